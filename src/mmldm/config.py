@@ -1,0 +1,243 @@
+"""The recipe: one strict YAML file describes one system, from clips to samples.
+
+recipe.yaml + `--set key=value` -> RunConfig (frozen). Model sections stay plain dictionaries: they
+are the keyword arguments of a component's constructor, which is the only home of model defaults
+(`bind`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from mmldm.errors import UserError
+from mmldm.strict import bind, override, parse, read_yaml
+from mmldm.types import ClipSpec
+
+__all__ = [
+    "TASKS", "AutoencoderConfig", "AutoencoderLoss", "CriticConfig", "DataConfig",
+    "GeneratorConfig", "RunConfig", "SampleConfig", "TrainConfig", "VaeConfig", "VaeLoss",
+    "bind", "load_config", "override", "parse", "save_config",
+]  # fmt: skip
+
+TASKS = ("joint", "audio_to_video", "video_to_audio", "audio_only", "video_only")
+"""What a training row of the generator shows: both noisy, one given, or one alone."""
+
+
+class Section(BaseModel):
+    """A part of the recipe: read-only, and strict about its keys and types."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class DataConfig(Section):
+    """Which clips, how they are split and read."""
+
+    folder: str | None = None
+    """Clip folder or manifest; None: the one named on the command line."""
+    held_out: float = Field(0.1, ge=0, lt=1)
+    seed: int = Field(0, ge=0)
+    workers: int = Field(2, ge=0)
+    windows_per_clip: int = Field(1, gt=0)
+    """Fixed windows cached per clip, evenly spread over its length."""
+    skip_silent: bool = False
+
+
+class TrainConfig(Section):
+    """One training job: length, optimiser and cadence. Cadences count steps; 0 means never."""
+
+    steps: int = Field(gt=0)
+    batch_size: int = Field(gt=0)
+    """Rows per optimiser step, over all processes and accumulated passes."""
+    learning_rate: float = Field(gt=0)
+    accumulate: int = Field(1, gt=0)
+    warmup_steps: int = Field(0, ge=0)
+    final_learning_rate: float = Field(0.03, ge=0, le=1)
+    """Share of the learning rate that the linear decay reaches at the last step."""
+    betas: tuple[float, float] = (0.9, 0.99)
+    weight_decay: float = Field(0.01, ge=0)
+    clip_norm: float = Field(1.0, gt=0)
+    ema_decay: float | None = Field(0.999, gt=0, lt=1)
+    precision: Literal["fp32", "bf16"] = "fp32"
+    compile: bool = False
+    max_minutes: float | None = Field(None, gt=0)
+    log_every: int = Field(50, gt=0)
+    validate_every: int = Field(500, ge=0)
+    preview_every: int = Field(1000, ge=0)
+    save_every: int = Field(500, ge=0)
+    keep: int = 2
+    workers: int = Field(2, ge=0)
+
+    @field_validator("keep")
+    @classmethod
+    def _keep_two(cls, keep: int) -> int:
+        if keep < 2:
+            raise ValueError(
+                "at least 2 checkpoints are kept, so that a damaged newest one costs one interval "
+                "and not the run"
+            )
+        return keep
+
+    @field_validator("betas")
+    @classmethod
+    def _betas_below_one(cls, betas: tuple[float, float]) -> tuple[float, float]:
+        if not all(0 <= beta < 1 for beta in betas):
+            raise ValueError("both betas must lie in [0, 1)")
+        return betas
+
+    @model_validator(mode="after")
+    def _check(self) -> TrainConfig:
+        if self.batch_size % self.accumulate:
+            raise ValueError(
+                f"batch_size {self.batch_size} is not a multiple of accumulate {self.accumulate}"
+            )
+        return self
+
+
+class VaeLoss(Section):
+    """Weights of the image VAE's terms; `salience` is the extra weight of what moves or sounds."""
+
+    l1: float = Field(1.0, ge=0)
+    l2: float = Field(2.0, ge=0)
+    kl: float = Field(1e-3, ge=0)
+    salience: float = Field(1.0, ge=0)
+
+
+class VaeConfig(Section):
+    """The image VAE: `pretrained` (folder, file or hub name), or `model` to train our own."""
+
+    pretrained: str | None = None
+    model: dict[str, Any] | None = None
+    frames_per_clip: int = Field(3, gt=0)
+    """Random frames taken of each clip, beside its audio image."""
+    loss: VaeLoss = VaeLoss()
+    train: TrainConfig | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> VaeConfig:
+        if (self.pretrained is None) == (self.model is None):
+            raise ValueError("exactly one of pretrained and model must be set")
+        if self.model is not None and self.train is None:
+            raise ValueError("a model needs a train section")
+        return self
+
+
+class AutoencoderLoss(Section):
+    """Weights of the multi-modal autoencoder's terms (paper §3.1)."""
+
+    kl: float = Field(1e-8, ge=0)
+    classification: float = Field(0.1, ge=0)
+    contrastive: float = Field(0.1, ge=0)
+    adversarial: float = Field(0.0, ge=0)
+    audio_weight: float = Field(1.0, ge=0)
+    salience: float = Field(1.0, ge=0)
+    terminal_fraction: float = Field(0.0, ge=0, le=1)
+    """Share of rows denoised from the last timestep, which is what one-step decoding does."""
+    conditioning_dropout: float = Field(0.1, ge=0, le=1)
+
+
+class CriticConfig(Section):
+    """The adversary of the signal decoder, and when it joins."""
+
+    start_step: int = Field(ge=0)
+    model: dict[str, Any] = {}
+    learning_rate: float = Field(gt=0)
+    max_noise: float = Field(0.25, ge=0, le=1)
+    """Highest noise level, as a share of the schedule, whose one-step estimate is judged."""
+
+
+class AutoencoderConfig(Section):
+    """The multi-modal autoencoder; `image_vae` None: this run's own VAE job."""
+
+    image_vae: str | None = None
+    schedule: dict[str, Any]
+    model: dict[str, Any]
+    target_frames: int = Field(2, gt=0)
+    """Random frames of each clip that the signal decoder learns to denoise in a step (paper: 2)."""
+    loss: AutoencoderLoss = AutoencoderLoss()
+    critic: CriticConfig | None = None
+    train: TrainConfig
+
+    @model_validator(mode="after")
+    def _check(self) -> AutoencoderConfig:
+        if (self.loss.adversarial > 0) != (self.critic is not None):
+            raise ValueError("loss.adversarial above 0 and a critic section belong together")
+        return self
+
+
+class GeneratorConfig(Section):
+    """The joint generator; `autoencoder` None: this run's own autoencoder job."""
+
+    autoencoder: str | None = None
+    schedule: dict[str, Any]
+    model: dict[str, Any]
+    tasks: dict[str, float]
+    class_dropout: float = Field(0.1, ge=0, le=1)
+    train: TrainConfig
+
+    @field_validator("tasks")
+    @classmethod
+    def _shares(cls, tasks: dict[str, float]) -> dict[str, float]:
+        unknown = sorted(set(tasks) - set(TASKS))
+        if unknown:
+            raise ValueError(f"unknown task {unknown[0]!r}; known: {', '.join(TASKS)}")
+        if min(tasks.values(), default=0) < 0 or abs(sum(tasks.values()) - 1) > 1e-6:
+            raise ValueError(f"the shares must be positive and sum to 1, not {tasks}")
+        return tasks
+
+
+class SampleConfig(Section):
+    """How the trained system samples unless told otherwise."""
+
+    scheduler: str = "ddim"
+    num_inference_steps: int = Field(50, gt=0)
+    decoder_steps: int = Field(1, gt=0)
+    guidance_scale: float = 1.0
+
+
+class RunConfig(Section):
+    """One recipe, one system."""
+
+    clip: ClipSpec = ClipSpec()
+    data: DataConfig = DataConfig()
+    vae: VaeConfig
+    autoencoder: AutoencoderConfig
+    generator: GeneratorConfig
+    sample: SampleConfig = SampleConfig()
+    seed: int = Field(0, ge=0)
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Reads a recipe.
+
+    Args:
+        path: YAML file.
+        overrides: `a.b=value` changes, the value read as YAML.
+
+    Raises:
+        UserError: The file cannot be read, or a key is unknown, missing or of the wrong type.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot read the recipe ({error})") from error
+    data = read_yaml(text, str(path))
+    if not isinstance(data, dict):
+        raise UserError(f"{path}: the recipe must be a mapping of sections, see configs/")
+    for change in overrides:
+        override(data, change)
+    return parse(RunConfig, data, str(path))
+
+
+def save_config(config: BaseModel, path: Path) -> None:
+    """Writes the resolved recipe, whole or not at all; `load_config` reads it back equal."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(
+        yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), encoding="utf-8"
+    )
+    partial.replace(path)

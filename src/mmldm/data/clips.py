@@ -1,0 +1,94 @@
+"""Windows of clips: a random one per epoch for training, fixed ones for caches and validation.
+
+Manifest -> dataset[(epoch, index)] -> frames u8 (T,3,H,W), waveform f32 (S,), class_label, row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from mmldm.data.loader import Failed, Position
+from mmldm.data.manifest import Manifest, Row, Split
+from mmldm.errors import MediaError
+from mmldm.media.reader import read_clip
+from mmldm.types import ClipSpec
+
+NO_CLASS = -1
+"""Label of a clip that lies in no class folder."""
+
+
+class WindowDataset:
+    """One window of every clip of a split, at a start drawn anew in each epoch.
+
+    The start is uniform in [0, duration - clip] and depends on (seed, epoch, index) alone, so any
+    worker and any resumed run reads the same window.
+
+    Args:
+        manifest: Scanned clips.
+        spec: What a window holds.
+        split: "train" or "held_out".
+        seed: Chooses the starts.
+    """
+
+    def __init__(self, manifest: Manifest, spec: ClipSpec, split: Split, seed: int) -> None:
+        self._manifest = manifest
+        self._spec = spec
+        self._seed = seed
+        self._rows = manifest.split(split)
+        self._labels = class_labels(manifest)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, position: Position) -> dict[str, Any] | Failed:
+        """The window as tensors, with class and row number; `Failed` where it cannot be read."""
+        epoch, index = position
+        row = self._rows[index]
+        try:
+            clip = read_clip(self._manifest.file(row), self.start(epoch, index), self._spec)
+        except MediaError as error:
+            return Failed(row.path, str(error))
+        return {
+            "frames": clip.frames,
+            "waveform": clip.waveform,
+            "class_label": self._labels[row.class_name],
+            "row": index,
+        }
+
+    def start(self, epoch: int, index: int) -> float:
+        """Where in its file the window begins, in seconds."""
+        draw = np.random.default_rng([self._seed, epoch, index]).random()
+        return float(draw * _slack(self._rows[index], self._spec))
+
+
+def class_labels(manifest: Manifest) -> dict[str | None, int]:
+    """Class name -> index in `manifest.classes`; None -> NO_CLASS."""
+    return {None: NO_CLASS, **{name: i for i, name in enumerate(manifest.classes)}}
+
+
+def windows(rows: Sequence[Row], spec: ClipSpec, per_clip: int) -> list[tuple[Row, float]]:
+    """Fixed windows, evenly spread over each clip, the same in every call.
+
+    Args:
+        rows: Usable rows of a manifest.
+        spec: Gives the window's length.
+        per_clip: Windows per clip; a clip that is no longer than a window has one.
+
+    Returns:
+        (row, start in seconds), clip by clip.
+    """
+    chosen: list[tuple[Row, float]] = []
+    for row in rows:
+        slack = _slack(row, spec)
+        starts = np.linspace(0.0, slack, per_clip) if per_clip > 1 else np.array([slack / 2])
+        chosen += [(row, float(start)) for start in np.unique(starts)]
+    return chosen
+
+
+def _slack(row: Row, spec: ClipSpec) -> float:
+    # A usable row's duration is measured, and at least one window long.
+    assert row.duration is not None
+    return row.duration - spec.duration

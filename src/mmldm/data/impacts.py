@@ -1,0 +1,230 @@
+"""The impacts world: balls of different materials bouncing in a box, and every bounce sounds.
+
+(seed, index) -> clip, with the ground truth of what should sound when
+
+`render_clip` makes one clip in memory; `synthesize` writes many as real mp4 files in class folders.
+Source: DESIGN, "the impacts world".
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass
+from functools import partial
+from math import cos, pi, sin
+from pathlib import Path
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from mmldm.data.impacts_materials import MATERIALS
+from mmldm.data.impacts_physics import FLOOR_LEVEL, WALL_THICKNESS, Ball, Impact, simulate
+from mmldm.data.impacts_render import render
+from mmldm.data.impacts_sound import render_sound
+from mmldm.errors import UserError
+from mmldm.media.atomic import atomic_path
+from mmldm.media.clip import Clip
+from mmldm.types import ClipSpec
+
+RADII = (7 / 64, 10 / 64)
+"""Smallest and largest ball, in frame heights."""
+START_SPEEDS = (25 / 64, 90 / 64)
+"""Frame heights per second."""
+CONFIG_FILE = "impacts.json"
+
+
+class ImpactsConfig(BaseModel):
+    """Everything a clip depends on besides its index."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    seed: int = Field(0, ge=0)
+    materials: tuple[str, ...] = tuple(MATERIALS)
+    min_balls: int = Field(1, ge=1, le=3)
+    max_balls: int = Field(1, ge=1, le=3)
+    """All balls of a clip are of one material, the clip's class."""
+    spec: ClipSpec = ClipSpec()
+
+    @field_validator("materials")
+    @classmethod
+    def _known(cls, materials: tuple[str, ...]) -> tuple[str, ...]:
+        unknown = set(materials) - set(MATERIALS)
+        if unknown or not materials or len(set(materials)) < len(materials):
+            raise ValueError(f"materials must be one or more different names of {list(MATERIALS)}")
+        return materials
+
+    @model_validator(mode="after")
+    def _ordered(self) -> ImpactsConfig:
+        if self.min_balls > self.max_balls:
+            raise ValueError(f"min_balls {self.min_balls} exceeds max_balls {self.max_balls}")
+        if self.spec.width < self.spec.height / 2:
+            raise ValueError("the box must be at least half as wide as it is high")
+        return self
+
+
+@dataclass(frozen=True)
+class ImpactsClip:
+    """A rendered clip and its ground truth; positions and speeds in frame heights."""
+
+    clip: Clip
+    material: str
+    balls: list[Ball]
+    impacts: list[Impact]
+
+
+def material_of(config: ImpactsConfig, index: int) -> str:
+    """The class of a clip: materials take turns, so that any run of clips is balanced."""
+    return config.materials[index % len(config.materials)]
+
+
+def render_clip(config: ImpactsConfig, index: int) -> ImpactsClip:
+    """Renders clip `index`; the same (config, index) gives the same clip anywhere."""
+    rng = np.random.default_rng([config.seed, index])
+    spec, material = config.spec, material_of(config, index)
+    balls = _place_balls(config, material, rng)
+    paths, impacts = simulate(balls, spec.width / spec.height, spec.duration)
+    clip = Clip(
+        frames=torch.from_numpy(render(balls, paths, spec)),
+        waveform=torch.from_numpy(render_sound(balls, impacts, spec, rng)),
+        fps=spec.fps,
+        sample_rate=spec.sample_rate,
+    )
+    return ImpactsClip(clip, material, balls, impacts)
+
+
+def _place_balls(config: ImpactsConfig, material: str, rng: np.random.Generator) -> list[Ball]:
+    """Draws balls that start apart from each other, in the upper part of the box."""
+    width = config.spec.width / config.spec.height
+    balls: list[Ball] = []
+    count = rng.integers(config.min_balls, config.max_balls + 1)
+    while len(balls) < count:
+        radius = rng.uniform(*RADII)
+        inset = WALL_THICKNESS + radius
+        position = (rng.uniform(inset, width - inset), rng.uniform(inset, FLOOR_LEVEL - 0.3))
+        speed, heading = rng.uniform(*START_SPEEDS), rng.uniform(0, 2 * pi)
+        ball = Ball(
+            material=material,
+            radius=radius,
+            restitution=MATERIALS[material].restitution * rng.uniform(0.92, 1.05),
+            position=position,
+            velocity=(speed * cos(heading), speed * sin(heading)),
+            detune=rng.uniform(0.97, 1.03),
+        )
+        apart = (np.hypot(*np.subtract(position, b.position)) > radius + b.radius for b in balls)
+        balls = [*balls, ball] if all(apart) else []
+    return balls
+
+
+def synthesize(
+    folder: str | Path,
+    config: ImpactsConfig,
+    clips: int,
+    workers: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> int:
+    """Writes clips 0 to `clips` - 1 as `folder/<material>/<index>.mp4` with their ground truth.
+
+    Beside every mp4 stands `<index>.json` with balls and impacts; `folder/impacts.json` holds the
+    configuration. Clips that are already whole are kept, so an interrupted call can be repeated and
+    a folder can be extended.
+
+    Args:
+        workers: Processes; None for one per core. With 1 all is done in this process.
+        progress: Called with (clips finished, clips asked for).
+
+    Returns:
+        Number of clips written now.
+
+    Raises:
+        UserError: The folder cannot be written, or holds something else.
+    """
+    folder = Path(folder)
+    _claim(folder, config)
+    missing = [index for index in range(clips) if not _is_whole(folder, config, index)]
+    finished = clips - len(missing)
+    workers = min(workers or os.cpu_count() or 1, max(len(missing), 1))
+    write = partial(_write_clip, folder, config)
+    for count, _ in enumerate(_run(write, missing, workers), start=finished + 1):
+        if progress:
+            progress(count, clips)
+    return len(missing)
+
+
+def _run(write: Callable[[int], None], indices: list[int], workers: int) -> Iterator[None]:
+    if workers == 1:
+        yield from map(write, indices)
+        return
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, spawn, torch.set_num_threads, (1,)) as pool:
+        try:
+            yield from pool.map(write, indices, chunksize=8)
+        except BrokenProcessPool as error:
+            raise UserError(
+                "a worker process died while writing clips (out of memory?); repeat the command "
+                "with fewer workers, finished clips are kept"
+            ) from error
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _claim(folder: Path, config: ImpactsConfig) -> None:
+    """Makes `folder` this configuration's, or checks that it already is."""
+    described = folder / CONFIG_FILE
+    wanted = config.model_dump(mode="json")
+    if described.is_file():
+        found = _read_json(described)
+        if found != wanted:
+            changed = sorted(k for k in wanted.keys() | found if wanted.get(k) != found.get(k))
+            raise UserError(
+                f"{folder} holds clips of another configuration ({', '.join(changed)} differ); "
+                "name another folder"
+            )
+        return
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder} is not empty and has no {CONFIG_FILE}; name another folder")
+    _write_json(described, wanted)
+
+
+def _truth_path(folder: Path, config: ImpactsConfig, index: int) -> Path:
+    return folder / material_of(config, index) / f"{index:06d}.json"
+
+
+def _is_whole(folder: Path, config: ImpactsConfig, index: int) -> bool:
+    truth = _truth_path(folder, config, index)
+    return truth.is_file() and truth.with_suffix(".mp4").is_file()
+
+
+def _write_clip(folder: Path, config: ImpactsConfig, index: int) -> None:
+    """Writes the mp4, then its ground truth."""
+    rendered = render_clip(config, index)
+    path = _truth_path(folder, config, index)
+    rendered.clip.save(path.with_suffix(".mp4"))
+    truth = {
+        "seed": config.seed,
+        "index": index,
+        "material": rendered.material,
+        "balls": [asdict(ball) for ball in rendered.balls],
+        "impacts": [asdict(impact) for impact in rendered.impacts],
+    }
+    _write_json(path, truth)
+
+
+def _write_json(path: Path, value: object) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+
+
+def _read_json(path: Path) -> dict[str, object]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}); name another folder") from error
+    if not isinstance(found, dict):
+        raise UserError(f"{path} is not the description of an impacts folder; name another folder")
+    return found

@@ -1,0 +1,212 @@
+"""Balls bouncing under gravity in a box, solved event by event: exact flights, exact impact times.
+
+balls, duration -> paths (a list of flights per ball) and impacts
+
+Lengths are in frame heights (so every picture size shows the same motion), y points down, times in
+seconds. Between impacts a ball follows one parabola; nothing is integrated in steps.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import combinations
+from math import inf, sqrt
+
+import numpy as np
+
+GRAVITY = 350 / 64
+"""Frame heights per second squared."""
+WALL_THICKNESS = 2.25 / 64
+FLOOR_LEVEL = 1 - 5.5 / 64
+"""Height of the line on which balls land, in the middle of the visible floor."""
+WALL_RESTITUTION = 0.9
+FLOOR_GRIP = 0.98
+"""Share of the sideways speed kept at a floor hit."""
+REST_SPEED = 7 / 64
+"""A ball that would leave the floor more slowly than this stays down and rolls."""
+AUDIBLE_SPEED = 18 / 64
+"""Hits slower than this are silent."""
+CONTACT_GRID = 1 / 1024
+"""Seconds between the looks for two balls touching, then refined by bisection."""
+
+
+@dataclass(frozen=True)
+class Ball:
+    """A ball at the start of a clip.
+
+    Attributes:
+        position: (x, y) of the centre.
+        velocity: (x, y) per second.
+        detune: Factor on the material's pitch.
+    """
+
+    material: str
+    radius: float
+    restitution: float
+    position: tuple[float, float]
+    velocity: tuple[float, float]
+    detune: float
+
+
+@dataclass(frozen=True)
+class Impact:
+    """One hit: the ground truth of what should sound when.
+
+    Attributes:
+        time: Seconds from the start of the clip.
+        ball: Index of the ball (the first of the two for `surface` "ball").
+        surface: "floor", "left", "right", "ceiling" or "ball".
+        speed: Closing speed along the normal, frame heights per second.
+        audible: Whether it is fast enough to sound.
+    """
+
+    time: float
+    ball: int
+    surface: str
+    speed: float
+    audible: bool
+
+
+@dataclass(frozen=True)
+class Flight:
+    """A piece of a path: one parabola, or a roll along the floor when `gravity` is 0."""
+
+    start: float
+    position: np.ndarray
+    velocity: np.ndarray
+    gravity: float
+
+    def at(self, time: float | np.ndarray) -> np.ndarray:
+        """Position at `time` (N,) -> (N, 2), or a scalar -> (2,)."""
+        elapsed = np.asarray(time)[..., None] - self.start
+        fall = np.array([0.0, 0.5 * self.gravity])
+        return self.position + self.velocity * elapsed + fall * elapsed**2
+
+    def velocity_at(self, time: float) -> np.ndarray:
+        """Velocity (2,) at `time`."""
+        return self.velocity + np.array([0.0, self.gravity * (time - self.start)])
+
+
+def positions(path: list[Flight], times: np.ndarray) -> np.ndarray:
+    """Centres (N, 2) of a ball at `times` (N,); the first flight reaches back before 0."""
+    starts = np.array([flight.start for flight in path])
+    pieces = np.maximum(np.searchsorted(starts, times, side="right") - 1, 0)
+    return np.stack([path[piece].at(time) for piece, time in zip(pieces, times, strict=True)])
+
+
+def simulate(
+    balls: list[Ball], width: float, duration: float
+) -> tuple[list[list[Flight]], list[Impact]]:
+    """Paths, and impacts in time order, of `balls` in a box `width` wide for `duration` seconds."""
+    paths = [
+        [Flight(0.0, np.array(ball.position), np.array(ball.velocity), GRAVITY)] for ball in balls
+    ]
+    impacts: list[Impact] = []
+    now = 0.0
+    while True:
+        flights = [path[-1] for path in paths]
+        hits = [
+            (*_next_surface(flight, ball.radius, width, now), index)
+            for index, (flight, ball) in enumerate(zip(flights, balls, strict=True))
+        ]
+        time, surface, struck = min(hits)
+        contact, pair = _next_contact(flights, balls, now, min(time, duration))
+        if min(time, contact) >= duration:
+            return paths, impacts
+        if contact < time:
+            now = contact
+            speed, outcomes = _collide(flights, balls, pair, now)
+            impacts.append(Impact(now, pair[0], "ball", speed, speed > AUDIBLE_SPEED))
+            for index, flight in outcomes.items():
+                paths[index].append(flight)
+        else:
+            now = time
+            speed, flight = _bounce(flights[struck], balls[struck], surface, now)
+            impacts.append(Impact(now, struck, surface, speed, speed > AUDIBLE_SPEED))
+            paths[struck].append(flight)
+
+
+def _next_surface(flight: Flight, radius: float, width: float, now: float) -> tuple[float, str]:
+    """Time and name of the next floor, wall or ceiling hit at or after `now`."""
+    (x, y), (vx, vy) = flight.at(now).tolist(), flight.velocity_at(now).tolist()
+    g = flight.gravity
+    waits = {"floor": inf, "ceiling": inf, "left": inf, "right": inf}
+    if vx < 0:
+        waits["left"] = (x - WALL_THICKNESS - radius) / -vx
+    elif vx > 0:
+        waits["right"] = (width - WALL_THICKNESS - radius - x) / vx
+    if g:
+        drop = FLOOR_LEVEL - radius - y
+        waits["floor"] = (-vy + sqrt(max(vy**2 + 2 * g * drop, 0.0))) / g
+        reach = vy**2 - 2 * g * (y - WALL_THICKNESS - radius)
+        if vy < 0 and reach > 0:
+            waits["ceiling"] = (-vy - sqrt(reach)) / g
+    surface = min(waits, key=waits.__getitem__)
+    return now + max(waits[surface], 0.0), surface
+
+
+def _bounce(flight: Flight, ball: Ball, surface: str, now: float) -> tuple[float, Flight]:
+    """Speed of a hit on a fixed surface, and the flight after it."""
+    position, (vx, vy) = flight.at(now), flight.velocity_at(now).tolist()
+    if surface in ("left", "right"):
+        velocity = np.array([-WALL_RESTITUTION * vx, vy])
+        return abs(vx), Flight(now, position, velocity, flight.gravity)
+    if surface == "ceiling":
+        return -vy, Flight(now, position, np.array([vx, -WALL_RESTITUTION * vy]), GRAVITY)
+    position[1] = FLOOR_LEVEL - ball.radius
+    rebound = ball.restitution * vy
+    if rebound < REST_SPEED:
+        return vy, Flight(now, position, np.array([FLOOR_GRIP * vx, 0.0]), 0.0)
+    return vy, Flight(now, position, np.array([FLOOR_GRIP * vx, -rebound]), GRAVITY)
+
+
+def _next_contact(
+    flights: list[Flight], balls: list[Ball], now: float, horizon: float
+) -> tuple[float, tuple[int, int]]:
+    """Time of the first touch of two balls in [now, horizon), or infinity."""
+    first, touching = inf, (0, 0)
+    times = np.append(np.arange(now, horizon, CONTACT_GRID), horizon)
+    for i, j in combinations(range(len(balls)), 2):
+        a, b, reach = flights[i], flights[j], balls[i].radius + balls[j].radius
+
+        gaps = _gap(a, b, reach, times)
+        closing = (gaps < 0) & (np.diff(gaps, prepend=_gap(a, b, reach, now - 1e-6)) < 0)
+        if not closing.any():
+            continue
+        index = int(closing.argmax())
+        if index == 0:
+            touch = now
+        else:
+            before, touch = times[index - 1], times[index]
+            for _ in range(30):
+                middle = (before + touch) / 2
+                overlap = _gap(a, b, reach, middle) < 0
+                before, touch = (before, middle) if overlap else (middle, touch)
+        if touch < first:
+            first, touching = float(touch), (i, j)
+    return first, touching
+
+
+def _gap(a: Flight, b: Flight, reach: float, time: float | np.ndarray) -> np.ndarray:
+    """Distance between two balls' surfaces at `time`; `reach` is the sum of their radii."""
+    return np.linalg.norm(a.at(time) - b.at(time), axis=-1) - reach
+
+
+def _collide(
+    flights: list[Flight], balls: list[Ball], pair: tuple[int, int], now: float
+) -> tuple[float, dict[int, Flight]]:
+    """Closing speed of two smooth balls of equal density, and their flights after the hit."""
+    (i, j), (a, b) = pair, (flights[pair[0]], flights[pair[1]])
+    positions_now = a.at(now), b.at(now)
+    velocities = a.velocity_at(now), b.velocity_at(now)
+    normal = positions_now[1] - positions_now[0]
+    normal /= np.linalg.norm(normal)
+    speed = float((velocities[0] - velocities[1]) @ normal)
+    kept = sqrt(balls[i].restitution * balls[j].restitution)
+    change = speed + max(kept * speed, REST_SPEED)
+    masses = balls[i].radius ** 3, balls[j].radius ** 3
+    share = masses[1] / sum(masses)
+    return speed, {
+        i: Flight(now, positions_now[0], velocities[0] - normal * change * share, GRAVITY),
+        j: Flight(now, positions_now[1], velocities[1] + normal * change * (1 - share), GRAVITY),
+    }

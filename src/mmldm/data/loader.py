@@ -1,0 +1,211 @@
+"""Batches in an order that is a function of (seed, step): no state, so nothing to save or restore.
+
+dataset[(epoch, index)] -> item -> batch, a nested dict of tensors (rows, ...).
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from types import FrameType
+from typing import Any, Protocol
+
+import numpy as np
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
+
+from mmldm.errors import UserError
+
+Position = tuple[int, int]
+"""(epoch, index) of one row."""
+
+MAX_FAILED_SHARE = 0.2
+MAX_ATTEMPTS = 20
+MAX_SECONDS = 300
+"""How long a batch may take to load before the loading process counts as stuck."""
+
+
+@dataclass(frozen=True)
+class Failed:
+    """In an item's place: a file that could not be read, and why."""
+
+    file: str
+    reason: str
+
+
+class IndexedDataset(Protocol):
+    """A map-style dataset whose item depends on (epoch, index) and on nothing else."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, position: Position) -> Any:
+        """A dict of tensors, arrays and numbers, or `Failed`."""
+
+
+def order(seed: int, length: int, batch_size: int, step: int) -> list[int]:
+    """The indices of a step's global batch.
+
+    Each epoch is a fresh permutation; epochs follow each other without a gap, so a batch may
+    straddle two.
+
+    Args:
+        seed: Chooses the permutations.
+        length: Items in the dataset.
+        batch_size: Rows of the global batch.
+        step: Steps completed before this one.
+    """
+    return [index for _, index in _positions(seed, length, batch_size, step)]
+
+
+class IndexedLoader:
+    """Iterates over endless batches, the same for any number of workers, from any step.
+
+    A row that cannot be read is replaced by another, chosen by (seed, epoch, index, attempt), and
+    listed in `failures`; nothing is replaced silently.
+
+    Args:
+        dataset: Where items come from.
+        batch_size: Rows of the global batch.
+        seed: Chooses the order.
+        start_step: Steps completed before the first batch.
+        rank: This process; its rows are the rank-th contiguous slice.
+        world: Processes in all; divides `batch_size`.
+        workers: Loading processes; 0: this one.
+        pin_memory: For transfers to a GPU.
+
+    Attributes:
+        failures: File -> reason, for the files that could not be read so far.
+
+    Raises:
+        UserError: The dataset is empty; or, while iterating, more than a fifth of its files fail.
+    """
+
+    def __init__(
+        self,
+        dataset: IndexedDataset,
+        *,
+        batch_size: int,
+        seed: int,
+        start_step: int = 0,
+        rank: int = 0,
+        world: int = 1,
+        workers: int = 0,
+        pin_memory: bool = False,
+    ) -> None:
+        if len(dataset) == 0:
+            raise UserError("there is nothing to train on: no usable clip in the training split")
+        self.failures: dict[str, str] = {}
+        self._dataset = dataset
+        self._batch_size = batch_size
+        self._seed = seed
+        self._start_step = start_step
+        local = batch_size // world
+        self._rows = slice(rank * local, (rank + 1) * local)
+        self._workers = workers
+        self._pin_memory = pin_memory
+
+    def __iter__(self) -> Iterator[Any]:
+        loader: DataLoader[Any] = DataLoader(
+            _WithStandIns(self._dataset, self._seed),
+            batch_sampler=_Steps(
+                self._seed, len(self._dataset), self._batch_size, self._rows, self._start_step
+            ),
+            num_workers=self._workers,
+            collate_fn=_collate,
+            pin_memory=self._pin_memory,
+            worker_init_fn=_leave_stopping_to_the_parent,
+            timeout=MAX_SECONDS if self._workers else 0,
+        )
+        loaded = iter(loader)
+        while True:
+            try:
+                batch, failures = next(loaded)
+            except RuntimeError as error:
+                # torch's own words for a worker that died or hangs; an error of the dataset's is
+                # not ours.
+                if not str(error).startswith("DataLoader"):
+                    raise
+                raise UserError(
+                    f"a loading process was lost ({error}): look for a clip that the decoder "
+                    "cannot survive, or for too little memory, or use fewer workers"
+                ) from error
+            self._account(failures)
+            yield batch
+
+    def _account(self, failures: Sequence[Failed]) -> None:
+        self.failures.update({failed.file: failed.reason for failed in failures})
+        if len(self.failures) > MAX_FAILED_SHARE * len(self._dataset):
+            file, reason = next(iter(self.failures.items()))
+            raise UserError(
+                f"{len(self.failures)} of {len(self._dataset)} clips cannot be read any more, "
+                f"for example {file}: {reason}; check the folder and scan it again"
+            )
+
+
+class _Steps(Sampler[list[Position]]):
+    def __init__(
+        self, seed: int, length: int, batch_size: int, rows: slice, start_step: int
+    ) -> None:
+        self._arguments = (seed, length, batch_size)
+        self._rows = rows
+        self._start_step = start_step
+
+    def __iter__(self) -> Iterator[list[Position]]:
+        step = self._start_step
+        while True:
+            yield _positions(*self._arguments, step)[self._rows]
+            step += 1
+
+
+class _WithStandIns(Dataset[Any]):
+    """Adds to each item the failures on the way to it; runs in the workers."""
+
+    def __init__(self, dataset: IndexedDataset, seed: int) -> None:
+        self._dataset = dataset
+        self._seed = seed
+
+    def __getitem__(self, position: Position) -> tuple[Any, list[Failed]]:
+        epoch, index = position
+        failures: list[Failed] = []
+        for attempt in range(1, MAX_ATTEMPTS + 1):
+            item = self._dataset[(epoch, index)]
+            if not isinstance(item, Failed):
+                return item, failures
+            failures.append(item)
+            chooser = np.random.default_rng([self._seed, *position, attempt])
+            index = int(chooser.integers(len(self._dataset)))
+        return None, failures
+
+
+def _collate(rows: Sequence[tuple[Any, list[Failed]]]) -> tuple[Any, list[Failed]]:
+    items = [item for item, _ in rows]
+    failures = [failed for _, row in rows for failed in row]
+    # Without a stand-in the batch has no valid form; the failures then end the run in `_account`.
+    return (None if any(item is None for item in items) else default_collate(items)), failures
+
+
+def _positions(seed: int, length: int, batch_size: int, step: int) -> list[Position]:
+    places = range(step * batch_size, (step + 1) * batch_size)
+    return [
+        (place // length, int(_permutation(seed, length, place // length)[place % length]))
+        for place in places
+    ]
+
+
+@lru_cache(maxsize=4)
+def _permutation(seed: int, length: int, epoch: int) -> np.ndarray:
+    return np.random.default_rng([seed, epoch]).permutation(length)
+
+
+def _leave_stopping_to_the_parent(worker: int) -> None:
+    """Lets the parent finish its step when a terminal or a scheduler signals the whole group.
+
+    A first SIGTERM is such a signal; a second is the parent's own way of ending a stuck worker.
+    """
+
+    def on_first(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, on_first)

@@ -1,0 +1,21 @@
+"""Errors meant for the person at the keyboard: one sentence saying what is wrong, where, and what to do."""
+
+
+class UserError(Exception):
+    """A mistake in input, configuration or environment. The command line prints it and exits with code 2."""
+
+
+class MediaError(UserError):
+    """A media file that cannot be used.
+
+    Args:
+        reason: Stable machine-readable code, for example `no_audio` (see docs/data.md for the list).
+        message: One sentence for a person, naming the file.
+    """
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type, tuple[str, str]]:
+        return type(self), (self.reason, str(self))

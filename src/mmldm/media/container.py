@@ -1,0 +1,326 @@
+"""Foreign media files, opened and decoded with care: one demuxing pass, one clock, one thread.
+
+file -> pictures and sounds with times in seconds. Hazards and rules: docs/data.md. Importing this
+module does not import torch, so that workers that only probe stay small.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import av
+import numpy as np
+from av.audio.stream import AudioStream
+from av.container import InputContainer
+from av.video.stream import VideoStream
+from pydantic import BaseModel, ConfigDict, Field
+
+from mmldm.errors import MediaError
+
+# Without these lists FFmpeg also opens playlists and concat scripts, which name other files and
+# network addresses, whatever the suffix of the file says.
+VIDEO_FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,ogg,flv"
+AUDIO_FORMATS = VIDEO_FORMATS + ",wav,mp3,flac,aac,aiff"
+MAX_SAMPLE_RATE = 768_000
+MAX_PIXEL_ASPECT = 8.0
+# How far (seconds) one stream may run ahead of the other in the file before it counts as first.
+INTERLEAVING = 1.0
+# Decoded pictures kept meanwhile; beyond that the file is opened again rather than held in memory.
+LOOKAHEAD = 10
+# Relative loudness of each speaker in the mono mix (ITU-R BS.775; the low-frequency one is left
+# out), scaled to sum to one: a mix of sounds within [-1,1] is within [-1,1].
+FRONT, CENTRE, AROUND = 1.0, 1.414, 0.707
+USUAL_LAYOUTS, UNNAMED = {6: "5.1", 8: "7.1"}, "NONE"
+SPEAKERS = {"FL": FRONT, "FR": FRONT, "FC": CENTRE, "LFE": 0.0, "LFE2": 0.0}
+
+
+class Limits(BaseModel):
+    """What one foreign file may cost."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    max_pixels: int = Field(4096 * 4096, gt=0)
+    """Pixels in one picture; larger ones are refused from the header, before decoding."""
+    seconds: float = Field(120.0, gt=0)
+    """Wall-clock time for reading one file in a scan."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A decoded frame, not yet RGB: it holds decoder memory, so keep few.
+
+    Attributes:
+        time: When it is first shown, in seconds.
+        duration: Seconds it is shown for, as the file claims; 0 if it does not.
+        tick: Seconds per unit of the stream's clock.
+        pixel_aspect: Width of a stored pixel over its height.
+    """
+
+    time: float
+    duration: float
+    tick: float
+    pixel_aspect: float
+    frame: av.VideoFrame
+
+    @property
+    def quarter_turns(self) -> int:
+        """Counter-clockwise quarter turns that bring the stored picture upright."""
+        return round(self.frame.rotation / 90) % 4
+
+    @property
+    def upright_size(self) -> tuple[int, int]:
+        """Width and height in square pixels, upright."""
+        width, height = max(1, round(self.frame.width * self.pixel_aspect)), self.frame.height
+        return (height, width) if self.quarter_turns % 2 else (width, height)
+
+
+@dataclass(frozen=True)
+class Sound:
+    """A decoded block mixed to mono: samples (n,) float32 from `time` (seconds) on."""
+
+    time: float
+    rate: int
+    samples: np.ndarray
+
+    @property
+    def end(self) -> float:
+        return self.time + len(self.samples) / self.rate
+
+
+class MediaFile:
+    """An open file and the streams chosen from it: the first real video and the first audio.
+
+    Use it as a context manager and iterate over it once per `seek`; times are the file's own.
+
+    Args:
+        formats: FFmpeg's names of the containers allowed.
+        want_video: Whether the picture is decoded.
+        want_audio: Whether the sound is decoded.
+
+    Raises:
+        MediaError: `unreadable`, `format_not_allowed`, `no_video`, `no_audio`, `too_large`.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        limits: Limits,
+        formats: str = VIDEO_FORMATS,
+        want_video: bool = True,
+        want_audio: bool = True,
+    ) -> None:
+        self.path = Path(path)
+        self._open = partial(self._open_streams, limits, formats, want_video, want_audio)
+        self._open()
+
+    def __enter__(self) -> MediaFile:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.container.close()
+
+    def __iter__(self) -> Iterator[Picture | Sound]:
+        """Decodes on; damaged packets are counted in `decode_errors` and passed over.
+
+        Raises:
+            MediaError: `format_change` (or `corrupt`, in a damaged file) if the picture size or
+                the sample rate changes.
+        """
+        size: tuple[int, int] | None = None
+        rate: int | None = None
+        decoding_times: list[int] = []
+        for packet in self._packets():
+            # AVI stores no presentation times, only the order of packets: the n-th picture shown
+            # has the n-th smallest packet time. FFmpeg's guess is wrong for B-frames.
+            reorder = packet.stream is self.video and self.container.format.name == "avi"
+            if reorder and packet.dts is not None and packet.size:
+                heapq.heappush(decoding_times, packet.dts)
+            try:
+                frames = packet.decode()
+            except av.FFmpegError:
+                self.decode_errors += 1
+                if reorder and packet.dts in decoding_times:
+                    decoding_times.remove(packet.dts)
+                    heapq.heapify(decoding_times)
+                continue
+            for frame in frames:
+                self.decode_errors += bool(frame.is_corrupt)
+                if reorder and decoding_times:
+                    frame.pts = heapq.heappop(decoding_times)
+                if frame.pts is None:
+                    self.decode_errors += 1
+                elif isinstance(frame, av.VideoFrame):
+                    if size is not None and size != (frame.width, frame.height):
+                        raise self._changed("picture size")
+                    size = (frame.width, frame.height)
+                    yield self._picture(frame)
+                elif isinstance(frame, av.AudioFrame):
+                    if rate is not None and rate != frame.sample_rate:
+                        raise self._changed("sample rate")
+                    rate = frame.sample_rate
+                    yield _sound(frame)
+
+    def from_origin(self) -> tuple[float, Iterator[Picture | Sound]]:
+        """The first instant of the file, in its own time, and everything decoded from there.
+
+        Raises:
+            MediaError: `corrupt` if nothing can be decoded.
+        """
+        events = iter(self)
+        ahead: list[Picture | Sound] = []
+        first: dict[type, float] = {}
+        wanted = (self.video is not None) + (self.audio is not None)
+        for event in events:
+            first.setdefault(type(event), event.time)
+            if len(ahead) < LOOKAHEAD:
+                ahead.append(event)
+            else:
+                events = None
+            if len(first) == wanted or event.time > min(first.values()) + INTERLEAVING:
+                break
+        if not first:
+            raise MediaError("corrupt", f"{self.path} holds nothing that can be decoded; replace it")
+        if events is None:
+            self.container.close()
+            self._open()
+            return min(first.values()), iter(self)
+        return min(first.values()), itertools.chain(ahead, events)
+
+    def _open_streams(
+        self, limits: Limits, formats: str, want_video: bool, want_audio: bool
+    ) -> None:
+        self.decode_errors = 0
+        self.container = _open(self.path, formats, limits)
+        try:
+            self.video = self._choose_video(limits) if want_video else None
+            self.audio = self._choose_audio() if want_audio else None
+        except MediaError:
+            self.container.close()
+            raise
+
+    def seek(self, time: float) -> bool:
+        """Moves to a key frame at or before `time`; whether the container could.
+
+        Not where picture times are counted from earlier packets: after a seek they would be off.
+        """
+        if self.container.format.name in ("avi", "mpeg"):
+            return False
+        try:
+            self.container.seek(int(time * av.time_base), backward=True)
+        except av.FFmpegError:
+            return False
+        return True
+
+    def _packets(self) -> Iterator[av.Packet]:
+        streams = [stream for stream in (self.video, self.audio) if stream is not None]
+        packets = self.container.demux(streams)
+        while True:
+            try:
+                packet = next(packets, None)
+            except av.FFmpegError:
+                self.decode_errors += 1
+                return
+            if packet is None:
+                return
+            yield packet
+
+    def _choose_video(self, limits: Limits) -> VideoStream:
+        still = av.stream.Disposition.attached_pic | av.stream.Disposition.still_image
+        streams = [s for s in self.container.streams.video if not s.disposition & still]
+        if not streams:
+            raise MediaError("no_video", f"{self.path} has no video stream; use a sounding video")
+        stream = streams[0]
+        width, height = stream.codec_context.width, stream.codec_context.height
+        if width * height > limits.max_pixels:
+            raise MediaError(
+                "too_large",
+                f"{self.path} is {width}x{height}, more than the {limits.max_pixels} pixels allowed;"
+                " scale it down or raise max_pixels",
+            )
+        # Frame threads multiply the memory and can deadlock with PyAV's log hook.
+        stream.codec_context.thread_type = "SLICE"
+        stream.codec_context.thread_count = 1
+        return stream
+
+    def _choose_audio(self) -> AudioStream:
+        streams = self.container.streams.audio
+        if not streams:
+            raise MediaError("no_audio", f"{self.path} has no audio stream; use a video with sound")
+        stream = streams[0]
+        if stream.codec_context.sample_rate > MAX_SAMPLE_RATE:
+            raise MediaError(
+                "too_large",
+                f"{self.path} claims {stream.codec_context.sample_rate} samples per second, more"
+                f" than {MAX_SAMPLE_RATE}; re-encode its sound",
+            )
+        return stream
+
+    def _picture(self, frame: av.VideoFrame) -> Picture:
+        tick = float(frame.time_base)
+        aspect = float(self.video.sample_aspect_ratio or 1)
+        if not 1 / MAX_PIXEL_ASPECT <= aspect <= MAX_PIXEL_ASPECT:
+            aspect = 1.0
+        return Picture(frame.pts * tick, (frame.duration or 0) * tick, tick, aspect, frame)
+
+    def _changed(self, what: str) -> MediaError:
+        if self.decode_errors:
+            return MediaError("corrupt", f"{self.path} is damaged: its {what} changes; replace it")
+        return MediaError(
+            "format_change", f"the {what} of {self.path} changes midway; cut it where it changes"
+        )
+
+
+def _open(path: Path, formats: str, limits: Limits) -> InputContainer:
+    if not path.is_file():
+        raise MediaError("unreadable", f"{path} is not a file; check the path")
+    options = {
+        
+        
+        "max_pixels": str(limits.max_pixels),
+        "threads": "1",
+    }
+    try:
+        # "file:" keeps a name such as "http:x.mp4" or "concat:a|b" from choosing the protocol.
+        return av.open(str(path), options=options, metadata_errors="replace")
+    except av.ArgumentError as error:
+        raise MediaError(
+            "format_not_allowed",
+            f"{path} is not a media container that is opened here; convert it to mp4",
+        ) from error
+    except (av.FFmpegError, OSError) as error:
+        raise MediaError(
+            "unreadable", f"cannot open {path}: {error.strerror}; the file is damaged or not media"
+        ) from error
+
+
+def _sound(frame: av.AudioFrame) -> Sound:
+    samples = _to_float(frame)
+    mono = samples[0] if len(samples) == 1 else _mix_weights(frame.layout) @ samples
+    return Sound(float(frame.pts * frame.time_base), frame.sample_rate, mono)
+
+
+def _mix_weights(layout: av.AudioLayout) -> np.ndarray:
+    speakers = [channel.name for channel in layout.channels]
+    if set(speakers) == {UNNAMED}:
+        usual = USUAL_LAYOUTS.get(len(speakers))
+        speakers = [channel.name for channel in av.AudioLayout(usual).channels] if usual else []
+    weights = np.array([SPEAKERS.get(speaker, AROUND) for speaker in speakers], np.float32)
+    if weights.sum() == 0:
+        weights = np.ones(layout.nb_channels, np.float32)
+    return weights / weights.sum()
+
+
+def _to_float(frame: av.AudioFrame) -> np.ndarray:
+    samples = frame.to_ndarray()
+    if not frame.format.is_planar:
+        samples = samples.reshape(-1, frame.layout.nb_channels).T
+    if samples.dtype == np.uint8:
+        return (samples.astype(np.float32) - 128) / 128
+    if np.issubdtype(samples.dtype, np.integer):
+        return samples.astype(np.float32) / -float(np.iinfo(samples.dtype).min)
+    return samples.astype(np.float32)

@@ -1,0 +1,67 @@
+"""Mel magnitudes to sound without a vocoder: least squares, then phases.
+
+mel magnitudes (B,M,L) -> linear magnitudes (B,F,L) -> spectrum (B,F,L) complex -> waveform (B,S).
+Lee & Seung 2001 (multiplicative updates); Perraudin, Balazs & Sondergaard 2013 (fast Griffin-Lim).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+NNLS_ITERATIONS = 60
+MOMENTUM = 0.99
+
+
+def linear_magnitudes(mel: Tensor, filterbank: Tensor) -> Tensor:
+    """Non-negative linear magnitudes (B,F,L) whose mel projection is nearest to `mel` (B,M,L).
+
+    Bins that no filter sees stay zero.
+    """
+    target = filterbank.T @ mel
+    gram = filterbank.T @ filterbank
+    magnitudes = target.clone()
+    for _ in range(NNLS_ITERATIONS):
+        magnitudes = magnitudes * target / (gram @ magnitudes).clamp(min=1e-12)
+    return magnitudes
+
+
+def phases(
+    magnitudes: Tensor,
+    stft: Callable[[Tensor], Tensor],
+    istft: Callable[[Tensor], Tensor],
+    iterations: int,
+    seed: int,
+) -> Tensor:
+    """A complex spectrum (B,F,L) with the given magnitudes, near one that a signal can have.
+
+    Args:
+        stft: waveform (B,S) -> spectrum (B,F,L).
+        istft: spectrum (B,F,L) -> waveform (B,S).
+        seed: Of the starting phases, drawn once on the CPU and shared by the batch.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    turns = torch.rand(magnitudes.shape[1:], generator=generator).to(magnitudes)
+    spectrum = magnitudes * torch.polar(torch.ones_like(turns), 2 * torch.pi * turns)
+    previous = torch.zeros_like(spectrum)
+    for _ in range(iterations):
+        consistent = stft(istft(spectrum))
+        ahead = consistent - MOMENTUM / (1 + MOMENTUM) * previous
+        spectrum = magnitudes * ahead / ahead.abs().clamp(min=1e-16)
+        previous = consistent
+    return spectrum
+
+
+def overlap_add(frames: Tensor, window: Tensor, hop: int) -> Tensor:
+    """Least-squares signal (B, (L - 1) * hop + N) of windowed frames (B,L,N), window (N,)."""
+    count, size = frames.shape[1:]
+    length = (count - 1) * hop + size
+
+    def fold(columns: Tensor) -> Tensor:
+        return F.fold(columns, (1, length), kernel_size=(1, size), stride=(1, hop))[:, 0, 0]
+
+    weight = fold((window**2)[None, :, None].expand(1, size, count))
+    return fold((frames * window).mT) / weight.clamp(min=1e-8)

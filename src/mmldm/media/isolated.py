@@ -1,0 +1,169 @@
+"""Functions run in worker processes that may hang or die: each call has a wall-clock limit.
+
+function, arguments -> Outcome each, as they finish. A call that hangs costs its time limit, one
+that kills its process costs itself; the worker is replaced and the rest goes on.
+
+Calls and results cross the pipe as JSON lines, not pickles, and a worker imports only the module
+of its function: it does not load the caller's program again, as multiprocessing's spawn would.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mmldm.errors import MediaError
+
+# The worker's own alarm, later than its parent's: it ends a hanging worker that lost its parent.
+ORPHAN_GRACE = 10.0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one call: its value, or a reason (`timeout`, `crashed`, or the function's own).
+
+    Attributes:
+        index: Position of the call in the sequence given.
+        value: The function's result as JSON gives it back: tuples are lists.
+    """
+
+    index: int
+    value: Any = None
+    reason: str | None = None
+    message: str = ""
+
+
+def run_isolated(
+    function: Callable[..., Any],
+    calls: Sequence[Sequence[Any]],
+    *,
+    workers: int,
+    seconds: float,
+) -> Iterator[Outcome]:
+    """Calls `function(*arguments)` for each of `calls` and yields outcomes as they finish.
+
+    Leaving the iterator early stops the workers.
+
+    Args:
+        function: Importable by module and name; its arguments and result must be JSON.
+        workers: Processes at once.
+        seconds: Wall-clock limit per call.
+    """
+    target = f"{function.__module__}:{function.__qualname__}"
+    waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
+    for index in range(len(calls)):
+        waiting.put(index)
+    done: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
+    crew = [_Worker(target, seconds) for _ in range(min(workers, len(calls)))]
+
+    def serve(worker: _Worker) -> None:
+        while not worker.stopped:
+            try:
+                index = waiting.get_nowait()
+            except queue.Empty:
+                break
+            done.put(worker.call(index, calls[index]))
+        worker.stop()
+
+    threads = [threading.Thread(target=serve, args=(worker,), daemon=True) for worker in crew]
+    try:
+        for thread in threads:
+            thread.start()
+        for _ in calls:
+            yield done.get()
+    finally:
+        for worker in crew:
+            worker.stop()
+        for thread in threads:
+            thread.join()
+
+
+class _Worker:
+    """One replaceable process, served by one thread of the parent."""
+
+    def __init__(self, target: str, seconds: float) -> None:
+        self.target, self.seconds = target, seconds
+        self.stopped = False
+        self.process: subprocess.Popen[str] | None = None
+
+    def call(self, index: int, arguments: Sequence[Any]) -> Outcome:
+        try:
+            process = self.process = self.process or self._start()
+        except OSError as error:
+            return Outcome(index, None, "crashed", f"no worker process could start: {error}")
+        overdue = threading.Event()
+
+        def kill() -> None:
+            overdue.set()
+            process.kill()
+
+        alarm = threading.Timer(self.seconds, kill)
+        alarm.start()
+        try:
+            process.stdin.write(json.dumps(list(arguments)) + "\n")
+            process.stdin.flush()
+            line = process.stdout.readline()
+        except OSError:
+            line = ""
+        finally:
+            alarm.cancel()
+        if line:
+            return Outcome(index, **json.loads(line))
+        process.kill()
+        code = process.wait()
+        self.process = None
+        if overdue.is_set():
+            return Outcome(index, None, "timeout", f"no answer within {self.seconds:g} s")
+        return Outcome(index, None, "crashed", f"the process reading it died (exit code {code})")
+
+    def stop(self) -> None:
+        self.stopped = True
+        process, self.process = self.process, None
+        if process is not None:
+            process.kill()
+            process.wait()
+
+    def _start(self) -> subprocess.Popen[str]:
+        path = os.pathsep.join(entry for entry in sys.path if entry)
+        return subprocess.Popen(
+            [sys.executable, "-P", "-m", "mmldm.media.isolated", self.target, str(self.seconds)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env={**os.environ, "PYTHONPATH": path},
+        )
+
+
+def _serve(target: str, seconds: float) -> None:
+    """The worker's side: one JSON line in, one out, until its input ends."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # whatever a library prints must not pass for an answer
+    module, _, name = target.partition(":")
+    function = getattr(importlib.import_module(module), name)
+    for line in sys.stdin:
+        if hasattr(signal, "setitimer"):
+            signal.setitimer(signal.ITIMER_REAL, seconds + ORPHAN_GRACE)
+        try:
+            answer = {"value": function(*json.loads(line))}
+        except MediaError as error:
+            answer = {"reason": error.reason, "message": str(error)}
+        except Exception as error:  # noqa: BLE001 - any failure is one outcome, not the scan's end
+            answer = {"reason": "crashed", "message": f"{type(error).__name__}: {error}"}
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
+        if hasattr(signal, "setitimer"):
+            signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+if __name__ == "__main__":
+    _serve(sys.argv[1], float(sys.argv[2]))

@@ -1,0 +1,160 @@
+"""What a foreign file really holds, found by decoding all of it.
+
+file -> MediaInfo, or MediaError with a reason code. Headers lie (reliability: docs/data.md), so
+durations and rates come from decoded timestamps only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmldm.errors import MediaError
+from mmldm.media.container import Limits, MediaFile, Picture, Sound
+
+# Loudest level of silence, and the samples judged together.
+SILENCE, SILENCE_BLOCK = 10 ** (-90 / 20), 512
+# Differences between the two streams worth a note, in seconds.
+NOTED_START, NOTED_END = 0.1, 0.5
+
+
+@dataclass(frozen=True)
+class MediaInfo:
+    """A sounding video as measured by decoding.
+
+    Attributes:
+        duration: Seconds from the first instant of the file to the end of the shorter stream:
+            windows may lie anywhere in [0, duration].
+        width: Upright, with square pixels.
+        height: Upright, with square pixels.
+        fps: Mean frame rate.
+        channels: Of the sound as stored.
+        silent_share: Share of the sound below -90 dBFS, from 0 to 1; missing sound counts.
+        decode_errors: Packets and frames the decoder complained about.
+        notes: Sentences for the person who owns the file.
+    """
+
+    path: str
+    duration: float
+    width: int
+    height: int
+    fps: float
+    num_frames: int
+    sample_rate: int
+    channels: int
+    video_codec: str
+    audio_codec: str
+    silent_share: float
+    decode_errors: int
+    notes: tuple[str, ...]
+
+
+def probe(path: str | Path, limits: Limits | None = None) -> MediaInfo:
+    """Decodes the whole file once, streaming, and reports what can be used.
+
+    Raises:
+        MediaError: `unreadable`, `format_not_allowed`, `no_video`, `no_audio`, `too_large`,
+            `too_short` (a still picture), `non_finite`, `format_change`, `corrupt`.
+    """
+    with MediaFile(path, limits or Limits()) as media:
+        origin, events = media.from_origin()
+        picture, sound = _PictureTally(), _SoundTally()
+        for event in events:
+            if isinstance(event, Picture):
+                picture.add(event)
+            else:
+                if not np.isfinite(event.samples).all():
+                    raise MediaError(
+                        "non_finite", f"the sound of {path} holds NaN or Inf; re-encode its sound"
+                    )
+                sound.add(event)
+        if picture.count == 1 and not media.decode_errors:
+            raise MediaError("too_short", f"{path} shows a single picture, not a video")
+        if picture.count < 2 or not sound.samples:
+            what = "sound" if picture.count > 1 else "picture"
+            raise MediaError("corrupt", f"the {what} of {path} cannot be decoded; replace the file")
+
+        duration = min(picture.end, sound.end) - origin
+        missing = 1 - sound.samples / sound.rate / max(sound.end - sound.start, 1e-9)
+        if media.decode_errors and missing > 0.5:
+            raise MediaError("corrupt", f"most of the sound of {path} is damaged; replace the file")
+        return MediaInfo(
+            path=str(path),
+            duration=duration,
+            width=picture.width,
+            height=picture.height,
+            fps=(picture.count - 1) / (picture.last - picture.start),
+            num_frames=picture.count,
+            sample_rate=sound.rate,
+            channels=media.audio.codec_context.channels,
+            video_codec=media.video.codec_context.codec.name,
+            audio_codec=media.audio.codec_context.codec.name,
+            silent_share=max(0.0, 1 - sound.heard / (sound.rate * (sound.end - origin))),
+            decode_errors=media.decode_errors,
+            notes=_notes(media, picture, sound),
+        )
+
+
+def measure(path: str, limits: dict[str, Any]) -> dict[str, Any]:
+    """`probe` with plain values in and out, for a worker process."""
+    return asdict(probe(path, Limits(**limits)))
+
+
+class _PictureTally:
+    def __init__(self) -> None:
+        self.count = 0
+        self.start = self.last = self.widest_gap = self.last_duration = 0.0
+        self.width = self.height = 0
+
+    def add(self, picture: Picture) -> None:
+        if self.count == 0:
+            self.start = picture.time
+            self.width, self.height = picture.upright_size
+        elif picture.time <= self.last:
+            return
+        else:
+            self.widest_gap = max(self.widest_gap, picture.time - self.last)
+        self.count += 1
+        self.last = picture.time
+        self.last_duration = picture.duration
+
+    @property
+    def end(self) -> float:
+        """When the last picture is over; a header may claim that it stands for weeks."""
+        return self.last + min(self.last_duration or self.widest_gap, self.widest_gap)
+
+
+class _SoundTally:
+    def __init__(self) -> None:
+        self.samples = self.heard = 0
+        self.rate = 0
+        self.start = self.end = 0.0
+
+    def add(self, sound: Sound) -> None:
+        if not self.samples:
+            self.rate, self.start = sound.rate, sound.time
+        self.samples += len(sound.samples)
+        starts = np.arange(0, len(sound.samples), SILENCE_BLOCK)
+        peaks = np.maximum.reduceat(np.abs(sound.samples), starts) if len(starts) else starts
+        self.heard += min(SILENCE_BLOCK * int((peaks > SILENCE).sum()), len(sound.samples))
+        self.end = max(self.end, sound.end)
+
+
+def _notes(media: MediaFile, picture: _PictureTally, sound: _SoundTally) -> tuple[str, ...]:
+    notes = []
+    if media.decode_errors:
+        notes.append(f"{media.decode_errors} decode errors")
+    if len(media.container.streams.audio) > 1:
+        notes.append(f"first of {len(media.container.streams.audio)} audio tracks used")
+    lag = sound.start - picture.start
+    if abs(lag) > NOTED_START:
+        notes.append(f"{'sound' if lag > 0 else 'picture'} starts {abs(lag):.2f} s late")
+    rest = picture.end - sound.end
+    if abs(rest) > max(NOTED_END, 2 * picture.widest_gap):
+        notes.append(f"{'sound' if rest > 0 else 'picture'} ends {abs(rest):.2f} s early")
+    if not sound.heard:
+        notes.append("digital silence")
+    return tuple(notes)

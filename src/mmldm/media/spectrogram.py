@@ -1,0 +1,136 @@
+"""The audio image: a log-mel spectrogram as a picture, and back.
+
+waveform (B,S) <-> mel magnitudes (B,M,L) <-> audio image (B,1,3,H,W) in [-1,1]. Paper §3.1; our
+reading in docs/data.md.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mmldm.media.inversion import linear_magnitudes, overlap_add, phases
+from mmldm.types import ClipSpec, SpectrogramSpec
+
+
+def hz_to_mel(hz: Tensor, scale: str) -> Tensor:
+    """Frequencies in Hz to mels: `htk` (O'Shaughnessy) or `slaney` (linear below 1 kHz)."""
+    if scale == "htk":
+        return 2595.0 * torch.log10(1.0 + hz / 700.0)
+    linear = hz * 3.0 / 200.0
+    return torch.where(hz < 1000.0, linear, 15.0 + 27.0 * torch.log(hz / 1000.0) / math.log(6.4))
+
+
+def mel_to_hz(mel: Tensor, scale: str) -> Tensor:
+    """The inverse of `hz_to_mel`."""
+    if scale == "htk":
+        return 700.0 * (10.0 ** (mel / 2595.0) - 1.0)
+    return torch.where(
+        mel < 15.0, mel * 200.0 / 3.0, 1000.0 * torch.exp((mel - 15.0) * math.log(6.4) / 27.0)
+    )
+
+
+def mel_filterbank(spec: SpectrogramSpec, sample_rate: int) -> Tensor:
+    """Triangular mel filters (M, n_fft // 2 + 1), float32; filter m peaks at the m-th mel centre."""
+    limits = torch.tensor([spec.f_min, spec.f_max], dtype=torch.float64)
+    low, high = hz_to_mel(limits, spec.mel_scale)
+    points = torch.linspace(low.item(), high.item(), spec.num_mels + 2, dtype=torch.float64)
+    edges = mel_to_hz(points, spec.mel_scale)
+    bins = torch.linspace(0, sample_rate / 2, spec.n_fft // 2 + 1, dtype=torch.float64)
+    left, centre, right = (edges[i : i + spec.num_mels, None] for i in range(3))
+    rising = (bins - left) / (centre - left)
+    falling = (right - bins) / (right - centre)
+    filters = torch.minimum(rising, falling).clamp(min=0)
+    if spec.area_normalised:
+        filters = filters * 2.0 / (right - left)
+    return filters.float()
+
+
+class AudioImage(nn.Module):
+    """Turns waveforms into audio images and back, for one `ClipSpec`.
+
+    Row 0 is the lowest mel band (paper's order), columns are time, the three channels are equal.
+    The inverse is exact up to phase, the mel projection, and the resize where the native
+    spectrogram is not H x W.
+    """
+
+    filterbank: Tensor
+    window: Tensor
+
+    def __init__(self, spec: ClipSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        mel = spec.spectrogram
+        rate = mel.filterbank_rate or spec.sample_rate
+        window = torch.hann_window(mel.n_fft)
+        self.gain = 2.0 / window.sum().item() if mel.window_normalised else 1.0
+        self.register_buffer("filterbank", mel_filterbank(mel, rate), persistent=False)
+        self.register_buffer("window", window, persistent=False)
+
+    @property
+    def padding(self) -> int:
+        """Samples reflected at each end, so that column j is centred at (j + 1/2) * hop_length."""
+        return (self.spec.spectrogram.n_fft - self.spec.spectrogram.hop_length) // 2
+
+    def spectrum(self, waveform: Tensor) -> Tensor:
+        """Complex spectra (B,F,L) of waveforms (B,S), before `window_normalised` scaling."""
+        mel = self.spec.spectrogram
+        padded = F.pad(waveform[:, None].float(), (self.padding, self.padding), mode="reflect")
+        frames = padded[:, 0].unfold(-1, mel.n_fft, mel.hop_length)
+        return torch.fft.rfft(frames * self.window).mT
+
+    def mel(self, waveform: Tensor) -> Tensor:
+        """Mel magnitudes (B,M,L) of waveforms (B,S)."""
+        return self.filterbank @ (self.spectrum(waveform).abs() * self.gain)
+
+    def decibels(self, waveform: Tensor) -> Tensor:
+        """Mel magnitudes (B,M,L) of waveforms (B,S) in dB, not below `db_min`."""
+        floor = 10.0 ** (self.spec.spectrogram.db_min / 20.0)
+        return 20.0 * torch.log10(self.mel(waveform).clamp(min=floor))
+
+    def image(self, waveform: Tensor) -> Tensor:
+        """Audio images (B,1,3,H,W) in [-1,1] of waveforms (B,S)."""
+        mel = self.spec.spectrogram
+        levels = (self.decibels(waveform) - mel.db_min) / (mel.db_max - mel.db_min)
+        levels = _resize(levels.clamp(0, 1), self.spec.height, self.spec.width)
+        return (levels * 2.0 - 1.0)[:, None, None].expand(-1, 1, 3, -1, -1).contiguous()
+
+    def mel_from_image(self, image: Tensor) -> Tensor:
+        """Mel magnitudes (B,M,L) of audio images (B,1,3,H,W); the floor of the image is silence."""
+        mel = self.spec.spectrogram
+        levels = (image.float().mean(dim=(1, 2)) + 1.0) / 2.0
+        levels = _resize(levels.clamp(0, 1), mel.num_mels, self.spec.num_columns)
+        magnitudes = 10.0 ** ((levels * (mel.db_max - mel.db_min) + mel.db_min) / 20.0)
+        return torch.where(levels > 0, magnitudes, 0.0)
+
+    def waveform(self, image: Tensor, iterations: int = 32, seed: int = 0) -> Tensor:
+        """Waveforms (B,S) in [-1,1] of audio images (B,1,3,H,W).
+
+        Mel magnitudes are spread to linear ones by non-negative least squares; the phase, which
+        an image does not hold, is found by fast Griffin-Lim from a random start.
+
+        Args:
+            iterations: Griffin-Lim steps.
+            seed: Of the starting phases. Every clip starts from the same ones, so the result
+                does not depend on the batch a clip is in.
+        """
+        magnitudes = linear_magnitudes(self.mel_from_image(image) / self.gain, self.filterbank)
+        spectrum = phases(magnitudes, self.spectrum, self._istft, iterations, seed)
+        return self._istft(spectrum).clamp(-1, 1)
+
+    def _istft(self, spectrum: Tensor) -> Tensor:
+        mel = self.spec.spectrogram
+        frames = torch.fft.irfft(spectrum.mT, n=mel.n_fft)
+        padded = overlap_add(frames, self.window, mel.hop_length)
+        signal = padded[:, self.padding :][:, : self.spec.num_samples]
+        return F.pad(signal, (0, self.spec.num_samples - signal.shape[1]))
+
+
+def _resize(levels: Tensor, height: int, width: int) -> Tensor:
+    if levels.shape[-2:] == (height, width):
+        return levels
+    resized = F.interpolate(levels[:, None], (height, width), mode="bicubic", antialias=True)
+    return resized[:, 0].clamp(0, 1)

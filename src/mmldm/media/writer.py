@@ -1,0 +1,92 @@
+"""Clips to files that play everywhere: mp4 (H.264 yuv420p, AAC, index in front) and wav.
+
+frames (T,3,H,W) u8, waveform (S,) f32 -> file.
+"""
+
+from __future__ import annotations
+
+import wave
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+from torch import Tensor
+from torch.nn import functional as F
+
+from mmldm.media.atomic import atomic_path
+
+AAC_RATES = (96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000)
+
+
+def write_mp4(
+    path: Path, frames: Tensor, waveform: Tensor, fps: float, sample_rate: int
+) -> None:
+    """Writes picture and sound to one mp4.
+
+    H.264 in 4:2:0 has even sizes only: an odd picture gets its last row or column repeated. A
+    sample rate that AAC does not know is resampled to 48 kHz.
+
+    Args:
+        frames: (T,3,H,W) uint8.
+        waveform: (S,) in [-1,1]; values outside are clipped.
+
+    Raises:
+        UserError: The file cannot be written.
+    """
+    pictures = _even(frames).permute(0, 2, 3, 1).contiguous().cpu().numpy()
+    with (
+        atomic_path(path) as temporary,
+        av.open(str(temporary), "w", format="mp4", options={"movflags": "+faststart"}) as output,
+    ):
+        rate = Fraction(fps).limit_denominator(1001)
+        video = output.add_stream("libx264", rate=rate, options={"crf": "17", "preset": "medium"})
+        video.width, video.height = pictures.shape[2], pictures.shape[1]
+        video.pix_fmt = "yuv420p"
+        video.codec_context.thread_count = 1
+        audio_rate = sample_rate if sample_rate in AAC_RATES else 48000
+        audio = output.add_stream("aac", rate=audio_rate, layout="mono")
+        audio.bit_rate = 128_000 if audio_rate >= 32000 else 64_000
+
+        for picture in pictures:
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            output.mux(video.encode(frame))
+        output.mux(video.encode(None))
+
+        resampler = av.AudioResampler(format="fltp", layout="mono", rate=audio_rate)
+        for block in [*resampler.resample(_audio_frame(waveform, sample_rate)), None]:
+            output.mux(audio.encode(block))
+
+
+def write_wav(path: Path, waveform: Tensor, sample_rate: int) -> None:
+    """Writes mono 16-bit PCM.
+
+    Args:
+        waveform: (S,) in [-1,1]; values outside are clipped.
+
+    Raises:
+        UserError: The file cannot be written.
+    """
+    samples = (waveform.detach().float().cpu().clamp(-1, 1) * 32767).round().numpy()
+    with atomic_path(path) as temporary, wave.open(str(temporary), "wb") as output:
+        output.setnchannels(1)
+        output.setsampwidth(2)
+        output.setframerate(sample_rate)
+        output.writeframes(samples.astype("<i2").tobytes())
+
+
+def _even(frames: Tensor) -> Tensor:
+    height, width = frames.shape[-2:]
+    if height % 2 == 0 and width % 2 == 0:
+        return frames
+    padded = F.pad(frames.float(), (0, width % 2, 0, height % 2), mode="replicate")
+    return padded.to(frames.dtype)
+
+
+def _audio_frame(waveform: Tensor, sample_rate: int) -> av.AudioFrame:
+    samples = waveform.detach().float().cpu().clamp(-1, 1).numpy()[np.newaxis]
+    frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples), format="fltp", layout="mono")
+    frame.sample_rate = sample_rate
+    frame.pts = 0
+    frame.time_base = Fraction(1, sample_rate)
+    return frame

@@ -1,0 +1,296 @@
+"""The multi-modal autoencoder: two encoders, a shared semantic space, one diffusion decoder.
+
+image latents AV (B,1,c,h,w) (B,T,c,h,w) -> latents AV (B,C,T',H',W') -> Conditions -> denoised
+image latents. MM-LDM §3.1, Fig. 2. The module path of this file is stored in checkpoints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import torch
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from torch import Tensor, nn
+
+from mmldm.errors import UserError
+from mmldm.models.feature_adapter import FeatureAdapter
+from mmldm.models.image_codec import LatentStatistics
+from mmldm.models.layers import patchify, unpatchify, zero_init
+from mmldm.models.perceptual_encoder import PerceptualEncoder, Posterior
+from mmldm.models.semantics import ClassificationHead, ContrastiveHead, Projector
+from mmldm.models.signal_decoder import SignalDecoder
+from mmldm.strict import bind
+from mmldm.types import AV, MODALITIES
+
+M = TypeVar("M", bound=nn.Module)
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """Everything the signal decoder is told, computed once per clip and used at every step.
+
+    Rows are images, both modalities in one batch: B audio images first, then B*F frames, clip by
+    clip.
+
+    Attributes:
+        taps: Feature maps (B+B*F,C_i,H_i,W_i), one per input block.
+        pooled: (B+B*F,E), added to the time embedding.
+        context: (B+B*F,L,D) tokens: [modality prompt | class | the other modality's semantics].
+        semantics: AV (B,N,D), for the heads; never dropped.
+    """
+
+    taps: tuple[Tensor, ...]
+    pooled: Tensor
+    context: Tensor
+    semantics: AV[Tensor]
+
+
+class MultiModalAutoencoder(ModelMixin, ConfigMixin):
+    """Encoders, projectors, heads, adapters and the signal decoder, built from plain JSON.
+
+    Args:
+        image_latent_shape: (c,h,w).
+        num_frames: T, frames per clip.
+        audio_encoder_config: Arguments of `PerceptualEncoder` for the audio image; holds
+            `latent_shape`.
+        video_encoder_config: The same for the frames.
+        adapter_config: Arguments of `FeatureAdapter` beside those derived here.
+        semantic_config: Arguments of `Projector` for both modalities; with {"audio": {...},
+            "video": {...}} inside, those override it for one.
+        decoder_config: Arguments of `SignalDecoder.from_sizes`; channels are derived.
+        decoder_patch_size: Cells of the image latent folded into channels around the U-Net; 1 is
+            the paper's.
+        num_classes: K; 0: no class token and no classification head.
+        prompt_tokens: Learned tokens that say which modality a row is; 0: none.
+        contrastive_dim: E, width of the contrastive embeddings.
+        detach_latents: Heads and context do not shape the latents (the release's choice: without
+            it, late training diverged there).
+        latent_statistics: `LatentStatistics.to_dict()` of the image latents this model was trained
+            on.
+    """
+
+    _supports_gradient_checkpointing = True
+
+    @register_to_config
+    def __init__(
+        self,
+        audio_encoder_config: dict[str, Any],
+        video_encoder_config: dict[str, Any],
+        latent_statistics: dict[str, Any],
+        image_latent_shape: Sequence[int] = (4, 32, 32),
+        num_frames: int = 16,
+        adapter_config: dict[str, Any] | None = None,
+        semantic_config: dict[str, Any] | None = None,
+        decoder_config: dict[str, Any] | None = None,
+        decoder_patch_size: int = 1,
+        num_classes: int = 0,
+        prompt_tokens: int = 77,
+        contrastive_dim: int = 256,
+        detach_latents: bool = True,
+    ) -> None:
+        super().__init__()
+        c, h, w = image_latent_shape
+        frames: AV[int] = AV(1, num_frames)
+        sections = AV(audio_encoder_config, video_encoder_config)
+        self.encoders: ModulePair[PerceptualEncoder] = ModulePair(
+            MODALITIES.map(
+                lambda name, config, n: _build(
+                    PerceptualEncoder, config, f"{name}_encoder_config",
+                    image_latent_shape=(c, h, w), num_frames=n,
+                ),
+                sections,
+                frames,
+            )
+        )  # fmt: skip
+        layouts = self.encoders.av.map(lambda encoder: encoder.layout)
+
+        p = decoder_patch_size
+        if h % p or w % p:
+            raise UserError(f"decoder_patch_size {p} does not divide image latents of {h}x{w}.")
+        self.decoder: SignalDecoder = _build(
+            SignalDecoder.from_sizes, decoder_config, "decoder_config", channels=c * p * p
+        )
+        taps = self.decoder.tap_shapes(h // p, w // p)
+        self.adapters: ModulePair[FeatureAdapter] = ModulePair(
+            layouts.map(
+                lambda layout, n: _build(
+                    FeatureAdapter, adapter_config, "adapter_config",
+                    layout=layout, num_frames=n, tap_shapes=taps,
+                ),
+                frames,
+            )
+        )  # fmt: skip
+        time_dim = self.decoder.time_embedding_dim
+        self.pooled: ModulePair[nn.Sequential] = ModulePair(
+            layouts.map(lambda layout: _quiet_mlp(layout.channels, time_dim))
+        )
+
+        shared = dict(semantic_config or {})
+        own = AV(*(shared.pop(modality, {}) for modality in MODALITIES))
+        self.projectors: ModulePair[Projector] = ModulePair(
+            layouts.map(
+                lambda layout, extra: _build(
+                    Projector, {**shared, **extra}, "semantic_config", layout=layout
+                ),
+                own,
+            )
+        )
+        width = self.projectors.audio.out.out_features
+        context_dim = self.decoder.config.cross_attention_dim
+        self.semantic_context: ModulePair[nn.Sequential] = ModulePair(
+            layouts.map(lambda _: _quiet_mlp(width, context_dim))
+        )
+        self.prompts = nn.Parameter(0.1 * torch.randn(2, prompt_tokens, context_dim))
+        self.class_tokens = nn.Embedding(num_classes, context_dim) if num_classes else None
+        self.classifier = ClassificationHead(width, num_classes) if num_classes else None
+        self.contrast = ContrastiveHead(width, contrastive_dim)
+
+    @property
+    def latent_shapes(self) -> AV[tuple[int, int, int, int]]:
+        """(C,T',H',W') of each modality."""
+        return self.encoders.av.map(lambda encoder: encoder.layout.shape)
+
+    @property
+    def image_statistics(self) -> LatentStatistics:
+        """Statistics of the image latents, for `ImageCodec`."""
+        return LatentStatistics.from_dict(self.config.latent_statistics)
+
+    def encode(self, image_latents: AV[Tensor | None]) -> AV[Posterior | None]:
+        """Image latents AV (B,1,c,h,w), (B,T,c,h,w) -> posteriors over latents; None stays None."""
+        return self.encoders.av.map(
+            lambda encoder, x: None if x is None else encoder(x), image_latents
+        )
+
+    def semantics(self, latents: AV[Tensor]) -> AV[Tensor]:
+        """Latents AV (B,C,T',H',W') -> tokens AV (B,N,D)."""
+        if self.config.detach_latents:
+            latents = latents.map(torch.Tensor.detach)
+        return self.projectors.av.map(_call, latents)
+
+    def class_logits(self, semantics: AV[Tensor]) -> Tensor:
+        """Tokens AV (B,N,D) -> (B,K). Only for a model with classes."""
+        if self.classifier is None:
+            raise ValueError("this autoencoder was built without classes (num_classes=0)")
+        return self.classifier(semantics)
+
+    def contrastive(self, semantics: AV[Tensor]) -> AV[Tensor]:
+        """Tokens AV (B,N,D) -> unit vectors AV (B,E); divide their products by `temperatures`."""
+        return self.contrast(semantics)
+
+    @property
+    def temperatures(self) -> AV[Tensor]:
+        """Learned temperatures of the contrastive loss, AV of 0-d tensors."""
+        return self.contrast.temperatures
+
+    def condition(
+        self,
+        latents: AV[Tensor],
+        frame_indices: Tensor,
+        class_labels: Tensor | None = None,
+        drop: AV[Tensor] | None = None,
+    ) -> Conditions:
+        """Turns latents into everything the signal decoder is told.
+
+        Args:
+            latents: AV (B,C,T',H',W').
+            frame_indices: (B,F) in [0,T): the frames that will be denoised.
+            class_labels: (B,); None or a negative label: the class predicted from the latents,
+                as in the paper's inference.
+            drop: AV (B,) bool. A dropped modality has zero latents in its own features and pooled
+                embedding, a zero prompt, and is zero tokens to the other modality. The class token
+                stays.
+        """
+        B, F = frame_indices.shape
+        frames = AV(torch.zeros_like(frame_indices[:, :1]), frame_indices)
+        semantics = self.semantics(latents)
+        told = self.semantic_context.av.map(_call, semantics)
+        prompts: AV[Tensor] = AV(*self.prompts[:, None].expand(2, B, -1, -1))
+        if drop is not None:
+            latents, told, prompts = (x.map(_zero_rows, drop) for x in (latents, told, prompts))
+        classes = self._class_token(semantics, class_labels)
+        maps = self.adapters.av.map(_call, latents, frames)
+        slots = self.adapters.av.map(FeatureAdapter.pooled_slots, latents, frames)
+        context = AV(
+            torch.cat([prompts.audio, *classes, told.video], dim=1),
+            torch.cat([prompts.video, *classes, told.audio], dim=1).repeat_interleave(F, dim=0),
+        )
+        return Conditions(
+            taps=tuple(torch.cat(pair) for pair in zip(*maps, strict=True)),
+            pooled=torch.cat(self.pooled.av.map(_call, slots)),
+            context=torch.cat(context),
+            semantics=semantics,
+        )
+
+    def _class_token(self, semantics: AV[Tensor], labels: Tensor | None) -> list[Tensor]:
+        """[(B,1,D)], or nothing for a model without classes."""
+        if self.class_tokens is None:
+            return []
+        with torch.no_grad():
+            predicted = self.class_logits(semantics).argmax(1)
+        labels = predicted if labels is None else torch.where(labels < 0, predicted, labels)
+        return [self.class_tokens(labels)[:, None]]
+
+    def denoise(
+        self, sample: AV[Tensor], timesteps: AV[Tensor], conditions: Conditions
+    ) -> AV[Tensor]:
+        """One evaluation of the signal decoder for both modalities in one batch.
+
+        Args:
+            sample: AV (B,1,c,h,w), (B,F,c,h,w) noisy normalised image latents.
+            timesteps: AV (B,1), (B,F), one per image.
+            conditions: Of the same B clips and F frames.
+
+        Returns:
+            AV of the prediction, shaped like `sample`, in the schedule's parameterisation.
+        """
+        p = self.config.decoder_patch_size
+        B, F = sample.video.shape[:2]
+        rows = torch.cat([images.flatten(0, 1) for images in sample])
+        out = self.decoder(
+            patchify(rows, (p, p)),
+            torch.cat([t.flatten() for t in timesteps]),
+            conditions.context,
+            taps=conditions.taps,
+            pooled=conditions.pooled,
+        )
+        audio, video = unpatchify(out, (p, p)).split([B, B * F])
+        return AV(audio.unflatten(0, (B, 1)), video.unflatten(0, (B, F)))
+
+
+class ModulePair(nn.Module, Generic[M]):
+    """One module per modality, registered as `audio` and `video`."""
+
+    def __init__(self, modules: AV[M]) -> None:
+        super().__init__()
+        self.audio, self.video = modules
+
+    @property
+    def av(self) -> AV[M]:
+        """The two modules as a pair, to map over."""
+        return AV(self.audio, self.video)
+
+
+def _build(
+    part: Callable[..., M], config: Mapping[str, Any] | None, where: str, **derived: Any
+) -> M:
+    """One part from its section; an unknown key there is a `UserError`."""
+    return part(**bind(config or {}, part, where, **derived))
+
+
+def _call(module: nn.Module, *inputs: Tensor) -> Any:
+    return module(*inputs)
+
+
+def _quiet_mlp(in_dim: int, out_dim: int) -> nn.Sequential:
+    """Two linears of which only the last starts at zero, so that both learn."""
+    return nn.Sequential(
+        nn.Linear(in_dim, out_dim), nn.SiLU(), zero_init(nn.Linear(out_dim, out_dim))
+    )
+
+
+def _zero_rows(values: Tensor, drop: Tensor) -> Tensor:
+    """Zeroes the rows of (B,...) where `drop` (B,) is True."""
+    return values.masked_fill(drop.reshape(-1, *[1] * (values.dim() - 1)), 0)

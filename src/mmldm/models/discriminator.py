@@ -1,0 +1,90 @@
+"""The critic of the autoencoder: does this sound belong to these two frames, in this order?
+
+images <audio image, frame i, frame j> (N,3,3,H,W) -> scores (N,). MM-LDM §3.1, Eq. 2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmldm.models.layers import ResBlock, SelfAttention
+
+SLOTS = 3
+"""Images of a tuple, stacked on the depth axis: audio image, earlier frame, later frame."""
+
+
+class TupleDiscriminator(nn.Module):
+    """Spatio-temporal levels with full attention over slots and cells where the grid is small.
+
+    A level is a residual block within each slot; between levels a 3x3x3 convolution halves the grid
+    and lets neighbouring slots meet. The three slots are kept apart up to the final average. A
+    learned vector per slot tells them apart (the authors' release learns a whole picture per slot,
+    which ties the critic to one image size).
+
+    Args:
+        channels: Width of the first level.
+        multipliers: Width of each level in units of `channels`.
+        attention_levels: Levels, counted from 0, that end in full attention over (slots, rows,
+            columns); a level's grid is the image's divided by patch_size * 2**level.
+        patch_size: Pixels folded into channels before the first level; 1 in the paper.
+    """
+
+    def __init__(
+        self,
+        channels: int = 32,
+        multipliers: Sequence[int] = (1, 2, 3, 4, 4, 6, 6),
+        attention_levels: Sequence[int] = (4, 5),
+        patch_size: int = 1,
+    ) -> None:
+        super().__init__()
+        self.patch_size = patch_size
+        self.conv_in = nn.Conv3d(3 * patch_size**2, channels, 3, padding=1)
+        self.slot_embedding = nn.Parameter(torch.randn(channels, SLOTS, 1, 1))
+        levels: list[nn.Module] = []
+        width = channels
+        for level, multiplier in enumerate(multipliers):
+            if level > 0:
+                levels.append(nn.Conv3d(width, width, 3, stride=(1, 2, 2), padding=1))
+            levels.append(ResBlock(width, channels * multiplier, kernel_size=(1, 3, 3)))
+            width = channels * multiplier
+            if level in attention_levels:
+                levels.append(SelfAttention(width, axes="full", head_dim=32))
+        self.levels = nn.Sequential(*levels)
+        # One group: with a group per channel, the average below would see no channel's mean.
+        self.norm_out = nn.GroupNorm(1, width)
+        self.score = nn.Linear(width, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (N,3,3,H,W) in [-1,1], slot before colour -> scores (N,); real is high."""
+        patches = F.pixel_unshuffle(images, self.patch_size).transpose(1, 2)
+        h = self.levels(self.conv_in(patches) + self.slot_embedding)
+        return self.score(F.silu(self.norm_out(h)).mean(dim=(2, 3, 4)))[:, 0]
+
+
+def tuples(
+    audio: Tensor,
+    frame_i: Tensor,
+    frame_j: Tensor,
+    fake_audio: Tensor,
+    fake_i: Tensor,
+    fake_j: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """The critic's five tuples per clip, frame i earlier than frame j (§3.1, "Training Targets").
+
+    The paper's text is followed: real <a, v_i, v_j>; fake <a', v'_i, v'_j>, <a', v_i, v_j>,
+    <a', v_i, v'_j> and, out of order, <a', v'_j, v'_i>, where ' marks decoded signals. Eq. 2 puts
+    <a', v_i, v_j> in the place of the real tuple and adds <a', v'_i, v_j>, as the release does.
+
+    Args:
+        audio: (B,3,H,W), as all others.
+
+    Returns:
+        Real tuples (B,3,3,H,W) and fake ones (4B,3,3,H,W), the four kinds one after the other.
+    """
+    real = torch.stack([audio, frame_i, frame_j], dim=1)
+    fakes = [(fake_i, fake_j), (frame_i, frame_j), (frame_i, fake_j), (fake_j, fake_i)]
+    return real, torch.cat([torch.stack([fake_audio, *pair], dim=1) for pair in fakes])

@@ -1,0 +1,255 @@
+"""The generator: a diffusion transformer over the latents of both modalities.
+
+noisy latents AV((B,C,T',H',W')) and t (B,) -> prediction AV((B,C,T',H',W')).
+MM-LDM §3.2 (joint modelling) and §3.3 (conditions enter through zero-initialised projections).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from torch import Tensor, nn
+
+from mmldm.errors import UserError
+from mmldm.models.image_codec import ChannelStatistics, LatentStatistics
+from mmldm.models.layers import zero_init
+from mmldm.models.transformer import (
+    Block,
+    Modulation,
+    TimestepEmbedding,
+    grid_positions,
+    modulate,
+    time_positions,
+)
+from mmldm.types import AV
+
+LatentShape = tuple[int, ...]
+"""(C, T', H', W')."""
+
+
+class LatentStream(nn.Module):
+    """One modality's way into and out of the transformer.
+
+    latents (B,C,T',H',W') <-> tokens (B,1+N,D).
+
+    The first token is the modality's learned [EOS], which §3.2 puts before the latent; it carries
+    no position.
+    """
+
+    position: Tensor
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        shape: LatentShape,
+        width: int,
+        position: Tensor,
+        statistics: ChannelStatistics,
+    ) -> None:
+        super().__init__()
+        self.shape = shape
+        channels, num_tokens = shape[0], shape[1] * shape[2] * shape[3]
+        self.register_buffer("position", position, persistent=False)
+        mean, std = statistics.mean, statistics.std
+        self.register_buffer("mean", torch.tensor(mean)[:, None, None, None], persistent=False)
+        self.register_buffer("std", torch.tensor(std)[:, None, None, None], persistent=False)
+        self.embed_latent = nn.Linear(channels, width)
+        self.embed_given = nn.Linear(channels + 1, width, bias=False)
+        self.token_embedding = nn.Parameter(0.01 * torch.randn(num_tokens, width))
+        self.modality_embedding = nn.Parameter(0.01 * torch.randn(width))
+        self.eos = nn.Parameter(torch.randn(1, width))
+        self.norm = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
+        self.modulation = Modulation(width, 2)
+        self.predict = nn.Linear(width, channels)
+
+    def embed(self, sample: Tensor, given: Tensor | None, mask: Tensor | None) -> Tensor:
+        tokens = self.embed_latent(sample.flatten(2).transpose(1, 2))
+        if given is not None:
+            known = given.flatten(2).transpose(1, 2)
+            flag = torch.ones_like(known[..., :1])
+            condition = torch.cat([known, flag], dim=-1)
+            if mask is not None:
+                condition = torch.where(mask[:, None, None], condition, 0.0)
+            tokens = tokens + self.embed_given(condition)
+        tokens = tokens + (self.position + self.token_embedding + self.modality_embedding)
+        return torch.cat([self.eos.expand(len(tokens), -1, -1), tokens], dim=1)
+
+    def project(self, tokens: Tensor, conditioning: Tensor) -> Tensor:
+        shift, scale = self.modulation(conditioning).chunk(2, dim=-1)
+        prediction = self.predict(modulate(self.norm(tokens[:, 1:]), shift, scale))
+        return prediction.transpose(1, 2).unflatten(2, self.shape[1:])
+
+
+class JointGenerator(ModelMixin, ConfigMixin):
+    """DiT over [EOS_a | audio tokens | EOS_v | video tokens], patch size 1.
+
+    Defaults are the paper's size. Latents with a time axis (T' > 1) get positions in seconds that
+    both modalities share: video slot i stands at i * duration / T' (its frame's instant), audio
+    slot j at (j + 1/2) * duration / T' (its column's centre). Latents without one get the paper's
+    grid form.
+
+    Args:
+        audio_latent_shape: (C, T', H', W').
+        video_latent_shape: (C, T', H', W').
+        adaln: "block": one modulation MLP per block (the paper's DiT); "single": one for all
+            blocks plus a bias per block, for small models.
+        num_classes: Size of the class vocabulary, 0 for none; index `num_classes` is the null
+            class.
+        duration: Length of a clip in seconds.
+        null_stream: What the stream of a given modality holds in the null half of guidance:
+            "renoised", its clean value noised to t (the paper's form, Eq. 8), or "noise", pure
+            noise, for models that were trained on single-modality tasks as well.
+        latent_statistics: Mean and standard deviation per channel and modality of the latents,
+            `{"audio": {"mean": [...], "std": [...]}, "video": {...}}`; None: latents are used as
+            they are.
+    """
+
+    _supports_gradient_checkpointing = True
+
+    @register_to_config
+    def __init__(
+        self,
+        audio_latent_shape: Sequence[int] = (16, 1, 8, 8),
+        video_latent_shape: Sequence[int] = (16, 1, 16, 16),
+        width: int = 1152,
+        depth: int = 28,
+        heads: int = 16,
+        mlp_ratio: float = 4.0,
+        adaln: Literal["block", "single"] = "block",
+        num_classes: int = 0,
+        duration: float = 1.6,
+        null_stream: Literal["renoised", "noise"] = "renoised",
+        latent_statistics: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        if width % heads or width % 4:
+            raise UserError(f"generator width {width} must be a multiple of {heads} heads and of 4")
+        shapes: AV[LatentShape] = AV(audio_latent_shape, video_latent_shape).map(tuple)
+        # What counts is the finest slot of either modality: both must share the same periods.
+        shortest = 4 * duration / max(shape[1] for shape in shapes)
+
+        def positions(shape: LatentShape, first_slot: float) -> Tensor:
+            _, slots, rows, columns = shape
+            position = torch.zeros(slots, rows * columns, width)
+            if slots > 1:
+                seconds = (torch.arange(slots) + first_slot) * duration / slots
+                position = (
+                    position + time_positions(seconds, width, shortest, 4 * duration)[:, None]
+                )
+            if rows * columns > 1:
+                position = position + grid_positions((rows, columns), width)
+            return position.flatten(0, 1)
+
+        if latent_statistics is None:
+            statistics = shapes.map(lambda s: ChannelStatistics((0.0,) * s[0], (1.0,) * s[0]))
+        else:
+            fitted = LatentStatistics.from_dict(latent_statistics)
+            statistics = AV(fitted.audio, fitted.video)
+        self.audio, self.video = shapes.map(
+            lambda shape, first, stats: LatentStream(shape, width, positions(shape, first), stats),
+            AV(0.5, 0.0),
+            statistics,
+        )
+        self.time_embedding = TimestepEmbedding(width)
+        self.class_embedding = nn.Embedding(num_classes + 1, width) if num_classes else None
+        self.shared_modulation = Modulation(width, 6) if adaln == "single" else None
+        self.blocks = nn.ModuleList(
+            Block(width, heads, mlp_ratio, shared_modulation=adaln == "single")
+            for _ in range(depth)
+        )
+        self.gradient_checkpointing = False
+
+        self._initialise()
+
+    def _initialise(self) -> None:
+        """As DiT: blocks start as the identity (adaLN-Zero), outputs and conditions at zero."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        for linear in self.time_embedding.modules():
+            if isinstance(linear, nn.Linear):
+                nn.init.normal_(linear.weight, std=0.02)
+        if self.class_embedding is not None:
+            nn.init.normal_(self.class_embedding.weight, std=0.02)
+        for module in self.modules():
+            if isinstance(module, Modulation):
+                zero_init(module[1])
+        for stream in self.streams:
+            zero_init(stream.embed_given)
+            zero_init(stream.predict)
+
+    @property
+    def streams(self) -> AV[LatentStream]:
+        return AV(self.audio, self.video)
+
+    @property
+    def latent_shapes(self) -> AV[LatentShape]:
+        """(C, T', H', W') per modality."""
+        return self.streams.map(lambda stream: stream.shape)
+
+    @property
+    def null_class(self) -> int:
+        """The class index that stands for no class."""
+        return int(self.config.num_classes)
+
+    def normalise(self, latents: AV[Tensor | None]) -> AV[Tensor | None]:
+        """Autoencoder latents -> zero mean, unit variance per channel; None stays None."""
+        return self.streams.map(
+            lambda stream, z: None if z is None else (z - stream.mean) / stream.std, latents
+        )
+
+    def denormalise(self, latents: AV[Tensor]) -> AV[Tensor]:
+        """The inverse of `normalise`."""
+        return self.streams.map(lambda stream, z: z * stream.std + stream.mean, latents)
+
+    def forward(
+        self,
+        sample: AV[Tensor],
+        timestep: Tensor,
+        given: AV[Tensor | None] = AV(None, None),  # noqa: B008 (a NamedTuple is immutable)
+        given_mask: AV[Tensor | None] = AV(None, None),  # noqa: B008
+        class_labels: Tensor | None = None,
+    ) -> AV[Tensor]:
+        """Predicts both modalities jointly (Eq. 7), in the schedule's parameterisation.
+
+        Args:
+            sample: Noisy normalised latents AV((B,C,T',H',W')).
+            timestep: (B,), shared by both modalities.
+            given: Clean normalised latents of known modalities; None: not known for any clip. Not
+                known equals the paper's null latent: it adds exactly nothing.
+            given_mask: (B,) bool: the clips for which `given` holds; None: all. Other rows of
+                `given` are ignored, so that one batch can mix tasks.
+            class_labels: (B,) long; `null_class` or a negative number: no class. None: no clip has
+                one.
+
+        Returns:
+            The prediction, AV((B,C,T',H',W')).
+        """
+        conditioning = self.time_embedding(timestep)
+        if self.class_embedding is not None:
+            labels = torch.full_like(timestep, -1) if class_labels is None else class_labels
+            labels = torch.where(labels < 0, self.null_class, labels)
+            conditioning = conditioning + self.class_embedding(labels)
+        elif class_labels is not None:
+            raise ValueError("class_labels given to a generator with num_classes=0")
+
+        embedded = self.streams.map(
+            lambda stream, x, known, mask: stream.embed(x, known, mask), sample, given, given_mask
+        )
+        hidden = torch.cat(embedded, dim=1)
+        shared = self.shared_modulation
+        block_conditioning = conditioning if shared is None else shared(conditioning)
+        for block in self.blocks:
+            if torch.is_grad_enabled() and self.gradient_checkpointing:
+                hidden = self._gradient_checkpointing_func(block, hidden, block_conditioning)
+            else:
+                hidden = block(hidden, block_conditioning)
+        outputs = AV(*hidden.split([x.shape[1] for x in embedded], dim=1))
+        return self.streams.map(lambda stream, h: stream.project(h, conditioning), outputs)

@@ -1,0 +1,159 @@
+"""The only place that scales image latents: an image VAE and its latents' statistics.
+
+images (B,F,3,H,W) in [-1,1] <-> normalised image latents (B,F,c,h,w), about mean 0 and variance 1
+per channel. The paper multiplies SD's latents by 0.18215 (release: `scale_factor`); here that is
+one choice of statistics.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from mmldm.models.image_vae import ImageVAE
+from mmldm.types import AV
+
+Modality = Literal["audio", "video"]
+
+
+@dataclass(frozen=True)
+class ChannelStatistics:
+    """Mean and standard deviation per channel, as plain numbers so that they store as JSON."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class LatentStatistics:
+    """Per-channel statistics of raw VAE latents; the modalities' scales differ by about two."""
+
+    audio: ChannelStatistics
+    video: ChannelStatistics
+
+    @classmethod
+    def scalar(cls, scale: float, channels: int) -> LatentStatistics:
+        """Multiplication by `scale` for both modalities: 0.18215 for Stable Diffusion's VAE."""
+        both = ChannelStatistics((0.0,) * channels, (1.0 / scale,) * channels)
+        return cls(both, both)
+
+    @classmethod
+    def fit(cls, batches: Iterable[AV[Tensor]]) -> LatentStatistics:
+        """Streams moments in float64 over batches of raw latents AV (...,c,h,w).
+
+        Raises:
+            ValueError: No batch came.
+        """
+        sums: AV[Tensor] | None = None
+        for batch in batches:
+            moments = batch.map(_moments)
+            sums = moments if sums is None else sums.map(torch.add, moments)
+        if sums is None:
+            raise ValueError("LatentStatistics.fit: no latents to take statistics of")
+        return cls(*sums.map(_finish))
+
+    def to_dict(self) -> dict[str, dict[str, list[float]]]:
+        """Plain JSON, read back by `from_dict`."""
+        return {
+            "audio": {"mean": list(self.audio.mean), "std": list(self.audio.std)},
+            "video": {"mean": list(self.video.mean), "std": list(self.video.std)},
+        }
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> LatentStatistics:
+        """Inverse of `to_dict`."""
+        audio, video = (
+            ChannelStatistics(tuple(values[m]["mean"]), tuple(values[m]["std"]))
+            for m in ("audio", "video")
+        )
+        return cls(audio, video)
+
+
+def _moments(latents: Tensor) -> Tensor:
+    """(...,c,h,w) -> (3,c) count, sum and sum of squares, float64."""
+    x = latents.detach().double().movedim(-3, 0).flatten(1)
+    return torch.stack([torch.full_like(x[:, 0], x.shape[1]), x.sum(1), x.square().sum(1)])
+
+
+def _finish(moments: Tensor) -> ChannelStatistics:
+    count, total, squares = moments
+    mean = total / count
+    std = (squares / count - mean.square()).clamp_min(1e-12).sqrt()
+    return ChannelStatistics(tuple(mean.tolist()), tuple(std.tolist()))
+
+
+class ImageCodec(nn.Module):
+    """Images to normalised image latents and back; differentiable both ways.
+
+    It does not freeze the VAE: that is the training stage's decision.
+
+    Args:
+        vae: From `load_image_vae`.
+        statistics: What makes its raw latents standard.
+        images_per_call: Images the VAE sees at once; bounds memory, changes no number.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self, vae: ImageVAE, statistics: LatentStatistics, images_per_call: int = 64
+    ) -> None:
+        super().__init__()
+        self.vae = vae
+        self.images_per_call = images_per_call
+        both = (statistics.audio, statistics.video)
+        self.register_buffer("mean", torch.tensor([s.mean for s in both]), persistent=False)
+        self.register_buffer("std", torch.tensor([s.std for s in both]), persistent=False)
+
+    def _constants(self, modality: Modality) -> tuple[Tensor, Tensor]:
+        row = AV("audio", "video").index(modality)
+        return self.mean[row][:, None, None], self.std[row][:, None, None]
+
+    def normalise(self, latents: Tensor, modality: Modality) -> Tensor:
+        """Raw VAE latents (...,c,h,w) -> normalised ones, same shape."""
+        mean, std = self._constants(modality)
+        return (latents - mean) / std
+
+    def denormalise(self, latents: Tensor, modality: Modality) -> Tensor:
+        """Inverse of `normalise`."""
+        mean, std = self._constants(modality)
+        return latents * std + mean
+
+    def posterior(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Images (B,F,3,H,W) -> raw mean and log-variance (B,F,c,h,w): what a cache stores."""
+        dtype = next(self.vae.parameters()).dtype
+        dists = [
+            self.vae.encode(chunk.to(dtype)).latent_dist
+            for chunk in images.flatten(0, 1).split(self.images_per_call)
+        ]
+        mean = torch.cat([dist.mean for dist in dists]).float()
+        logvar = torch.cat([dist.logvar for dist in dists]).float()
+        return mean.unflatten(0, images.shape[:2]), logvar.unflatten(0, images.shape[:2])
+
+    def encode(
+        self, images: Tensor, modality: Modality, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Images (B,F,3,H,W) in [-1,1] -> normalised image latents (B,F,c,h,w).
+
+        Args:
+            generator: Draws from the posterior; None takes its mode.
+        """
+        mean, logvar = self.posterior(images)
+        if generator is not None:
+            noise = torch.randn(mean.shape, generator=generator, device=generator.device)
+            mean = mean + noise.to(mean) * (0.5 * logvar).exp()
+        return self.normalise(mean, modality)
+
+    def decode(self, latents: Tensor, modality: Modality) -> Tensor:
+        """Normalised image latents (B,F,c,h,w) -> images (B,F,3,H,W), about [-1,1], not clamped."""
+        raw = self.denormalise(latents, modality).flatten(0, 1)
+        dtype = next(self.vae.parameters()).dtype
+        images = [
+            self.vae.decode(chunk.to(dtype)).sample for chunk in raw.split(self.images_per_call)
+        ]
+        return torch.cat(images).float().unflatten(0, latents.shape[:2])

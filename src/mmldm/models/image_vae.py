@@ -1,0 +1,284 @@
+"""Image autoencoders, all with the interface of diffusers' `AutoencoderKL`, and their loader.
+
+images (N,3,H,W) in [-1,1] -> image latents (N,c,H/f,W/f) -> images. KL-VAE: MM-LDM §2; frames and
+audio images share one network. `encode(x).latent_dist` has `mean`, `logvar`, `sample`, `mode`;
+`decode(z).sample` is the image.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TypeAlias
+
+import torch
+import torch.nn.functional as F
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.autoencoders.vae import DecoderOutput, DiagonalGaussianDistribution
+from diffusers.models.modeling_outputs import AutoencoderKLOutput
+from diffusers.models.modeling_utils import ModelMixin
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from mmldm.errors import UserError
+from mmldm.models.layers import ResBlock, group_norm
+
+
+class PatchAutoencoderKL(ModelMixin, ConfigMixin):
+    """Small KL-VAE that never convolves at full resolution: patches in, pixel-shuffle out.
+
+    Args:
+        patch_size: f, the downsampling; a power of two, at least 2.
+        base_channels: Width at latent resolution.
+        upsample_channels: Widths of the decoder between latent and half resolution, one per
+            doubling: log2(patch_size) - 1 of them.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        in_channels: int = 3,
+        latent_channels: int = 4,
+        patch_size: int = 4,
+        base_channels: int = 64,
+        encoder_blocks: int = 2,
+        decoder_blocks: int = 4,
+        upsample_channels: tuple[int, ...] = (48,),
+    ) -> None:
+        super().__init__()
+        if patch_size != 2 ** (len(upsample_channels) + 1):
+            raise UserError(
+                f"image VAE: patch_size {patch_size} needs log2(patch_size) - 1 entries in "
+                f"upsample_channels, got {list(upsample_channels)}."
+            )
+        self.encoder = nn.Sequential(
+            nn.PixelUnshuffle(patch_size),
+            nn.Conv2d(in_channels * patch_size**2, base_channels, 3, padding=1),
+            *(ResBlock(base_channels, base_channels) for _ in range(encoder_blocks)),
+            nn.Conv2d(base_channels, 2 * latent_channels, 1),
+        )
+        layers: list[nn.Module] = [nn.Conv2d(latent_channels, base_channels, 3, padding=1)]
+        layers += [ResBlock(base_channels, base_channels) for _ in range(decoder_blocks)]
+        width = base_channels
+        for channels in upsample_channels:
+            layers += [nn.Conv2d(width, 4 * channels, 1), nn.PixelShuffle(2), ResConv(channels)]
+            width = channels
+        layers += [nn.Conv2d(width, 4 * in_channels, 3, padding=1), nn.PixelShuffle(2)]
+        self.decoder = nn.Sequential(*layers)
+
+    def encode(self, x: Tensor) -> AutoencoderKLOutput:
+        """(N,3,H,W) in [-1,1] -> Gaussian posterior over (N,c,H/f,W/f)."""
+        return AutoencoderKLOutput(latent_dist=DiagonalGaussianDistribution(self.encoder(x)))
+
+    def decode(self, z: Tensor) -> DecoderOutput:
+        """(N,c,H/f,W/f) -> images (N,3,H,W), about [-1,1], not clamped."""
+        return DecoderOutput(sample=self.decoder(z))
+
+
+class ResConv(nn.Module):
+    """One-convolution residual block, for resolutions where two would cost too much."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = group_norm(channels)
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N,C,H,W) -> (N,C,H,W)."""
+        return x + self.conv(F.silu(self.norm(x)))
+
+
+class TinyImageAutoencoder(ModelMixin, ConfigMixin):
+    """Distilled f=8 autoencoder in the file layout of TAESD, TAESD3, TAEF1 and TAEF2.
+
+    Its posterior has no variance. The published weights read and write RGB in [0,1]; this class
+    speaks [-1,1] like the others.
+
+    Args:
+        latent_channels: 4 (SD), 16 (SD3, FLUX.1) or 32 (FLUX.2).
+        midblock_norm: The lowest level's blocks have the GroupNorm branch of the 32-channel
+            variants.
+    """
+
+    @register_to_config
+    def __init__(self, latent_channels: int = 4, midblock_norm: bool = False) -> None:
+        super().__init__()
+        width = 64
+
+        def conv(a: int, b: int, stride: int = 1, bias: bool = True) -> nn.Conv2d:
+            return nn.Conv2d(a, b, 3, stride=stride, padding=1, bias=bias)
+
+        def blocks(norm: bool = False) -> list[nn.Module]:
+            return [TinyBlock(width, norm) for _ in range(3)]
+
+        # The positions in these two lists are the keys of the weight files.
+        self.encoder = nn.Sequential(
+            conv(3, width), TinyBlock(width),
+            conv(width, width, 2, False), *blocks(),
+            conv(width, width, 2, False), *blocks(),
+            conv(width, width, 2, False), *blocks(midblock_norm),
+            conv(width, latent_channels),
+        )  # fmt: skip
+        self.decoder = nn.Sequential(
+            SoftClamp(), conv(latent_channels, width), nn.ReLU(),
+            *blocks(midblock_norm), nn.Upsample(scale_factor=2), conv(width, width, 1, False),
+            *blocks(), nn.Upsample(scale_factor=2), conv(width, width, 1, False),
+            *blocks(), nn.Upsample(scale_factor=2), conv(width, width, 1, False),
+            TinyBlock(width), conv(width, 3),
+        )  # fmt: skip
+
+    def encode(self, x: Tensor) -> AutoencoderKLOutput:
+        """(N,3,H,W) in [-1,1] -> point posterior at (N,c,H/8,W/8)."""
+        mean = self.encoder((x + 1) / 2)
+        parameters = torch.cat([mean, torch.full_like(mean, -30.0)], dim=1)
+        return AutoencoderKLOutput(DiagonalGaussianDistribution(parameters, deterministic=True))
+
+    def decode(self, z: Tensor) -> DecoderOutput:
+        """(N,c,H/8,W/8) -> images (N,3,H,W), about [-1,1], not clamped."""
+        return DecoderOutput(sample=2 * self.decoder(z) - 1)
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> TinyImageAutoencoder:
+        """Reads one .safetensors file with `encoder.*` and `decoder.*` tensors, as float32.
+
+        Raises:
+            UserError: The file is not of this layout; the missing and unexpected tensors are named.
+        """
+        try:
+            state = load_file(path)
+        except (OSError, SafetensorError) as error:
+            raise UserError(f"{path} is not a readable safetensors file: {error}") from error
+        last = state.get("encoder.14.bias")
+        model = cls(
+            latent_channels=4 if last is None else len(last),
+            midblock_norm=any(".pool." in key for key in state),
+        )
+        expected = model.state_dict()
+        _refuse_differences(
+            str(path),
+            missing=sorted(set(expected) - set(state)),
+            unexpected=sorted(set(state) - set(expected)),
+            mismatched=sorted(
+                key for key in set(state) & set(expected) if state[key].shape != expected[key].shape
+            ),
+        )
+        model.load_state_dict(state)
+        return model.eval()
+
+
+class TinyBlock(nn.Module):
+    """Three 3x3 convolutions around a skip, optionally after a GroupNorm branch."""
+
+    def __init__(self, channels: int, norm: bool = False) -> None:
+        super().__init__()
+        convs = [nn.Conv2d(channels, channels, 3, padding=1) for _ in range(3)]
+        self.conv = nn.Sequential(convs[0], nn.ReLU(), convs[1], nn.ReLU(), convs[2])
+        self.pool = None
+        if norm:
+            wide = 4 * channels
+            self.pool = nn.Sequential(
+                nn.Conv2d(channels, wide, 1, bias=False),
+                nn.GroupNorm(4, wide),
+                nn.ReLU(),
+                nn.Conv2d(wide, channels, 1, bias=False),
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N,C,H,W) -> (N,C,H,W)."""
+        if self.pool is not None:
+            x = x + self.pool(x)
+        return F.relu(self.conv(x) + x)
+
+
+class SoftClamp(nn.Module):
+    """Keeps latents within [-3,3] smoothly."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any shape -> same shape."""
+        return torch.tanh(x / 3) * 3
+
+
+ImageVAE: TypeAlias = PatchAutoencoderKL | TinyImageAutoencoder | AutoencoderKL
+
+_CLASSES: dict[str, type[ModelMixin]] = {
+    cls.__name__: cls for cls in (PatchAutoencoderKL, TinyImageAutoencoder, AutoencoderKL)
+}
+
+
+def load_image_vae(name_or_path: str | Path) -> ImageVAE:
+    """Loads an image autoencoder, in eval mode, float32.
+
+    Args:
+        name_or_path: A folder written by `save_pretrained` (ours or `AutoencoderKL`), a pipeline
+            folder with a `vae` sub-folder, one `.safetensors` file in TAESD layout, or a name on
+            the Hugging Face hub.
+
+    Raises:
+        UserError: Nothing usable is there; the sentence names what is missing.
+    """
+    path = Path(name_or_path)
+    if path.suffix == ".safetensors":
+        return TinyImageAutoencoder.from_file(path)
+    subfolder = None
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            subfolder = "vae"
+        if not (path / (subfolder or "") / "config.json").is_file():
+            raise UserError(
+                f"{path} holds no image VAE: neither config.json nor vae/config.json is there."
+            )
+    config, subfolder = _read_config(str(name_or_path), subfolder)
+    cls = _CLASSES.get(str(config.get("_class_name")))
+    if cls is None:
+        raise UserError(
+            f"{name_or_path}: config.json describes a {config.get('_class_name')}, "
+            f"not an image VAE ({', '.join(_CLASSES)})."
+        )
+    try:
+        model, info = cls.from_pretrained(
+            str(name_or_path),
+            subfolder=subfolder,
+            torch_dtype=torch.float32,
+            use_safetensors=True,
+            low_cpu_mem_usage=False,
+            output_loading_info=True,
+        )
+    except (OSError, SafetensorError, RuntimeError, ValueError) as error:
+        raise UserError(
+            f"{name_or_path}: the image VAE's weights cannot be read: {error}"
+        ) from error
+    _refuse_differences(
+        str(name_or_path),
+        missing=info["missing_keys"],
+        unexpected=info["unexpected_keys"],
+        mismatched=[key[0] for key in info["mismatched_keys"]],
+    )
+    return model.eval()
+
+
+def _read_config(name: str, subfolder: str | None) -> tuple[dict, str | None]:
+    """config.json of a folder or hub name, looking into `vae` when the root has none."""
+    reasons = []
+    for folder in (subfolder, "vae"):
+        try:
+            return PatchAutoencoderKL.load_config(name, subfolder=folder), folder
+        except (OSError, ValueError) as error:
+            reasons.append(str(error).strip().split("\n")[0])
+    raise UserError(
+        f"'{name}' is neither a folder here nor an image VAE that the Hugging Face hub gave us "
+        f"({reasons[-1]}). Give a folder, or download the model first."
+    )
+
+
+def _refuse_differences(
+    where: str, missing: list[str], unexpected: list[str], mismatched: list[str]
+) -> None:
+    problems = {"missing": missing, "unexpected": unexpected, "of the wrong shape": mismatched}
+    found = "; ".join(
+        f"{len(keys)} {what} ({', '.join(keys[:4])}{', ...' if len(keys) > 4 else ''})"
+        for what, keys in problems.items()
+        if keys
+    )
+    if found:
+        raise UserError(f"{where} does not hold this image VAE: tensors {found}.")

@@ -1,0 +1,153 @@
+"""Image latents -> perceptual latents, one class for both modalities.
+
+image latents (B,T,c,h,w) -> Posterior over latents (B,C,T',H',W'). MM-LDM §3.1, "Audio/Video
+perceptual encoder". The paper's form is T'=1 from four key frames; a time-aligned latent (one slot
+per frame, or one column per moment of the audio image) is the same code with another
+`latent_shape`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmldm.errors import UserError
+from mmldm.models.latent_layout import LatentLayout, TimeAxis, ratio
+from mmldm.models.layers import (
+    ResBlock,
+    SelfAttention,
+    group_norm,
+    patchify,
+    sinusoidal_embedding,
+    zero_init,
+)
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """Diagonal Gaussian over latents (B,C,T',H',W')."""
+
+    mean: Tensor
+    logvar: Tensor
+
+    def sample(self, noise: Tensor) -> Tensor:
+        """Reparameterised draw from standard-normal `noise` of the same shape."""
+        return self.mean + noise * (0.5 * self.logvar).exp()
+
+    def mode(self) -> Tensor:
+        """The mean."""
+        return self.mean
+
+    def kl(self) -> Tensor:
+        """KL(posterior || N(0,1)) in nats, summed over the latent's dimensions: (B,)."""
+        terms = self.mean.square() + self.logvar.exp() - 1.0 - self.logvar
+        return 0.5 * terms.flatten(1).sum(1)
+
+
+class PerceptualEncoder(nn.Module):
+    """The first half of a U-Net over the image latents of one clip, ending in a Gaussian.
+
+    Frames are convolved one by one; only temporal attention and the pooling to T' slots mix them.
+    The head is a convolution whose kernel equals its stride, so a latent of H'=W'=1 still knows
+    where things are.
+
+    Args:
+        image_latent_shape: (c,h,w) of one image latent.
+        num_frames: T; 1 for the audio image.
+        latent_shape: (C,T',H',W').
+        block_out_channels: Width per level; a stride-2 convolution between levels.
+        patch_size: Cells folded into channels before the first convolution, one number or (rows,
+            columns); 1 is the paper's form, more is cheaper.
+        key_frames: Frames looked at, spread evenly over the clip (4 of 16: 0, 5, 10, 15);
+            None: all.
+        time_axis: What T' comes from, see `LatentLayout`.
+        temporal_attention: Attention through time after each spatial attention, with the frame's
+            time as a position (the paper's video encoder).
+        initial_logvar: Log-variance before training; the release starts at 0, a posterior as wide
+            as the prior.
+    """
+
+    def __init__(
+        self,
+        image_latent_shape: Sequence[int],
+        num_frames: int,
+        latent_shape: Sequence[int],
+        block_out_channels: Sequence[int] = (320, 640),
+        layers_per_block: int = 2,
+        patch_size: int | Sequence[int] = 1,
+        key_frames: int | None = None,
+        time_axis: TimeAxis = "frames",
+        spatial_attention: bool = True,
+        temporal_attention: bool = False,
+        head_dim: int = 64,
+        initial_logvar: float = -6.0,
+    ) -> None:
+        super().__init__()
+        c, h, w = image_latent_shape
+        ph, pw = (patch_size, patch_size) if isinstance(patch_size, int) else patch_size
+        C, T, H, W = latent_shape
+        self.layout = LatentLayout((C, T, H, W), time_axis)
+        self.patch = (ph, pw)
+        slots, rows, columns = self.layout.grid
+        if key_frames is not None and not 1 <= key_frames <= num_frames:
+            raise UserError(f"encoder: key_frames {key_frames} of a clip of {num_frames} frames.")
+        last, count = num_frames - 1, key_frames or num_frames
+        self.key_frames = tuple(round(i * last / max(1, count - 1)) for i in range(count))
+        self.frames_per_slot = ratio(len(self.key_frames), slots, "encoder: T' slots of key frames")
+        halvings = 2 ** (len(block_out_channels) - 1)
+        trunk_rows = ratio(h, ph * halvings, "encoder: patch rows and levels of h")
+        trunk_columns = ratio(w, pw * halvings, "encoder: patch columns and levels of w")
+        kernel = (
+            ratio(trunk_rows, rows, "encoder: latent rows"),
+            ratio(trunk_columns, columns, "encoder: latent columns"),
+        )
+
+        width = block_out_channels[0]
+        self.stem = nn.Conv2d(c * ph * pw, width, 3, padding=1)
+        self.time_embedding = nn.Linear(width, width) if temporal_attention else None
+        self.blocks = nn.ModuleList()
+        for level, channels in enumerate(block_out_channels):
+            if level:
+                self.blocks.append(nn.Conv2d(width, width, 3, stride=2, padding=1))
+            for _ in range(layers_per_block):
+                self.blocks.append(ResBlock(width, channels))
+                width = channels
+                if spatial_attention:
+                    self.blocks.append(SelfAttention(channels, "spatial", head_dim))
+                if temporal_attention:
+                    self.blocks.append(SelfAttention(channels, "temporal", head_dim))
+        self.norm = group_norm(width)
+        self.mean = nn.Conv2d(width, C, kernel, stride=kernel)
+        self.logvar = zero_init(nn.Conv2d(width, C, kernel, stride=kernel))
+        nn.init.constant_(self.logvar.get_parameter("bias"), initial_logvar)
+
+    def forward(self, image_latents: Tensor) -> Posterior:
+        """(B,T,c,h,w) -> Posterior over (B,C,T',H',W'). With key frames, only those are read."""
+        if len(self.key_frames) < image_latents.shape[1]:
+            image_latents = image_latents[:, list(self.key_frames)]
+        B, K = image_latents.shape[:2]
+        h = self.stem(patchify(image_latents.flatten(0, 1), self.patch))
+        if self.time_embedding is not None:
+            times = torch.tensor(self.key_frames, device=h.device) * (
+                1000 / (self.key_frames[-1] + 1)
+            )
+            position = self.time_embedding(sinusoidal_embedding(times, h.shape[1]).to(h.dtype))
+            h = h + position.repeat(B, 1)[:, :, None, None]
+        for block in self.blocks:
+            if isinstance(block, SelfAttention):
+                clips = block(h.unflatten(0, (B, K)).transpose(1, 2))  # B C K H W
+                h = clips.transpose(1, 2).flatten(0, 1)
+            else:
+                h = block(h)
+        # Pooling before the last layer keeps the head's cost per slot, as in the paper.
+        h = h.unflatten(0, (-1, self.frames_per_slot)).mean(1)  # (B slots) C H W
+        h = F.silu(self.norm(h))
+        mean, logvar = (
+            self.layout.from_grid(head(h).unflatten(0, (B, -1)).transpose(1, 2))
+            for head in (self.mean, self.logvar)
+        )
+        return Posterior(mean, logvar.clamp(-30.0, 20.0))

@@ -1,0 +1,317 @@
+"""The pipeline: joint generation, audio-to-video and video-to-audio from one set of weights.
+
+noise, and a given modality or class -> latents AV((B,C,T',H',W')) -> image latents -> clips.
+MM-LDM §3.2-3.3. The module path of this file and of its components is stored in model folders.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
+from diffusers.utils.outputs import BaseOutput
+from torch import Tensor, nn
+
+from mmldm.diffusion.sampling import initial_noise, sample
+from mmldm.diffusion.schedules import make_scheduler, schedule_of
+from mmldm.errors import UserError
+from mmldm.media.clip import Clip
+from mmldm.media.images import images_to_frames
+from mmldm.media.spectrogram import AudioImage
+from mmldm.models.autoencoder import MultiModalAutoencoder
+from mmldm.models.generator import JointGenerator
+from mmldm.models.image_codec import ImageCodec
+from mmldm.pipelines.decoding import decode_latents
+from mmldm.pipelines.denoising import generator_denoiser
+from mmldm.pipelines.encoding import encode_media
+from mmldm.pipelines.loading import check_model_folder, check_tensors
+from mmldm.pipelines.request import Labels, class_indices, clip_count, clip_seeds, given_media
+from mmldm.types import AV, ClipSpec
+
+COMPONENTS = ("vae", "autoencoder", "generator", "scheduler", "decoder_scheduler")
+HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "token")
+StepCallback = Callable[[Any, int, Tensor, dict[str, Any]], dict[str, Any] | None]
+
+
+@dataclass
+class SoundingVideoOutput(BaseOutput):
+    """What the pipeline returns.
+
+    Attributes:
+        clips: One per sample; empty for `output_type="latent"`.
+        latents: AV((B,C,T',H',W')) on the CPU, as the autoencoder encodes them (not normalised).
+    """
+
+    clips: list[Clip]
+    latents: AV[Tensor]
+
+
+class SoundingVideoPipeline(DiffusionPipeline):
+    """Generates sounding video clips.
+
+    Load one with `SoundingVideoPipeline.from_pretrained(folder)` (not `DiffusionPipeline`, which
+    does not know this class), move it with `.to(device)`, silence it with
+    `.set_progress_bar_config(disable=True)`.
+
+    Args:
+        vae: Image VAE.
+        autoencoder: Encodes image latents to latents, and decodes them by diffusion.
+        generator: Models the latents of both modalities.
+        scheduler: Sampler of the generator.
+        decoder_scheduler: Sampler of the autoencoder's signal decoder.
+        clip_spec: `ClipSpec` of the training clips, as JSON.
+        class_names: Names of the generator's classes, in order.
+        num_inference_steps: Default number of generator steps.
+        decoder_steps: Default number of decoder steps.
+        guidance_scale: Default scale of guidance by a given modality or class.
+    """
+
+    vae: nn.Module
+    autoencoder: MultiModalAutoencoder
+    generator: JointGenerator
+    scheduler: SchedulerMixin
+    decoder_scheduler: SchedulerMixin
+
+    def __init__(
+        self,
+        vae: nn.Module,
+        autoencoder: MultiModalAutoencoder,
+        generator: JointGenerator,
+        scheduler: SchedulerMixin,
+        decoder_scheduler: SchedulerMixin,
+        clip_spec: dict[str, Any] | None = None,
+        class_names: list[str] | None = None,
+        num_inference_steps: int = 50,
+        decoder_steps: int = 1,
+        guidance_scale: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.register_modules(
+            vae=vae,
+            autoencoder=autoencoder,
+            generator=generator,
+            scheduler=scheduler,
+            decoder_scheduler=decoder_scheduler,
+        )
+        self.clip_spec = ClipSpec.model_validate(dict(clip_spec or {}))
+        self.class_names = tuple(class_names or ())
+        self.register_to_config(
+            clip_spec=self.clip_spec.model_dump(mode="json"),
+            class_names=list(self.class_names),
+            num_inference_steps=num_inference_steps,
+            decoder_steps=decoder_steps,
+            guidance_scale=guidance_scale,
+        )
+        if generator.latent_shapes != autoencoder.latent_shapes:
+            raise UserError(
+                f"the generator models latents {tuple(generator.latent_shapes)}, but the "
+                f"autoencoder makes {tuple(autoencoder.latent_shapes)}: they do not belong together"
+            )
+        if len(self.class_names) != generator.null_class:
+            raise UserError(
+                f"{len(self.class_names)} class names for the generator's "
+                f"{generator.null_class} classes"
+            )
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any
+    ) -> SoundingVideoPipeline:
+        """Loads a model folder, or `owner/name` of the hub, in diffusers' conventions.
+
+        Args:
+            kwargs: Of `DiffusionPipeline.from_pretrained`, for example `torch_dtype`.
+
+        Raises:
+            UserError: The folder is not a whole model; the message names what is missing.
+        """
+        name = str(pretrained_model_name_or_path)
+        if not Path(name).exists() and (name.startswith((".", "/", "~")) or name.count("/") != 1):
+            raise UserError(f"{name}: no such model folder")
+        hub_options = {key: kwargs.pop(key) for key in HUB_OPTIONS if key in kwargs}
+        try:
+            folder = name
+            if not Path(name).exists():
+                folder = str(cls.download(name, use_safetensors=True, **hub_options))
+            components = [name for name in COMPONENTS if name not in kwargs]
+            stored = check_model_folder(Path(folder), components)
+            pipeline = super().from_pretrained(folder, use_safetensors=True, **kwargs)
+        except (OSError, ValueError, TypeError, RuntimeError, AttributeError) as error:
+            raise UserError(f"{name}: the model cannot be loaded: {error}") from error
+        for component, tensors in stored.items():
+            check_tensors(folder, component, tensors, pipeline.components[component])
+        return pipeline
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        num_samples: int | None = None,
+        audio: Tensor | None = None,
+        frames: Tensor | None = None,
+        class_labels: Labels | None = None,
+        guidance_scale: float | None = None,
+        num_inference_steps: int | None = None,
+        decoder_steps: int | None = None,
+        scheduler: str | None = None,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        seed: int | Sequence[int] | None = None,
+        batch_size: int = 8,
+        output_type: str = "clip",
+        return_dict: bool = True,
+        callback_on_step_end: StepCallback | None = None,
+    ) -> SoundingVideoOutput | tuple[list[Clip], AV[Tensor]]:
+        """Generates clips: jointly, video for given audio, or audio for given frames.
+
+        A given modality is in the clips as it was given, not as the autoencoder would reconstruct
+        it. A clip depends on its own seed only, whatever the batch size.
+
+        Args:
+            num_samples: Clips to generate; default 4, or one per clip of a given batch.
+            audio: Waveform (S,) for all clips, or (B,S), one per clip.
+            frames: uint8 (T,3,H,W) for all clips, or (B,T,3,H,W), one per clip.
+            class_labels: Name or index for all clips, or one per clip.
+            guidance_scale: phi of Eq. 8 for what is given and for the class; 1 is no guidance and
+                costs half. Joint generation without a class has nothing to be guided by.
+            num_inference_steps: Generator steps.
+            decoder_steps: Signal decoder steps.
+            scheduler: Name of another sampler of the generator (see `diffusion.schedules`).
+            generator: One for all clips, or one per clip, in diffusers' convention.
+            seed: Alternative to `generator`: clip i is made from seed + i, or from seed[i].
+            batch_size: Clips in memory at once.
+            output_type: "clip", or "latent" to skip decoding.
+            return_dict: False: returns the tuple (clips, latents).
+            callback_on_step_end: Called after each generator step as callback(pipeline, step,
+                timestep, {"latents": AV}); "latents" in its result replaces the noisy latents.
+
+        Raises:
+            UserError: What is asked for does not fit the model or itself.
+        """
+        if output_type not in ("clip", "latent"):
+            raise UserError(f"output_type must be 'clip' or 'latent', not {output_type!r}")
+        if batch_size < 1:
+            raise UserError(f"batch_size must be at least 1, not {batch_size}")
+        media, num_given = given_media(audio, frames, self.clip_spec)
+        count = clip_count(num_samples, num_given)
+        labels = class_indices(class_labels, self.class_names, count)
+        seeds = clip_seeds(count, seed, generator)
+        scale = float(self.config.guidance_scale if guidance_scale is None else guidance_scale)
+        steps = num_inference_steps
+        if steps is None:
+            steps = self.config.num_inference_steps
+        sampler = self.scheduler
+        if scheduler is not None:
+            sampler = make_scheduler(schedule_of(self.scheduler), scheduler)
+
+        device = self._execution_device
+        clips: list[Clip] = []
+        latents: list[AV[Tensor]] = []
+        batches = -(-count // batch_size)
+        with self.progress_bar(total=batches * steps) as bar:
+
+            def after_step(step: int, t: Tensor, x: AV[Tensor]) -> AV[Tensor] | None:
+                bar.update()
+                if callback_on_step_end is None:
+                    return None
+                return (callback_on_step_end(self, step, t, {"latents": x}) or {}).get("latents")
+
+            for start in range(0, count, batch_size):
+                rows = slice(start, min(start + batch_size, count))
+                generators = [torch.Generator().manual_seed(s) for s in seeds[rows]]
+                own_media = media.map(lambda m, r=rows: m[r] if m is not None and len(m) > 1 else m)
+                own_labels = None if labels is None else labels[rows].to(device)
+                given = self.generator.normalise(self.encode(own_media)).map(
+                    lambda z, g=generators: None if z is None else z.expand(len(g), *z.shape[1:])
+                )
+                noise = initial_noise(self.generator.latent_shapes, generators, device)
+                denoise = generator_denoiser(
+                    self.generator, noise, given, own_labels, AV(scale, scale)
+                )
+                normal = sample(denoise, noise, sampler, steps, given, generators, after_step)
+                batch = self.generator.denormalise(normal)
+                latents.append(batch.map(Tensor.cpu))
+                if output_type == "clip":
+                    clips += self.decode(batch, own_media, own_labels, generators, decoder_steps)
+        together = AV(*(torch.cat(parts) for parts in zip(*latents, strict=True)))
+        if not return_dict:
+            return clips, together
+        return SoundingVideoOutput(clips=clips, latents=together)
+
+    def encode(self, media: AV[Tensor | None]) -> AV[Tensor | None]:
+        """Waveforms (B,S) and frames uint8 (B,T,3,H,W) -> latents AV((B,C,T',H',W')).
+
+        The latents are the mode of the posterior, not normalised. None stays None.
+        """
+        device = self._execution_device
+        on_device = media.map(lambda m: None if m is None else m.to(device))
+        return encode_media(self.autoencoder, self._codec(), self._audio_image(), on_device)
+
+    def decode(
+        self,
+        latents: AV[Tensor],
+        media: AV[Tensor | None] = AV(None, None),  # noqa: B008 (a NamedTuple is immutable)
+        class_labels: Tensor | None = None,
+        generators: Sequence[torch.Generator] | None = None,
+        decoder_steps: int | None = None,
+    ) -> list[Clip]:
+        """Latents -> clips, by the signal decoder, the image VAE and Griffin-Lim.
+
+        Args:
+            latents: AV((B,C,T',H',W')), not normalised.
+            media: Known media, of one clip or of all B: taken as they are, not decoded.
+            class_labels: (B,); None: the autoencoder predicts the class from the latents.
+            generators: One CPU generator per clip for the decoder's noise; None: clip i has seed i.
+            decoder_steps: Signal decoder steps.
+        """
+        spec, device, count = self.clip_spec, self._execution_device, len(latents.audio)
+        if generators is None:
+            generators = [torch.Generator().manual_seed(i) for i in range(count)]
+        waveforms, frames = media
+        images = decode_latents(
+            self.autoencoder,
+            self._codec(),
+            self.decoder_scheduler,
+            latents.map(lambda z: z.to(device)),
+            # Known frames need no decoding; the signal decoder asks for one at least.
+            num_frames=spec.num_frames if frames is None else 1,
+            steps=self.config.decoder_steps if decoder_steps is None else decoder_steps,
+            generators=generators,
+            class_labels=class_labels,
+        )
+        if waveforms is None:
+            waveforms = self._audio_image().waveform(images.audio).cpu()
+        if frames is None:
+            frames = images_to_frames(images.video).cpu()
+        return [
+            Clip(
+                frames=frames[i if len(frames) > 1 else 0],
+                waveform=waveforms[i if len(waveforms) > 1 else 0],
+                fps=spec.fps,
+                sample_rate=spec.sample_rate,
+            )
+            for i in range(count)
+        ]
+
+    def reconstruct(self, clip: Clip, decoder_steps: int | None = None, seed: int = 0) -> Clip:
+        """What the autoencoder keeps of a clip: encoded to the posterior's mode and decoded.
+
+        Raises:
+            UserError: The clip is not of the model's `clip_spec`.
+        """
+        audio, _ = given_media(clip.waveform, None, self.clip_spec)
+        video, _ = given_media(None, clip.frames, self.clip_spec)
+        latents: AV[Any] = self.encode(AV(audio.audio, video.video))
+        generators = [torch.Generator().manual_seed(seed)]
+        return self.decode(latents, generators=generators, decoder_steps=decoder_steps)[0]
+
+    def _codec(self) -> ImageCodec:
+        codec = ImageCodec(self.vae, self.autoencoder.image_statistics)
+        return codec.to(self._execution_device)
+
+    def _audio_image(self) -> AudioImage:
+        return AudioImage(self.clip_spec).to(self._execution_device)

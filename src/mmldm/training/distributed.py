@@ -1,0 +1,105 @@
+"""One process, or several started by `torchrun`: who we are and the few words we exchange.
+
+Environment (RANK, WORLD_SIZE, LOCAL_RANK) -> Process. CPU processes speak gloo, GPUs NCCL.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from mmldm.errors import UserError
+
+
+@dataclass(frozen=True)
+class Process:
+    """This process among `world`. Rank 0 alone writes files."""
+
+    rank: int = 0
+    world: int = 1
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes."""
+        return self.rank == 0
+
+    def rows(self, batch_size: int) -> range:
+        """This process's contiguous rows of the global batch."""
+        local = batch_size // self.world
+        return range(self.rank * local, (self.rank + 1) * local)
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Mean over processes, in place."""
+        if self.world > 1:
+            dist.all_reduce(values)
+            values /= self.world
+        return values
+
+    def maximum(self, values: Tensor) -> Tensor:
+        """Largest value over processes, in place."""
+        if self.world > 1:
+            dist.all_reduce(values, op=dist.ReduceOp.MAX)
+        return values
+
+    def from_main(self, value: int) -> int:
+        """Rank 0's value on every process; also a barrier."""
+        if self.world == 1:
+            return value
+        shared = torch.tensor(value, device=self.device)
+        dist.broadcast(shared, src=0)
+        return int(shared.item())
+
+
+@contextmanager
+def process_group(device: str | None = None) -> Iterator[Process]:
+    """Joins the group that `torchrun` announced, or runs alone.
+
+    Args:
+        device: "cpu", "cuda", "cuda:1", "mps"; None: the GPU where there is one, else the CPU.
+
+    Raises:
+        UserError: The device does not exist, or the group is not as large as announced.
+    """
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    rank = int(os.environ.get("RANK", "0"))
+    chosen = choose_device(device, int(os.environ.get("LOCAL_RANK", "0")))
+    if world == 1:
+        yield Process(device=chosen)
+        return
+    if "MASTER_ADDR" not in os.environ:
+        raise UserError(f"WORLD_SIZE is {world} but MASTER_ADDR is not set: start with torchrun")
+    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    try:
+        # Some launchers start the processes without joining them: each would train and write alone.
+        if dist.get_world_size() != world:
+            raise UserError(f"{dist.get_world_size()} processes joined, {world} were announced")
+        yield Process(rank, world, chosen)
+    finally:
+        dist.destroy_process_group()
+
+
+def choose_device(name: str | None, local_rank: int = 0) -> torch.device:
+    """The named device; None: this process's GPU where there is one, else the CPU.
+
+    Raises:
+        UserError: It does not exist here.
+    """
+    if name is None:
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        if device.type == "cuda" and device.index is None:
+            device = torch.device("cuda", local_rank)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"device {name}: not usable here ({str(error).splitlines()[0]})") from error
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    return device

@@ -1,0 +1,192 @@
+"""The `generator` job: joint denoising of audio and video latents by the diffusion transformer. Paper §3.2-3.3.
+
+cached latents AV (B,C,T',H',W') -> noisy at one shared noise level -> prediction -> mean squared error (Eq. 7).
+Each row of a batch plays one task, drawn from the configured mix:
+
+    joint           both streams noisy, both predicted
+    audio_to_video  clean audio given; its stream is noised to the same level (Eq. 5); video predicted
+    video_to_audio  the same the other way round
+    audio_only      nothing given, the video stream is pure noise; audio predicted
+    video_only      the same the other way round
+
+The paper has the first three, 5 % each of the last two of them; the single-modality tasks teach the null branch
+of cross-modal guidance (Eq. 8) a state it will meet when sampling. Only predicted streams enter the loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmldm.config import TASKS, RunConfig, bind, parse
+from mmldm.data.latents import LatentCache, Splits, cached_batches
+from mmldm.diffusion.schedules import NoiseProcess, ScheduleConfig
+from mmldm.models.generator import JointGenerator
+from mmldm.pipelines.sounding_video import SoundingVideoPipeline
+from mmldm.pipelines.previews import save_clips
+from mmldm.training.randomness import StepRandom
+from mmldm.types import AV
+
+class GeneratorTurn(nn.Module):
+    """Eq. 7 over a mix of tasks."""
+
+    def __init__(self, generator: JointGenerator, process: NoiseProcess, config: Any) -> None:
+        super().__init__()
+        self.generator, self.process = generator, process
+        self.class_dropout = config.class_dropout
+        shares = torch.tensor([config.tasks.get(task, 0.0) for task in TASKS])
+        self.register_buffer("task_ends", shares.cumsum(0), persistent=False)
+        self.predicted_share = AV(
+            float(shares[0] + shares[2] + shares[3]), float(shares[0] + shares[1] + shares[4])
+        )
+
+    def forward(self, batch: dict[str, Tensor], random: StepRandom) -> dict[str, Tensor]:
+        rows = len(batch["label"])
+        tasks = torch.searchsorted(self.task_ends, random.uniform((rows,)), right=True)
+        tasks = tasks.clamp_max(len(TASKS) - 1)
+        errors, predicted = self.errors(batch, tasks, random)
+        # Divided by the expected share, not by this batch's count: a mean over rows stays a mean of means.
+        loss = errors.map(lambda e, p, s: (e * p).mean() / max(s, 1e-9), predicted, self.predicted_share)
+        return {
+            "loss": loss.audio + loss.video,
+            "mse/audio": loss.audio.detach(),
+            "mse/video": loss.video.detach(),
+        }
+
+    def errors(
+        self, batch: dict[str, Tensor], tasks: Tensor, random: StepRandom
+    ) -> tuple[AV[Tensor], AV[Tensor]]:
+        """Per-row squared errors (B,) of both streams, and which rows predict that stream (B,) bool."""
+        generator, process = self.generator, self.process
+        posterior = AV(
+            (batch["audio_mean"], batch["audio_logvar"]), (batch["video_mean"], batch["video_logvar"])
+        )
+        sampled = posterior.map(lambda p: p[0] + torch.exp(0.5 * p[1]) * random.normal(p[0].shape))
+        latents = generator.normalise(sampled)
+        rows = len(tasks)
+        timesteps = random.integers(0, process.num_timesteps, (rows,))
+        noise = latents.map(lambda z: random.normal(z.shape))
+        noisy = latents.map(lambda z, n: process.add_noise(z, n, timesteps), noise)
+
+        given_mask = AV(_is(tasks, "audio_to_video"), _is(tasks, "video_to_audio"))
+        absent = AV(_is(tasks, "video_only"), _is(tasks, "audio_only"))
+        noisy = noisy.map(lambda x, n, m: torch.where(_rows(m, x), n, x), noise, absent)
+        labels = batch["label"] if generator.config.num_classes else None
+        if labels is not None:
+            forget = random.bernoulli(self.class_dropout, (rows,))
+            labels = torch.where(forget, torch.full_like(labels, -1), labels)
+        prediction = generator(noisy, timesteps, latents, given_mask, labels)
+        target = latents.map(lambda z, n: process.target(z, n, timesteps), noise)
+        errors = prediction.map(lambda p, w: (p - w).square().flatten(1).mean(1), target)
+        predicted = given_mask.map(lambda given, gone: ~(given | gone), absent)
+        return errors, predicted
+
+
+def _is(tasks: Tensor, name: str) -> Tensor:
+    return tasks == TASKS.index(name)
+
+
+def _rows(mask: Tensor, like: Tensor) -> Tensor:
+    return mask.view(-1, *(1,) * (like.ndim - 1))
+
+
+class GeneratorStage:
+    """Trains the joint generator on cached latents. See `training.stage.Stage`.
+
+    Args:
+        pipeline: The parts trained so far with this generator in place, for previews and export.
+    """
+
+    name = "generator"
+
+    def __init__(
+        self,
+        config: RunConfig,
+        pipeline: SoundingVideoPipeline,
+        caches: Splits,
+        device: torch.device,
+    ) -> None:
+        self.config, self.job, self.device, self.caches = config, config.generator, device, caches
+        self.pipeline = pipeline.to(device)
+        self.pipeline.set_progress_bar_config(disable=True)
+        self.generator: JointGenerator = pipeline.generator.train()
+        self.process = NoiseProcess(parse(ScheduleConfig, self.job.schedule, "generator.schedule")).to(device)
+        self.turn = GeneratorTurn(self.generator, self.process, self.job).to(device)
+        self.turns: dict[str, nn.Module] = {"model": self.turn}
+        self.ema_modules = {"generator": self.generator}
+        self.learning_rates: dict[str, float] = {}
+
+    def active_turns(self, step: int) -> tuple[str, ...]:
+        return ("model",)
+
+    def batches(self, start_step: int, rank: int, world: int) -> Iterator[dict[str, Tensor]]:
+        return cached_batches(
+            self.caches.train,
+            batch_size=self.job.train.batch_size,
+            seed=self.config.seed,
+            start_step=start_step,
+            rank=rank,
+            world=world,
+            device=self.device,
+        )
+
+    def fingerprint(self) -> dict[str, Any]:
+        return {"job": self.job.model_dump(exclude={"train"}), "cache": self.caches.train.key}
+
+    @property
+    def failures(self) -> dict[str, str]:
+        return {}
+
+    @torch.no_grad()
+    def validate(self, random: StepRandom) -> dict[str, float]:
+        """Held-out errors per task, and what being given the other modality is worth (null minus given)."""
+        cache = self.caches.held_out
+        rows = min(len(cache), 256)
+        batch = {name: x.to(self.device) for name, x in cache[torch.arange(rows)].items()}
+        results: dict[str, float] = {}
+        for task in TASKS:
+            tasks = torch.full((rows,), TASKS.index(task), device=self.device)
+            errors, predicted = self.turn.errors(batch, tasks, StepRandom(self.config.seed, 0, "validate", rows))
+            for modality, error, used in zip(("audio", "video"), errors, predicted, strict=True):
+                if bool(used.any()):
+                    results[f"{task}/{modality}"] = float(error.mean())
+        results["gap/video"] = results["video_only/video"] - results["audio_to_video/video"]
+        results["gap/audio"] = results["audio_only/audio"] - results["video_to_audio/audio"]
+        return results
+
+    def preview(self, folder: Path, step: int) -> None:
+        output = self.pipeline(num_samples=4, seed=0)
+        save_clips(output.clips, folder, f"joint_{step:07d}")
+
+    def export(self, folder: Path) -> None:
+        self.pipeline.save_pretrained(folder)
+
+
+def generator_arguments(
+    config: RunConfig, latent_shapes: AV[tuple[int, ...]], statistics: dict[str, Any] | None, classes: int
+) -> dict[str, Any]:
+    """The recipe's section with what follows from the latents and the data."""
+    return bind(
+        config.generator.model,
+        JointGenerator,
+        "generator.model",
+        audio_latent_shape=list(latent_shapes.audio),
+        video_latent_shape=list(latent_shapes.video),
+        duration=config.clip.duration,
+        latent_statistics=statistics,
+        num_classes=classes if classes > 1 else 0,
+    )
+
+
+def build_generator(config: RunConfig, cache: LatentCache, classes: int) -> JointGenerator:
+    """A fresh generator whose shapes and normalisation come from the cached latents."""
+    row = cache[torch.zeros(1, dtype=torch.long)]
+    shapes = AV(tuple(row["audio_mean"].shape[1:]), tuple(row["video_mean"].shape[1:]))
+    torch.manual_seed(config.seed)
+    return JointGenerator(
+        **generator_arguments(config, shapes, cache.extra["statistics"], classes)
+    )

@@ -1,0 +1,251 @@
+"""From a folder of clips to a model folder: the three jobs, the caches between them, in one run folder.
+
+clips -> manifest -> vae -> image latents cache -> autoencoder -> latents cache -> generator -> model/
+Every step is skipped when its result is there and current, so the same command resumes wherever it stopped.
+"""
+
+from __future__ import annotations
+
+import gc
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from mmldm.config import DataConfig, RunConfig, TrainConfig, parse
+from mmldm.data.latents import Splits
+from mmldm.data.manifest import Manifest, scan
+from mmldm.diffusion.schedules import ScheduleConfig, make_scheduler
+from mmldm.errors import UserError
+from mmldm.models.autoencoder import MultiModalAutoencoder
+from mmldm.models.image_codec import ImageCodec
+from mmldm.models.image_vae import ImageVAE, load_image_vae
+from mmldm.pipelines.sounding_video import SoundingVideoPipeline
+from mmldm.training.autoencoder import AutoencoderStage
+from mmldm.training.caching import Progress, cache_image_latents, cache_latents
+from mmldm.training.distributed import Process
+from mmldm.training.generator import GeneratorStage, build_generator
+from mmldm.training.loop import TrainResult, train
+from mmldm.training.stage import Stage
+from mmldm.training.vae import VaeStage, build_vae
+from mmldm.types import ClipSpec
+
+JOBS = ("vae", "autoencoder", "generator")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Where the parts of one run lie.
+
+    Attributes:
+        root: config.yaml, manifest.jsonl, a folder per job, caches/, and in the end model/.
+    """
+
+    root: Path
+
+    @property
+    def config(self) -> Path:
+        return self.root / "config.yaml"
+
+    @property
+    def manifest(self) -> Path:
+        return self.root / "manifest.jsonl"
+
+    @property
+    def model(self) -> Path:
+        """The finished pipeline: what `mmldm generate --model` loads."""
+        return self.root / "model"
+
+    def job(self, name: str) -> Path:
+        return self.root / name
+
+    def export(self, name: str) -> Path:
+        """A finished job's model."""
+        return self.root / name / "export"
+
+    def cache(self, name: str) -> Path:
+        return self.root / "caches" / name
+
+
+@dataclass
+class Journey:
+    """Runs jobs in order.
+
+    Args:
+        config: The recipe.
+        folder: The run folder.
+        manifest: The scanned clips.
+        process: Device and rank; rank 0 writes.
+        console: For progress.
+        progress: Called as progress(what, done, total) while caching.
+    """
+
+    config: RunConfig
+    folder: RunFolder
+    manifest: Manifest
+    process: Process
+    console: Console
+    progress: Progress
+
+    def run(self, job: str) -> TrainResult | None:
+        """Runs one job to its end and exports its model; None if it needed no training."""
+        result = {"vae": self._vae, "autoencoder": self._autoencoder, "generator": self._generator}[
+            job
+        ]()
+        gc.collect()
+        return result
+
+    def _vae(self) -> TrainResult | None:
+        job = self.config.vae
+        if job.train is None:
+            if self.process.is_main:
+                build_vae(self.config).save_pretrained(self.folder.export("vae"))
+            self.process.from_main(0)
+            return None
+        stage = VaeStage(self.config, self.manifest, self.process.device)
+        return self._train(stage, job.train)
+
+    def _autoencoder(self) -> TrainResult:
+        vae = self._load_vae()
+        caches = self._image_latents()
+        stage = AutoencoderStage(self.config, vae, caches, self.process.device)
+        return self._train(stage, self.config.autoencoder.train)
+
+    def _generator(self) -> TrainResult:
+        autoencoder = self._load_autoencoder()
+        vae = self._load_vae()
+        codec = ImageCodec(vae, autoencoder.image_statistics)
+        images = self._image_latents()
+        caches = self._on_main(
+            lambda: cache_latents(
+                autoencoder,
+                codec,
+                images,
+                self.folder.cache("latents"),
+                self.process.device,
+                self.progress,
+            ),
+            "latents",
+        )
+        schedules = {
+            job: parse(ScheduleConfig, getattr(self.config, job).schedule, f"{job}.schedule")
+            for job in ("autoencoder", "generator")
+        }
+        sample = self.config.sample
+        classes = self.manifest.classes
+        pipeline = SoundingVideoPipeline(
+            vae=vae,
+            autoencoder=autoencoder,
+            generator=build_generator(self.config, caches.train, len(classes)),
+            scheduler=make_scheduler(schedules["generator"], sample.scheduler),
+            decoder_scheduler=make_scheduler(schedules["autoencoder"], "ddim"),
+            clip_spec=self.config.clip.model_dump(mode="json"),
+            class_names=classes,
+            num_inference_steps=sample.num_inference_steps,
+            decoder_steps=sample.decoder_steps,
+            guidance_scale=sample.guidance_scale,
+        )
+        stage = GeneratorStage(self.config, pipeline, caches, self.process.device)
+        result = self._train(stage, self.config.generator.train)
+        if result.export is not None and self.process.is_main:
+            replace_folder(result.export, self.folder.model)
+        return result
+
+    def _train(self, stage: Stage, train_config: TrainConfig) -> TrainResult:
+        return train(
+            stage,
+            train_config,
+            self.folder.job(stage.name),
+            seed=self.config.seed,
+            process=self.process,
+            console=self.console,
+        )
+
+    def _load_vae(self) -> ImageVAE:
+        return load_image_vae(self.config.autoencoder.image_vae or self._finished("vae"))
+
+    def _load_autoencoder(self) -> MultiModalAutoencoder:
+        source = self.config.generator.autoencoder or self._finished("autoencoder")
+        return MultiModalAutoencoder.from_pretrained(source)
+
+    def _finished(self, job: str) -> Path:
+        export = self.folder.export(job)
+        if not export.is_dir():
+            raise UserError(f"{export} is missing: run the {job} job first (mmldm train {job}).")
+        return export
+
+    def _image_latents(self) -> Splits:
+        return self._on_main(
+            lambda: cache_image_latents(
+                self.config,
+                self.manifest,
+                self._load_vae(),
+                self.folder.cache("image_latents"),
+                self.process.device,
+                self.progress,
+            ),
+            "image_latents",
+        )
+
+    def _on_main(self, write: Callable[[], Splits], cache: str) -> Splits:
+        """Rank 0 writes the cache, then every process opens it."""
+        if self.process.is_main:
+            write()
+        self.process.from_main(0)
+        return Splits.open(self.folder.cache(cache))
+
+
+def find_manifest(
+    folder: RunFolder,
+    source: str | None,
+    settings: RunConfig | None,
+    process: Process,
+    progress: Progress,
+    write: bool,
+) -> Manifest:
+    """The run's manifest: the one in the run folder, else a fresh scan of `source`.
+
+    Raises:
+        UserError: There is neither, no clip is usable, or clips changed on disk since the scan.
+    """
+    if folder.manifest.is_file():
+        manifest = Manifest.load(folder.manifest)
+        changed = manifest.changed()
+        if changed:
+            raise UserError(
+                f"{len(changed)} clips changed since they were scanned, for example {changed[0].path}: "
+                f"restore them, or delete {folder.manifest} to scan again and start a new run in --out."
+            )
+        return manifest
+    if source is None:
+        raise UserError("no clips: set data.folder in the recipe, or give a folder to `mmldm train`.")
+    data = settings.data if settings else DataConfig()
+    manifest = scan(
+        Path(source),
+        settings.clip if settings else ClipSpec(),
+        workers=max(1, data.workers),
+        held_out=data.held_out,
+        seed=data.seed,
+        skip_silent=data.skip_silent,
+        progress=lambda done, total: progress("scan", done, total),
+    )
+    manifest.require_clips()
+    if write and process.is_main:
+        manifest.save(folder.manifest)
+    process.from_main(0)
+    return manifest
+
+
+def replace_folder(source: Path, target: Path) -> None:
+    """Copies a folder beside `target` and renames it, so that `target` is always whole."""
+    partial = target.with_name(f".{target.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    shutil.copytree(source, partial)
+    old = target.with_name(f".{target.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if target.exists():
+        target.rename(old)
+    partial.rename(target)
+    shutil.rmtree(old, ignore_errors=True)

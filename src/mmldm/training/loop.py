@@ -1,0 +1,344 @@
+"""The training loop, for every job.
+
+Stage + TrainConfig -> checkpoints, metrics, previews, export. N + 1 passes: the last one reports,
+saves and leaves.
+The host waits for the device only where it reports or saves.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from mmldm.config import TrainConfig
+from mmldm.errors import UserError
+from mmldm.training.checkpoint import (
+    Checkpoint,
+    CheckpointFolder,
+    SaveError,
+    refuse_changes,
+    run_lock,
+    whole_folder,
+)
+from mmldm.training.distributed import Process
+from mmldm.training.ema import Average
+from mmldm.training.randomness import StepRandom
+from mmldm.training.report import Report
+from mmldm.training.stage import Stage
+from mmldm.training.stopping import Stop, stop_signals
+from mmldm.training.turn import Turn, learning_rate_factor
+
+MAX_BAD_STEPS = 10
+"""Withheld updates in a row after which a run is stopped."""
+HARMLESS = {
+    "accumulate", "compile", "workers", "max_minutes", "log_every", "validate_every",
+    "preview_every", "save_every", "keep",
+}  # fmt: skip
+"""Settings that a resumed run may change; the first two change rounding, the others nothing."""
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """How a job ended.
+
+    Attributes:
+        step: Completed steps.
+        stopped_by: None when all steps are done; else "SIGINT", "SIGTERM" or "max_minutes".
+        export: The exported model; None after a signal.
+    """
+
+    step: int
+    stopped_by: str | None
+    export: Path | None
+
+
+def train(
+    stage: Stage,
+    config: TrainConfig,
+    folder: Path,
+    *,
+    seed: int,
+    process: Process | None = None,
+    console: Console | None = None,
+) -> TrainResult:
+    """Trains a stage to its last step, from the newest checkpoint in `folder` where there is one.
+
+    The first SIGINT or SIGTERM finishes the step, saves and returns; a second one has its usual
+    effect.
+
+    Args:
+        stage: The job.
+        config: Its `train` section.
+        folder: Receives `checkpoints/`, `metrics.jsonl`, `train.log`, `previews/`, `export/`.
+        seed: Source of every random number.
+        process: This process; None: alone on the CPU.
+        console: For progress; None: standard error.
+
+    Returns:
+        Where it ended, and why.
+
+    Raises:
+        UserError: The folder is in use, a setting changed since the checkpoint, the loss is not
+        finite
+            for MAX_BAD_STEPS steps in a row, or the last checkpoint cannot be written.
+    """
+    process = process or Process()
+    if config.batch_size % (process.world * config.accumulate):
+        raise UserError(
+            f"batch_size {config.batch_size} cannot be split over {process.world} processes "
+            f"with accumulate {config.accumulate}"
+        )
+    early: list[str] = []
+    lock = run_lock(folder, early.append) if process.is_main else nullcontext()
+    with lock, stop_signals(config.max_minutes, process) as stop:
+        run = _Run(stage, config, folder, seed, process, early)
+        with Report(
+            folder, stage.name, config.steps, run.step, process.is_main, console
+        ) as run.report:
+            for sentence in early:
+                run.report.note(sentence)
+            return run.to_the_end(stop)
+
+
+@dataclass
+class _Health:
+    """Counts of withheld updates, on the device: now in a row, most in a row, in all."""
+
+    counts: Tensor
+    reported: int = 0
+
+    def update(self, bad: Tensor) -> None:
+        row = (self.counts[0] + 1) * bad
+        self.counts = torch.stack([row, torch.maximum(self.counts[1], row), self.counts[2] + bad])
+
+
+@dataclass
+class _Run:
+    stage: Stage
+    config: TrainConfig
+    folder: Path
+    seed: int
+    process: Process
+    notes: list[str]
+    step: int = 0
+    window: dict[str, list[Tensor]] = field(default_factory=dict)
+    report: Report = field(init=False)
+
+    def __post_init__(self) -> None:
+        stage, config, device = self.stage, self.config, self.process.device
+        rates = stage.learning_rates
+        self.turns = {
+            name: Turn(name, module, config, rates.get(name, config.learning_rate), self.process)
+            for name, module in stage.turns.items()
+        }
+        self.average = Average(stage.ema_modules, config.ema_decay)
+        self.health = _Health(torch.zeros(3, dtype=torch.int64, device=device))
+        self.identity = {
+            "train": {k: v for k, v in config.model_dump().items() if k not in HARMLESS},
+            "seed": self.seed,
+            stage.name: stage.fingerprint(),
+        }
+        # Looks the notes up late: until the report exists they wait in the list.
+        self.checkpoints = CheckpointFolder(self.folder / "checkpoints", config.keep, self._note)
+        self._resume()
+        self.saved = self.step
+
+    def to_the_end(self, stop: Stop) -> TrainResult:
+        config, report = self.config, self.report
+        first = self.step
+        batches = self.stage.batches(first, self.process.rank, self.process.world)
+        reason = None
+        while True:
+            if self.step > first:
+                self._report_and_save()
+            if self.step == config.steps:
+                break
+            reason = stop.reason(self.step)
+            if reason is not None:
+                report.note(f"stopped by {reason} after step {self.step}; the same command resumes")
+                break
+            self._train_step(next(batches))
+            report.advance(self.step)
+        self._save(final=True)
+        export = None
+        if self.process.is_main and reason in (None, "max_minutes"):
+            export = self.folder / "export"
+            with self._averaged(), whole_folder(export) as partial:
+                self.stage.export(partial)
+        self.process.from_main(0)
+        return TrainResult(self.step, reason, export)
+
+    def _train_step(self, batch: Any) -> None:
+        device, passes = self.process.device, self.config.accumulate
+        batch = _map(lambda tensor: tensor.to(device, non_blocking=True), batch)
+        cuts = [_map(partial(_part, i, passes), batch) for i in range(passes)]
+        factor = learning_rate_factor(self.step, self.config)
+        active = self.stage.active_turns(self.step)
+        withheld = torch.zeros((), dtype=torch.bool, device=device)
+        for name in active:
+            for turn in self.turns.values():
+                turn.open(trainable=turn.name == name)
+            terms, bad = self.turns[name].step(cuts, self.seed, self.step, factor)
+            withheld = withheld | bad
+            for term, value in terms.items():
+                self.window.setdefault(f"{name}/{term}", []).append(value.detach())
+        self.health.update(withheld)
+        self.average.update(self.step)
+        self.step += 1
+
+    def _report_and_save(self) -> None:
+        config, step = self.config, self.step
+        last = step == config.steps
+        if step % config.log_every == 0 or last:
+            self._log()
+        if _due(step, config.validate_every, last):
+            self._validate()
+        if _due(step, config.preview_every, last) and self.process.is_main:
+            with self._averaged():
+                try:
+                    self.stage.preview(self.folder / "previews", step)
+                except UserError as error:
+                    self._note(f"no preview at step {step}: {error}")
+        if _due(step, config.save_every, last=False):
+            self._save(final=False)
+
+    def _log(self) -> None:
+        means = _means(self.window, self.process)
+        self.window.clear()
+        in_a_row, most, total = self.health.counts.tolist()
+        values = {**means, "learning_rate": self._learning_rate(), "skipped_updates": total}
+        failures = self.stage.failures
+        if failures:
+            values["data/failed"] = len(failures)
+        self.report.metrics(self.step, values)
+        self.report.progress(self.step, {k: v for k, v in means.items() if k.endswith("/loss")})
+        for file, reason in failures.items():
+            self.report.note(f"cannot read {file}: {reason}; another clip stands in", once=True)
+        if total > self.health.reported:
+            self.report.note(
+                f"{total - self.health.reported} update(s) withheld before step {self.step}: "
+                "the loss or a gradient was not finite"
+            )
+            self.health.reported = total
+        if most >= MAX_BAD_STEPS:
+            steps = self.checkpoints.steps()
+            raise UserError(
+                f"{self.stage.name}: loss or gradients were not finite for {most} steps in a row "
+                f"before step {self.step} (now {in_a_row}); the weights were left alone. "
+                f"Last checkpoint: {f'step {steps[-1]}' if steps else 'none'}. "
+                "Lower the learning rate or clip_norm, or look at the data."
+            )
+
+    def _validate(self) -> None:
+        if self.process.is_main:
+            random = StepRandom(
+                self.seed, 0, "validate", self.config.batch_size, device=self.process.device
+            )
+            with self._averaged():
+                values = self.stage.validate(random)
+            self.report.metrics(self.step, {f"validate/{k}": v for k, v in values.items()})
+        self.process.from_main(0)
+
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        modules = [*self.stage.turns.values(), *self.stage.ema_modules.values()]
+        for module in modules:
+            module.eval()
+        try:
+            with self.average.swapped(), torch.no_grad():
+                yield
+        finally:
+            for module in modules:
+                module.train()
+
+    def _save(self, final: bool) -> None:
+        if not self.process.is_main or self.step == self.saved:
+            return
+        tensors: dict[str, dict[str, Tensor]] = {
+            name: turn.module.state_dict() for name, turn in self.turns.items()
+        }
+        tensors["ema"] = self.average.state()
+        tensors["optimizer"] = {
+            k: v for turn in self.turns.values() for k, v in turn.optimizer_state().items()
+        }
+        values = {
+            "identity": self.identity,
+            "health": self.health.counts.tolist(),
+            "window": {k: torch.stack(v).tolist() for k, v in self.window.items()},
+        }
+        try:
+            self.checkpoints.save(Checkpoint(self.step, tensors, values))
+            self.saved = self.step
+        except SaveError as error:
+            if final:
+                raise
+            self._note(f"{error}; training goes on")
+
+    def _resume(self) -> None:
+        if self.process.is_main:
+            self.checkpoints.clean()
+        self.step = self.process.from_main(
+            self.checkpoints.newest_whole() if self.process.is_main else 0
+        )
+        if self.step == 0:
+            return
+        saved = self.checkpoints.load(self.step)
+        refuse_changes(
+            saved.values["identity"], json.loads(json.dumps(self.identity)), str(self.folder)
+        )
+        device = self.process.device
+        for name, turn in self.turns.items():
+            turn.module.load_state_dict(dict(saved.tensors[name]))
+            turn.load_optimizer_state(dict(saved.tensors["optimizer"]))
+        self.average.load(saved.tensors["ema"])
+        self.health.counts = torch.tensor(saved.values["health"], device=device)
+        self.health.reported = saved.values["health"][2]
+        self.window = {
+            k: list(torch.tensor(v, device=device).unbind())
+            for k, v in saved.values["window"].items()
+        }
+        self._note(f"resumed at step {self.step}")
+
+    def _learning_rate(self) -> float:
+        return self.config.learning_rate * learning_rate_factor(self.step - 1, self.config)
+
+    def _note(self, sentence: str) -> None:
+        if hasattr(self, "report"):
+            self.report.note(sentence)
+        else:
+            self.notes.append(sentence)
+
+
+def _part(number: int, parts: int, tensor: Tensor) -> Tensor:
+    return tensor.chunk(parts)[number]
+
+
+def _map(change: Callable[[Tensor], Tensor], batch: Any) -> Any:
+    """The batch, a nest of dicts and (named) tuples of tensors, with every tensor changed."""
+    if isinstance(batch, dict):
+        return {key: _map(change, value) for key, value in batch.items()}
+    if isinstance(batch, tuple):
+        return type(batch)(*(_map(change, value) for value in batch))
+    return change(batch)
+
+
+def _means(window: Mapping[str, list[Tensor]], process: Process) -> dict[str, float]:
+    """Mean of each term over its finite values and over processes; one transfer for all."""
+    if not window:
+        return {}
+    values = [torch.stack(steps) for steps in window.values()]
+    means = torch.stack([v.where(v.isfinite(), torch.nan).nanmean() for v in values])
+    return dict(zip(window, process.mean(means).tolist(), strict=True))
+
+
+def _due(step: int, every: int, last: bool) -> bool:
+    return every > 0 and (step % every == 0 or last)

@@ -1,0 +1,78 @@
+"""Loss terms as pure functions on tensors; per-sample where a sample is a clip.
+
+Sources: paper Eq. 1 (contrastive), Eq. 2 (adversarial, as the hinge form of the authors' release), Eq. 3.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor
+
+from mmldm.types import AV
+
+
+def salience(x: Tensor, strength: float, threshold: float) -> Tensor:
+    """Weights that count what moves or sounds more than the background.
+
+    A cell is salient where it departs from the median along time by more than `threshold` (root mean square
+    over channels). Time is the frame axis; for a one-frame audio image it is the width axis.
+
+    Args:
+        x: Images or image latents (B, F, C, H, W).
+        strength: Extra weight of salient cells; 0 gives plain averages.
+        threshold: In the units of `x`.
+
+    Returns:
+        Weights (B, F, 1, H, W), 1 on the background and 1 + strength where salient.
+    """
+    time_axis = 1 if x.shape[1] > 1 else 4
+    departure = (x - x.median(dim=time_axis, keepdim=True).values).square().mean(2, keepdim=True).sqrt()
+    return 1 + strength * (departure > threshold).to(x.dtype)
+
+
+def weighted_mean(errors: Tensor, weights: Tensor) -> Tensor:
+    """Mean of `errors` (B, ...) under broadcastable `weights`, per sample -> (B,)."""
+    weights = weights.expand_as(errors).flatten(1)
+    return (errors.flatten(1) * weights).sum(1) / weights.sum(1)
+
+
+def gather_rows(x: Tensor) -> Tensor:
+    """Rows of every process in rank order, with gradient; the identity in a single process."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return x
+    return torch.cat(torch.distributed.nn.functional.all_gather(x.contiguous()))
+
+
+def contrastive_loss(embeddings: AV[Tensor], temperatures: AV[Tensor]) -> Tensor:
+    """Matched pairs against all others of the global batch, both directions (Eq. 1, mean over the batch).
+
+    Args:
+        embeddings: L2-normalised, (B, E) each.
+        temperatures: Divisors of the similarity: audio-to-video, video-to-audio.
+    """
+    rows = len(embeddings.audio)
+    rank = dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+    targets = torch.arange(rows, device=embeddings.audio.device) + rank * rows
+    everyone = embeddings.map(gather_rows)
+    audio_to_video = embeddings.audio @ everyone.video.T / temperatures.audio
+    video_to_audio = embeddings.video @ everyone.audio.T / temperatures.video
+    return 0.5 * (F.cross_entropy(audio_to_video, targets) + F.cross_entropy(video_to_audio, targets))
+
+
+def critic_loss(real_scores: Tensor, fake_scores: Tensor) -> Tensor:
+    """Hinge loss of the critic per clip, over one real and four fake tuples averaged together (Eq. 2).
+
+    Args:
+        real_scores: (B,).
+        fake_scores: (4B,), the four kinds one after the other.
+    """
+    rows = len(real_scores)
+    scores = torch.cat([real_scores, -fake_scores]).view(-1, rows)
+    return F.relu(1 - scores).mean(0)
+
+
+def adversarial_loss(fake_scores: Tensor) -> Tensor:
+    """What the autoencoder pays per clip for a tuple that the critic recognises (Eq. 2, hinge). (B,)"""
+    return F.relu(1 - fake_scores)

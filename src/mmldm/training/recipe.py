@@ -1,0 +1,197 @@
+"""A recipe chosen for the data and the machine: what `mmldm train FOLDER` runs when no config is named.
+
+manifest, device, minutes -> RunConfig. Every number stands in the run folder's config.yaml afterwards, to be read
+and edited; nothing is decided later. The tiny models are the time-aligned form of the system (one video token a
+frame, one audio token a column), which trains on a CPU; on a GPU the same form is made wider.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from mmldm.config import RunConfig, override, parse
+from mmldm.data.manifest import Manifest
+from mmldm.types import ClipSpec
+
+SHARES = {"vae": 0.15, "autoencoder": 0.35, "generator": 0.5}
+"""How a time budget is split over the jobs."""
+
+
+TARGET_WINDOWS = 2000
+"""Cached windows a small data set is spread to."""
+WINDOW_OVERLAP = 4
+"""At most this many windows per clip length of material."""
+DEFAULT_MINUTES = 60.0
+SECONDS_PER_STEP = {"vae": 0.27, "autoencoder": 0.6, "generator": 0.24}
+"""Of the tiny recipe's jobs on the machine whose trial speed is REFERENCE_SPEED."""
+REFERENCE_SPEED = 105e9
+"""FLOP/s of `relative_speed`'s trial on one core of the machine the steps were timed on."""
+
+
+def tiny_models() -> dict[str, dict[str, Any]]:
+    """Constructor arguments of the CPU-sized parts, for 64x64 clips of 16 frames."""
+    return {
+        "vae": {"latent_channels": 4, "patch_size": 4, "base_channels": 64},
+        "autoencoder": {
+            "audio_encoder_config": {
+                "latent_shape": [16, 16, 1, 1],
+                "block_out_channels": [64],
+                "patch_size": [2, 1],
+                "time_axis": "width",
+                "spatial_attention": False,
+            },
+            "video_encoder_config": {
+                "latent_shape": [12, 16, 1, 1],
+                "block_out_channels": [64],
+                "patch_size": 2,
+                "spatial_attention": False,
+                "temporal_attention": True,
+                "head_dim": 32,
+            },
+            "adapter_config": {"hidden_channels": 48, "embedding_dim": 64},
+            "semantic_config": {
+                "token_grid": [4, 1, 1],
+                "width": 64,
+                "block_out_channels": [64, 64],
+                "layers_per_block": 1,
+            },
+            "decoder_config": {
+                "block_out_channels": [64, 96],
+                "layers_per_block": 1,
+                "cross_attention": [False, True],
+                "cross_attention_dim": 64,
+                "attention_heads": 4,
+                "norm_num_groups": 16,
+            },
+            "decoder_patch_size": 2,
+            "prompt_tokens": 4,
+            "contrastive_dim": 64,
+        },
+        "generator": {
+            "width": 128,
+            "depth": 6,
+            "heads": 4,
+            "adaln": "single",
+            "null_stream": "noise",
+        },
+    }
+
+
+def tiny_recipe(clip: ClipSpec | None = None, **changes: Any) -> RunConfig:
+    """The recipe of the bundled model, about an hour on one CPU core; `changes` replace whole sections."""
+    models = tiny_models()
+    cosine = {"kind": "cosine", "zero_terminal_snr": True}
+    sections: dict[str, Any] = {
+        "clip": clip or ClipSpec(),
+        "vae": {
+            "model": models["vae"],
+            "frames_per_clip": 3,
+            "loss": {"l1": 1.0, "l2": 2.0, "kl": 1e-3, "salience": 4.0},
+            "train": {
+                "steps": 1200,
+                "batch_size": 8,
+                "learning_rate": 2e-3,
+                "weight_decay": 0.0,
+                "ema_decay": 0.97,
+            },
+        },
+        "autoencoder": {
+            "model": models["autoencoder"],
+            "schedule": {**cosine, "prediction": "sample"},
+            "target_frames": 4,
+            "loss": {
+                "kl": 5e-5,
+                "classification": 0.1,
+                "contrastive": 0.1,
+                "audio_weight": 1.0,
+                "salience": 3.0,
+                "terminal_fraction": 0.5,
+                "conditioning_dropout": 0.0,
+            },
+            "train": {
+                "steps": 3000,
+                "batch_size": 16,
+                "learning_rate": 1.5e-3,
+                "warmup_steps": 50,
+                "betas": (0.9, 0.98),
+                "weight_decay": 1e-3,
+                "ema_decay": 0.99,
+            },
+        },
+        "generator": {
+            "model": models["generator"],
+            "schedule": {**cosine, "prediction": "v_prediction"},
+            "tasks": {
+                "joint": 0.4,
+                "audio_to_video": 0.25,
+                "video_to_audio": 0.25,
+                "audio_only": 0.05,
+                "video_only": 0.05,
+            },
+            "class_dropout": 0.2,
+            "train": {
+                "steps": 12000,
+                "batch_size": 64,
+                "learning_rate": 1.2e-3,
+                "warmup_steps": 100,
+                "weight_decay": 0.01,
+                "ema_decay": 0.998,
+            },
+        },
+        "sample": {"num_inference_steps": 50, "decoder_steps": 1, "guidance_scale": 1.0},
+    }
+    return RunConfig.model_validate({**sections, **changes})
+
+
+def choose_recipe(
+    manifest: Manifest, device: torch.device, minutes: float | None, changes: Sequence[str] = ()
+) -> RunConfig:
+    """Settings for these clips on this machine.
+
+    Windows per clip make about TARGET_WINDOWS of the whole set; step counts fill the time budget at the
+    speed this machine shows in a short trial.
+
+    Args:
+        minutes: Time budget for all three jobs; None: DEFAULT_MINUTES.
+        changes: `a.b=value` settings that override the choice.
+    """
+    recipe = tiny_recipe().model_dump(mode="json")
+    clips = manifest.split("train")
+    mean_windows = sum(row.duration for row in clips) / (len(clips) * ClipSpec().duration)
+    wanted = round(TARGET_WINDOWS / len(clips))
+    windows = max(1, min(wanted, math.ceil(WINDOW_OVERLAP * mean_windows)))
+    recipe["data"]["windows_per_clip"] = windows
+    recipe["data"]["folder"] = str(manifest.root)
+    speed = relative_speed(device)
+    for job, share in SHARES.items():
+        section = recipe[job]["train"]
+        seconds = 60 * (minutes or DEFAULT_MINUTES) * share
+        section["steps"] = max(20, round(seconds * speed / SECONDS_PER_STEP[job]))
+        section["batch_size"] = min(section["batch_size"], max(2, len(clips) * windows))
+        for cadence in ("validate_every", "preview_every", "save_every"):
+            section[cadence] = max(10, section["steps"] // 8)
+        section["warmup_steps"] = min(section["warmup_steps"], section["steps"] // 10)
+    for change in changes:
+        override(recipe, change)
+    return parse(RunConfig, recipe, "the chosen recipe")
+
+
+def relative_speed(device: torch.device) -> float:
+    """Convolution speed of this machine in a trial of about half a second, over REFERENCE_SPEED."""
+    layer = torch.nn.Conv2d(64, 64, 3, padding=1).to(device)
+    x = torch.randn(64, 64, 16, 16, device=device)
+    flops_per_pass = 2 * 2 * 64 * 64 * 9 * x[:, 0].numel()  # forward and weight gradient
+    passes, start = 0, 0.0
+    while passes < 3 or time.perf_counter() - start < 0.5:
+        layer(x).square().mean().backward()
+        passes += 1
+        if passes == 3:  # the first ones choose algorithms
+            _ = float(layer.weight.grad.sum())  # waits for the device
+            start = time.perf_counter()
+    _ = float(layer.weight.grad.sum())
+    return (passes - 3) * flops_per_pass / (time.perf_counter() - start) / REFERENCE_SPEED

@@ -1,0 +1,61 @@
+"""What a training job must say about itself; the loop knows nothing else.
+
+stage.batches -> batch (rows, ...) -> turn module -> {"loss": (), term: ()} -> loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import nn
+
+from mmldm.training.randomness import StepRandom
+
+
+class Stage(Protocol):
+    """One job: `vae`, `autoencoder` or `generator`.
+
+    A turn is one optimiser's share of a step. Its module's `forward(batch, random: StepRandom)`
+    returns a dict of 0-d tensors, means over its rows, among them "loss", which is minimised; the
+    others are logged. The module's trainable parameters are the turn's: what it only uses (a frozen
+    codec, the other turn's network) must not be registered as a submodule, or must not require
+    gradients. While one turn runs, the parameters of the others do not require gradients.
+
+    Networks are compiled, where the recipe asks, by the stage: a turn's forward is not compilable
+    as a whole, because it takes a new `StepRandom` each time.
+
+    Attributes:
+        name: Name of the job.
+        turns: Turn name -> module, in the order they run; at least "model".
+        learning_rates: Turn name -> peak learning rate where it is not the recipe's; may be empty.
+        ema_modules: Name -> module whose trainable weights are averaged.
+        failures: Files that could not be read so far -> reason.
+    """
+
+    name: str
+    turns: dict[str, nn.Module]
+    learning_rates: Mapping[str, float]
+    ema_modules: dict[str, nn.Module]
+
+    @property
+    def failures(self) -> Mapping[str, str]: ...
+
+    def active_turns(self, step: int) -> tuple[str, ...]:
+        """Turns that run in the step after `step` completed ones."""
+
+    def batches(self, start_step: int, rank: int, world: int) -> Iterator[Any]:
+        """Endless batches from `start_step` on: this process's rows, nested dicts of tensors."""
+
+    def validate(self, random: StepRandom) -> dict[str, float]:
+        """Held-out numbers, with averaged weights; the same draws each time. Rank 0 only."""
+
+    def preview(self, folder: Path, step: int) -> None:
+        """Writes something to look at and listen to. Rank 0 only."""
+
+    def export(self, folder: Path) -> None:
+        """Writes the model, averaged weights in place, as the folder that a user loads."""
+
+    def fingerprint(self) -> dict[str, Any]:
+        """JSON values of everything that a resumed run must share: data, schedule, architecture."""

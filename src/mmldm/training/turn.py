@@ -1,0 +1,161 @@
+"""One optimiser and what it moves: forward, backward, clip, and an update bad numbers cannot reach.
+
+batch (rows, ...) -> terms {"loss": ()}; gradients -> weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from mmldm.config import TrainConfig
+from mmldm.training.distributed import Process
+from mmldm.training.randomness import StepRandom, reseed
+
+
+class Turn:
+    """A turn's module, on its device, with AdamW.
+
+    Weight decay acts on matrices and kernels, not on vectors (norms, biases).
+
+    Args:
+        name: "model", "critic".
+        module: Called with (batch, random), returns named 0-d terms.
+        config: Optimiser settings.
+        learning_rate: Peak learning rate.
+        process: This process; with others the module is wrapped so that gradients are averaged.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        module: nn.Module,
+        config: TrainConfig,
+        learning_rate: float,
+        process: Process,
+    ) -> None:
+        self.name = name
+        self.module = module.to(process.device).train()
+        self.learning_rate = learning_rate
+        self.parameters = {n: p for n, p in module.named_parameters() if p.requires_grad}
+        self._config = config
+        self._process = process
+        self._forward: nn.Module = module
+        if process.world > 1:
+            self._forward = DistributedDataParallel(module, broadcast_buffers=False)
+        tensors = list(self.parameters.values())
+        self.optimizer = torch.optim.AdamW(
+            [
+                {
+                    "params": [p for p in tensors if p.ndim >= 2],
+                    "weight_decay": config.weight_decay,
+                },
+                {"params": [p for p in tensors if p.ndim < 2], "weight_decay": 0.0},
+            ],
+            lr=learning_rate,
+            betas=config.betas,
+            fused=True,
+        )
+
+    def open(self, trainable: bool) -> None:
+        """Lets gradients reach this turn's weights, or not (while another turn runs)."""
+        for parameter in self.parameters.values():
+            parameter.requires_grad_(trainable)
+
+    def step(
+        self, passes: Sequence[Any], seed: int, step: int, factor: float
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """One optimiser step.
+
+        Args:
+            passes: The local rows, cut into accumulated passes.
+            seed: The run's seed.
+            step: Steps completed before this one.
+            factor: Multiplies the learning rate.
+
+        Returns:
+            Mean terms with "gradient_norm", and whether the update was withheld (0-d bool). Both
+            stay on the device; nothing here waits for it.
+        """
+        self.optimizer.zero_grad(set_to_none=True)
+        sums: dict[str, Tensor] = {}
+        for micro, batch in enumerate(passes):
+            is_last = micro == len(passes) - 1
+            reseed(seed, step, self.name, self._process.rank, micro, self._process.device)
+            with self._unsynchronised(not is_last):
+                with self._autocast():
+                    terms = self._forward(batch, self._random(seed, step, micro, len(passes)))
+                (terms["loss"] / len(passes)).backward()
+            for name, value in terms.items():
+                value = value.detach().float() / len(passes)
+                sums[name] = sums[name] + value if name in sums else value
+        gradients = [p.grad for p in self.parameters.values() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        finite = torch.isfinite(norm) & torch.isfinite(sums["loss"])
+        bad = self._process.maximum((~finite).float())
+        torch.nn.utils.clip_grads_with_norm_(
+            list(self.parameters.values()), self._config.clip_norm, norm
+        )
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate * factor
+        # The fused kernel reads this flag on the device and leaves weights, moments and its own
+        # step count untouched when it is 1: a NaN never reaches them, and the host need not ask.
+        self.optimizer.found_inf = bad  # type: ignore[attr-defined]
+        self.optimizer.step()
+        return {**sums, "gradient_norm": norm}, bad > 0
+
+    def optimizer_state(self) -> dict[str, Tensor]:
+        """AdamW's tensors as `turn.parameter.moment`."""
+        return {
+            f"{self.name}.{name}.{key}": value
+            for name, parameter in self.parameters.items()
+            for key, value in self.optimizer.state.get(parameter, {}).items()
+        }
+
+    def load_optimizer_state(self, state: dict[str, Tensor]) -> None:
+        """Takes over saved tensors; weights without any (never updated) stay without."""
+        for name, parameter in self.parameters.items():
+            prefix = f"{self.name}.{name}."
+            values = {
+                key: state[prefix + key].to(parameter.device)
+                for key in ("step", "exp_avg", "exp_avg_sq")
+                if prefix + key in state
+            }
+            if values:
+                self.optimizer.state[parameter] = values
+
+    def _random(self, seed: int, step: int, micro: int, passes: int) -> StepRandom:
+        local = self._process.rows(self._config.batch_size)
+        size = len(local) // passes
+        rows = range(local.start + micro * size, local.start + (micro + 1) * size)
+        return StepRandom(
+            seed, step, self.name, self._config.batch_size, rows, micro, self._process.device
+        )
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        if self._config.precision == "bf16":
+            return torch.autocast(self._process.device.type, torch.bfloat16)
+        return nullcontext()
+
+    def _unsynchronised(self, wanted: bool) -> AbstractContextManager[Any]:
+        if wanted and isinstance(self._forward, DistributedDataParallel):
+            return self._forward.no_sync()
+        return nullcontext()
+
+
+def learning_rate_factor(step: int, config: TrainConfig) -> float:
+    """Linear warm-up, then linear decay to `final_learning_rate` at the last step.
+
+    Args:
+        step: Steps completed before this one.
+        config: Gives steps, warmup_steps, final_learning_rate.
+    """
+    if step < config.warmup_steps:
+        return (step + 1) / (config.warmup_steps + 1)
+    share = (step - config.warmup_steps) / max(config.steps - 1 - config.warmup_steps, 1)
+    return 1 + share * (config.final_learning_rate - 1)

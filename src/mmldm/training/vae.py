@@ -1,0 +1,180 @@
+"""The `vae` job: an image KL-VAE for frames and audio images alike.
+
+frames u8 (B,T,3,H,W), waveform (B,S) -> images -> reconstruction losses. Paper §3.1 and §4.4.
+One network serves both modalities, because the audio image is a picture (§3.1). A pretrained VAE keeps its
+encoder frozen and only its decoder is trained, so latents made with it stay valid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmldm.config import RunConfig, bind
+from mmldm.data.clips import WindowDataset
+from mmldm.data.latents import files_key
+from mmldm.data.loader import IndexedLoader
+from mmldm.data.manifest import Manifest
+from mmldm.errors import UserError
+from mmldm.evaluation.reconstruction import psnr
+from mmldm.media.clip import Clip
+from mmldm.media.images import frames_to_images, images_to_frames
+from mmldm.media.spectrogram import AudioImage
+from mmldm.models.image_vae import PatchAutoencoderKL, load_image_vae
+from mmldm.training.losses import salience, weighted_mean
+from mmldm.pipelines.previews import save_clips
+from mmldm.training.randomness import StepRandom
+from mmldm.types import ClipSpec
+
+SALIENCE_THRESHOLD = 0.1
+"""Departure from the median, in image units of [-1, 1], above which a pixel counts as salient."""
+
+
+class VaeTurn(nn.Module):
+    """One step's loss: some random frames of every clip and its audio image, through the VAE."""
+
+    def __init__(self, vae: nn.Module, spec: ClipSpec, config: Any) -> None:
+        super().__init__()
+        self.vae = vae
+        self.audio_image = AudioImage(spec)
+        self.weights = config.loss
+        self.frames_per_clip = config.frames_per_clip
+
+    def forward(self, batch: dict[str, Tensor], random: StepRandom) -> dict[str, Tensor]:
+        frames = frames_to_images(batch["frames"])
+        audio = self.audio_image.image(batch["waveform"])
+        clips, total, _, height, width = frames.shape
+        strength = self.weights.salience
+        chosen = random.integers(0, total, (clips, self.frames_per_clip))
+        rows = torch.arange(clips, device=frames.device)[:, None]
+        images = torch.cat([audio, frames[rows, chosen]], dim=1).flatten(0, 1)
+        weights = torch.cat(
+            [
+                salience(audio, strength, SALIENCE_THRESHOLD),
+                salience(frames, strength, SALIENCE_THRESHOLD)[rows, chosen],
+            ],
+            dim=1,
+        ).flatten(0, 1)
+
+        posterior = self.vae.encode(images).latent_dist
+        noise = random.normal((clips, 1 + self.frames_per_clip, *posterior.mean.shape[1:]))
+        latents = posterior.mean + posterior.std * noise.flatten(0, 1)
+        errors = self.vae.decode(latents).sample - images
+        l1 = weighted_mean(errors.abs(), weights).view(clips, -1)
+        l2 = weighted_mean(errors.square(), weights).view(clips, -1)
+        kl = 0.5 * (posterior.mean.square() + posterior.var - 1 - posterior.logvar).mean()
+        loss = self.weights.l1 * l1.mean() + self.weights.l2 * l2.mean() + self.weights.kl * kl
+        return {
+            "loss": loss,
+            "l1/audio": l1[:, 0].mean().detach(),
+            "l1/video": l1[:, 1:].mean().detach(),
+            "kl": kl.detach(),
+        }
+
+
+class VaeStage:
+    """Trains (or adapts) the image KL-VAE. See `training.stage.Stage` for the contract."""
+
+    name = "vae"
+
+    def __init__(self, config: RunConfig, manifest: Manifest, device: torch.device) -> None:
+        self.config, self.job, self.spec, self.device = config, config.vae, config.clip, device
+        self.manifest = manifest
+        self.vae = build_vae(config)
+        self.vae.to(device).train()
+        self.turns: dict[str, nn.Module] = {"model": VaeTurn(self.vae, self.spec, self.job).to(device)}
+        self.ema_modules = {"vae": self.vae}
+        self.learning_rates: dict[str, float] = {}
+        self.audio_image = AudioImage(self.spec).to(device)
+        self.loader: IndexedLoader | None = None
+
+    def active_turns(self, step: int) -> tuple[str, ...]:
+        return ("model",)
+
+    def batches(self, start_step: int, rank: int, world: int) -> Iterator[dict[str, Tensor]]:
+        dataset = WindowDataset(self.manifest, self.spec, split="train", seed=self.config.seed)
+        self.loader = IndexedLoader(
+            dataset,
+            batch_size=self.job.train.batch_size,
+            seed=self.config.seed,
+            start_step=start_step,
+            rank=rank,
+            world=world,
+            workers=self.job.train.workers,
+        )
+        return iter(self.loader)
+
+    def fingerprint(self) -> dict[str, Any]:
+        return {
+            "clip": self.spec.model_dump(),
+            "job": self.job.model_dump(exclude={"train"}),
+            "clips": files_key(self.manifest),
+        }
+
+    @property
+    def failures(self) -> Mapping[str, str]:
+        return self.loader.failures if self.loader is not None else {}
+
+    def _held_out(self, count: int) -> dict[str, Tensor]:
+        split = "held_out" if self.manifest.split("held_out") else "train"
+        dataset = WindowDataset(self.manifest, self.spec, split=split, seed=self.config.seed)
+        items = [dataset[(0, i)] for i in range(min(count, len(dataset)))]
+        return {
+            name: torch.stack([item[name] for item in items]).to(self.device)
+            for name in ("frames", "waveform")
+        }
+
+    @torch.no_grad()
+    def _reconstruct(self, count: int) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+        batch = self._held_out(count)
+        images = torch.cat(
+            [self.audio_image.image(batch["waveform"]), frames_to_images(batch["frames"])], dim=1
+        )
+        latents = self.vae.encode(images.flatten(0, 1)).latent_dist.mode()
+        return batch, images, self.vae.decode(latents).sample.clamp(-1, 1).view_as(images)
+
+    def validate(self, random: StepRandom) -> dict[str, float]:
+        """PSNR of held-out audio images and frames, in 8-bit units."""
+        _, images, output = self._reconstruct(8)
+        output, images = images_to_frames(output), images_to_frames(images)
+        return {
+            "psnr/audio": float(psnr(output[:, :1], images[:, :1]).mean()),
+            "psnr/video": float(psnr(output[:, 1:], images[:, 1:]).mean()),
+        }
+
+    def preview(self, folder: Path, step: int) -> None:
+        batch, _, output = self._reconstruct(2)
+        clips, titles = [], []
+        for i in range(len(output)):
+            original = batch["frames"][i].cpu(), batch["waveform"][i].cpu()
+            frames = images_to_frames(output[i, 1:]).cpu()
+            waveform = self.audio_image.waveform(output[i : i + 1, :1].cpu())[0]
+            for title, (picture, sound) in (("real", original), ("vae", (frames, waveform))):
+                clips.append(Clip(picture, sound, self.spec.fps, self.spec.sample_rate))
+                titles.append(f"{title} {i}")
+        save_clips(clips, folder, f"reconstruction_{step:07d}", titles)
+
+    def export(self, folder: Path) -> None:
+        self.vae.save_pretrained(folder)
+
+
+def build_vae(config: RunConfig) -> nn.Module:
+    """The VAE a recipe asks for: a pretrained one with its encoder frozen, or a small one from scratch.
+
+    Raises:
+        UserError: Neither or both of `vae.pretrained` and `vae.model` are given, or they cannot be built.
+    """
+    job = config.vae
+    if (job.pretrained is None) == (job.model is None):
+        raise UserError("give exactly one of vae.pretrained (folder, file or hub name) and vae.model.")
+    if job.pretrained is None:
+        torch.manual_seed(config.seed)
+        return PatchAutoencoderKL(**bind(job.model, PatchAutoencoderKL, "vae.model"))
+    vae = load_image_vae(job.pretrained)
+    for name, parameter in vae.named_parameters():
+        parameter.requires_grad_("decoder" in name or "post_quant" in name)
+    return vae

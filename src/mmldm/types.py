@@ -1,0 +1,114 @@
+"""The words of the system as values: the audio-video pair `AV` and the clip's physics, `ClipSpec`.
+
+Shape letters used in every docstring: B batch, T frames, C channels, H W pixels or cells, N tokens,
+D width, S samples, K classes. Spaces (DESIGN §2): media -> images -> image latents -> latents.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Generic, Literal, NamedTuple, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+T = TypeVar("T")
+
+
+class AV(NamedTuple, Generic[T]):
+    """One value per modality, audio first everywhere.
+
+    A `NamedTuple`, so it passes through `default_collate`, pytrees, DDP and pickling unchanged.
+    """
+
+    audio: T
+    video: T
+
+    def map(self, fn: Callable[..., Any], *others: AV[Any]) -> AV[Any]:
+        """Applies `fn` to each modality (and to the same modality of each of `others`)."""
+        return AV(*(fn(*values) for values in zip(self, *others, strict=True)))
+
+
+MODALITIES: AV[str] = AV("audio", "video")
+
+
+class SpectrogramSpec(BaseModel):
+    """How a waveform becomes a log-mel audio image, and back.
+
+    Columns are centred at `(j + 1/2) * hop_length` samples (reflect padding of (n_fft - hop_length)/2 on
+    each side), so that the image covers exactly the clip. Magnitudes map linearly in decibels from
+    [db_min, db_max] to [0, 1].
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    n_fft: int = Field(1024, gt=0)
+    hop_length: int = Field(400, gt=0)
+    num_mels: int = Field(64, gt=0)
+    f_min: float = Field(40.0, ge=0)
+    f_max: float = Field(8000.0, gt=0)
+    mel_scale: Literal["htk", "slaney"] = "htk"
+    area_normalised: bool = True
+    """Divide each mel filter by its width (Slaney's norm)."""
+    window_normalised: bool = True
+    """Divide magnitudes by half the window's sum: a full-scale sine then has magnitude 1 (0 dB)."""
+    filterbank_rate: int | None = None
+    """Sample rate the filterbank is built for; None: the clip's own. The paper's preset sets 22050 on
+    44.1 kHz audio, which is a fault of the release kept for comparison only."""
+    db_min: float = -70.0
+    db_max: float = 0.0
+
+    @model_validator(mode="after")
+    def _check(self) -> SpectrogramSpec:
+        if self.hop_length > self.n_fft:
+            raise ValueError(f"hop_length {self.hop_length} must not exceed n_fft {self.n_fft}")
+        if self.f_max <= self.f_min:
+            raise ValueError(f"f_max {self.f_max} must exceed f_min {self.f_min}")
+        if self.db_max <= self.db_min:
+            raise ValueError(f"db_max {self.db_max} must exceed db_min {self.db_min}")
+        return self
+
+
+class ClipSpec(BaseModel):
+    """Owner of every rate and length of a clip; everything else is derived from it.
+
+    The default is 16 frames at 10 fps, 64x64, with 1.6 s of 16 kHz sound as a native 64x64 audio image.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    num_frames: int = Field(16, gt=0)
+    fps: float = Field(10.0, gt=0)
+    height: int = Field(64, gt=0)
+    width: int = Field(64, gt=0)
+    sample_rate: int = Field(16000, gt=0)
+    spectrogram: SpectrogramSpec = SpectrogramSpec()
+
+    @model_validator(mode="after")
+    def _check(self) -> ClipSpec:
+        if self.num_samples <= self.spectrogram.n_fft:
+            raise ValueError(
+                f"a clip of {self.num_samples} samples is not longer than n_fft {self.spectrogram.n_fft}"
+            )
+        rate = self.spectrogram.filterbank_rate or self.sample_rate
+        if self.spectrogram.f_max > rate / 2:
+            raise ValueError(
+                f"spectrogram.f_max {self.spectrogram.f_max} exceeds half the sample rate {rate}"
+            )
+        return self
+
+    @property
+    def duration(self) -> float:
+        """Length of the clip in seconds."""
+        return self.num_frames / self.fps
+
+    @property
+    def num_samples(self) -> int:
+        """S: waveform samples in the clip."""
+        return round(self.num_frames * self.sample_rate / self.fps)
+
+    @property
+    def num_columns(self) -> int:
+        """Columns of the native mel spectrogram (before any resize to the image width)."""
+        n_fft, hop = self.spectrogram.n_fft, self.spectrogram.hop_length
+        padding = (n_fft - hop) // 2
+        return (self.num_samples + 2 * padding - n_fft) // hop + 1

@@ -1,0 +1,185 @@
+"""A clip is a function of (config, index); a folder of them is whole, resumable and never mixed."""
+
+import json
+
+import numpy as np
+import pydantic
+import pytest
+import torch
+
+from mmldm.data.impacts import ImpactsConfig, material_of, render_clip, synthesize
+from mmldm.data.impacts_materials import MATERIALS
+from mmldm.errors import UserError
+from mmldm.evaluation.alignment import match
+from mmldm.evaluation.onsets import detect_onsets
+from mmldm.media.reader import read_clip
+from mmldm.types import ClipSpec
+
+
+def test_same_seed_and_index_give_the_same_clip():
+    config = ImpactsConfig(seed=4, max_balls=3)
+    render_clip(config, 0)
+    first, again = render_clip(config, 7), render_clip(config, 7)
+    assert torch.equal(first.clip.frames, again.clip.frames)
+    assert torch.equal(first.clip.waveform, again.clip.waveform)
+    assert first.impacts == again.impacts
+
+
+def test_other_seed_or_index_gives_another_clip():
+    base = render_clip(ImpactsConfig(seed=4), 0)
+    for config, index in ((ImpactsConfig(seed=5), 0), (ImpactsConfig(seed=4), 6)):
+        other = render_clip(config, index)
+        assert other.material == base.material
+        assert other.balls != base.balls
+
+
+def test_classes_are_balanced():
+    config = ImpactsConfig()
+    names = [material_of(config, index) for index in range(60)]
+    assert len(MATERIALS) >= 6
+    assert {names.count(name) for name in MATERIALS} == {60 // len(MATERIALS)}
+
+
+def test_balls_of_a_clip_share_its_material_and_number_within_bounds():
+    config = ImpactsConfig(min_balls=1, max_balls=3)
+    counts = set()
+    for index in range(24):
+        rendered = render_clip(config, index)
+        assert {ball.material for ball in rendered.balls} == {rendered.material}
+        counts.add(len(rendered.balls))
+    assert counts == {1, 2, 3}
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        ClipSpec(height=40, width=56, num_frames=9, fps=12.5, sample_rate=22050),
+        ClipSpec(height=128, width=128, num_frames=8, fps=25, sample_rate=48000),
+    ],
+)
+def test_clip_has_the_lengths_of_its_spec(spec):
+    clip = render_clip(ImpactsConfig(spec=spec), 1).clip
+    assert clip.frames.shape == (spec.num_frames, 3, spec.height, spec.width)
+    assert clip.frames.dtype == torch.uint8
+    assert clip.waveform.shape == (spec.num_samples,)
+    assert (clip.fps, clip.sample_rate) == (spec.fps, spec.sample_rate)
+
+
+def test_a_clip_has_a_few_audible_impacts():
+    counts = [
+        sum(impact.audible for impact in render_clip(ImpactsConfig(seed=1), index).impacts)
+        for index in range(60)
+    ]
+    assert 3 <= sum(counts) / 60 <= 6
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"materials": ("wood", "jelly")},
+        {"materials": ()},
+        {"min_balls": 3, "max_balls": 2},
+        {"max_balls": 4},
+        {"colour": "red"},
+        {"spec": ClipSpec(height=128, width=48)},
+    ],
+)
+def test_impossible_worlds_are_refused(wrong):
+    with pytest.raises(pydantic.ValidationError):
+        ImpactsConfig(**wrong)
+
+
+def tiny(**changes):
+    return ImpactsConfig(spec=ClipSpec(height=32, width=32, num_frames=8), **changes)
+
+
+def test_folder_holds_clips_by_class_with_their_ground_truth(tmp_path):
+    calls = []
+    written = synthesize(
+        tmp_path / "world", tiny(), 6, workers=1, progress=lambda *a: calls.append(a)
+    )
+    assert written == 6
+    assert calls == [(n, 6) for n in range(1, 7)]
+    clips = sorted(tmp_path.glob("world/*/*.mp4"))
+    assert [path.parent.name for path in clips] == sorted(MATERIALS)
+    for path in clips:
+        truth = json.loads(path.with_suffix(".json").read_text())
+        rendered = render_clip(tiny(), truth["index"])
+        assert truth["material"] == path.parent.name == rendered.material
+        assert [impact["time"] for impact in truth["impacts"]] == [
+            impact.time for impact in rendered.impacts
+        ]
+    config = json.loads((tmp_path / "world" / "impacts.json").read_text())
+    assert ImpactsConfig(**config) == tiny()
+
+
+def test_interrupted_folder_is_completed_and_whole_clips_are_kept(tmp_path):
+    synthesize(tmp_path, tiny(), 6, workers=1)
+    clips = sorted(tmp_path.glob("*/*.mp4"))
+    stamps = {path: path.stat().st_mtime_ns for path in clips}
+    clips[0].unlink()
+    clips[1].with_suffix(".json").unlink()
+    assert synthesize(tmp_path, tiny(), 8, workers=1) == 4
+    assert len(list(tmp_path.glob("*/*.mp4"))) == 8
+    assert len(list(tmp_path.glob("*/*.json"))) == 8
+    assert all(path.stat().st_mtime_ns == stamps[path] for path in clips[2:])
+
+
+def decoded(path):
+    return read_clip(path, 0.0, tiny().spec).frames.float()
+
+
+def test_workers_write_what_one_process_writes(tmp_path):
+    synthesize(tmp_path / "one", tiny(seed=3), 4, workers=1)
+    synthesize(tmp_path / "two", tiny(seed=3), 4, workers=2)
+    written = sorted((tmp_path / "one").rglob("*.*"))
+    assert len(written) == 9
+    for path in written:
+        twin = tmp_path / "two" / path.relative_to(tmp_path / "one")
+        if path.suffix == ".json":
+            assert twin.read_bytes() == path.read_bytes()
+        else:
+            # The H.264 encoder itself may choose differently from run to run, by a few levels.
+            assert (decoded(twin) - decoded(path)).abs().mean() < 1
+
+
+def test_folder_of_another_configuration_is_refused_by_name(tmp_path):
+    synthesize(tmp_path, tiny(), 1, workers=1)
+    with pytest.raises(UserError, match="seed"):
+        synthesize(tmp_path, tiny(seed=1), 1, workers=1)
+
+
+def test_folder_with_something_else_is_refused(tmp_path):
+    (tmp_path / "holiday.mp4").write_bytes(b"precious")
+    with pytest.raises(UserError, match="not empty"):
+        synthesize(tmp_path, tiny(), 1, workers=1)
+    assert (tmp_path / "holiday.mp4").read_bytes() == b"precious"
+    with pytest.raises(UserError, match="not empty"):
+        synthesize(tmp_path / "holiday.mp4", tiny(), 1, workers=1)
+
+
+def test_damaged_description_is_named(tmp_path):
+    (tmp_path / "impacts.json").write_text("{half")
+    with pytest.raises(UserError, match="impacts.json"):
+        synthesize(tmp_path, tiny(), 1, workers=1)
+
+
+def test_class_folder_that_cannot_be_made_is_named(tmp_path):
+    synthesize(tmp_path, tiny(), 0, workers=1)
+    (tmp_path / "drum").symlink_to(tmp_path / "nowhere" / "at all")
+    with pytest.raises(UserError, match="drum"):
+        synthesize(tmp_path, tiny(), 1, workers=1)
+
+
+def test_written_clips_sound_when_the_ground_truth_says(tmp_path):
+    config = ImpactsConfig(seed=2)
+    synthesize(tmp_path, config, 12, workers=1)
+    found = expected = 0
+    for path in sorted(tmp_path.glob("*/*.mp4")):
+        truth = json.loads(path.with_suffix(".json").read_text())
+        times = [impact["time"] for impact in truth["impacts"] if impact["audible"]]
+        clip = read_clip(path, 0.0, config.spec)
+        onsets = detect_onsets(clip.waveform, clip.sample_rate)
+        found += len(match(onsets, np.array(times), 0.015))
+        expected += len(times)
+    assert found / expected > 0.85

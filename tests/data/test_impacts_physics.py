@@ -1,0 +1,102 @@
+"""The box obeys its laws: free fall in closed form, no ball outside, no energy from nothing."""
+
+from math import sqrt
+
+import numpy as np
+import pytest
+
+from mmldm.data.impacts import ImpactsConfig, render_clip
+from mmldm.data.impacts_physics import (
+    FLOOR_LEVEL,
+    GRAVITY,
+    WALL_THICKNESS,
+    Ball,
+    positions,
+    simulate,
+)
+
+
+def ball(x=0.5, y=0.3, vx=0.0, vy=0.0, radius=0.12, restitution=0.8, material="wood"):
+    return Ball(material, radius, restitution, (x, y), (vx, vy), 1.0)
+
+
+def drawn_balls(seed, count):
+    config = ImpactsConfig(seed=seed, min_balls=count, max_balls=count)
+    return render_clip(config, 0).balls
+
+
+def test_dropped_ball_lands_when_free_fall_says():
+    _, impacts = simulate([ball(y=0.3, radius=0.1)], 1.0, 1.6)
+    drop = FLOOR_LEVEL - 0.1 - 0.3
+    assert impacts[0].surface == "floor"
+    assert impacts[0].time == pytest.approx(sqrt(2 * drop / GRAVITY))
+    assert impacts[0].speed == pytest.approx(sqrt(2 * drop * GRAVITY))
+    assert impacts[1].speed == pytest.approx(0.8 * impacts[0].speed)
+
+
+def test_flung_ball_meets_each_surface():
+    left = simulate([ball(vx=-2.0)], 1.0, 0.2)[1][0]
+    right = simulate([ball(vx=2.0)], 1.0, 0.2)[1][0]
+    ceiling = simulate([ball(vy=-2.0)], 1.0, 0.2)[1][0]
+    assert [left.surface, right.surface, ceiling.surface] == ["left", "right", "ceiling"]
+    assert left.time == pytest.approx((0.5 - 0.12 - WALL_THICKNESS) / 2)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize("seed", range(8))
+def test_balls_stay_in_the_box_and_out_of_each_other(seed, count):
+    balls = drawn_balls(seed, count)
+    paths, _ = simulate(balls, 1.0, 4.0)
+    times = np.linspace(0, 4.0, 1500)
+    centres = np.stack([positions(path, times) for path in paths])
+    radii = np.array([b.radius for b in balls])[:, None]
+    slack = 2e-3
+    assert (centres[..., 0] > WALL_THICKNESS + radii - slack).all()
+    assert (centres[..., 0] < 1 - WALL_THICKNESS - radii + slack).all()
+    assert (centres[..., 1] > WALL_THICKNESS + radii - slack).all()
+    assert (centres[..., 1] < FLOOR_LEVEL - radii + slack).all()
+    for i in range(count):
+        for j in range(i):
+            apart = np.linalg.norm(centres[i] - centres[j], axis=-1)
+            assert (apart > radii[i] + radii[j] - slack).all()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_one_ball_never_gains_energy(seed):
+    paths, _ = simulate(drawn_balls(seed, 1), 1.0, 4.0)
+    energies = [
+        0.5 * flight.velocity @ flight.velocity - GRAVITY * flight.position[1]
+        for flight in paths[0]
+    ]
+    assert (np.diff(energies) < 1e-9).all()
+
+
+def test_every_turn_of_a_path_is_an_impact():
+    paths, impacts = simulate(drawn_balls(3, 1), 1.0, 2.0)
+    assert [flight.start for flight in paths[0][1:]] == [impact.time for impact in impacts]
+    assert all(a.time <= b.time for a, b in zip(impacts, impacts[1:], strict=False))
+
+
+def test_path_is_continuous_through_impacts():
+    (path,), impacts = simulate(drawn_balls(1, 1), 1.0, 2.0)
+    for before, after in zip(path, path[1:], strict=False):
+        np.testing.assert_allclose(before.at(after.start), after.position, atol=1e-6)
+    assert impacts
+
+
+def test_collision_of_two_balls_keeps_momentum():
+    heavy, light = ball(x=0.25, vx=1.0, radius=0.14), ball(x=0.75, vx=-1.0, radius=0.1)
+    paths, impacts = simulate([heavy, light], 1.0, 0.15)
+    assert [impact.surface for impact in impacts] == ["ball"]
+    masses = np.array([0.14**3, 0.1**3])
+    before = masses[0] * 1.0 - masses[1] * 1.0
+    after = masses[0] * paths[0][-1].velocity[0] + masses[1] * paths[1][-1].velocity[0]
+    assert after == pytest.approx(before)
+
+
+def test_tired_ball_lies_still_and_silent():
+    (path,), impacts = simulate([ball(restitution=0.5, y=0.6)], 1.0, 8.0)
+    resting = positions(path, np.array([7.0, 8.0]))
+    np.testing.assert_allclose(resting[:, 1], FLOOR_LEVEL - 0.12)
+    assert not impacts[-1].audible
+    assert impacts[-1].time < 3

@@ -1,0 +1,196 @@
+"""The audio image: formula, filterbanks, and how exactly it goes back to sound."""
+
+import math
+
+import pytest
+import torch
+
+from mmldm.media.spectrogram import AudioImage, mel_filterbank
+from mmldm.types import ClipSpec, SpectrogramSpec
+
+SPEC = ClipSpec()
+PAPER = ClipSpec(
+    height=256,
+    width=256,
+    sample_rate=44100,
+    spectrogram=SpectrogramSpec(
+        n_fft=1024,
+        hop_length=256,
+        num_mels=80,
+        f_min=0.0,
+        f_max=8000.0,
+        mel_scale="slaney",
+        window_normalised=False,
+        filterbank_rate=22050,
+        db_min=-80.0,
+        db_max=20.0,
+    ),
+)
+
+
+def chirps(batch: int = 2) -> torch.Tensor:
+    """Tones that rise and are gated on and off, (B,S)."""
+    time = torch.arange(SPEC.num_samples) / SPEC.sample_rate
+    tones = [
+        0.5 * torch.sin(2 * math.pi * (200 + 150 * k + 900 * time) * time) for k in range(batch)
+    ]
+    return torch.stack(tones) * ((time % 0.4) < 0.25)
+
+
+def triangle(frequency: float, left: float, centre: float, right: float) -> float:
+    if frequency <= left or frequency >= right:
+        return 0.0
+    if frequency <= centre:
+        return (frequency - left) / (centre - left)
+    return (right - frequency) / (right - centre)
+
+
+def test_filterbank_follows_the_htk_formula() -> None:
+    spec = SpectrogramSpec(num_mels=10, f_min=50.0, f_max=6000.0, area_normalised=True)
+    low, high = (2595 * math.log10(1 + f / 700) for f in (50.0, 6000.0))
+    edges = [700 * (10 ** ((low + (high - low) * i / 11) / 2595) - 1) for i in range(12)]
+    filters = mel_filterbank(spec, 16000)
+    for band in range(10):
+        left, centre, right = edges[band : band + 3]
+        for column in (3, 17, 60, 200, 380):
+            expected = triangle(column * 16000 / 1024, left, centre, right) * 2 / (right - left)
+            assert filters[band, column].item() == pytest.approx(expected, abs=1e-7)
+
+
+def test_slaney_mels_are_linear_to_1_khz_and_logarithmic_above() -> None:
+    # 0 to 8 kHz is 0 to 15 + 27 ln(8) / ln(6.4) mels; one mel below 1 kHz is 200/3 Hz.
+    count = 44
+    top = 15 + 27 * math.log(8) / math.log(6.4)
+    spec = SpectrogramSpec(
+        n_fft=16384, hop_length=400, num_mels=count, f_min=0, mel_scale="slaney",
+        area_normalised=False,
+    )  # fmt: skip
+    peaks = mel_filterbank(spec, 16000).argmax(dim=1) * 16000 / 16384
+    for band, peak in enumerate(peaks.tolist()):
+        mel = (band + 1) * top / (count + 1)
+        hz = mel * 200 / 3 if mel < 15 else 1000 * 6.4 ** ((mel - 15) / 27)
+        assert peak == pytest.approx(hz, abs=16000 / 16384)
+
+
+@pytest.mark.parametrize("frequency", [150.0, 1000.0, 5000.0])
+def test_a_sine_peaks_in_its_own_band(frequency: float) -> None:
+    time = torch.arange(SPEC.num_samples) / SPEC.sample_rate
+    mel = AudioImage(SPEC).mel(torch.sin(2 * math.pi * frequency * time)[None])
+    low, high = (2595 * math.log10(1 + f / 700) for f in (40.0, 8000.0))
+    band = (2595 * math.log10(1 + frequency / 700) - low) / ((high - low) / 65) - 1
+    assert abs(mel[0, :, 30].argmax().item() - band) <= 1
+
+
+def test_full_scale_sine_has_magnitude_one_before_the_filters() -> None:
+    spec = SPEC.model_copy(
+        update={"spectrogram": SpectrogramSpec(area_normalised=False, num_mels=4)}
+    )
+    # 1500 Hz is bin 96 exactly; with Hann, its neighbours have half the magnitude.
+    time = torch.arange(spec.num_samples) / spec.sample_rate
+    audio_image = AudioImage(spec)
+    spectrum = (audio_image.spectrum(torch.sin(2 * math.pi * 1500 * time)[None]).abs())[0, :, 20]
+    assert spectrum[96].item() * audio_image.gain == pytest.approx(1.0, rel=1e-4)
+    assert spectrum[97].item() * audio_image.gain == pytest.approx(0.5, rel=1e-3)
+
+
+def test_columns_are_centred_half_a_hop_in() -> None:
+    hop = SPEC.spectrogram.hop_length
+    for column in (5, 31, 60):
+        waveform = torch.zeros(1, SPEC.num_samples)
+        waveform[0, round((column + 0.5) * hop)] = 1.0
+        energy = AudioImage(SPEC).mel(waveform).sum(dim=1)[0]
+        assert energy.argmax().item() == column
+        assert energy[column - 1].item() == pytest.approx(energy[column + 1].item(), rel=0.05)
+
+
+def test_default_image_is_native_and_the_papers_has_275_columns() -> None:
+    assert AudioImage(SPEC).mel(torch.zeros(1, SPEC.num_samples)).shape == (1, 64, 64)
+    assert AudioImage(PAPER).mel(torch.zeros(1, PAPER.num_samples)).shape == (1, 80, 275)
+    assert PAPER.num_columns == 275
+
+
+def test_papers_preset_is_its_formula() -> None:
+    # ln-mel through a 22.05 kHz filterbank on 44.1 kHz sound, 20 log10, [-80, 20] dB to [0, 1].
+    torch.manual_seed(0)
+    waveform = 0.2 * torch.randn(1, PAPER.num_samples)
+    padded = torch.nn.functional.pad(waveform[None], (384, 384), mode="reflect")[0]
+    spectrum = torch.stft(
+        padded, 1024, 256, window=torch.hann_window(1024), center=False, return_complex=True
+    ).abs()
+    mel = mel_filterbank(PAPER.spectrogram, 22050) @ spectrum
+    levels = ((20 * torch.log10(mel) + 80) / 100).clamp(0, 1)
+    audio_image = AudioImage(PAPER)
+    ours = (audio_image.decibels(waveform) + 80) / 100
+    assert torch.allclose(ours.clamp(0, 1), levels, atol=1e-5)
+    image = audio_image.image(waveform)
+    assert image.shape == (1, 1, 3, 256, 256)
+    assert image.mean().item() == pytest.approx(levels.mean().item() * 2 - 1, abs=0.01)
+
+
+def test_row_zero_is_the_lowest_band_and_channels_are_equal() -> None:
+    time = torch.arange(SPEC.num_samples) / SPEC.sample_rate
+    image = AudioImage(SPEC).image(torch.sin(2 * math.pi * 100 * time)[None])
+    assert image[0, 0, 0, :, 30].argmax().item() < 5
+    assert torch.equal(image[:, :, 0], image[:, :, 1])
+    assert torch.equal(image[:, :, 0], image[:, :, 2])
+
+
+def test_silence_is_the_finite_floor_and_comes_back_silent() -> None:
+    audio_image = AudioImage(SPEC)
+    silence = torch.zeros(1, SPEC.num_samples)
+    assert torch.all(audio_image.decibels(silence) == SPEC.spectrogram.db_min)
+    image = audio_image.image(silence)
+    assert torch.all(image == -1)
+    assert torch.all(audio_image.waveform(image) == 0)
+
+
+def test_mel_from_image_undoes_the_image_where_it_is_native() -> None:
+    audio_image = AudioImage(SPEC)
+    waveform = chirps()
+    mel = audio_image.mel(waveform)
+    audible = (mel > 10 ** (SPEC.spectrogram.db_min / 20)) & (mel < 1)
+    back = audio_image.mel_from_image(audio_image.image(waveform))
+    assert torch.allclose(back[audible], mel[audible], rtol=1e-4)
+
+
+def test_round_trip_error_of_the_default_image() -> None:
+    audio_image = AudioImage(SPEC)
+    waveform = chirps()
+    image = audio_image.image(waveform)
+    back = audio_image.waveform(image)
+    assert back.shape == waveform.shape
+    assert back.abs().max() <= 1
+    levels_lost = (audio_image.image(back) - image).abs().mean() / 2
+    assert levels_lost < 0.003  # of the range 0..1; measured 0.0007, which is 0.05 dB
+    loudness = back.pow(2).mean().sqrt() / waveform.pow(2).mean().sqrt()
+    assert 0.85 < loudness < 1.1
+
+
+def test_round_trip_error_of_a_resized_image() -> None:
+    spec = PAPER.model_copy(update={"sample_rate": 22050})
+    audio_image = AudioImage(spec)
+    torch.manual_seed(0)
+    noise = torch.randn(1, spec.num_samples) * torch.linspace(0.0, 0.3, spec.num_samples)
+    image = audio_image.image(noise)
+    back = audio_image.image(audio_image.waveform(image))
+    assert (back - image).abs().mean() / 2 < 0.02
+
+
+def test_more_iterations_come_nearer_to_the_image() -> None:
+    audio_image = AudioImage(SPEC)
+    image = audio_image.image(chirps(1))
+    errors = [
+        (audio_image.image(audio_image.waveform(image, iterations=n)) - image).abs().mean().item()
+        for n in (0, 4, 32)
+    ]
+    assert errors[0] > errors[1] > errors[2]
+
+
+def test_waveform_depends_on_the_seed_but_not_on_the_batch() -> None:
+    audio_image = AudioImage(SPEC)
+    image = audio_image.image(chirps(3))
+    together = audio_image.waveform(image, iterations=4, seed=1)
+    assert torch.equal(together, audio_image.waveform(image, iterations=4, seed=1))
+    assert not torch.allclose(together, audio_image.waveform(image, iterations=4, seed=2))
+    alone = torch.cat([audio_image.waveform(one[None], iterations=4, seed=1) for one in image])
+    assert torch.allclose(together, alone, atol=1e-5)

@@ -1,0 +1,136 @@
+"""Guidance: what is evaluated, and what the null half knows."""
+
+import pytest
+import torch
+
+from mmldm.diffusion.sampling import initial_noise, sample
+from mmldm.diffusion.schedules import NoiseProcess, ScheduleConfig, make_scheduler
+from mmldm.models.generator import JointGenerator
+from mmldm.pipelines.denoising import generator_denoiser
+from mmldm.pipelines.sounding_video import SoundingVideoPipeline
+from mmldm.types import AV
+
+
+def close(a: AV, b: AV) -> bool:
+    return all(torch.allclose(x, y, atol=1e-5) for x, y in zip(a, b, strict=True))
+
+
+@pytest.fixture
+def evaluations(pipeline: SoundingVideoPipeline):
+    """Rows the generator has seen, one entry per evaluation."""
+    seen: list[int] = []
+    hook = pipeline.generator.register_forward_hook(
+        lambda module, inputs, output: seen.append(len(output.audio))
+    )
+    yield seen
+    hook.remove()
+
+
+def test_scale_one_makes_no_null_evaluation(pipeline, evaluations, waveforms):
+    pipeline(num_samples=2, audio=waveforms[0], guidance_scale=1.0, output_type="latent", seed=0)
+    assert evaluations == [2] * 4
+
+
+def test_guidance_doubles_the_batch_not_the_calls(pipeline, evaluations, waveforms):
+    pipeline(num_samples=2, audio=waveforms[0], guidance_scale=2.0, output_type="latent", seed=0)
+    assert evaluations == [4] * 4
+
+
+def test_joint_generation_without_class_has_nothing_to_be_guided_by(pipeline, evaluations):
+    pipeline(num_samples=2, guidance_scale=5.0, output_type="latent", seed=0)
+    assert evaluations == [2] * 4
+
+
+@pytest.mark.parametrize("task", ["audio", "frames", "class"])
+def test_guidance_extrapolates_from_the_null_prediction(
+    pipeline, renoising_pipeline, waveforms, frames, task
+):
+    condition = {
+        "audio": {"audio": waveforms[0]},
+        "frames": {"frames": frames[0]},
+        "class": {"class_labels": "wood"},
+    }[task]
+    options = {"num_samples": 1, "seed": 0, "num_inference_steps": 1, "output_type": "latent"}
+    for pipe in (pipeline, renoising_pipeline):
+        at = {w: pipe(**condition, **options, guidance_scale=w).latents for w in (0.0, 1.0, 3.0)}
+        # One step from pure noise is linear in the prediction, hence in the scale.
+        expected = at[0.0].map(lambda null, given: null + 3.0 * (given - null), at[1.0])
+        for actual, wanted in zip(at[3.0], expected, strict=True):
+            assert torch.allclose(actual, wanted, atol=1e-4)
+        assert not close(at[0.0], at[1.0])
+    if task == "class":
+        free = pipeline(**options).latents
+        assert close(pipeline(**condition, **options, guidance_scale=0.0).latents, free)
+
+
+def test_null_stream_forms_differ_before_the_last_timestep(pipeline, renoising_pipeline, waveforms):
+    options = {"audio": waveforms[0], "num_samples": 1, "seed": 0, "guidance_scale": 0.0}
+    noise = pipeline(**options, output_type="latent").latents
+    renoised = renoising_pipeline(**options, output_type="latent").latents
+    assert not torch.allclose(noise.video, renoised.video, atol=1e-4)
+
+
+def test_null_prediction_with_a_noise_stream_knows_nothing_of_the_given_audio(pipeline, waveforms):
+    first, second = (
+        pipeline(audio=w, num_samples=1, seed=0, guidance_scale=0.0, output_type="latent").latents
+        for w in waveforms
+    )
+    assert torch.allclose(first.video, second.video, atol=1e-5)
+    assert not torch.allclose(first.audio, second.audio, atol=1e-2)
+
+
+SCHEDULE = ScheduleConfig(prediction="v_prediction", zero_terminal_snr=True)
+
+
+def paired_latents(count: int) -> AV:
+    """Audio signs are random; the video is a function of them."""
+    audio = torch.randn(count, 2, 4, 1, 1).sign() + 0.1 * torch.randn(count, 2, 4, 1, 1)
+    first, second = audio.unbind(1)
+    return AV(audio, torch.stack([first * second.sign(), -first], dim=1))
+
+
+@pytest.fixture(scope="module")
+def paired_generator() -> JointGenerator:
+    """Trained for seconds on joint, audio-to-video and video-only rows."""
+    torch.manual_seed(0)
+    shape = [2, 4, 1, 1]
+    generator = JointGenerator(
+        shape, shape, width=64, depth=2, heads=4, adaln="single", null_stream="noise"
+    )
+    process, rows, steps = NoiseProcess(SCHEDULE), 64, 250
+    optimizer = torch.optim.AdamW(generator.parameters(), lr=4e-3)
+    decay = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.05, steps)
+    task = torch.arange(rows) % 10
+    given, alone = task < 4, task == 4
+    for _ in range(steps):
+        clean = paired_latents(rows)
+        noise, t = clean.map(torch.randn_like), torch.randint(0, 1000, (rows,))
+        noisy = clean.map(lambda x, n, t=t: process.add_noise(x, n, t), noise)
+        audio = torch.where(alone[:, None, None, None, None], noise.audio, noisy.audio)
+        mask = AV(given, torch.zeros_like(given))
+        prediction = generator(AV(audio, noisy.video), t, clean, mask)
+        target = clean.map(lambda x, n, t=t: process.target(x, n, t), noise)
+        errors = prediction.map(lambda p, w: (p - w).square().mean((1, 2, 3, 4)), target)
+        loss = errors.video.mean() + (errors.audio * ~(given | alone)).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        decay.step()
+    return generator.eval()
+
+
+def test_a_trained_generator_follows_the_given_audio_the_more_the_stronger_the_guidance(
+    paired_generator,
+):
+    torch.manual_seed(1)
+    clean = paired_latents(128)
+    given = AV(clean.audio, None)
+    noise = initial_noise(paired_generator.latent_shapes, list(range(128)))
+    agreement = {}
+    for scale in (0.0, 1.0, 2.0):
+        denoise = generator_denoiser(paired_generator, noise, given, None, AV(scale, scale))
+        video = sample(denoise, noise, make_scheduler(SCHEDULE), 20, given).video
+        agreement[scale] = float((video.sign() == clean.video.sign()).float().mean())
+    assert agreement[0.0] == pytest.approx(0.5, abs=0.08)
+    assert agreement[1.0] > 0.75
+    assert agreement[2.0] > agreement[1.0]
