@@ -47,8 +47,9 @@ class SpectrogramSpec(BaseModel):
     f_min: float = Field(40.0, ge=0)
     f_max: float = Field(8000.0, gt=0)
     mel_scale: Literal["htk", "slaney"] = "htk"
-    area_normalised: bool = True
-    """Divide each mel filter by its width (Slaney's norm)."""
+    area_normalised: bool = False
+    """Divide each mel filter by its width in hertz (Slaney's norm, the paper's preset). Off, a band holds
+    the sum of its bins and the decibel range is used far better: see docs/data.md."""
     window_normalised: bool = True
     """Divide magnitudes by half the window's sum: a full-scale sine then has magnitude 1 (0 dB)."""
     filterbank_rate: int | None = None

@@ -58,9 +58,7 @@ def test_real_clips_are_in_sync_and_shuffled_ones_are_not(clips):
 
 
 def test_late_sound_falls_to_chance(clips):
-    late = [
-        dataclasses.replace(clip, waveform=torch.roll(clip.waveform, 3200)) for clip in clips
-    ]
+    late = [dataclasses.replace(clip, waveform=torch.roll(clip.waveform, 3200)) for clip in clips]
     (row,) = alignment_report(late, tolerances=(0.05,))["sync"]
     assert row["recall"] < row["recall_shuffled"] + 0.15
 

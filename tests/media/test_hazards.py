@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import av
@@ -31,69 +31,71 @@ PLAYLIST = "#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\n{target}\n#EXT-X-ENDLI
 
 
 @pytest.fixture()
-def listener() -> object:
-    """A local HTTP port and the list of connections made to it."""
+def listener() -> Iterator[tuple[int, Callable[[], int]]]:
+    """A local port, and a function that closes it and says how many connections it had."""
     server = socket.create_server(("127.0.0.1", 0))
-    server.settimeout(0.1)
-    hits: list[object] = []
-    stop = threading.Event()
+    server.settimeout(0.05)
+    hits = []
 
     def accept() -> None:
-        while not stop.is_set():
+        quiet = False
+        while not (stop.is_set() and quiet):
             try:
                 connection, address = server.accept()
             except TimeoutError:
+                quiet = True
                 continue
             hits.append(address)
             connection.close()
 
+    def count() -> int:
+        stop.set()
+        thread.join()
+        return len(hits)
+
+    stop = threading.Event()
     thread = threading.Thread(target=accept)
     thread.start()
-    yield server.getsockname()[1], hits
-    stop.set()
-    thread.join()
+    yield server.getsockname()[1], count
+    count()
     server.close()
 
 
+def test_the_listener_notices_a_connection(listener: tuple[int, Callable[[], int]]) -> None:
+    port, count = listener
+    socket.create_connection(("127.0.0.1", port)).close()
+    assert count() == 1
+
+
 @pytest.mark.parametrize("reader", READERS)
-@pytest.mark.parametrize("name", ["list.m3u8", "list.mp4", "list.ts"])
+@pytest.mark.parametrize("name", ["list.m3u8", "list.mp4"])
 def test_a_playlist_opens_no_socket(
-    tmp_path: Path, listener: tuple[int, list], reader: str, name: str
+    tmp_path: Path, listener: tuple[int, Callable[[], int]], reader: str, name: str
 ) -> None:
-    port, hits = listener
+    port, count = listener
     path = tmp_path / name
     path.write_text(PLAYLIST.format(target=f"http://127.0.0.1:{port}/a.ts"))
     with pytest.raises(MediaError) as caught:
         READERS[reader](path)
     assert caught.value.reason in ("format_not_allowed", "unreadable")
-    assert hits == []
+    assert count() == 0
 
 
 @pytest.mark.parametrize("reader", READERS)
 @pytest.mark.parametrize(
     ("name", "script"),
-    [
-        ("a.mp4", "ffconcat version 1.0\nfile {sibling}\n"),
-        ("a.m3u8", PLAYLIST.replace("{target}", "{sibling}")),
-        ("a.sdp", "v=0\nm=video 5004 RTP/AVP 96\n"),
-    ],
+    [("a.mp4", "ffconcat version 1.0\nfile {target}\n"), ("a.m3u8", PLAYLIST)],
 )
 def test_a_script_does_not_open_its_sibling(
     tmp_path: Path, write_flash_click: Callable[..., Path], reader: str, name: str, script: str
 ) -> None:
-    """The sibling is a pipe: whoever opened it would wake the other end."""
-    sibling = tmp_path / "sibling.ts"
-    os.mkfifo(sibling)
-    descriptor = os.open(sibling, os.O_RDWR | os.O_NONBLOCK)
-    good = write_flash_click(tmp_path / "good.ts", "mpeg4", "mp2").read_bytes()
-    os.write(descriptor, good[:4096])
+    """The sibling is a good file: opening it would succeed."""
+    write_flash_click(tmp_path / "sibling.ts", "mpeg4", "mp2")
     path = tmp_path / name
-    path.write_text(script.format(sibling="sibling.ts"))
+    path.write_text(script.format(target="sibling.ts"))
     with pytest.raises(MediaError) as caught:
         READERS[reader](path)
-    assert caught.value.reason in ("format_not_allowed", "unreadable")
-    assert len(os.read(descriptor, 8192)) == 4096  # nobody read from it
-    os.close(descriptor)
+    assert caught.value.reason == "format_not_allowed"
 
 
 @pytest.mark.parametrize("name", ["http:evil.mp4", "concat:a|b.mp4", "-vf.mp4", "pipe:0.mp4"])

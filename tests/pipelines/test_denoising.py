@@ -86,7 +86,7 @@ def paired_latents(count: int) -> AV:
     """Audio signs are random; the video is a function of them."""
     audio = torch.randn(count, 2, 4, 1, 1).sign() + 0.1 * torch.randn(count, 2, 4, 1, 1)
     first, second = audio.unbind(1)
-    return AV(audio, torch.stack([first * second.sign(), -first], dim=1))
+    return AV(audio, torch.stack([second, -first], dim=1))
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +97,7 @@ def paired_generator() -> JointGenerator:
     generator = JointGenerator(
         shape, shape, width=64, depth=2, heads=4, adaln="single", null_stream="noise"
     )
-    process, rows, steps = NoiseProcess(SCHEDULE), 64, 250
+    process, rows, steps = NoiseProcess(SCHEDULE), 64, 150
     optimizer = torch.optim.AdamW(generator.parameters(), lr=4e-3)
     decay = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.05, steps)
     task = torch.arange(rows) % 10
@@ -132,5 +132,5 @@ def test_a_trained_generator_follows_the_given_audio_the_more_the_stronger_the_g
         video = sample(denoise, noise, make_scheduler(SCHEDULE), 20, given).video
         agreement[scale] = float((video.sign() == clean.video.sign()).float().mean())
     assert agreement[0.0] == pytest.approx(0.5, abs=0.08)
-    assert agreement[1.0] > 0.75
+    assert agreement[1.0] > 0.9
     assert agreement[2.0] > agreement[1.0]

@@ -156,6 +156,7 @@ def test_ten_poisoned_steps_in_a_row_end_the_run_with_the_last_checkpoint(tmp_pa
         run(tmp_path, stage={"poison": tuple(range(6, 16))}, steps=30, log_every=16)
     state = CheckpointFolder(tmp_path / "checkpoints", 2, print).load(15)
     assert all(t.isfinite().all() for t in state.tensors["model"].values())
+    assert run(tmp_path, steps=30, log_every=16).step == 30, "with mended data it goes on"
 
 
 def test_validation_and_export_use_the_average_and_training_does_not(unbroken: Path) -> None:

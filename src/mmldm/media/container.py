@@ -279,14 +279,14 @@ def _open(path: Path, formats: str, limits: Limits) -> InputContainer:
     if not path.is_file():
         raise MediaError("unreadable", f"{path} is not a file; check the path")
     options = {
-        
-        
+        "format_whitelist": formats,
+        "protocol_whitelist": "file",
         "max_pixels": str(limits.max_pixels),
         "threads": "1",
     }
     try:
         # "file:" keeps a name such as "http:x.mp4" or "concat:a|b" from choosing the protocol.
-        return av.open(str(path), options=options, metadata_errors="replace")
+        return av.open(f"file:{path}", options=options, metadata_errors="replace")
     except av.ArgumentError as error:
         raise MediaError(
             "format_not_allowed",

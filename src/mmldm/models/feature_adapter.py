@@ -32,7 +32,8 @@ class FeatureAdapter(nn.Module):
         layout: Shape of this modality's latents.
         num_frames: Frames that share the clip's T' slots; 1 for audio.
         tap_shapes: Where the maps go, from `SignalDecoder.tap_shapes`.
-        hidden_channels: Width of the blocks; None: the tap's own channels, as in the paper.
+        hidden_channels: Width of the blocks; None: the tap's own channels, as in the paper (and the
+            first tap's before them).
         embedding_dim: Width of the frame index embedding.
     """
 
@@ -54,20 +55,19 @@ class FeatureAdapter(nn.Module):
             nn.SiLU(),
             nn.Linear(embedding_dim, embedding_dim),
         )
-        first = hidden_channels or tap_shapes[0][0]
+        width = hidden_channels or tap_shapes[0][0]
         kernel = 3 if slots > 1 else 1
-        self.mix = nn.Conv3d(layout.channels, first, (kernel, 1, 1), padding=(kernel // 2, 0, 0))
+        self.mix = nn.Conv3d(layout.channels, width, (kernel, 1, 1), padding=(kernel // 2, 0, 0))
         self.resolutions = sorted({shape[1:] for shape in tap_shapes}, reverse=True)
-        widths = {shape[1:]: hidden_channels or shape[0] for shape in reversed(tap_shapes)}
         self.expand = nn.ModuleList(
-            _resample(first, widths[size], (rows, columns), size) for size in self.resolutions
+            _resample(width, (rows, columns), size) for size in self.resolutions
         )
         self.positions = nn.ParameterList(
-            nn.Parameter(torch.zeros(widths[size], *size)) for size in self.resolutions
+            nn.Parameter(torch.zeros(width, *size)) for size in self.resolutions
         )
         self.tap_resolutions = [self.resolutions.index(shape[1:]) for shape in tap_shapes]
         self.blocks = nn.ModuleList(
-            ResBlock(widths[shape[1:]], hidden_channels or shape[0], embedding_dim=embedding_dim)
+            ResBlock(width, hidden_channels or shape[0], embedding_dim=embedding_dim)
             for shape in tap_shapes
         )
         self.outs = nn.ModuleList(
@@ -111,9 +111,7 @@ def gather_slots(values: Tensor, slots: Tensor) -> Tensor:
     return values[rows, slots]
 
 
-def _resample(
-    in_channels: int, out_channels: int, grid: tuple[int, int], size: tuple[int, int]
-) -> nn.Sequential:
+def _resample(channels: int, grid: tuple[int, int], size: tuple[int, int]) -> nn.Sequential:
     """Convolutions with kernel = stride from `grid` to `size`, down and up axis by axis."""
     for have, want in zip(grid, size, strict=True):
         if max(have, want) % min(have, want):
@@ -124,12 +122,9 @@ def _resample(
     (rows, columns), (height, width) = grid, size
     down = (max(1, rows // height), max(1, columns // width))
     up = (max(1, height // rows), max(1, width // columns))
-    layers: list[nn.Module] = [
-        nn.Conv2d(in_channels, out_channels, down, stride=down),
-        nn.ConvTranspose2d(out_channels, out_channels, up, stride=up),
-    ]
-    if up == (1, 1):
-        layers = layers[:1]
-    elif down == (1, 1):
-        layers = [nn.ConvTranspose2d(in_channels, out_channels, up, stride=up)]
+    layers: list[nn.Module] = []
+    if down != (1, 1):
+        layers.append(nn.Conv2d(channels, channels, down, stride=down))
+    if up != (1, 1) or not layers:
+        layers.append(nn.ConvTranspose2d(channels, channels, up, stride=up))
     return nn.Sequential(*layers)

@@ -204,6 +204,11 @@ def whole_folder(target: Path) -> Iterator[Path]:
     shutil.rmtree(replaced, ignore_errors=True)
 
 
+def library_versions() -> dict[str, str]:
+    """Versions of the libraries that numbers depend on."""
+    return {name: version(name) for name in ("torch", "diffusers", "safetensors")}
+
+
 def _write(folder: Path, checkpoint: Checkpoint) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
@@ -218,7 +223,7 @@ def _write(folder: Path, checkpoint: Checkpoint) -> None:
         "step": checkpoint.step,
         **checkpoint.values,
         "sha256": digests,
-        "versions": {name: version(name) for name in ("torch", "diffusers", "safetensors")},
+        "versions": library_versions(),
     }
     path = folder / _STATE
     path.write_text(json.dumps({**state, "sha256_of_state": _digest(state)}, indent=1))

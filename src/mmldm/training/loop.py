@@ -1,13 +1,11 @@
 """The training loop, for every job.
 
 Stage + TrainConfig -> checkpoints, metrics, previews, export. N + 1 passes: the last one reports,
-saves and leaves.
-The host waits for the device only where it reports or saves.
+saves and leaves. The host waits for the device only where it reports or saves.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -25,6 +23,7 @@ from mmldm.training.checkpoint import (
     Checkpoint,
     CheckpointFolder,
     SaveError,
+    library_versions,
     refuse_changes,
     run_lock,
     whole_folder,
@@ -88,8 +87,7 @@ def train(
 
     Raises:
         UserError: The folder is in use, a setting changed since the checkpoint, the loss is not
-        finite
-            for MAX_BAD_STEPS steps in a row, or the last checkpoint cannot be written.
+            finite for MAX_BAD_STEPS steps in a row, or the last checkpoint cannot be written.
     """
     process = process or Process()
     if config.batch_size % (process.world * config.accumulate):
@@ -111,7 +109,8 @@ def train(
 
 @dataclass
 class _Health:
-    """Counts of withheld updates, on the device: now in a row, most in a row, in all."""
+    """Counts of withheld updates, on the device: now in a row, most in a row since the last report,
+    in all."""
 
     counts: Tensor
     reported: int = 0
@@ -172,8 +171,8 @@ class _Run:
         export = None
         if self.process.is_main and reason in (None, "max_minutes"):
             export = self.folder / "export"
-            with self._averaged(), whole_folder(export) as partial:
-                self.stage.export(partial)
+            with self._averaged(), whole_folder(export) as unfinished:
+                self.stage.export(unfinished)
         self.process.from_main(0)
         return TrainResult(self.step, reason, export)
 
@@ -215,6 +214,7 @@ class _Run:
         means = _means(self.window, self.process)
         self.window.clear()
         in_a_row, most, total = self.health.counts.tolist()
+        self.health.counts[1] = in_a_row
         values = {**means, "learning_rate": self._learning_rate(), "skipped_updates": total}
         failures = self.stage.failures
         if failures:
@@ -272,7 +272,7 @@ class _Run:
         }
         values = {
             "identity": self.identity,
-            "health": self.health.counts.tolist(),
+            "skipped_updates": int(self.health.counts[2].item()),
             "window": {k: torch.stack(v).tolist() for k, v in self.window.items()},
         }
         try:
@@ -292,21 +292,25 @@ class _Run:
         if self.step == 0:
             return
         saved = self.checkpoints.load(self.step)
-        refuse_changes(
-            saved.values["identity"], json.loads(json.dumps(self.identity)), str(self.folder)
-        )
+        refuse_changes(saved.values["identity"], self.identity, str(self.folder))
         device = self.process.device
         for name, turn in self.turns.items():
             turn.module.load_state_dict(dict(saved.tensors[name]))
             turn.load_optimizer_state(dict(saved.tensors["optimizer"]))
         self.average.load(saved.tensors["ema"])
-        self.health.counts = torch.tensor(saved.values["health"], device=device)
-        self.health.reported = saved.values["health"][2]
+        # A new start has its own ten chances.
+        self.health.reported = saved.values["skipped_updates"]
+        self.health.counts[2] = self.health.reported
         self.window = {
             k: list(torch.tensor(v, device=device).unbind())
             for k, v in saved.values["window"].items()
         }
         self._note(f"resumed at step {self.step}")
+        if saved.values["versions"] != library_versions():
+            self._note(
+                f"the checkpoint is from {saved.values['versions']}, this is {library_versions()}: "
+                "numbers may differ in rounding from here on"
+            )
 
     def _learning_rate(self) -> float:
         return self.config.learning_rate * learning_rate_factor(self.step - 1, self.config)

@@ -41,23 +41,25 @@ def tiny_models() -> dict[str, dict[str, Any]]:
             "audio_encoder_config": {
                 "latent_shape": [16, 16, 1, 1],
                 "block_out_channels": [64],
-                "patch_size": [2, 1],
+                "layers_per_block": 1,
+                "patch_size": [4, 1],
                 "time_axis": "width",
                 "spatial_attention": False,
             },
             "video_encoder_config": {
                 "latent_shape": [12, 16, 1, 1],
                 "block_out_channels": [64],
+                "layers_per_block": 1,
                 "patch_size": 2,
                 "spatial_attention": False,
                 "temporal_attention": True,
                 "head_dim": 32,
             },
-            "adapter_config": {"hidden_channels": 48, "embedding_dim": 64},
+            "adapter_config": {"hidden_channels": 32, "embedding_dim": 64},
             "semantic_config": {
                 "token_grid": [4, 1, 1],
                 "width": 64,
-                "block_out_channels": [64, 64],
+                "block_out_channels": [64],
                 "layers_per_block": 1,
             },
             "decoder_config": {

@@ -21,7 +21,12 @@ class Stage(Protocol):
     returns a dict of 0-d tensors, means over its rows, among them "loss", which is minimised; the
     others are logged. The module's trainable parameters are the turn's: what it only uses (a frozen
     codec, the other turn's network) must not be registered as a submodule, or must not require
-    gradients. While one turn runs, the parameters of the others do not require gradients.
+    gradients. While one turn runs, the parameters of the others do not require gradients. With
+    several processes every trainable parameter must take part in its turn's loss in every step.
+
+    A batch is a nest of dicts and `AV`s of tensors whose first dimension is the rows. Turns run one
+    after the other, each over all accumulated passes; what a turn keeps for the next belongs to
+    `random.micro`.
 
     Networks are compiled, where the recipe asks, by the stage: a turn's forward is not compilable
     as a whole, because it takes a new `StepRandom` each time.

@@ -1,0 +1,58 @@
+"""Contact sheets: frames and spectrogram on one time axis, low frequencies at the bottom."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+
+from mmldm.media.clip import Clip
+from mmldm.media.sheet import (
+    CAPTION_HEIGHT,
+    MARGIN,
+    SPECTROGRAM_HEIGHT,
+    TILE_WIDTH,
+    contact_sheet,
+    spectrogram_picture,
+)
+
+
+def tone_clip(frequency: float, start: float = 0.0, frames: int = 16) -> Clip:
+    """Grey frames that turn white, and a tone that starts, at `start` seconds."""
+    time = torch.arange(frames * 1600) / 16000
+    waveform = 0.5 * torch.sin(2 * math.pi * frequency * time) * (time >= start)
+    pictures = torch.full((frames, 3, 64, 64), 60, dtype=torch.uint8)
+    pictures[math.ceil(start * 10) :] = 255
+    return Clip(pictures, waveform, 10.0, 16000)
+
+
+def brightness(clip: Clip) -> np.ndarray:
+    return np.asarray(spectrogram_picture(clip, 320, 96)).astype(float).sum(axis=2)
+
+
+def test_low_frequencies_are_at_the_bottom() -> None:
+    low, high = (brightness(tone_clip(f))[:, 100].argmax() for f in (200.0, 6000.0))
+    assert low > 75 > 25 > high
+
+
+def test_picture_and_sound_change_at_the_same_place() -> None:
+    sheet = np.asarray(contact_sheet([tone_clip(1000.0, start=0.8)], ["a"])).astype(int)
+    tiles = sheet[MARGIN + CAPTION_HEIGHT + 30, MARGIN : MARGIN + 16 * TILE_WIDTH].sum(axis=1)
+    top = MARGIN + CAPTION_HEIGHT + TILE_WIDTH + 2
+    sound = sheet[top : top + SPECTROGRAM_HEIGHT, MARGIN : MARGIN + 16 * TILE_WIDTH].sum(axis=2)
+    lit = np.flatnonzero(tiles > 700)[0]
+    row = sound[:, 12 * TILE_WIDTH].argmax()
+    heard = np.flatnonzero(sound[row] > sound[row].max() / 2)[0]
+    assert lit == 8 * TILE_WIDTH
+    assert abs(heard - lit) < TILE_WIDTH // 3  # 33 ms, half the spectrogram's window
+
+
+def test_long_short_and_silent_clips_stack_with_captions() -> None:
+    silent = Clip(torch.zeros(16, 3, 8, 8, dtype=torch.uint8), torch.zeros(25600), 10.0, 16000)
+    short = Clip(torch.zeros(2, 3, 8, 8, dtype=torch.uint8), torch.zeros(100), 10.0, 16000)
+    clips = [tone_clip(500.0), tone_clip(500.0, frames=80), silent, short]
+    sheet = contact_sheet(clips, ["one", "lång 雨", "", "short"])
+    assert sheet.width == 16 * TILE_WIDTH + 2 * MARGIN
+    one = contact_sheet(clips[:1], ["one"])
+    assert sheet.height == 4 * (one.height - MARGIN) + MARGIN

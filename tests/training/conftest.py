@@ -1,0 +1,49 @@
+"""A small folder of real clips and the three jobs trained on it once, for all tests of this folder."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+
+from mmldm.config import RunConfig
+from mmldm.data.impacts import ImpactsConfig, synthesize
+from mmldm.data.manifest import Manifest, scan
+from mmldm.training.distributed import Process
+from mmldm.training.journey import JOBS, Journey, RunFolder
+
+from ..smallest import CLIP, smallest_recipe
+
+
+@pytest.fixture(scope="session")
+def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("clips") / "impacts"
+    materials = ("wood", "glass")
+    synthesize(folder, ImpactsConfig(spec=CLIP, materials=materials), clips=12, workers=1)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def manifest(clip_folder: Path) -> Manifest:
+    return scan(clip_folder, CLIP, workers=1, held_out=0.25)
+
+
+def journey(config: RunConfig, manifest: Manifest, folder: Path) -> Journey:
+    folder.mkdir(parents=True, exist_ok=True)
+    return Journey(
+        config,
+        RunFolder(folder),
+        manifest,
+        Process(device=torch.device("cpu")),
+        Console(quiet=True),
+        lambda what, done, total: None,
+    )
+
+
+@pytest.fixture(scope="session")
+def finished(manifest: Manifest, tmp_path_factory: pytest.TempPathFactory) -> Journey:
+    """A run folder in which all three jobs are done."""
+    run = journey(smallest_recipe(), manifest, tmp_path_factory.mktemp("run"))
+    for job in JOBS:
+        run.run(job)
+    return run

@@ -1,0 +1,120 @@
+"""The autoencoder job: what its turns move, what stays frozen, and which way gradients go."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor
+
+from mmldm.data.latents import Splits
+from mmldm.models.image_vae import load_image_vae
+from mmldm.training.autoencoder import AutoencoderStage
+from mmldm.training.journey import Journey
+from mmldm.training.randomness import StepRandom
+
+from ..smallest import smallest_recipe
+
+ROWS = 4
+
+
+@pytest.fixture
+def stage(finished: Journey) -> AutoencoderStage:
+    return AutoencoderStage(
+        smallest_recipe(),
+        load_image_vae(finished.folder.export("vae")),
+        Splits.open(finished.folder.cache("image_latents")),
+        torch.device("cpu"),
+    )
+
+
+def batches(stage: AutoencoderStage) -> Iterator[dict[str, Tensor]]:
+    return stage.batches(0, 0, 1)
+
+
+def play(stage: AutoencoderStage, steps: int) -> dict[str, dict[str, Tensor]]:
+    """A few optimiser steps of every turn; the last terms."""
+    optimizers = {
+        name: torch.optim.AdamW(module.parameters(), lr=1e-3)
+        for name, module in stage.turns.items()
+    }
+    terms: dict[str, dict[str, Tensor]] = {}
+    for step, batch in zip(range(steps), batches(stage), strict=False):
+        for name in stage.active_turns(step):
+            for other, module in stage.turns.items():
+                module.requires_grad_(other == name)
+            terms[name] = stage.turns[name](batch, StepRandom(0, step, name, ROWS))
+            optimizers[name].zero_grad()
+            terms[name]["loss"].backward()
+            optimizers[name].step()
+    return terms
+
+
+def test_all_terms_of_equation_3_are_there_and_finite(stage: AutoencoderStage) -> None:
+    terms = play(stage, 3)
+    assert set(terms["model"]) == {
+        "loss", "mse/audio", "mse/video", "kl/audio", "kl/video",
+        "classification", "contrastive", "adversarial",
+    }  # fmt: skip
+    assert set(terms["critic"]) == {"loss", "score/real", "score/fake"}
+    for turn in terms.values():
+        assert all(value.isfinite() for value in turn.values())
+
+
+def test_frozen_image_vae_never_moves_nor_gets_gradients(stage: AutoencoderStage) -> None:
+    before = {name: value.clone() for name, value in stage.vae.state_dict().items()}
+    play(stage, 3)
+    assert all(parameter.grad is None for parameter in stage.vae.parameters())
+    assert all(torch.equal(before[k], v) for k, v in stage.vae.state_dict().items())
+
+
+def test_every_parameter_of_the_model_turn_learns_within_three_steps(stage: AutoencoderStage) -> None:
+    before = {n: p.detach().clone() for n, p in stage.autoencoder.named_parameters()}
+    play(stage, 3)
+    still = [n for n, p in stage.autoencoder.named_parameters() if torch.equal(before[n], p)]
+    assert not still
+
+
+def test_adversarial_gradient_reaches_the_autoencoder_through_the_image_decoder(
+    stage: AutoencoderStage,
+) -> None:
+    play(stage, 2)
+    batch = next(batches(stage))
+    stage.autoencoder.requires_grad_(True)
+    stage.autoencoder.zero_grad()
+    turn = stage.turns["model"]
+    terms: dict[str, Tensor] = {}
+    original = stage.adversary.model_loss  # type: ignore[union-attr]
+
+    def keep(*arguments: object) -> Tensor:
+        terms["adversarial"] = original(*arguments)  # type: ignore[arg-type]
+        return terms["adversarial"]
+
+    stage.adversary.model_loss = keep  # type: ignore[union-attr, method-assign]
+    turn(batch, StepRandom(0, 5, "model", ROWS))
+    terms["adversarial"].backward()
+    decoder = [p.grad for p in stage.autoencoder.decoder.parameters() if p.grad is not None]
+    encoder = [p.grad for p in stage.autoencoder.encoders.parameters() if p.grad is not None]
+    assert sum(float(g.abs().sum()) for g in decoder) > 0
+    assert sum(float(g.abs().sum()) for g in encoder) > 0
+
+
+def test_critic_turn_moves_the_critic_alone(stage: AutoencoderStage) -> None:
+    batch = next(batches(stage))
+    stage.turns["model"](batch, StepRandom(0, 5, "model", ROWS))
+    stage.turns["model"].requires_grad_(False)
+    stage.turns["critic"](batch, StepRandom(0, 5, "critic", ROWS))["loss"].backward()
+    assert all(p.grad is not None for p in stage.turns["critic"].parameters())
+    assert all(p.grad is None for p in stage.autoencoder.parameters())
+
+
+def test_model_turn_does_not_own_the_critic_or_the_image_vae(stage: AutoencoderStage) -> None:
+    owned = {id(p) for p in stage.turns["model"].parameters()}
+    assert not owned & {id(p) for p in stage.turns["critic"].parameters()}
+    assert not owned & {id(p) for p in stage.vae.parameters()}
+
+
+def test_critic_stays_out_before_its_start_step(stage: AutoencoderStage) -> None:
+    assert stage.active_turns(0) == ("model",)
+    assert stage.active_turns(1) == ("model", "critic")
+    terms = stage.turns["model"](next(batches(stage)), StepRandom(0, 0, "model", ROWS))
+    assert "adversarial" not in terms

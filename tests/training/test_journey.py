@@ -1,0 +1,98 @@
+"""The three jobs in one run folder, from clips to a model that generates."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from mmldm.data.latents import Splits
+from mmldm.data.manifest import Manifest
+from mmldm.errors import UserError
+from mmldm.pipelines.sounding_video import SoundingVideoPipeline
+from mmldm.training.journey import JOBS, Journey, find_manifest
+from mmldm.training.report import METRICS, read_metrics
+
+from ..smallest import CLIP, smallest_recipe
+from .conftest import journey
+
+
+def test_journey_ends_in_a_model_that_generates_clips(finished: Journey) -> None:
+    pipeline = SoundingVideoPipeline.from_pretrained(finished.folder.model)
+    pipeline.set_progress_bar_config(disable=True)
+    clips = pipeline(num_samples=2, seed=3, class_labels="glass").clips
+    assert len(clips) == 2
+    for clip in clips:
+        assert clip.frames.shape == (CLIP.num_frames, 3, CLIP.height, CLIP.width)
+        assert clip.waveform.shape == (CLIP.num_samples,)
+        assert clip.waveform.isfinite().all()
+
+
+def test_every_job_leaves_metrics_previews_and_a_model(finished: Journey) -> None:
+    for job in JOBS:
+        folder = finished.folder.job(job)
+        rows = read_metrics(folder / METRICS)
+        assert any(name.startswith("validate/") for row in rows for name in row)
+        assert list((folder / "previews").glob("*.png"))
+        assert list((folder / "previews").glob("*.mp4"))
+        assert (finished.folder.export(job)).is_dir()
+
+
+def test_caches_hold_every_usable_clip_once(finished: Journey) -> None:
+    for name in ("image_latents", "latents"):
+        caches = Splits.open(finished.folder.cache(name))
+        assert len(caches.train) == len(finished.manifest.split("train"))
+        assert len(caches.held_out) == len(finished.manifest.split("held_out"))
+
+
+def test_generators_latents_are_standardised_by_the_caches_statistics(finished: Journey) -> None:
+    cache = Splits.open(finished.folder.cache("latents")).train
+    pipeline = SoundingVideoPipeline.from_pretrained(finished.folder.model)
+    rows = cache[torch.arange(len(cache))]
+    for modality in ("audio", "video"):
+        z = rows[f"{modality}_mean"]
+        stream = getattr(pipeline.generator, modality)
+        normal = (z - stream.mean) / stream.std
+        assert normal.mean((0, 2, 3, 4)).abs().max() < 1e-2
+        assert (normal.std((0, 2, 3, 4)) - 1).abs().max() < 2e-2
+
+
+def test_paper_form_trains_with_the_same_code(manifest: Manifest, tmp_path: Path) -> None:
+    run = journey(smallest_recipe(steps=2, critic=False, paper_form=True), manifest, tmp_path)
+    for job in JOBS:
+        run.run(job)
+    pipeline = SoundingVideoPipeline.from_pretrained(run.folder.model)
+    pipeline.set_progress_bar_config(disable=True)
+    assert pipeline.autoencoder.latent_shapes == ((4, 1, 4, 4), (4, 1, 4, 4))
+    assert pipeline.decoder_scheduler.config.prediction_type == "epsilon"
+    assert len(pipeline(num_samples=1, seed=0).clips) == 1
+
+
+def test_a_later_job_without_the_earlier_one_says_which_is_missing(
+    manifest: Manifest, tmp_path: Path
+) -> None:
+    run = journey(smallest_recipe(), manifest, tmp_path)
+    with pytest.raises(UserError, match="run the vae job first"):
+        run.run("autoencoder")
+
+
+def test_changed_clip_is_noticed_before_training_goes_on(
+    finished: Journey, tmp_path: Path, manifest: Manifest
+) -> None:
+    run = journey(smallest_recipe(), manifest, tmp_path)
+    first, *rest = manifest.rows
+    stale = manifest.model_copy(
+        update={"rows": (first.model_copy(update={"size": first.size + 1}), *rest)}
+    )
+    stale.save(run.folder.manifest)
+    with pytest.raises(UserError, match="1 clips changed since they were scanned"):
+        find_manifest(run.folder, None, run.config, run.process, run.progress, write=True)
+
+
+def test_bundled_index_names_only_pinned_module_paths(finished: Journey) -> None:
+    """These strings are a file format: old model folders hold them."""
+    index = json.loads((finished.folder.model / "model_index.json").read_text())
+    assert index["vae"] == ["mmldm.models.image_vae", "PatchAutoencoderKL"]
+    assert index["autoencoder"] == ["mmldm.models.autoencoder", "MultiModalAutoencoder"]
+    assert index["generator"] == ["mmldm.models.generator", "JointGenerator"]
+    assert index["scheduler"][0] == index["decoder_scheduler"][0] == "diffusers"

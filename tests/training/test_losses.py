@@ -1,0 +1,55 @@
+"""Loss terms against hand-made cases."""
+
+import math
+
+import torch
+
+from mmldm.training.losses import (
+    adversarial_loss,
+    contrastive_loss,
+    critic_loss,
+    salience,
+    weighted_mean,
+)
+from mmldm.types import AV
+
+
+def test_salience_marks_what_moves_and_not_the_background() -> None:
+    clip = torch.zeros(1, 5, 3, 4, 4)
+    clip[0, 2, :, 1, 1] = 1.0
+    weights = salience(clip, strength=3.0, threshold=0.1)
+    assert weights.shape == (1, 5, 1, 4, 4)
+    assert weights[0, 2, 0, 1, 1] == 4.0
+    assert weights.sum() == weights.numel() + 3.0
+
+
+def test_salience_of_an_audio_image_looks_along_time() -> None:
+    image = torch.zeros(1, 1, 3, 4, 8)
+    image[..., 2, :] = 1.0  # a steady tone: background
+    image[..., 0, 5] = 1.0  # a short event
+    weights = salience(image, strength=1.0, threshold=0.1)
+    assert weights[0, 0, 0, 0, 5] == 2.0
+    assert weights.sum() == weights.numel() + 1.0
+
+
+def test_weighted_mean_is_per_sample_and_equals_the_mean_for_equal_weights() -> None:
+    errors = torch.rand(3, 2, 4, 5)
+    weights = torch.full((3, 2, 1, 5), 2.5)
+    assert torch.allclose(weighted_mean(errors, weights), errors.flatten(1).mean(1))
+
+
+def test_contrastive_loss_of_indistinguishable_pairs_is_log_batch_and_of_matched_ones_small() -> None:
+    same = torch.nn.functional.normalize(torch.ones(8, 16), dim=1)
+    one = AV(torch.tensor(0.07), torch.tensor(0.07))
+    assert math.isclose(contrastive_loss(AV(same, same), one).item(), math.log(8), rel_tol=1e-5)
+    distinct = torch.eye(8, 16)
+    assert contrastive_loss(AV(distinct, distinct), one).item() < 1e-4
+    assert contrastive_loss(AV(distinct, distinct.roll(1, 0)), one).item() > 10
+
+
+def test_critic_is_content_with_separated_scores_and_the_model_with_high_ones() -> None:
+    real, fake = torch.full((2,), 1.5), torch.full((8,), -1.5)
+    assert critic_loss(real, fake).tolist() == [0.0, 0.0]
+    assert critic_loss(torch.zeros(2), torch.zeros(8)).tolist() == [1.0, 1.0]
+    assert critic_loss(-real, -fake).tolist() == [2.5, 2.5]
+    assert adversarial_loss(torch.tensor([1.5, 0.0, -1.0])).tolist() == [0.0, 1.0, 2.0]
