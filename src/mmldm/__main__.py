@@ -1,5 +1,6 @@
-"""`python -m mmldm` is the `mmldm` command."""
+"""`python -m mmldm`: the command line."""
 
 from mmldm.cli.main import run
 
-run()
+if __name__ == "__main__":
+    run()

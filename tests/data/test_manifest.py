@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmldm.data.manifest import Manifest, Row, _assign_splits, scan
+from mmldm.data.manifest import Manifest, Row, assign_splits, scan
 from mmldm.errors import UserError
 from mmldm.media.clip import Clip
 from mmldm.media.container import Limits
@@ -36,7 +36,7 @@ def folder(tmp_path: Path, clip_file: Path) -> Path:
     for name in names:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(clip_file, root / name)
-    (root / "drum/broken.mp4").write_bytes(clip_file.read_bytes()[:300])
+    (root / "drum/broken.mp4").write_bytes(clip_file.read_bytes()[:30])
     (root / "drum/page.webm").write_text("<html>not found</html>")
     (root / "notes.txt").write_text("not media")
     (root / ".hidden.mp4").write_bytes(b"")
@@ -169,13 +169,27 @@ def test_missing_and_empty_sources_are_user_errors(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="holds no media files"):
         scan(tmp_path / "empty", SPEC)
-    (tmp_path / "list.jsonl").write_text('{"file": "a.mp4"}\n')
-    with pytest.raises(UserError, match='line 1 has no "path"'):
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"file": "a.mp4"}', 'line 1 has no "path"'),
+        ('{"path": "a.mp4", "class_name": 3}', "class_name must be text"),
+        ('{"path": "a.mp4", "split": "test"}', 'split must be "train" or "held_out"'),
+        ("[1]", "not a JSON object"),
+    ],
+)
+def test_a_wrong_list_is_a_user_error_with_its_line(
+    tmp_path: Path, line: str, message: str
+) -> None:
+    (tmp_path / "list.jsonl").write_text(line + "\n")
+    with pytest.raises(UserError, match=message):
         scan(tmp_path / "list.jsonl", SPEC)
 
 
 def splits(rows: list[Row], held_out: float = 0.1, seed: int = 0) -> dict[str, str]:
-    return {row.path: row.split for row in _assign_splits(rows, held_out, seed)}
+    return {row.path: row.split for row in assign_splits(rows, held_out, seed)}
 
 
 def test_a_files_split_does_not_depend_on_the_other_files() -> None:

@@ -27,16 +27,12 @@ def children() -> set[str]:
 def test_every_call_has_one_outcome_with_its_own_value() -> None:
     calls = [(f"folder/{n}",) for n in range(20)]
     outcomes = list(run_isolated(posixpath.basename, calls, workers=3, seconds=30))
-    assert {outcome.index: outcome.value for outcome in outcomes} == {
-        n: str(n) for n in range(20)
-    }
+    assert {outcome.index: outcome.value for outcome in outcomes} == {n: str(n) for n in range(20)}
 
 
 def test_a_hanging_call_times_out_and_the_others_go_on() -> None:
     began = time.monotonic()
-    outcomes = list(
-        run_isolated(time.sleep, [(0,), (600,), (0,), (0,)], workers=1, seconds=1.5)
-    )
+    outcomes = list(run_isolated(time.sleep, [(0,), (600,), (0,), (0,)], workers=1, seconds=1.5))
     assert {o.index: o.reason for o in outcomes} == {0: None, 1: "timeout", 2: None, 3: None}
     assert time.monotonic() - began < 60
 

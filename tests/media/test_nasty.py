@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from mmldm.data.manifest import MEDIA_SUFFIXES, Manifest, scan
+from mmldm.data.folder import MEDIA_SUFFIXES
+from mmldm.data.manifest import Manifest, scan
 from mmldm.media.container import Limits
 from mmldm.media.isolated import Outcome, run_isolated
 from mmldm.media.probe import measure

@@ -20,6 +20,7 @@ PAPER = ClipSpec(
         f_min=0.0,
         f_max=8000.0,
         mel_scale="slaney",
+        area_normalised=True,
         window_normalised=False,
         filterbank_rate=22050,
         db_min=-80.0,
@@ -153,17 +154,20 @@ def test_mel_from_image_undoes_the_image_where_it_is_native() -> None:
     assert torch.allclose(back[audible], mel[audible], rtol=1e-4)
 
 
-def test_round_trip_error_of_the_default_image() -> None:
+@pytest.mark.parametrize(("sound", "worst_db"), [("chirps", 0.9), ("bursts", 0.25)])
+def test_round_trip_error_of_the_default_image(sound: str, worst_db: float) -> None:
+    """In the 40 dB below the peak; measured 0.58 dB for chirps, 0.14 dB for bursts of noise."""
     audio_image = AudioImage(SPEC)
-    waveform = chirps()
-    image = audio_image.image(waveform)
-    back = audio_image.waveform(image)
+    torch.manual_seed(0)
+    waveform = chirps() if sound == "chirps" else 0.1 * (chirps() != 0) * torch.randn(2, 25600)
+    back = audio_image.waveform(audio_image.image(waveform))
     assert back.shape == waveform.shape
     assert back.abs().max() <= 1
-    levels_lost = (audio_image.image(back) - image).abs().mean() / 2
-    assert levels_lost < 0.003  # of the range 0..1; measured 0.0007, which is 0.05 dB
+    decibels = audio_image.decibels(waveform)
+    error = (audio_image.decibels(back) - decibels).abs()
+    assert error[decibels > decibels.max() - 40].mean() < worst_db
     loudness = back.pow(2).mean().sqrt() / waveform.pow(2).mean().sqrt()
-    assert 0.85 < loudness < 1.1
+    assert 0.8 < loudness < 1.1
 
 
 def test_round_trip_error_of_a_resized_image() -> None:

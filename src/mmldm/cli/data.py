@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from mmldm.cli.output import require_writable
 from mmldm.cli.progress import ProgressLine
-from mmldm.types import ClipSpec
 
 
 def scan(
@@ -19,52 +18,71 @@ def scan(
     ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Decoding processes.")] = 2,
     held_out: Annotated[float, typer.Option(min=0, max=0.9, help="Share held out.")] = 0.1,
-    skip_silent: Annotated[bool, typer.Option(help="Reject clips whose sound is silence.")] = False,
+    skip_silent: Annotated[
+        bool, typer.Option("--skip-silent", help="Reject clips whose sound is silence.")
+    ] = False,
     frames: Annotated[int, typer.Option(min=1, help="Frames a training window needs.")] = 16,
     fps: Annotated[float, typer.Option(help="Frames per second of a training window.")] = 10.0,
 ) -> None:
     """Decodes every clip once and says what can be used, what not, and why."""
     from mmldm.data.manifest import scan as scan_folder
+    from mmldm.strict import parse
+    from mmldm.types import ClipSpec
 
-    console = Console()
-    spec = ClipSpec(num_frames=frames, fps=fps)
-    report = ProgressLine(console)
-    manifest = scan_folder(
-        folder,
-        spec,
-        workers=workers,
-        held_out=held_out,
-        skip_silent=skip_silent,
-        progress=lambda done, total: report("reading", done, total),
-    )
-    console.print(manifest.summary(), markup=False, highlight=False)
+    spec = parse(ClipSpec, {"num_frames": frames, "fps": fps}, "a training window")
+    if out is not None:
+        require_writable(out.parent)
+    with ProgressLine() as line:
+        manifest = scan_folder(
+            folder,
+            spec,
+            workers=workers,
+            held_out=held_out,
+            skip_silent=skip_silent,
+            progress=lambda done, total: line("scan", done, total),
+        )
+    typer.echo(manifest.summary())
     if out is not None:
         manifest.save(out)
-        console.print(f"manifest: {out}", markup=False, highlight=False)
+        typer.echo(f"manifest: {out}")
 
 
 def synthesize(
     folder: Annotated[Path, typer.Argument(help="Where the class folders go.")],
     clips: Annotated[int, typer.Option(min=1, help="How many clips.")] = 2000,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed, other clips.")] = 0,
     size: Annotated[int, typer.Option(min=16, help="Height and width in pixels.")] = 64,
-    seconds: Annotated[float, typer.Option(min=0.4, help="Length of each clip.")] = 1.6,
-    fps: Annotated[float, typer.Option(min=1)] = 10.0,
-    sample_rate: Annotated[int, typer.Option(min=8000)] = 16000,
+    seconds: Annotated[float, typer.Option(min=0.4, max=60, help="Length of each clip.")] = 1.6,
+    fps: Annotated[float, typer.Option(min=1, max=120, help="Frames per second.")] = 10.0,
+    sample_rate: Annotated[
+        int, typer.Option(min=8000, max=96000, help="Sound samples per second.")
+    ] = 16000,
     balls: Annotated[int, typer.Option(min=1, max=3, help="At most this many balls.")] = 1,
     workers: Annotated[int | None, typer.Option(min=1, help="Default: all cores.")] = None,
 ) -> None:
-    """Makes the impacts world: real mp4 files of bouncing, sounding balls, with the true event times."""
+    """Makes the impacts world: mp4 files of bouncing, sounding balls, and when each impact is."""
     from mmldm.data.impacts import ImpactsConfig
     from mmldm.data.impacts import synthesize as write_clips
+    from mmldm.strict import parse
 
-    spec = ClipSpec(
-        num_frames=max(1, round(seconds * fps)), fps=fps, height=size, width=size, sample_rate=sample_rate
-    )
-    config = ImpactsConfig(seed=seed, max_balls=balls, spec=spec)
-    console = Console()
-    report = ProgressLine(console)
-    write_clips(
-        folder, config, clips, workers=workers, progress=lambda done, total: report("clips", done, total)
-    )
-    console.print(f"{clips} clips in {folder}", markup=False, highlight=False)
+    require_writable(folder)
+    spec = {
+        "num_frames": max(1, round(seconds * fps)),
+        "fps": fps,
+        "height": size,
+        "width": size,
+        "sample_rate": sample_rate,
+        # Rendering makes no spectrogram; its default would refuse low rates.
+        "spectrogram": {"f_max": min(8000.0, sample_rate / 2)},
+    }
+    config = parse(ImpactsConfig, {"seed": seed, "max_balls": balls, "spec": spec}, "the impacts")
+    with ProgressLine() as line:
+        write_clips(
+            folder,
+            config,
+            clips,
+            workers=workers,
+            progress=lambda done, total: line("clips", done, total),
+        )
+    typer.echo(f"{clips} clips in {folder}")
+    typer.echo(f"next: mmldm train {folder}")

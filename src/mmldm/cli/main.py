@@ -1,30 +1,67 @@
-"""`mmldm`: the command line. arguments -> the library; every command prints what it made and where.
+"""`mmldm`: the command line. Arguments -> the library; every command prints what it made and where.
 
-Mistakes of the user print one sentence and exit with code 2. Heavy imports happen inside the commands.
+Results go to standard output, progress and complaints to standard error. A person's mistake is one sentence and exit
+code 2, an interrupt exit code 130. Heavy imports happen inside the commands.
 """
 
 from __future__ import annotations
 
 import sys
+from io import TextIOWrapper
+from typing import Any
 
 import typer
-from rich.console import Console
+from typer.core import TyperGroup
 
 from mmldm import __version__
 from mmldm.cli import data, generate, train
 from mmldm.errors import UserError
 
+
+class Commands(TyperGroup):
+    """Turns what a person can mend into a sentence; a fault of the program keeps its traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            raise  # The reader of our output left; typer ends quietly.
+        except UserError as error:
+            _fail(str(error))
+        except OSError as error:
+            # Disk full, no permission, a file that vanished.
+            where = f"{error.filename}: " if error.filename else ""
+            _fail(f"{where}{error.strerror or error}")
+        except (MemoryError, RuntimeError) as error:
+            text = str(error)
+            if not isinstance(error, MemoryError) and "memory" not in text:
+                raise
+            first = text.partition("\n")[0] or "there is too little"
+            _fail(f"out of memory ({first}): use a smaller batch_size or fewer clips at once")
+        except KeyboardInterrupt:
+            typer.echo("mmldm: interrupted", err=True)
+            raise typer.Exit(130) from None
+        return None
+
+
+def _fail(sentence: str) -> None:
+    typer.secho(f"mmldm: {sentence}", fg="red", err=True)
+    raise typer.Exit(2) from None
+
+
 app = typer.Typer(
+    cls=Commands,
     help="Sounding video generation: picture and sound together, from your own clips.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("scan")(data.scan)
-app.command("synthesize")(data.synthesize)
 app.command("train")(train.train)
 app.command("generate")(generate.generate)
 app.command("reconstruct")(generate.reconstruct)
+app.command("scan")(data.scan)
+app.command("synthesize")(data.synthesize)
 
 
 @app.command()
@@ -35,18 +72,11 @@ def version() -> None:
 
 def run() -> None:
     """Entry point of the console script."""
-    try:
-        app()
-    except UserError as error:
-        Console(stderr=True).print(f"mmldm: {error}", style="red", markup=False, highlight=False)
-        sys.exit(2)
-    except OSError as error:
-        # Disk full, no permission, a file that vanished: the system's own sentence names the file.
-        Console(stderr=True).print(f"mmldm: {error}", style="red", markup=False, highlight=False)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        Console(stderr=True).print("mmldm: interrupted")
-        sys.exit(130)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            # A file name need not be valid text.
+            stream.reconfigure(errors="backslashreplace")
+    app(prog_name="mmldm")
 
 
 if __name__ == "__main__":

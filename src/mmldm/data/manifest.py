@@ -11,11 +11,12 @@ import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from mmldm.data.folder import MEDIA_SUFFIXES, find_media, json_lines, read_list
 from mmldm.errors import UserError
 from mmldm.media.atomic import atomic_path
 from mmldm.media.container import Limits
@@ -24,13 +25,11 @@ from mmldm.media.probe import measure
 from mmldm.types import ClipSpec
 
 FORMAT, VERSION = "mmldm-manifest", 1
-MEDIA_SUFFIXES = frozenset(
-    ".mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .ts .mts .m2ts .ogv .flv .3gp .3g2".split()
-)
 # A file may be this much (seconds) shorter than a clip; the last frame and silence fill in.
 TOLERANCE = 0.02
 SILENT_SHARE = 0.99
 Split = Literal["train", "held_out"]
+Status = Literal["used", "used_with_note", "skipped"]
 
 
 class Row(BaseModel):
@@ -40,7 +39,7 @@ class Row(BaseModel):
 
     path: str
     """Relative to the manifest's root, with forward slashes."""
-    status: Literal["used", "used_with_note", "skipped"]
+    status: Status
     reason: str | None = None
     """Why it is skipped: a code of docs/data.md."""
     note: str | None = None
@@ -108,8 +107,12 @@ class Manifest(BaseModel):
             )
 
     def changed(self) -> list[Row]:
-        """Rows whose file is gone or differs in size or modification time from when it was read."""
-        return [row for row in self.rows if _fingerprint(self.file(row)) != (row.size, row.mtime_ns)]
+        """Rows whose file is gone, or has another size or modification time than when scanned."""
+
+        def same(row: Row) -> bool:
+            return _fingerprint(self.file(row)) == (row.size, row.mtime_ns)
+
+        return [row for row in self.rows if not same(row)]
 
     def summary(self) -> str:
         """A table for a person: counts by class and by reason, hours, and warnings."""
@@ -141,7 +144,7 @@ class Manifest(BaseModel):
             UserError: Not a manifest of this version, or a damaged line, named.
         """
         path = Path(path)
-        lines = _json_lines(path)
+        lines = json_lines(path)
         _, header = next(lines, (0, {}))
         if header.get("format") != FORMAT:
             raise UserError(
@@ -192,10 +195,10 @@ def scan(
     limits = limits or Limits()
     if source.is_dir():
         root = source
-        entries, ignored = _find_media(source)
+        entries, ignored = find_media(source)
     elif source.is_file():
         root = source.parent
-        entries, ignored = _read_list(source), {}
+        entries, ignored = read_list(source), {}
     else:
         raise UserError(f"{source} does not exist; give a folder of video clips")
     if not entries:
@@ -204,49 +207,14 @@ def scan(
         )
 
     calls = [(str(root / entry["path"]), limits.model_dump()) for entry in entries]
-    rows: list[Row | None] = [None] * len(entries)
+    rows: dict[int, Row] = {}
     outcomes = run_isolated(measure, calls, workers=workers, seconds=limits.seconds)
     for done, outcome in enumerate(outcomes, start=1):
         rows[outcome.index] = _row(root, entries[outcome.index], outcome, spec, skip_silent)
         if progress is not None:
             progress(done, len(entries))
-    return Manifest(root=root, rows=tuple(_assign_splits(rows, held_out, seed)), ignored=ignored)
-
-
-def _find_media(root: Path) -> tuple[list[dict[str, Any]], dict[str, int]]:
-    ignored: Counter[str] = Counter()
-    found = []
-    inside = root.resolve()
-    for folder, folders, names in os.walk(root):
-        links = [name for name in folders if Path(folder, name).is_symlink()]
-        hidden = [name for name in folders if name.startswith(".")]
-        ignored["link"] += len(links)
-        folders[:] = sorted(set(folders) - set(links) - set(hidden))
-        for name in sorted(names):
-            path = Path(folder, name)
-            if name.startswith("."):
-                ignored["hidden"] += 1
-            elif path.suffix.lower() not in MEDIA_SUFFIXES:
-                ignored["not media"] += 1
-            elif path.is_symlink() and not path.resolve().is_relative_to(inside):
-                ignored["link"] += 1
-            else:
-                relative = path.relative_to(root)
-                class_name = relative.parts[0] if len(relative.parts) > 1 else None
-                found.append({"path": relative.as_posix(), "class_name": class_name})
-    return sorted(found, key=lambda entry: entry["path"]), {k: n for k, n in ignored.items() if n}
-
-
-def _read_list(path: Path) -> list[dict[str, Any]]:
-    entries = []
-    for number, value in _json_lines(path):
-        if value.get("format") == FORMAT:
-            continue
-        if not isinstance(value.get("path"), str):
-            raise UserError(f'{path}, line {number} has no "path"; write {{"path": "a.mp4"}} lines')
-        entry = {key: value.get(key) for key in ("path", "class_name", "split")}
-        entries.append(entry)
-    return entries
+    rows_in_order = assign_splits([rows[index] for index in sorted(rows)], held_out, seed)
+    return Manifest(root=root, rows=tuple(rows_in_order), ignored=ignored)
 
 
 def _row(
@@ -255,12 +223,12 @@ def _row(
     size, mtime_ns = _fingerprint(root / entry["path"]) or (0, 0)
     common = {**entry, "size": size, "mtime_ns": mtime_ns}
     if outcome.reason is not None:
-        note = outcome.message.replace(f"{root}{os.sep}", "")
-        return Row(**common, status="skipped", reason=outcome.reason, note=note)
+        message = outcome.message.replace(f"{root}{os.sep}", "")
+        return Row(**common, status="skipped", reason=outcome.reason, note=message)
     info = dict(outcome.value)
-    notes = "; ".join(info.pop("notes")) or None
+    note = "; ".join(info.pop("notes")) or None
     del info["path"], info["num_frames"]
-    reason, note = None, notes
+    reason: str | None = None
     if info["duration"] < spec.duration - TOLERANCE:
         reason = "corrupt" if info["decode_errors"] else "too_short"
         note = f"{info['duration']:.2f} s can be used, a clip needs {spec.duration:g} s"
@@ -268,11 +236,11 @@ def _row(
         reason = "silent"
     else:
         info["duration"] = max(info["duration"], spec.duration)
-    status = "skipped" if reason else "used_with_note" if note else "used"
+    status: Status = "skipped" if reason else "used_with_note" if note else "used"
     return Row(**common, **info, status=status, reason=reason, note=note)
 
 
-def _assign_splits(rows: list[Row], held_out: float, seed: int) -> list[Row]:
+def assign_splits(rows: list[Row], held_out: float, seed: int) -> list[Row]:
     """Holds out the rows whose hash falls below `held_out`, so that each file's split is its own.
 
     Every class keeps a training clip, and from four clips on at least one is held out.
@@ -282,8 +250,9 @@ def _assign_splits(rows: list[Row], held_out: float, seed: int) -> list[Row]:
     ordered = sorted(open_rows, key=lambda row: draws[row.path])
     chosen = {row.path for row in ordered if draws[row.path] < held_out}
     free: Counter[str | None] = Counter(
-        row.class_name for row in rows if row.usable and row.path not in chosen
-        and row.split != "held_out"
+        row.class_name
+        for row in rows
+        if row.usable and row.path not in chosen and row.split != "held_out"
     )
     for row in reversed(ordered):
         if row.path in chosen and not free[row.class_name]:
@@ -314,23 +283,6 @@ def _fingerprint(path: Path) -> tuple[int, int] | None:
     return status.st_size, status.st_mtime_ns
 
 
-def _json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {path}: {error}") from error
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            value = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserError(f"{path}, line {number} is not JSON: {error}") from error
-        if not isinstance(value, dict):
-            raise UserError(f"{path}, line {number} is not a JSON object")
-        yield number, value
-
-
 def _find_root(manifest: Path, root: Path, rows: list[Row]) -> Path:
     probe_row = next((row for row in rows if row.usable), None)
     for candidate in (root, manifest.parent / root, manifest.parent / root.name, manifest.parent):
@@ -341,17 +293,18 @@ def _find_root(manifest: Path, root: Path, rows: list[Row]) -> Path:
 
 def _summary_lines(manifest: Manifest) -> Iterator[str]:
     rows, usable = manifest.rows, manifest.usable
-    hours = sum(row.duration for row in usable) / 3600
+    hours = _seconds(usable) / 3600
     noted = sum(row.status == "used_with_note" for row in rows)
     train, held_out = (len(manifest.split(name)) for name in ("train", "held_out"))
     yield f"{manifest.root}: {len(rows)} media files, {len(usable)} usable, {hours:.2f} h"
-    yield f"  used {len(usable) - noted}, used with a note {noted}, skipped {len(rows) - len(usable)}"
+    skipped = len(rows) - len(usable)
+    yield f"  used {len(usable) - noted}, used with a note {noted}, skipped {skipped}"
     yield f"  training {train}, held out {held_out}"
     for cause, count in manifest.ignored.items():
         yield f"  ignored, {cause}: {count}"
     for class_name in manifest.classes:
         members = [row for row in usable if row.class_name == class_name]
-        minutes = sum(row.duration for row in members) / 60
+        minutes = _seconds(members) / 60
         yield f"  class {class_name}: {len(members)} clips, {minutes:.1f} min"
     for reason, count in Counter(row.reason for row in rows if row.reason).most_common():
         example = next(row.path for row in rows if row.reason == reason)
@@ -363,3 +316,7 @@ def _summary_lines(manifest: Manifest) -> Iterator[str]:
         yield "  warning: nothing is held out; measurements will be on training clips"
     if any(row.class_name for row in usable) and any(row.class_name is None for row in usable):
         yield "  warning: some clips lie in class folders and some do not; the latter have no class"
+
+
+def _seconds(rows: list[Row]) -> float:
+    return sum(row.duration or 0.0 for row in rows)

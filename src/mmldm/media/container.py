@@ -152,18 +152,18 @@ class MediaFile:
                 self.decode_errors += bool(frame.is_corrupt)
                 if reorder and decoding_times:
                     frame.pts = heapq.heappop(decoding_times)
-                if frame.pts is None:
+                if frame.time is None:
                     self.decode_errors += 1
                 elif isinstance(frame, av.VideoFrame):
                     if size is not None and size != (frame.width, frame.height):
                         raise self._changed("picture size")
                     size = (frame.width, frame.height)
-                    yield self._picture(frame)
+                    yield _picture(frame, frame.time, packet.stream)
                 elif isinstance(frame, av.AudioFrame):
                     if rate is not None and rate != frame.sample_rate:
                         raise self._changed("sample rate")
                     rate = frame.sample_rate
-                    yield _sound(frame)
+                    yield _sound(frame, frame.time)
 
     def from_origin(self) -> tuple[float, Iterator[Picture | Sound]]:
         """The first instant of the file, in its own time, and everything decoded from there.
@@ -172,20 +172,20 @@ class MediaFile:
             MediaError: `corrupt` if nothing can be decoded.
         """
         events = iter(self)
+        too_far = False
         ahead: list[Picture | Sound] = []
         first: dict[type, float] = {}
         wanted = (self.video is not None) + (self.audio is not None)
         for event in events:
             first.setdefault(type(event), event.time)
-            if len(ahead) < LOOKAHEAD:
+            too_far = len(ahead) == LOOKAHEAD
+            if not too_far:
                 ahead.append(event)
-            else:
-                events = None
             if len(first) == wanted or event.time > min(first.values()) + INTERLEAVING:
                 break
         if not first:
-            raise MediaError("corrupt", f"{self.path} holds nothing that can be decoded; replace it")
-        if events is None:
+            raise MediaError("corrupt", f"nothing in {self.path} can be decoded; replace the file")
+        if too_far:
             self.container.close()
             self._open()
             return min(first.values()), iter(self)
@@ -239,8 +239,8 @@ class MediaFile:
         if width * height > limits.max_pixels:
             raise MediaError(
                 "too_large",
-                f"{self.path} is {width}x{height}, more than the {limits.max_pixels} pixels allowed;"
-                " scale it down or raise max_pixels",
+                f"{self.path} is {width}x{height}, more than {limits.max_pixels} pixels; scale it"
+                " down or raise max_pixels",
             )
         # Frame threads multiply the memory and can deadlock with PyAV's log hook.
         stream.codec_context.thread_type = "SLICE"
@@ -259,13 +259,6 @@ class MediaFile:
                 f" than {MAX_SAMPLE_RATE}; re-encode its sound",
             )
         return stream
-
-    def _picture(self, frame: av.VideoFrame) -> Picture:
-        tick = float(frame.time_base)
-        aspect = float(self.video.sample_aspect_ratio or 1)
-        if not 1 / MAX_PIXEL_ASPECT <= aspect <= MAX_PIXEL_ASPECT:
-            aspect = 1.0
-        return Picture(frame.pts * tick, (frame.duration or 0) * tick, tick, aspect, frame)
 
     def _changed(self, what: str) -> MediaError:
         if self.decode_errors:
@@ -298,10 +291,18 @@ def _open(path: Path, formats: str, limits: Limits) -> InputContainer:
         ) from error
 
 
-def _sound(frame: av.AudioFrame) -> Sound:
+def _picture(frame: av.VideoFrame, time: float, stream: VideoStream) -> Picture:
+    tick = float(stream.time_base or 0)
+    aspect = float(stream.sample_aspect_ratio or 1)
+    if not 1 / MAX_PIXEL_ASPECT <= aspect <= MAX_PIXEL_ASPECT:
+        aspect = 1.0
+    return Picture(time, (frame.duration or 0) * tick, tick, aspect, frame)
+
+
+def _sound(frame: av.AudioFrame, time: float) -> Sound:
     samples = _to_float(frame)
     mono = samples[0] if len(samples) == 1 else _mix_weights(frame.layout) @ samples
-    return Sound(float(frame.pts * frame.time_base), frame.sample_rate, mono)
+    return Sound(time, frame.sample_rate, mono)
 
 
 def _mix_weights(layout: av.AudioLayout) -> np.ndarray:
@@ -321,6 +322,6 @@ def _to_float(frame: av.AudioFrame) -> np.ndarray:
         samples = samples.reshape(-1, frame.layout.nb_channels).T
     if samples.dtype == np.uint8:
         return (samples.astype(np.float32) - 128) / 128
-    if np.issubdtype(samples.dtype, np.integer):
-        return samples.astype(np.float32) / -float(np.iinfo(samples.dtype).min)
+    if samples.dtype.kind == "i":
+        return samples.astype(np.float32) / 2.0 ** (8 * samples.dtype.itemsize - 1)
     return samples.astype(np.float32)

@@ -29,11 +29,12 @@ ORPHAN_GRACE = 10.0
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one call: its value, or a reason (`timeout`, `crashed`, or the function's own).
+    """What became of one call: its value, or why there is none.
 
     Attributes:
         index: Position of the call in the sequence given.
         value: The function's result as JSON gives it back: tuples are lists.
+        reason: None, `timeout`, `crashed`, or that of the `MediaError` the function raised.
     """
 
     index: int
@@ -109,6 +110,7 @@ class _Worker:
         alarm = threading.Timer(self.seconds, kill)
         alarm.start()
         try:
+            assert process.stdin is not None and process.stdout is not None
             process.stdin.write(json.dumps(list(arguments)) + "\n")
             process.stdin.flush()
             line = process.stdout.readline()

@@ -77,6 +77,8 @@ def probe(path: str | Path, limits: Limits | None = None) -> MediaInfo:
             what = "sound" if picture.count > 1 else "picture"
             raise MediaError("corrupt", f"the {what} of {path} cannot be decoded; replace the file")
 
+        video, audio = media.video, media.audio
+        assert video is not None and audio is not None
         duration = min(picture.end, sound.end) - origin
         missing = 1 - sound.samples / sound.rate / max(sound.end - sound.start, 1e-9)
         if media.decode_errors and missing > 0.5:
@@ -89,9 +91,9 @@ def probe(path: str | Path, limits: Limits | None = None) -> MediaInfo:
             fps=(picture.count - 1) / (picture.last - picture.start),
             num_frames=picture.count,
             sample_rate=sound.rate,
-            channels=media.audio.codec_context.channels,
-            video_codec=media.video.codec_context.codec.name,
-            audio_codec=media.audio.codec_context.codec.name,
+            channels=audio.codec_context.channels,
+            video_codec=video.codec_context.codec.name,
+            audio_codec=audio.codec_context.codec.name,
             silent_share=max(0.0, 1 - sound.heard / (sound.rate * (sound.end - origin))),
             decode_errors=media.decode_errors,
             notes=_notes(media, picture, sound),

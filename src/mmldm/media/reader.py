@@ -26,9 +26,7 @@ SEEK_FROM = 3.0
 PREROLL = 0.5
 
 
-def read_clip(
-    path: str | Path, start: float, spec: ClipSpec, limits: Limits | None = None
-) -> Clip:
+def read_clip(path: str | Path, start: float, spec: ClipSpec, limits: Limits | None = None) -> Clip:
     """Reads the window [start, start + spec.duration), `start` in seconds.
 
     The picture is turned upright, scaled to cover H x W with square pixels and centre-cropped.
@@ -99,9 +97,9 @@ def _collect(
     frames = FrameTrack(media.path, begin, spec, limits) if media.video else None
     tracks = AV(sound, frames)
     for event in events:
-        if isinstance(event, Picture):
+        if isinstance(event, Picture) and frames is not None:
             frames.add(event)
-        else:
+        elif isinstance(event, Sound) and sound is not None:
             sound.add(event)
         if all(track is None or track.complete for track in tracks):
             break

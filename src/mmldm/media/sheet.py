@@ -65,7 +65,7 @@ def save_png(path: Path, image: Image.Image) -> None:
 
 
 def spectrogram_picture(clip: Clip, width: int, height: int) -> Image.Image:
-    """The clip's log-mel spectrogram in colour, low frequencies at the bottom, -80 to 0 dB re peak."""
+    """The clip's log-mel spectrogram in colour: 80 dB below its peak, low bands at the bottom."""
     rate = clip.sample_rate
     n_fft = 1 << (rate // 20).bit_length()
     spec = ClipSpec(
@@ -103,7 +103,7 @@ def _panel(clip: Clip, title: str) -> Image.Image:
     draw = ImageDraw.Draw(panel)
     font = ImageFont.load_default(13)
     draw.text((0, 1), title, fill=INK, font=font)
-    for tile, index in enumerate(chosen.tolist()):
+    for index in chosen.tolist():
         picture = Image.fromarray(clip.frames[index].permute(1, 2, 0).cpu().numpy())
         picture = picture.resize((TILE_WIDTH, tile_height), Image.Resampling.BICUBIC)
         panel.paste(picture, (round(index / len(clip.frames) * width), CAPTION_HEIGHT))

@@ -56,7 +56,7 @@ class FrameTrack:
         else:
             # Half a tick makes up for times rounded in the file, but a coarse clock must not
             # move pictures.
-            self._show_until(picture.time - min(picture.tick / 2, 0.001))
+            self._show(self._current, until=picture.time - min(picture.tick / 2, 0.001))
         self._current = picture
 
     def tensor(self) -> Tensor:
@@ -67,7 +67,7 @@ class FrameTrack:
         """
         if self._current is not None:
             shown = max(self._current.duration, 1 / self.spec.fps)
-            self._show_until(self._current.time + shown)
+            self._show(self._current, until=self._current.time + shown)
         if not self.complete:
             raise MediaError(
                 "too_short",
@@ -76,10 +76,10 @@ class FrameTrack:
             )
         return torch.from_numpy(np.stack(self._chosen)).permute(0, 3, 1, 2).contiguous()
 
-    def _show_until(self, time: float) -> None:
+    def _show(self, picture: Picture, until: float) -> None:
         array = None
-        while not self.complete and self._instants[len(self._chosen)] < time:
-            array = self._convert(self._current) if array is None else array
+        while not self.complete and self._instants[len(self._chosen)] < until:
+            array = self._convert(picture) if array is None else array
             self._chosen.append(array)
 
     def _convert(self, picture: Picture) -> np.ndarray:

@@ -19,9 +19,7 @@ from mmldm.media.atomic import atomic_path
 AAC_RATES = (96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000)
 
 
-def write_mp4(
-    path: Path, frames: Tensor, waveform: Tensor, fps: float, sample_rate: int
-) -> None:
+def write_mp4(path: Path, frames: Tensor, waveform: Tensor, fps: float, sample_rate: int) -> None:
     """Writes picture and sound to one mp4.
 
     H.264 in 4:2:0 has even sizes only: an odd picture gets its last row or column repeated. A

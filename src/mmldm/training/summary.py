@@ -1,95 +1,189 @@
 """What a recipe amounts to, before anything is trained: shapes, parameters, FLOPs, bytes.
 
-RunConfig, manifest -> text. Everything is built on the meta device, so a paper-sized recipe costs no memory.
+RunConfig, number of classes -> Summary -> text. Networks are built and run as fake tensors, which have shapes and
+no memory, so that a paper-sized recipe costs neither; only a pretrained image VAE is really read.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from mmldm.config import RunConfig, TrainConfig
-from mmldm.data.manifest import Manifest
+from mmldm.config import RunConfig, TrainConfig, bind
 from mmldm.models.autoencoder import MultiModalAutoencoder
+from mmldm.models.discriminator import TupleDiscriminator
 from mmldm.models.generator import JointGenerator
+from mmldm.models.image_vae import load_image_vae
 from mmldm.training.autoencoder import autoencoder_arguments
 from mmldm.training.generator import generator_arguments
 from mmldm.training.vae import build_vae
 from mmldm.types import AV
 
 BYTES = 4
-COPIES = 4
-"""A checkpoint holds weights, their average and two Adam moments."""
+MOMENTS = 2
+"""Of AdamW, per trained weight."""
 
 
-def summarise(config: RunConfig, manifest: Manifest) -> str:
-    """Spaces with shapes, parameters and forward FLOPs per part, steps and bytes per checkpoint."""
-    with torch.device("meta"):
-        vae = build_vae(config).requires_grad_(True)
-        spec = config.clip
+@dataclass(frozen=True)
+class Part:
+    """One pass of one network over one clip.
+
+    Attributes:
+        parameters: None: those of the line above.
+        flops: Of the forward pass; a multiplication and an addition are two.
+    """
+
+    name: str
+    parameters: int | None
+    flops: int
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training job.
+
+    Attributes:
+        train: None: its network is used as it is.
+        checkpoint_bytes: Tensors of one checkpoint: weights, their average, moments.
+    """
+
+    name: str
+    train: TrainConfig | None
+    checkpoint_bytes: int
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A recipe in numbers; `str` gives the table.
+
+    Attributes:
+        spaces: Name -> shapes of one clip, without the batch dimension.
+    """
+
+    spaces: dict[str, AV[tuple[int, ...]]]
+    parts: tuple[Part, ...]
+    jobs: tuple[Job, ...]
+
+    def __str__(self) -> str:
+        lines = ["spaces of one clip"]
+        lines += [f"  {name:<14}audio {x.audio}, video {x.video}" for name, x in self.spaces.items()]
+        lines += ["", f"{'forward passes of one clip':<30}{'parameters':>12}{'GFLOP':>10}"]
+        for part in self.parts:
+            count = "" if part.parameters is None else f"{part.parameters / 1e6:.3f} M"
+            lines.append(f"  {part.name:<28}{count:>12}{part.flops / 1e9:>10.3f}")
+        lines += ["", f"{'jobs':<14}{'steps':>8}{'batch':>8}{'checkpoint':>14}"]
+        for job in self.jobs:
+            if job.train is None:
+                lines.append(f"  {job.name:<12}{'none: taken as it is':>30}")
+                continue
+            size = f"{job.checkpoint_bytes / 2**20:.1f} MiB"
+            lines.append(f"  {job.name:<12}{job.train.steps:>8}{job.train.batch_size:>8}{size:>14}")
+        return "\n".join(lines)
+
+
+def summarise(config: RunConfig, num_classes: int) -> Summary:
+    """Builds every part of a recipe and counts.
+
+    Args:
+        num_classes: Of the data; fewer than two count as none.
+
+    Raises:
+        UserError: A section does not fit what it builds.
+    """
+    spec = config.clip
+    trained_vae = build_vae(config)
+    source = config.autoencoder.image_vae
+    vae = trained_vae if source is None else load_image_vae(source)
+    with FakeTensorMode(allow_non_fake_inputs=True):
         image = torch.empty(1, 3, spec.height, spec.width)
-        encode, mean = _flops(lambda: vae.encode(image).latent_dist.mean)
-        decode, _ = _flops(lambda: vae.decode(mean).sample)
+        encoding, mean = _flops(lambda: vae.encode(image).latent_dist.mean)
+        decoding, _ = _flops(lambda: vae.decode(mean).sample)
         shape = tuple(mean.shape[1:])
-        unscaled = {m: {"mean": [0.0] * shape[0], "std": [1.0] * shape[0]} for m in AV._fields}
+        statistics = {m: {"mean": [0.0] * shape[0], "std": [1.0] * shape[0]} for m in AV._fields}
         autoencoder = MultiModalAutoencoder(
-            **autoencoder_arguments(config, shape, unscaled, len(manifest.classes))
+            **autoencoder_arguments(config, shape, statistics, num_classes)
         )
         latents = autoencoder.latent_shapes
-        generator = JointGenerator(
-            **generator_arguments(config, latents, None, len(manifest.classes))
-        )
-        frames = spec.num_frames
-        clip = AV(torch.empty(1, 1, *shape), torch.empty(1, frames, *shape))
-        encoding, posterior = _flops(lambda: autoencoder.encode(clip))
-        z = posterior.map(lambda p: p.mean)
-        labels = torch.zeros(1, dtype=torch.long) if manifest.classes else None
-        indices = torch.arange(frames)[None]
-        conditioning, conditions = _flops(lambda: autoencoder.condition(z, indices, labels))
-        steps = AV(torch.zeros(1, 1), torch.zeros(1, frames))
-        denoising, _ = _flops(lambda: autoencoder.denoise(clip, steps, conditions))
-        generating, _ = _flops(lambda: generator(z, torch.zeros(1)))
-
-    lines = [
-        "spaces (one clip)",
-        f"  media         frames {(frames, 3, spec.height, spec.width)} at {spec.fps:g} fps, "
-        f"waveform ({spec.num_samples},) at {spec.sample_rate} Hz",
-        f"  images        audio {(1, 3, spec.height, spec.width)}, "
-        f"video {(frames, 3, spec.height, spec.width)}",
-        f"  image latents audio {(1, *shape)}, video {(frames, *shape)}",
-        f"  latents       audio {latents.audio}, video {latents.video}",
-        "",
-        f"{'parts':<28}{'parameters':>12}{'GFLOP':>10}",
-    ]
-    for name, model, flops in (
-        ("image VAE, encode a clip", vae, encode * (1 + frames)),
-        ("image VAE, decode a clip", None, decode * (1 + frames)),
-        ("autoencoder, encode", autoencoder, encoding),
-        ("autoencoder, condition", None, conditioning),
-        ("signal decoder, one step", autoencoder.decoder, denoising),
-        ("generator, one step", generator, generating),
-    ):
-        count = f"{_count(model) / 1e6:.3f} M" if model is not None else ""
-        lines.append(f"  {name:<26}{count:>12}{flops / 1e9:>10.3f}")
-    lines += ["", f"{'jobs':<14}{'steps':>8}{'batch':>8}{'checkpoint':>14}"]
-    for job, model in (("vae", vae), ("autoencoder", autoencoder), ("generator", generator)):
-        train: TrainConfig | None = getattr(config, job).train
-        if train is None:
-            lines.append(f"  {job:<12}{'as it is':>8}")
-            continue
-        size = COPIES * BYTES * _count(model) / 2**20
-        lines.append(f"  {job:<12}{train.steps:>8}{train.batch_size:>8}{size:>10.1f} MiB")
-    return "\n".join(lines)
+        generator = JointGenerator(**generator_arguments(config, latents, None, num_classes))
+        critics = [
+            TupleDiscriminator(**bind(c.model, TupleDiscriminator, "autoencoder.critic.model"))
+            for c in (config.autoencoder.critic,)
+            if c is not None
+        ]
+        passes = _passes(autoencoder, generator, shape, spec.num_frames)
+    images = AV(1, spec.num_frames)
+    return Summary(
+        spaces={
+            "media": AV((spec.num_samples,), (spec.num_frames, 3, spec.height, spec.width)),
+            "images": images.map(lambda n: (n, 3, spec.height, spec.width)),
+            "image latents": images.map(lambda n: (n, *shape)),
+            "latents": latents.map(tuple),
+        },
+        parts=(
+            Part("image VAE, encode", _count(vae), encoding * sum(images)),
+            Part("image VAE, decode", None, decoding * sum(images)),
+            Part("autoencoder, encode", _count(autoencoder), passes["encode"]),
+            Part("autoencoder, condition", None, passes["condition"]),
+            Part("signal decoder, one step", _count(autoencoder.decoder), passes["denoise"]),
+            Part("generator, one step", _count(generator), passes["generate"]),
+        ),
+        jobs=(
+            _job("vae", config.vae.train, [trained_vae]),
+            _job("autoencoder", config.autoencoder.train, [autoencoder, *critics]),
+            _job("generator", config.generator.train, [generator]),
+        ),
+    )
 
 
-def _count(model: nn.Module) -> int:
-    return sum(p.numel() for p in model.parameters())
+def _passes(
+    autoencoder: MultiModalAutoencoder,
+    generator: JointGenerator,
+    shape: tuple[int, ...],
+    frames: int,
+) -> dict[str, int]:
+    """FLOPs of each pass over one clip."""
+    clip = AV(torch.empty(1, 1, *shape), torch.empty(1, frames, *shape))
+    labels = torch.zeros(1, dtype=torch.long) if generator.null_class else None
+    indices = torch.arange(frames)[None]
+    steps = clip.map(lambda x: torch.zeros(x.shape[:2], dtype=torch.long))
+    flops = {}
+    flops["encode"], posterior = _flops(lambda: autoencoder.encode(clip))
+    z = posterior.map(lambda p: p.mean)
+    flops["condition"], conditions = _flops(lambda: autoencoder.condition(z, indices, labels))
+    flops["denoise"], _ = _flops(lambda: autoencoder.denoise(clip, steps, conditions))
+    flops["generate"], _ = _flops(lambda: generator(z, torch.zeros(1, dtype=torch.long)))
+    return flops
 
 
-def _flops(call: Any) -> tuple[int, Any]:
+def _job(name: str, train: TrainConfig | None, networks: list[nn.Module]) -> Job:
+    """The first network is the one that is averaged and exported."""
+    if train is None:
+        return Job(name, None, 0)
+    values = sum(_stored(network) + MOMENTS * _trained(network) for network in networks)
+    if train.ema_decay is not None:
+        values += _trained(networks[0])
+    return Job(name, train, BYTES * values)
+
+
+def _count(network: nn.Module) -> int:
+    return sum(p.numel() for p in network.parameters())
+
+
+def _trained(network: nn.Module) -> int:
+    return sum(p.numel() for p in network.parameters() if p.requires_grad)
+
+
+def _stored(network: nn.Module) -> int:
+    return sum(tensor.numel() for tensor in network.state_dict().values())
+
+
+def _flops(call: Callable[[], Any]) -> tuple[int, Any]:
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         result = call()
     return counter.get_total_flops(), result

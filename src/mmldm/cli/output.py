@@ -1,0 +1,23 @@
+"""Whether an output folder can be written, asked before minutes of work and without making anything."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from mmldm.errors import UserError
+
+
+def require_writable(folder: Path) -> None:
+    """Checks a folder that exists, or the nearest one above it that does.
+
+    Raises:
+        UserError: A file is in the way, or the folder may not be written to.
+    """
+    nearest = folder.absolute()
+    while not os.path.lexists(nearest):
+        nearest = nearest.parent
+    if not nearest.is_dir():
+        raise UserError(f"cannot write into {folder}: {nearest} is not a folder; choose another --out.")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise UserError(f"cannot write into {folder}: no permission in {nearest}; choose another --out.")
