@@ -2,8 +2,9 @@
 
     python runs/measure_impacts.py CLIPS_FOLDER [MODEL] [--clips 120] [--out table.json]
 
-Rows: real clips, their reconstructions, joint samples, audio-to-video, video-to-audio; each with sync at 50 and 100 ms
-beside the same set with its sounds shuffled, and how the ball moves. Given sounds and pictures are held-out ones.
+Rows: real clips, their reconstructions, joint samples, audio-to-video, video-to-audio; each with sync at
+50 and 100 ms beside the same set with its sounds shuffled, and how the ball moves. Given sounds and
+pictures are held-out ones.
 """
 
 import argparse

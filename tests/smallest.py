@@ -1,4 +1,4 @@
-"""The smallest recipe in which every part of the system is real: 32x32 clips of 4 frames, seconds to train."""
+"""The smallest recipe in which every part of the system is real: 32x32 clips of 4 frames."""
 
 from typing import Any
 
@@ -81,7 +81,10 @@ def smallest_recipe(steps: int = 6, critic: bool = True, paper_form: bool = Fals
             "learning_rate": 1e-4,
             "max_noise": 1.0,
             "model": {
-                "patch_size": 4, "channels": 8, "multipliers": [1, 2], "attention_levels": [],
+                "patch_size": 4,
+                "channels": 8,
+                "multipliers": [1, 2],
+                "attention_levels": [],
             },  # fmt: skip
         }
         base["autoencoder"]["loss"]["adversarial"] = 0.1

@@ -75,7 +75,8 @@ def test_batches_do_not_depend_on_where_one_starts_or_how_many_read(tmp_path: Pa
     late = cached_batches(splits.train, **settings, start_step=5, rank=0, world=1)
     assert [next(late)["source"].tolist() for _ in range(3)] == sources[5:]
     halves = [
-        cached_batches(splits.train, **settings, start_step=0, rank=rank, world=2) for rank in (0, 1)
+        cached_batches(splits.train, **settings, start_step=0, rank=rank, world=2)
+        for rank in (0, 1)
     ]
     for step in range(8):
         assert [s for half in halves for s in next(half)["source"].tolist()] == sources[step]

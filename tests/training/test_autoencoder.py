@@ -67,7 +67,9 @@ def test_frozen_image_vae_never_moves_nor_gets_gradients(stage: AutoencoderStage
     assert all(torch.equal(before[k], v) for k, v in stage.vae.state_dict().items())
 
 
-def test_every_parameter_of_the_model_turn_learns_within_three_steps(stage: AutoencoderStage) -> None:
+def test_every_parameter_of_the_model_turn_learns_within_three_steps(
+    stage: AutoencoderStage,
+) -> None:
     before = {n: p.detach().clone() for n, p in stage.autoencoder.named_parameters()}
     play(stage, 3)
     still = [n for n, p in stage.autoencoder.named_parameters() if torch.equal(before[n], p)]

@@ -86,7 +86,7 @@ def test_changed_clip_is_noticed_before_training_goes_on(
     )
     stale.save(run.folder.manifest)
     with pytest.raises(UserError, match="1 clips changed since they were scanned"):
-        find_manifest(run.folder, None, run.config, run.process, run.progress, write=True)
+        find_manifest(run.folder, None, run.config, run.progress)
 
 
 def test_bundled_index_names_only_pinned_module_paths(finished: Journey) -> None:

@@ -38,7 +38,9 @@ def test_weighted_mean_is_per_sample_and_equals_the_mean_for_equal_weights() -> 
     assert torch.allclose(weighted_mean(errors, weights), errors.flatten(1).mean(1))
 
 
-def test_contrastive_loss_of_indistinguishable_pairs_is_log_batch_and_of_matched_ones_small() -> None:
+def test_contrastive_loss_of_indistinguishable_pairs_is_log_batch_and_of_matched_ones_small() -> (
+    None
+):
     same = torch.nn.functional.normalize(torch.ones(8, 16), dim=1)
     one = AV(torch.tensor(0.07), torch.tensor(0.07))
     assert math.isclose(contrastive_loss(AV(same, same), one).item(), math.log(8), rel_tol=1e-5)

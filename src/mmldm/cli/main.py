@@ -1,7 +1,7 @@
 """`mmldm`: the command line. Arguments -> the library; every command prints what it made and where.
 
-Results go to standard output, progress and complaints to standard error. A person's mistake is one sentence and exit
-code 2, an interrupt exit code 130. Heavy imports happen inside the commands.
+Results go to standard output, progress and complaints to standard error. A person's mistake is one
+sentence and exit code 2, an interrupt exit code 130. Heavy imports happen inside the commands.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Whether an output folder can be written, asked before minutes of work and without making anything."""
+"""Whether an output folder can be written: asked before minutes of work, and nothing is made."""
 
 from __future__ import annotations
 
@@ -18,6 +18,10 @@ def require_writable(folder: Path) -> None:
     while not os.path.lexists(nearest):
         nearest = nearest.parent
     if not nearest.is_dir():
-        raise UserError(f"cannot write into {folder}: {nearest} is not a folder; choose another --out.")
+        raise UserError(
+            f"cannot write into {folder}: {nearest} is not a folder; choose another --out."
+        )
     if not os.access(nearest, os.W_OK | os.X_OK):
-        raise UserError(f"cannot write into {folder}: no permission in {nearest}; choose another --out.")
+        raise UserError(
+            f"cannot write into {folder}: no permission in {nearest}; choose another --out."
+        )

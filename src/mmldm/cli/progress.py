@@ -16,10 +16,10 @@ PLAIN_EVERY = 30.0
 
 
 class ProgressLine:
-    """Call it as `line(what, done, total)`; a bar appears with the first call and ends with the last.
+    """Call it as `line(what, done, total)`; a bar comes with the first call, goes with the last.
 
-    It owns the terminal only while its work lasts, so that a training job can show its own line afterwards. As a
-    context manager it also ends the bar of work that fails half-way.
+    It owns the terminal only while its work lasts, so that a training job can show its own line
+    afterwards. As a context manager it also ends the bar of work that fails half-way.
     """
 
     def __init__(self, console: Console | None = None) -> None:

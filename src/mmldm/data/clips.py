@@ -69,6 +69,11 @@ def class_labels(manifest: Manifest) -> dict[str | None, int]:
     return {None: NO_CLASS, **{name: i for i, name in enumerate(manifest.classes)}}
 
 
+def spread(count: int, length: int) -> list[int]:
+    """At most `count` different indices below `length`, evenly spread: rows lie class by class."""
+    return [i * length // min(count, length) for i in range(min(count, length))]
+
+
 def windows(rows: Sequence[Row], spec: ClipSpec, per_clip: int) -> list[tuple[Row, float]]:
     """Fixed windows, evenly spread over each clip, the same in every call.
 

@@ -96,7 +96,9 @@ class CacheWriter:
             self._commit()
 
     def _commit(self) -> None:
-        joined = {name: torch.cat([part[name] for part in self.pending]) for name in self.pending[0]}
+        joined = {
+            name: torch.cat([part[name] for part in self.pending]) for name in self.pending[0]
+        }
         path = self.folder / f"shard_{len(self.rows):05d}.safetensors"
         partial = path.with_suffix(".partial")
         count = min(self.shard_rows, len(joined["source"]))
@@ -134,7 +136,9 @@ class LatentCache:
             )
         facts = _read_json(index)
         if facts.get("format") != FORMAT:
-            raise UserError(f"{index} has format {facts.get('format')}, this version reads {FORMAT}.")
+            raise UserError(
+                f"{index} has format {facts.get('format')}, this version reads {FORMAT}."
+            )
         self.folder, self.key, self.extra = folder, facts["key"], facts["extra"]
         try:
             self.shards = [
@@ -205,7 +209,9 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise UserError(f"{path} is not valid JSON ({error}): delete its folder and run again.") from error
+        raise UserError(
+            f"{path} is not valid JSON ({error}): delete its folder and run again."
+        ) from error
     if not isinstance(facts, dict):
         raise UserError(f"{path} is not a cache index: delete its folder and run again.")
     return facts

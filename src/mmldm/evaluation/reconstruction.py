@@ -11,11 +11,12 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmldm.media.clip import Clip
 from mmldm.media.images import frames_to_images, images_to_frames
 from mmldm.media.spectrogram import AudioImage
+from mmldm.models.image_vae import ImageVAE
 from mmldm.types import ClipSpec, SpectrogramSpec
 
 MOST_PSNR = 99.0
@@ -73,11 +74,14 @@ def vae_spec(size: int) -> ClipSpec:
 
 
 @torch.no_grad()
-def through_image_vae(vae: nn.Module, clip: Clip, spec: ClipSpec) -> Clip:
-    """What an image VAE alone keeps of frames and audio image (the ceiling of any autoencoder on it)."""
+def through_image_vae(vae: ImageVAE, clip: Clip, spec: ClipSpec) -> Clip:
+    """What an image VAE alone keeps: the ceiling of any autoencoder on top of it."""
     audio_image = AudioImage(spec)
     images = [audio_image.image(clip.waveform[None])[0], *frames_to_images(clip.frames)[:, None]]
-    kept = [vae.decode(vae.encode(image).latent_dist.mode()).sample for image in images]
+    device = next(vae.parameters()).device
+    kept = [
+        vae.decode(vae.encode(image.to(device)).latent_dist.mode()).sample.cpu() for image in images
+    ]
     frames = images_to_frames(torch.cat(kept[1:]))
     waveform = audio_image.waveform(kept[0][None].clamp(-1, 1))[0]
     return Clip(frames, waveform, clip.fps, clip.sample_rate)

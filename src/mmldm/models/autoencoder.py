@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, overload
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -158,7 +158,13 @@ class MultiModalAutoencoder(ModelMixin, ConfigMixin):
         """Statistics of the image latents, for `ImageCodec`."""
         return LatentStatistics.from_dict(self.config.latent_statistics)
 
-    def encode(self, image_latents: AV[Tensor | None]) -> AV[Posterior | None]:
+    @overload
+    def encode(self, image_latents: AV[Tensor]) -> AV[Posterior]: ...
+
+    @overload
+    def encode(self, image_latents: AV[Tensor | None]) -> AV[Posterior | None]: ...
+
+    def encode(self, image_latents: AV[Any]) -> AV[Any]:
         """Image latents AV (B,1,c,h,w), (B,T,c,h,w) -> posteriors over latents; None stays None."""
         return self.encoders.av.map(
             lambda encoder, x: None if x is None else encoder(x), image_latents

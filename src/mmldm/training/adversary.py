@@ -40,7 +40,8 @@ class Adversary:
     def images(self, latents: AV[Tensor]) -> Tensor:
         """Image latents of the audio image and two frames -> images (B, 3, 3, H, W)."""
         return torch.cat(
-            [self.codec.decode(latents.audio, "audio"), self.codec.decode(latents.video, "video")], dim=1
+            [self.codec.decode(latents.audio, "audio"), self.codec.decode(latents.video, "video")],
+            dim=1,
         )
 
     def model_loss(

@@ -1,6 +1,6 @@
 """The `autoencoder` job: the multi-modal autoencoder with its signal decoder, heads and critic. Paper §3.1.
 
-cached image latents AV (B,1,c,h,w), (B,T,c,h,w) -> latents, semantics, noise prediction -> the terms of Eq. 3.
+cached image latents AV (B,1,c,h,w), (B,T,c,h,w) -> latents, semantics, prediction -> the terms of Eq. 3.
 Two turns a step: `model` (everything but the critic) and, from `critic.start_step` on, `critic`, which judges
 the reconstructions the model turn has just made. Gradient of the adversarial term reaches the autoencoder
 through the image decoder; the image VAE and, during the model turn, the critic stay frozen.
@@ -8,7 +8,7 @@ through the image decoder; the image VAE and, during the model turn, the critic 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmldm.config import RunConfig, bind, parse
+from mmldm.config import AutoencoderConfig, RunConfig, bind, parse
+from mmldm.data.clips import spread
 from mmldm.data.latents import LatentCache, Splits, cached_batches
 from mmldm.diffusion.schedules import NoiseProcess, ScheduleConfig, make_scheduler
 from mmldm.evaluation.reconstruction import psnr
@@ -26,15 +27,16 @@ from mmldm.media.spectrogram import AudioImage
 from mmldm.models.autoencoder import MultiModalAutoencoder
 from mmldm.models.discriminator import TupleDiscriminator
 from mmldm.models.image_codec import ImageCodec, LatentStatistics
-from mmldm.training.adversary import Adversary, CriticTurn
-from mmldm.training.losses import contrastive_loss, salience, weighted_mean
+from mmldm.models.image_vae import ImageVAE
 from mmldm.pipelines.decoding import decode_latents
 from mmldm.pipelines.previews import save_clips
+from mmldm.training.adversary import Adversary, CriticTurn
+from mmldm.training.losses import contrastive_loss, salience, weighted_mean
 from mmldm.training.randomness import StepRandom
 from mmldm.types import AV, MODALITIES
 
 SALIENCE_THRESHOLD = 0.5
-"""Departure from the median, in units of the normalised image latents, above which a cell counts as salient."""
+"""Departure from the median, in normalised image latents, above which a cell counts as salient."""
 
 
 VALIDATED_CLIPS = 16
@@ -47,7 +49,7 @@ class AutoencoderTurn(nn.Module):
         self,
         autoencoder: MultiModalAutoencoder,
         process: NoiseProcess,
-        config: Any,
+        config: AutoencoderConfig,
         codec: ImageCodec,
         adversary: Adversary | None,
     ) -> None:
@@ -72,7 +74,9 @@ class AutoencoderTurn(nn.Module):
         target = AV(mean.audio, mean.video[rows, frames])
         labels = batch["label"]
         classes = labels if bool(model.config.num_classes) else None
-        dropped = AV(*(random.bernoulli(loss_config.conditioning_dropout, (clips,)) for _ in range(2)))
+        dropped = AV(
+            *(random.bernoulli(loss_config.conditioning_dropout, (clips,)) for _ in range(2))
+        )
         conditions = model.condition(latents, frames, classes, dropped)
 
         timesteps = target.map(lambda x: self._timesteps(random, x.shape[:2]))
@@ -116,7 +120,7 @@ class AutoencoderTurn(nn.Module):
         return {"loss": loss, **{name: value.detach() for name, value in terms.items()}}
 
     def _timesteps(self, random: StepRandom, shape: tuple[int, ...]) -> Tensor:
-        """Uniform noise levels, a fraction of them at the terminal one (what one-step decoding starts from)."""
+        """Uniform noise levels, a fraction of them the terminal one, where one-step decoding starts."""
         last = self.process.num_timesteps
         uniform = random.integers(0, last, shape)
         terminal = random.bernoulli(self.config.loss.terminal_fraction, shape)
@@ -135,16 +139,17 @@ class AutoencoderStage:
     name = "autoencoder"
 
     def __init__(
-        self, config: RunConfig, vae: nn.Module, caches: Splits, device: torch.device
+        self, config: RunConfig, vae: ImageVAE, caches: Splits, device: torch.device
     ) -> None:
         self.config, self.job, self.device, self.caches = config, config.autoencoder, device, caches
         self.vae = vae.to(device).eval().requires_grad_(False)
         statistics = LatentStatistics.from_dict(caches.train.extra["statistics"])
         self.codec = ImageCodec(self.vae, statistics).to(device)
         self.autoencoder = build_autoencoder(config, caches.train).to(device).train()
-        self.process = NoiseProcess(parse(ScheduleConfig, self.job.schedule, "autoencoder.schedule")).to(device)
+        schedule = parse(ScheduleConfig, self.job.schedule, "autoencoder.schedule")
+        self.process = NoiseProcess(schedule).to(device)
         self.adversary = None
-        self.learning_rates: dict[str, float] = {}
+        rates: dict[str, float] = {}
         self.turns: dict[str, nn.Module] = {}
         if self.job.critic is not None:
             arguments = bind(self.job.critic.model, TupleDiscriminator, "autoencoder.critic.model")
@@ -154,13 +159,14 @@ class AutoencoderStage:
                 self.job.critic.start_step,
                 self.job.critic.max_noise,
             )
-            self.learning_rates["critic"] = self.job.critic.learning_rate
+            rates["critic"] = self.job.critic.learning_rate
         self.turns["model"] = AutoencoderTurn(
             self.autoencoder, self.process, self.job, self.codec, self.adversary
         )
         if self.adversary is not None:
             self.turns["critic"] = CriticTurn(self.adversary)
-        self.ema_modules = {"autoencoder": self.autoencoder}
+        self.ema_modules: dict[str, nn.Module] = {"autoencoder": self.autoencoder}
+        self.learning_rates: Mapping[str, float] = rates
 
     def active_turns(self, step: int) -> tuple[str, ...]:
         playing = self.adversary is not None and step >= self.adversary.start_step
@@ -187,7 +193,7 @@ class AutoencoderStage:
     def _held_out(self, count: int) -> tuple[dict[str, Tensor], AV[Tensor]]:
         """Cached rows of held-out clips and their latents' means."""
         cache = self.caches.held_out
-        rows = torch.arange(min(count, len(cache)))
+        rows = torch.tensor(spread(count, len(cache)))
         batch = {name: value.to(self.device) for name, value in cache[rows].items()}
         mean = MODALITIES.map(lambda m: self.codec.normalise(batch[f"{m}_mean"], m))
         return batch, self.autoencoder.encode(mean).map(lambda p: p.mode())
@@ -213,7 +219,9 @@ class AutoencoderStage:
     def validate(self, random: StepRandom) -> dict[str, float]:
         """PSNR of decoded images against the image VAE's own, and how often the class head is right."""
         kept, decoded = self._reconstruct(VALIDATED_CLIPS)
-        quality = kept.map(lambda a, b: float(psnr(images_to_frames(b), images_to_frames(a)).mean()), decoded)
+        quality = kept.map(
+            lambda a, b: float(psnr(images_to_frames(b), images_to_frames(a)).mean()), decoded
+        )
         results = {"psnr/audio": quality.audio, "psnr/video": quality.video}
         if self.autoencoder.config.num_classes:
             batch, latents = self._held_out(4 * VALIDATED_CLIPS)
@@ -228,12 +236,17 @@ class AutoencoderStage:
             waveforms = audio_image.waveform(images.audio.cpu())
             frames = images_to_frames(images.video).cpu()
             for i, (picture, sound) in enumerate(zip(frames, waveforms, strict=True)):
-                clips.append(Clip(picture, sound, self.config.clip.fps, self.config.clip.sample_rate))
+                clips.append(
+                    Clip(picture, sound, self.config.clip.fps, self.config.clip.sample_rate)
+                )
                 titles.append(f"{name} {i}")
         half = len(clips) // 2
         pairs = [i for pair in zip(range(half), range(half, 2 * half), strict=True) for i in pair]
         save_clips(
-            [clips[i] for i in pairs], folder, f"reconstruction_{step:07d}", [titles[i] for i in pairs]
+            [clips[i] for i in pairs],
+            folder,
+            f"reconstruction_{step:07d}",
+            [titles[i] for i in pairs],
         )
 
     def export(self, folder: Path) -> None:

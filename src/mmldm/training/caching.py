@@ -26,6 +26,7 @@ from mmldm.media.reader import read_clip
 from mmldm.media.spectrogram import AudioImage
 from mmldm.models.autoencoder import MultiModalAutoencoder
 from mmldm.models.image_codec import ImageCodec, LatentStatistics
+from mmldm.models.image_vae import ImageVAE
 from mmldm.types import AV, MODALITIES
 
 Progress = Callable[[str, int, int], None]
@@ -69,7 +70,7 @@ def weights_key(model: nn.Module) -> str:
 def cache_image_latents(
     config: RunConfig,
     manifest: Manifest,
-    vae: nn.Module,
+    vae: ImageVAE,
     folder: Path,
     device: torch.device,
     progress: Progress,
@@ -161,16 +162,10 @@ def cache_latents(
                     codec.normalise(batch["video_mean"], "video"),
                 )
             )
-            writer.add(
-                {
-                    "audio_mean": posterior.audio.mean,
-                    "audio_logvar": posterior.audio.logvar,
-                    "video_mean": posterior.video.mean,
-                    "video_logvar": posterior.video.logvar,
-                    "label": batch["label"],
-                    "source": rows,
-                }
-            )
+            entries = {"label": batch["label"], "source": rows}
+            for modality, dist in zip(MODALITIES, posterior, strict=True):
+                entries |= {f"{modality}_mean": dist.mean, f"{modality}_logvar": dist.logvar}
+            writer.add(entries)
             progress(f"latents, {split}", int(rows[-1]) + 1, len(cache))
         writer.flush()
         statistics = _fit(writer, lambda x: x.flatten(2)[..., None])

@@ -1,6 +1,6 @@
-"""The `generator` job: joint denoising of audio and video latents by the diffusion transformer. Paper §3.2-3.3.
+"""The `generator` job: joint denoising of both latents by the diffusion transformer. Paper §3.2-3.3.
 
-cached latents AV (B,C,T',H',W') -> noisy at one shared noise level -> prediction -> mean squared error (Eq. 7).
+cached latents AV (B,C,T',H',W') -> noisy at one shared level -> prediction -> squared error (Eq. 7).
 Each row of a batch plays one task, drawn from the configured mix:
 
     joint           both streams noisy, both predicted
@@ -9,32 +9,36 @@ Each row of a batch plays one task, drawn from the configured mix:
     audio_only      nothing given, the video stream is pure noise; audio predicted
     video_only      the same the other way round
 
-The paper has the first three, 5 % each of the last two of them; the single-modality tasks teach the null branch
-of cross-modal guidance (Eq. 8) a state it will meet when sampling. Only predicted streams enter the loss.
+The paper has the first three, with 5 % each of the given ones; the single-modality tasks teach the null
+half of cross-modal guidance (Eq. 8) a state it will meet when sampling. Only predicted streams enter the
+loss.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from mmldm.config import TASKS, RunConfig, bind, parse
+from mmldm.config import TASKS, GeneratorConfig, RunConfig, bind, parse
 from mmldm.data.latents import LatentCache, Splits, cached_batches
 from mmldm.diffusion.schedules import NoiseProcess, ScheduleConfig
 from mmldm.models.generator import JointGenerator
-from mmldm.pipelines.sounding_video import SoundingVideoPipeline
 from mmldm.pipelines.previews import save_clips
+from mmldm.pipelines.sounding_video import SoundingVideoPipeline
 from mmldm.training.randomness import StepRandom
 from mmldm.types import AV
+
 
 class GeneratorTurn(nn.Module):
     """Eq. 7 over a mix of tasks."""
 
-    def __init__(self, generator: JointGenerator, process: NoiseProcess, config: Any) -> None:
+    task_ends: Tensor
+
+    def __init__(self, generator: JointGenerator, process: NoiseProcess, config: GeneratorConfig) -> None:
         super().__init__()
         self.generator, self.process = generator, process
         self.class_dropout = config.class_dropout
@@ -50,7 +54,9 @@ class GeneratorTurn(nn.Module):
         tasks = tasks.clamp_max(len(TASKS) - 1)
         errors, predicted = self.errors(batch, tasks, random)
         # Divided by the expected share, not by this batch's count: a mean over rows stays a mean of means.
-        loss = errors.map(lambda e, p, s: (e * p).mean() / max(s, 1e-9), predicted, self.predicted_share)
+        loss = errors.map(
+            lambda e, p, s: (e * p).mean() / max(s, 1e-9), predicted, self.predicted_share
+        )
         return {
             "loss": loss.audio + loss.video,
             "mse/audio": loss.audio.detach(),
@@ -63,7 +69,8 @@ class GeneratorTurn(nn.Module):
         """Per-row squared errors (B,) of both streams, and which rows predict that stream (B,) bool."""
         generator, process = self.generator, self.process
         posterior = AV(
-            (batch["audio_mean"], batch["audio_logvar"]), (batch["video_mean"], batch["video_logvar"])
+            (batch["audio_mean"], batch["audio_logvar"]),
+            (batch["video_mean"], batch["video_logvar"]),
         )
         sampled = posterior.map(lambda p: p[0] + torch.exp(0.5 * p[1]) * random.normal(p[0].shape))
         latents = generator.normalise(sampled)
@@ -114,11 +121,13 @@ class GeneratorStage:
         self.pipeline = pipeline.to(device)
         self.pipeline.set_progress_bar_config(disable=True)
         self.generator: JointGenerator = pipeline.generator.train()
-        self.process = NoiseProcess(parse(ScheduleConfig, self.job.schedule, "generator.schedule")).to(device)
+        self.process = NoiseProcess(
+            parse(ScheduleConfig, self.job.schedule, "generator.schedule")
+        ).to(device)
         self.turn = GeneratorTurn(self.generator, self.process, self.job).to(device)
         self.turns: dict[str, nn.Module] = {"model": self.turn}
-        self.ema_modules = {"generator": self.generator}
-        self.learning_rates: dict[str, float] = {}
+        self.ema_modules: dict[str, nn.Module] = {"generator": self.generator}
+        self.learning_rates: Mapping[str, float] = {}
 
     def active_turns(self, step: int) -> tuple[str, ...]:
         return ("model",)
@@ -150,7 +159,8 @@ class GeneratorStage:
         results: dict[str, float] = {}
         for task in TASKS:
             tasks = torch.full((rows,), TASKS.index(task), device=self.device)
-            errors, predicted = self.turn.errors(batch, tasks, StepRandom(self.config.seed, 0, "validate", rows))
+            random = StepRandom(self.config.seed, 0, "validate", rows, device=self.device)
+            errors, predicted = self.turn.errors(batch, tasks, random)
             for modality, error, used in zip(("audio", "video"), errors, predicted, strict=True):
                 if bool(used.any()):
                     results[f"{task}/{modality}"] = float(error.mean())
@@ -167,7 +177,10 @@ class GeneratorStage:
 
 
 def generator_arguments(
-    config: RunConfig, latent_shapes: AV[tuple[int, ...]], statistics: dict[str, Any] | None, classes: int
+    config: RunConfig,
+    latent_shapes: AV[tuple[int, ...]],
+    statistics: dict[str, Any] | None,
+    classes: int,
 ) -> dict[str, Any]:
     """The recipe's section with what follows from the latents and the data."""
     return bind(
@@ -187,6 +200,4 @@ def build_generator(config: RunConfig, cache: LatentCache, classes: int) -> Join
     row = cache[torch.zeros(1, dtype=torch.long)]
     shapes = AV(tuple(row["audio_mean"].shape[1:]), tuple(row["video_mean"].shape[1:]))
     torch.manual_seed(config.seed)
-    return JointGenerator(
-        **generator_arguments(config, shapes, cache.extra["statistics"], classes)
-    )
+    return JointGenerator(**generator_arguments(config, shapes, cache.extra["statistics"], classes))

@@ -1,30 +1,42 @@
-"""From a folder of clips to a model folder: the three jobs, the caches between them, in one run folder.
+"""From a folder of clips to a model folder: three jobs, caches between them, one run folder.
 
-clips -> manifest -> vae -> image latents cache -> autoencoder -> latents cache -> generator -> model/
-Every step is skipped when its result is there and current, so the same command resumes wherever it stopped.
+clips -> manifest -> vae -> image latents cache -> autoencoder -> latents cache -> generator ->
+model/. Every step is skipped when its result is there and current, so the same command resumes
+wherever it stopped.
 """
 
 from __future__ import annotations
 
 import gc
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
-from mmldm.config import DataConfig, RunConfig, TrainConfig, parse
+from mmldm.config import (
+    DataConfig,
+    RunConfig,
+    TrainConfig,
+    load_config,
+    parse,
+    save_config,
+)
 from mmldm.data.latents import Splits
 from mmldm.data.manifest import Manifest, scan
 from mmldm.diffusion.schedules import ScheduleConfig, make_scheduler
 from mmldm.errors import UserError
+from mmldm.media.atomic import atomic_path
 from mmldm.models.autoencoder import MultiModalAutoencoder
 from mmldm.models.image_codec import ImageCodec
 from mmldm.models.image_vae import ImageVAE, load_image_vae
 from mmldm.pipelines.sounding_video import SoundingVideoPipeline
 from mmldm.training.autoencoder import AutoencoderStage
 from mmldm.training.caching import Progress, cache_image_latents, cache_latents
+from mmldm.training.checkpoint import refuse_changes, run_lock
 from mmldm.training.distributed import Process
 from mmldm.training.generator import GeneratorStage, build_generator
 from mmldm.training.loop import TrainResult, train
@@ -104,7 +116,7 @@ class Journey:
                 build_vae(self.config).save_pretrained(self.folder.export("vae"))
             self.process.from_main(0)
             return None
-        stage = VaeStage(self.config, self.manifest, self.process.device)
+        stage = VaeStage(self.config, job.train, self.manifest, self.process.device)
         return self._train(stage, job.train)
 
     def _autoencoder(self) -> TrainResult:
@@ -198,29 +210,32 @@ class Journey:
 
 
 def find_manifest(
-    folder: RunFolder,
-    source: str | None,
-    settings: RunConfig | None,
-    process: Process,
-    progress: Progress,
-    write: bool,
+    folder: RunFolder, source: str | None, settings: RunConfig | None, progress: Progress
 ) -> Manifest:
-    """The run's manifest: the one in the run folder, else a fresh scan of `source`.
+    """The run's manifest: the one in the run folder, else a fresh scan of `source`. Writes nothing.
 
     Raises:
-        UserError: There is neither, no clip is usable, or clips changed on disk since the scan.
+        UserError: There is neither, no clip is usable, the run is about other clips, or clips
+            changed on disk since the scan.
     """
     if folder.manifest.is_file():
         manifest = Manifest.load(folder.manifest)
+        if source is not None:
+            path = Path(source).resolve()
+            if (path if path.is_dir() else path.parent) != manifest.root.resolve():
+                raise UserError(
+                    f"the run in {folder.root} is about the clips in {manifest.root}, not about "
+                    f"{source}: choose another run folder."
+                )
         changed = manifest.changed()
         if changed:
             raise UserError(
-                f"{len(changed)} clips changed since they were scanned, for example {changed[0].path}: "
-                f"restore them, or delete {folder.manifest} to scan again and start a new run in --out."
+                f"{len(changed)} clips changed since they were scanned, for example "
+                f"{changed[0].path}: restore them, or start a new run in another folder."
             )
         return manifest
     if source is None:
-        raise UserError("no clips: set data.folder in the recipe, or give a folder to `mmldm train`.")
+        raise UserError("no clips: set data.folder in the recipe, or name a folder of clips.")
     data = settings.data if settings else DataConfig()
     manifest = scan(
         Path(source),
@@ -232,10 +247,46 @@ def find_manifest(
         progress=lambda done, total: progress("scan", done, total),
     )
     manifest.require_clips()
-    if write and process.is_main:
-        manifest.save(folder.manifest)
-    process.from_main(0)
+    if not manifest.split("train"):
+        raise UserError(f"{source}: every usable clip is held out, none is left to train on.")
     return manifest
+
+
+@contextmanager
+def claim(
+    folder: RunFolder, config: RunConfig, manifest: Manifest, process: Process
+) -> Iterator[None]:
+    """Holds the run folder for this process, and records recipe and manifest in it.
+
+    Rank 0 does; a recipe that is refused leaves the earlier one in its place.
+
+    Raises:
+        UserError: Another process holds the folder, or the clips would be split differently than
+            the run's manifest says.
+    """
+    if not process.is_main:
+        yield
+        return
+    with run_lock(folder.root, lambda sentence: None):
+        earlier = folder.config.read_text(encoding="utf-8") if folder.config.is_file() else None
+        if not folder.manifest.is_file():
+            manifest.save(folder.manifest)
+        elif earlier is not None:
+            old = load_config(folder.config)
+            refuse_changes(_selection(old), _selection(config), str(folder.root))
+        save_config(config, folder.config)
+        try:
+            yield
+        except UserError:
+            if earlier is not None:
+                with atomic_path(folder.config) as partial:
+                    partial.write_text(earlier, encoding="utf-8")
+            raise
+
+
+def _selection(config: RunConfig) -> dict[str, Any]:
+    """The settings that the manifest was made with."""
+    return {"data": config.data.model_dump(include={"held_out", "seed", "skip_silent"})}
 
 
 def replace_folder(source: Path, target: Path) -> None:

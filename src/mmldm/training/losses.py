@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
+from torch.distributed.nn.functional import all_gather
 
 from mmldm.types import AV
 
@@ -28,7 +29,9 @@ def salience(x: Tensor, strength: float, threshold: float) -> Tensor:
         Weights (B, F, 1, H, W), 1 on the background and 1 + strength where salient.
     """
     time_axis = 1 if x.shape[1] > 1 else 4
-    departure = (x - x.median(dim=time_axis, keepdim=True).values).square().mean(2, keepdim=True).sqrt()
+    departure = (
+        (x - x.median(dim=time_axis, keepdim=True).values).square().mean(2, keepdim=True).sqrt()
+    )
     return 1 + strength * (departure > threshold).to(x.dtype)
 
 
@@ -42,7 +45,7 @@ def gather_rows(x: Tensor) -> Tensor:
     """Rows of every process in rank order, with gradient; the identity in a single process."""
     if not (dist.is_available() and dist.is_initialized()):
         return x
-    return torch.cat(torch.distributed.nn.functional.all_gather(x.contiguous()))
+    return torch.cat(all_gather(x.contiguous()))
 
 
 def contrastive_loss(embeddings: AV[Tensor], temperatures: AV[Tensor]) -> Tensor:
@@ -58,7 +61,9 @@ def contrastive_loss(embeddings: AV[Tensor], temperatures: AV[Tensor]) -> Tensor
     everyone = embeddings.map(gather_rows)
     audio_to_video = embeddings.audio @ everyone.video.T / temperatures.audio
     video_to_audio = embeddings.video @ everyone.audio.T / temperatures.video
-    return 0.5 * (F.cross_entropy(audio_to_video, targets) + F.cross_entropy(video_to_audio, targets))
+    return 0.5 * (
+        F.cross_entropy(audio_to_video, targets) + F.cross_entropy(video_to_audio, targets)
+    )
 
 
 def critic_loss(real_scores: Tensor, fake_scores: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
 """A recipe chosen for the data and the machine: what `mmldm train FOLDER` runs when no config is named.
 
-manifest, device, minutes -> RunConfig. Every number stands in the run folder's config.yaml afterwards, to be read
-and edited; nothing is decided later. The tiny models are the time-aligned form of the system (one video token a
-frame, one audio token a column), which trains on a CPU; on a GPU the same form is made wider.
+manifest, device, minutes -> RunConfig. Every number stands in the run folder's config.yaml afterwards, to
+be read and edited; nothing is decided later. The tiny models are the time-aligned form of the system (one
+video token a frame, one audio token a column), which trains on a CPU.
 """
 
 from __future__ import annotations
@@ -164,7 +164,8 @@ def choose_recipe(
     """
     recipe = tiny_recipe().model_dump(mode="json")
     clips = manifest.split("train")
-    mean_windows = sum(row.duration for row in clips) / (len(clips) * ClipSpec().duration)
+    seconds_of_clips = sum(row.duration or 0.0 for row in clips)
+    mean_windows = seconds_of_clips / (len(clips) * ClipSpec().duration)
     wanted = round(TARGET_WINDOWS / len(clips))
     windows = max(1, min(wanted, math.ceil(WINDOW_OVERLAP * mean_windows)))
     recipe["data"]["windows_per_clip"] = windows
@@ -193,7 +194,12 @@ def relative_speed(device: torch.device) -> float:
         layer(x).square().mean().backward()
         passes += 1
         if passes == 3:  # the first ones choose algorithms
-            _ = float(layer.weight.grad.sum())  # waits for the device
+            _wait_for(device)
             start = time.perf_counter()
-    _ = float(layer.weight.grad.sum())
+    _wait_for(device)
     return (passes - 3) * flops_per_pass / (time.perf_counter() - start) / REFERENCE_SPEED
+
+
+def _wait_for(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

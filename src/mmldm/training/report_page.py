@@ -44,7 +44,9 @@ def _job_section(folder: RunFolder, job: str, rows: list[dict[str, Any]]) -> str
     for picture in previews[-PREVIEWS_SHOWN:]:
         name = html.escape(picture.name)
         source = html.escape(picture.relative_to(folder.root).as_posix())
-        parts.append(f"<figure><img src='{source}' alt='{name}'><figcaption>{name}</figcaption></figure>")
+        parts.append(
+            f"<figure><img src='{source}' alt='{name}'><figcaption>{name}</figcaption></figure>"
+        )
     return "\n".join(parts)
 
 

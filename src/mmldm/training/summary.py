@@ -1,7 +1,7 @@
 """What a recipe amounts to, before anything is trained: shapes, parameters, FLOPs, bytes.
 
-RunConfig, number of classes -> Summary -> text. Networks are built and run as fake tensors, which have shapes and
-no memory, so that a paper-sized recipe costs neither; only a pretrained image VAE is really read.
+RunConfig, number of classes -> Summary -> text. Networks are built and run as fake tensors, which
+have shapes and no memory, so that a paper-sized recipe is cheap; only the image VAE is really made.
 """
 
 from __future__ import annotations
@@ -72,7 +72,9 @@ class Summary:
 
     def __str__(self) -> str:
         lines = ["spaces of one clip"]
-        lines += [f"  {name:<14}audio {x.audio}, video {x.video}" for name, x in self.spaces.items()]
+        lines += [
+            f"  {name:<14}audio {x.audio}, video {x.video}" for name, x in self.spaces.items()
+        ]
         lines += ["", f"{'forward passes of one clip':<30}{'parameters':>12}{'GFLOP':>10}"]
         for part in self.parts:
             count = "" if part.parameters is None else f"{part.parameters / 1e6:.3f} M"
@@ -97,7 +99,7 @@ def summarise(config: RunConfig, num_classes: int) -> Summary:
         UserError: A section does not fit what it builds.
     """
     spec = config.clip
-    trained_vae = build_vae(config)
+    trained_vae: Any = build_vae(config)
     source = config.autoencoder.image_vae
     vae = trained_vae if source is None else load_image_vae(source)
     with FakeTensorMode(allow_non_fake_inputs=True):
@@ -148,7 +150,7 @@ def _passes(
     frames: int,
 ) -> dict[str, int]:
     """FLOPs of each pass over one clip."""
-    clip = AV(torch.empty(1, 1, *shape), torch.empty(1, frames, *shape))
+    clip: AV[Any] = AV(torch.empty(1, 1, *shape), torch.empty(1, frames, *shape))
     labels = torch.zeros(1, dtype=torch.long) if generator.null_class else None
     indices = torch.arange(frames)[None]
     steps = clip.map(lambda x: torch.zeros(x.shape[:2], dtype=torch.long))

@@ -14,19 +14,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmldm.config import RunConfig, bind
-from mmldm.data.clips import WindowDataset
+from mmldm.config import RunConfig, TrainConfig, VaeConfig, bind
+from mmldm.data.clips import WindowDataset, spread
 from mmldm.data.latents import files_key
-from mmldm.data.loader import IndexedLoader
-from mmldm.data.manifest import Manifest
+from mmldm.data.loader import Failed, IndexedLoader
+from mmldm.data.manifest import Manifest, Split
 from mmldm.errors import UserError
 from mmldm.evaluation.reconstruction import psnr
 from mmldm.media.clip import Clip
 from mmldm.media.images import frames_to_images, images_to_frames
 from mmldm.media.spectrogram import AudioImage
-from mmldm.models.image_vae import PatchAutoencoderKL, load_image_vae
-from mmldm.training.losses import salience, weighted_mean
+from mmldm.models.image_vae import ImageVAE, PatchAutoencoderKL, load_image_vae
 from mmldm.pipelines.previews import save_clips
+from mmldm.training.losses import salience, weighted_mean
 from mmldm.training.randomness import StepRandom
 from mmldm.types import ClipSpec
 
@@ -37,7 +37,7 @@ SALIENCE_THRESHOLD = 0.1
 class VaeTurn(nn.Module):
     """One step's loss: some random frames of every clip and its audio image, through the VAE."""
 
-    def __init__(self, vae: nn.Module, spec: ClipSpec, config: Any) -> None:
+    def __init__(self, vae: ImageVAE, spec: ClipSpec, config: VaeConfig) -> None:
         super().__init__()
         self.vae = vae
         self.audio_image = AudioImage(spec)
@@ -81,14 +81,22 @@ class VaeStage:
 
     name = "vae"
 
-    def __init__(self, config: RunConfig, manifest: Manifest, device: torch.device) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        train_config: TrainConfig,
+        manifest: Manifest,
+        device: torch.device,
+    ) -> None:
         self.config, self.job, self.spec, self.device = config, config.vae, config.clip, device
-        self.manifest = manifest
+        self.manifest, self.train_config = manifest, train_config
         self.vae = build_vae(config)
         self.vae.to(device).train()
-        self.turns: dict[str, nn.Module] = {"model": VaeTurn(self.vae, self.spec, self.job).to(device)}
-        self.ema_modules = {"vae": self.vae}
-        self.learning_rates: dict[str, float] = {}
+        self.turns: dict[str, nn.Module] = {
+            "model": VaeTurn(self.vae, self.spec, self.job).to(device)
+        }
+        self.ema_modules: dict[str, nn.Module] = {"vae": self.vae}
+        self.learning_rates: Mapping[str, float] = {}
         self.audio_image = AudioImage(self.spec).to(device)
         self.loader: IndexedLoader | None = None
 
@@ -99,12 +107,12 @@ class VaeStage:
         dataset = WindowDataset(self.manifest, self.spec, split="train", seed=self.config.seed)
         self.loader = IndexedLoader(
             dataset,
-            batch_size=self.job.train.batch_size,
+            batch_size=self.train_config.batch_size,
             seed=self.config.seed,
             start_step=start_step,
             rank=rank,
             world=world,
-            workers=self.job.train.workers,
+            workers=self.train_config.workers,
         )
         return iter(self.loader)
 
@@ -120,9 +128,17 @@ class VaeStage:
         return self.loader.failures if self.loader is not None else {}
 
     def _held_out(self, count: int) -> dict[str, Tensor]:
-        split = "held_out" if self.manifest.split("held_out") else "train"
+        """Windows of held-out clips spread over the manifest, so that every class is looked at.
+
+        Raises:
+            UserError: None of them can be read any more.
+        """
+        split: Split = "held_out" if self.manifest.split("held_out") else "train"
         dataset = WindowDataset(self.manifest, self.spec, split=split, seed=self.config.seed)
-        items = [dataset[(0, i)] for i in range(min(count, len(dataset)))]
+        chosen = spread(count, len(dataset))
+        items = [item for i in chosen if not isinstance(item := dataset[(0, i)], Failed)]
+        if not items:
+            raise UserError(f"none of the {split} clips looked at can be read any more")
         return {
             name: torch.stack([item[name] for item in items]).to(self.device)
             for name in ("frames", "waveform")
@@ -162,19 +178,17 @@ class VaeStage:
         self.vae.save_pretrained(folder)
 
 
-def build_vae(config: RunConfig) -> nn.Module:
+def build_vae(config: RunConfig) -> ImageVAE:
     """The VAE a recipe asks for: a pretrained one with its encoder frozen, or a small one from scratch.
 
     Raises:
-        UserError: Neither or both of `vae.pretrained` and `vae.model` are given, or they cannot be built.
+        UserError: It cannot be loaded, or a key of `vae.model` is wrong.
     """
     job = config.vae
-    if (job.pretrained is None) == (job.model is None):
-        raise UserError("give exactly one of vae.pretrained (folder, file or hub name) and vae.model.")
-    if job.pretrained is None:
+    if job.model is not None:
         torch.manual_seed(config.seed)
         return PatchAutoencoderKL(**bind(job.model, PatchAutoencoderKL, "vae.model"))
-    vae = load_image_vae(job.pretrained)
+    vae = load_image_vae(job.pretrained or "")
     for name, parameter in vae.named_parameters():
         parameter.requires_grad_("decoder" in name or "post_quant" in name)
     return vae
