@@ -63,7 +63,6 @@ class TrainConfig(Section):
     clip_norm: float = Field(1.0, gt=0)
     ema_decay: float | None = Field(0.999, gt=0, lt=1)
     precision: Literal["fp32", "bf16"] = "fp32"
-    compile: bool = False
     max_minutes: float | None = Field(None, gt=0)
     log_every: int = Field(50, gt=0)
     validate_every: int = Field(500, ge=0)

@@ -191,6 +191,8 @@ def test_time_limit_saves_exports_and_resumes_to_the_same_bits(
     assert result.stopped_by == "max_minutes"
     assert 0 < result.step < 12
     assert result.export is not None
+    again = run(tmp_path, stage={"pause": 0.1}, max_minutes=0.25 / 60)
+    assert (again.step, again.stopped_by) == (result.step, "max_minutes")  # its time is used up
     run(tmp_path)
     assert_same_run(unbroken, tmp_path)
 

@@ -6,6 +6,7 @@ import torch
 
 from mmldm.training.losses import (
     adversarial_loss,
+    classification_loss,
     contrastive_loss,
     critic_loss,
     salience,
@@ -47,6 +48,15 @@ def test_contrastive_loss_of_indistinguishable_pairs_is_log_batch_and_of_matched
     distinct = torch.eye(8, 16)
     assert contrastive_loss(AV(distinct, distinct), one).item() < 1e-4
     assert contrastive_loss(AV(distinct, distinct.roll(1, 0)), one).item() > 10
+
+
+def test_clips_without_a_class_add_nothing_to_the_classification_loss() -> None:
+    logits = torch.tensor([[9.0, -9.0], [0.0, 0.0]])
+    assert classification_loss(logits, torch.tensor([0, -1])).item() < 1e-6
+    assert classification_loss(logits, torch.tensor([-1, -1])).item() == 0
+    assert math.isclose(
+        classification_loss(logits, torch.tensor([0, 1])).item(), math.log(2) / 2, rel_tol=1e-5
+    )
 
 
 def test_critic_is_content_with_separated_scores_and_the_model_with_high_ones() -> None:

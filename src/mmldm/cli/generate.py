@@ -41,7 +41,7 @@ def generate(
         Path | None, typer.Option(help="Video-to-audio: a video, with or without sound.")
     ] = None,
     start: Annotated[
-        float, typer.Option(min=0, help="Second of the given file where the clip starts.")
+        float, typer.Option(min=0, max=1e6, help="Second of the given file where the clip starts.")
     ] = 0,
     class_name: Annotated[
         str | None, typer.Option("--class", metavar="NAME", help="Generate one class.")
@@ -113,7 +113,7 @@ def generate(
     for file in files:
         typer.echo(file)
     typer.echo(f"contact sheet: {sheet}")
-    typer.echo(f"{len(clips)} clips in {time.monotonic() - started:.1f} s")
+    typer.echo(f"{len(clips)} clip{'s' * (len(clips) > 1)} in {time.monotonic() - started:.1f} s")
 
 
 def reconstruct(
@@ -128,7 +128,7 @@ def reconstruct(
     ] = 256,
     out: OutOption = Path("out"),
     start: Annotated[
-        float, typer.Option(min=0, help="Second of the file where the clip starts.")
+        float, typer.Option(min=0, max=1e6, help="Second of the file where the clip starts.")
     ] = 0,
     decoder_steps: DecoderStepsOption = None,
     device: DeviceOption = None,
@@ -180,6 +180,8 @@ def _load(model: str | None, device: str | None) -> SoundingVideoPipeline:
     diffusers_logging.disable_progress_bar()
     chosen = choose_device(device)
     name = model if model is not None else str(BUNDLED)
+    if model is None and not BUNDLED.is_dir():
+        raise UserError("the bundled model is not in this installation: name one with --model.")
     if (Path(name) / "model" / "model_index.json").is_file():
         name = str(Path(name) / "model")
     elif (Path(name) / "manifest.jsonl").is_file():
@@ -187,6 +189,14 @@ def _load(model: str | None, device: str | None) -> SoundingVideoPipeline:
             f"{name} is a training run without a finished model: the generator job writes model/ "
             "at its end, so repeat the mmldm train command."
         )
-    pipeline = SoundingVideoPipeline.from_pretrained(name)
+    try:
+        pipeline = SoundingVideoPipeline.from_pretrained(name)
+    except UserError as error:
+        if Path(name).exists() or error.__cause__ is None:
+            raise
+        reason = str(error.__cause__).partition(" (")[0]
+        raise UserError(
+            f"{name} is neither a folder here nor a model that the hub gave us ({reason})."
+        ) from error
     pipeline.set_progress_bar_config(disable=True)
     return pipeline.to(chosen)

@@ -7,6 +7,7 @@ sentence and exit code 2, an interrupt exit code 130. Heavy imports happen insid
 from __future__ import annotations
 
 import sys
+import threading
 from io import TextIOWrapper
 from typing import Any
 
@@ -76,7 +77,19 @@ def run() -> None:
         if isinstance(stream, TextIOWrapper):
             # A file name need not be valid text.
             stream.reconfigure(errors="backslashreplace")
-    app(prog_name="mmldm")
+    before, threading.excepthook = threading.excepthook, _thread_failed
+    try:
+        app(prog_name="mmldm")
+    finally:
+        threading.excepthook = before
+
+
+def _thread_failed(failure: Any) -> None:
+    """TensorBoard writes in a thread of its own, which dies loudly when the disk is full."""
+    if isinstance(failure.exc_value, OSError):
+        typer.echo(f"a writer stopped: {failure.exc_value}", err=True)
+    else:
+        threading.__excepthook__(failure)
 
 
 if __name__ == "__main__":

@@ -72,11 +72,13 @@ def train(
         manifest = find_manifest(folder, source, settings, line)
         if settings is None:
             settings = choose_recipe(manifest, process.device, minutes, changes or [])
+        # Every part is built once, so that no wrong setting shows up hours later.
+        summary = summarise(settings, len(manifest.classes))
         if dry_run:
             if process.is_main:
                 typer.echo(yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False))
                 typer.echo(manifest.summary())
-                typer.echo(f"\n{summarise(settings, len(manifest.classes))}")
+                typer.echo(f"\n{summary}")
             return
         with claim(folder, settings, manifest, process):
             if process.is_main:

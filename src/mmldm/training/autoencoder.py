@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmldm.config import AutoencoderConfig, RunConfig, bind, parse
@@ -31,7 +30,7 @@ from mmldm.models.image_vae import ImageVAE
 from mmldm.pipelines.decoding import decode_latents
 from mmldm.pipelines.previews import save_clips
 from mmldm.training.adversary import Adversary, CriticTurn
-from mmldm.training.losses import contrastive_loss, salience, weighted_mean
+from mmldm.training.losses import classification_loss, contrastive_loss, salience, weighted_mean
 from mmldm.training.randomness import StepRandom
 from mmldm.types import AV, MODALITIES
 
@@ -103,7 +102,7 @@ class AutoencoderTurn(nn.Module):
             "kl/video": kl.video,
         }
         if classes is not None:
-            terms["classification"] = F.cross_entropy(
+            terms["classification"] = classification_loss(
                 model.class_logits(conditions.semantics), labels
             )
             loss = loss + loss_config.classification * terms["classification"]
@@ -148,6 +147,8 @@ class AutoencoderStage:
         self.autoencoder = build_autoencoder(config, caches.train).to(device).train()
         schedule = parse(ScheduleConfig, self.job.schedule, "autoencoder.schedule")
         self.process = NoiseProcess(schedule).to(device)
+        # Several processes require that whatever is trainable takes part in every step's loss.
+        self.autoencoder.contrast.requires_grad_(self.job.loss.contrastive > 0)
         self.adversary = None
         rates: dict[str, float] = {}
         self.turns: dict[str, nn.Module] = {}
@@ -226,7 +227,10 @@ class AutoencoderStage:
         if self.autoencoder.config.num_classes:
             batch, latents = self._held_out(4 * VALIDATED_CLIPS)
             logits = self.autoencoder.class_logits(self.autoencoder.semantics(latents))
-            results["class_accuracy"] = float((logits.argmax(1) == batch["label"]).float().mean())
+            known = batch["label"] >= 0
+            if bool(known.any()):
+                right = (logits.argmax(1) == batch["label"])[known]
+                results["class_accuracy"] = float(right.float().mean())
         return results
 
     def preview(self, folder: Path, step: int) -> None:

@@ -97,7 +97,7 @@ def choose_device(name: str | None, local_rank: int = 0) -> torch.device:
         device = torch.device(name)
         if device.type == "cuda" and device.index is None:
             device = torch.device("cuda", local_rank)
-        torch.empty(1, device=device)
+        torch.empty(1, device=device).cpu()
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"device {name}: not usable here ({str(error).splitlines()[0]})") from error
     if device.type == "cuda":

@@ -146,7 +146,8 @@ class Journey:
             for job in ("autoencoder", "generator")
         }
         sample = self.config.sample
-        classes = self.manifest.classes
+        # One class says nothing: the networks are built without classes, too.
+        classes = self.manifest.classes if len(self.manifest.classes) > 1 else []
         pipeline = SoundingVideoPipeline(
             vae=vae,
             autoencoder=autoencoder,
@@ -176,11 +177,13 @@ class Journey:
         )
 
     def _load_vae(self) -> ImageVAE:
-        return load_image_vae(self.config.autoencoder.image_vae or self._finished("vae"))
+        return _homeless(
+            load_image_vae(self.config.autoencoder.image_vae or self._finished("vae"))
+        )
 
     def _load_autoencoder(self) -> MultiModalAutoencoder:
         source = self.config.generator.autoencoder or self._finished("autoencoder")
-        return MultiModalAutoencoder.from_pretrained(source)
+        return _homeless(MultiModalAutoencoder.from_pretrained(source))
 
     def _finished(self, job: str) -> Path:
         export = self.folder.export(job)
@@ -207,6 +210,12 @@ class Journey:
             write()
         self.process.from_main(0)
         return Splits.open(self.folder.cache(cache))
+
+
+def _homeless(network: Any) -> Any:
+    """diffusers writes the path a network was loaded from into every config.json saved later."""
+    network.register_to_config(_name_or_path="")
+    return network
 
 
 def find_manifest(

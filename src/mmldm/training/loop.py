@@ -6,6 +6,7 @@ saves and leaves. The host waits for the device only where it reports or saves.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -39,10 +40,11 @@ from mmldm.training.turn import Turn, learning_rate_factor
 MAX_BAD_STEPS = 10
 """Withheld updates in a row after which a run is stopped."""
 HARMLESS = {
-    "accumulate", "compile", "workers", "max_minutes", "log_every", "validate_every",
-    "preview_every", "save_every", "keep",
+    "workers", "max_minutes", "log_every", "validate_every", "preview_every", "save_every", "keep",
 }  # fmt: skip
-"""Settings that a resumed run may change; the first two change rounding, the others nothing."""
+"""Settings that a resumed run may change: no number depends on them."""
+OUT_OF_TIME = "out_of_time.json"
+"""Written when `max_minutes` ends a job: the step and the budget it had."""
 
 
 @dataclass(frozen=True)
@@ -161,7 +163,10 @@ class _Run:
                 self._report_and_save()
             if self.step == config.steps:
                 break
-            reason = stop.reason(self.step)
+            reason = "max_minutes" if self._is_out_of_time() else stop.reason(self.step)
+            if reason == "max_minutes":
+                report.note(f"max_minutes are over after step {self.step}; a larger budget goes on")
+                break
             if reason is not None:
                 report.note(f"stopped by {reason} after step {self.step}; the same command resumes")
                 break
@@ -173,6 +178,9 @@ class _Run:
             export = self.folder / "export"
             with self._averaged(), whole_folder(export) as unfinished:
                 self.stage.export(unfinished)
+            if reason == "max_minutes":
+                budget = json.dumps([self.step, config.max_minutes])
+                (self.folder / OUT_OF_TIME).write_text(budget, encoding="utf-8")
         self.process.from_main(0)
         return TrainResult(self.step, reason, export)
 
@@ -311,6 +319,12 @@ class _Run:
                 f"the checkpoint is from {saved.values['versions']}, this is {library_versions()}: "
                 "numbers may differ in rounding from here on"
             )
+
+    def _is_out_of_time(self) -> bool:
+        """Whether an earlier start of this job has already used up the same budget."""
+        marker = self.folder / OUT_OF_TIME
+        here = [self.step, self.config.max_minutes]
+        return marker.is_file() and json.loads(marker.read_text(encoding="utf-8")) == here
 
     def _learning_rate(self) -> float:
         return self.config.learning_rate * learning_rate_factor(self.step - 1, self.config)

@@ -66,6 +66,12 @@ def contrastive_loss(embeddings: AV[Tensor], temperatures: AV[Tensor]) -> Tensor
     )
 
 
+def classification_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy over clips that have a class, as a mean over all rows (a negative label: no class)."""
+    known = labels >= 0
+    return (F.cross_entropy(logits, labels.clamp_min(0), reduction="none") * known).mean()
+
+
 def critic_loss(real_scores: Tensor, fake_scores: Tensor) -> Tensor:
     """Hinge loss of the critic per clip, over one real and four fake tuples averaged together (Eq. 2).
 

@@ -6,16 +6,19 @@ have shapes and no memory, so that a paper-sized recipe is cheap; only the image
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from torch.utils.flop_counter import FlopCounterMode
 
-from mmldm.config import RunConfig, TrainConfig, bind
+from mmldm.config import RunConfig, TrainConfig, bind, parse
+from mmldm.diffusion.schedules import ScheduleConfig, make_scheduler
+from mmldm.errors import UserError
 from mmldm.models.autoencoder import MultiModalAutoencoder
 from mmldm.models.discriminator import TupleDiscriminator
 from mmldm.models.generator import JointGenerator
@@ -90,35 +93,40 @@ class Summary:
 
 
 def summarise(config: RunConfig, num_classes: int) -> Summary:
-    """Builds every part of a recipe and counts.
+    """Builds every part of a recipe, runs it once without numbers, and counts.
+
+    A recipe that passes here does not fail in its third job for a setting of its generator.
 
     Args:
         num_classes: Of the data; fewer than two count as none.
 
     Raises:
-        UserError: A section does not fit what it builds.
+        UserError: A section does not fit what it builds, or the parts do not fit each other.
     """
     spec = config.clip
-    trained_vae: Any = build_vae(config)
-    source = config.autoencoder.image_vae
-    vae = trained_vae if source is None else load_image_vae(source)
-    with FakeTensorMode(allow_non_fake_inputs=True):
+    _check_schedules(config)
+    with FakeTensorMode(allow_non_fake_inputs=True), _section("vae.model"):
+        with unset_fake_temporarily():
+            trained_vae: Any = build_vae(config)
+            source = config.autoencoder.image_vae
+            vae = trained_vae if source is None else load_image_vae(source)
         image = torch.empty(1, 3, spec.height, spec.width)
         encoding, mean = _flops(lambda: vae.encode(image).latent_dist.mean)
         decoding, _ = _flops(lambda: vae.decode(mean).sample)
         shape = tuple(mean.shape[1:])
-        statistics = {m: {"mean": [0.0] * shape[0], "std": [1.0] * shape[0]} for m in AV._fields}
-        autoencoder = MultiModalAutoencoder(
-            **autoencoder_arguments(config, shape, statistics, num_classes)
-        )
-        latents = autoencoder.latent_shapes
-        generator = JointGenerator(**generator_arguments(config, latents, None, num_classes))
-        critics = [
-            TupleDiscriminator(**bind(c.model, TupleDiscriminator, "autoencoder.critic.model"))
-            for c in (config.autoencoder.critic,)
-            if c is not None
-        ]
-        passes = _passes(autoencoder, generator, shape, spec.num_frames)
+    with FakeTensorMode():
+        with _section("autoencoder.model"):
+            autoencoder = _autoencoder(config, shape, num_classes)
+            latents: AV[Any] = autoencoder.latent_shapes
+        critics = []
+        if config.autoencoder.critic is not None:
+            with _section("autoencoder.critic.model"):
+                section = config.autoencoder.critic.model
+                arguments = bind(section, TupleDiscriminator, "autoencoder.critic.model")
+                critics = [TupleDiscriminator(**arguments)]
+        with _section("generator.model"):
+            generator = JointGenerator(**generator_arguments(config, latents, None, num_classes))
+            passes = _passes(autoencoder, generator, shape, spec.num_frames)
     images = AV(1, spec.num_frames)
     return Summary(
         spaces={
@@ -141,6 +149,36 @@ def summarise(config: RunConfig, num_classes: int) -> Summary:
             _job("generator", config.generator.train, [generator]),
         ),
     )
+
+
+def _check_schedules(config: RunConfig) -> None:
+    schedules = {
+        job: parse(ScheduleConfig, getattr(config, job).schedule, f"{job}.schedule")
+        for job in ("autoencoder", "generator")
+    }
+    make_scheduler(schedules["autoencoder"], "ddim")
+    make_scheduler(schedules["generator"], config.sample.scheduler)
+
+
+@contextmanager
+def _section(name: str) -> Iterator[None]:
+    """Constructors and layers complain about wrong sizes in many ways; the section is to blame."""
+    try:
+        yield
+    except (ArithmeticError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        cause = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise UserError(f"{name}: no network can be built from this section: {cause}") from error
+
+
+def _autoencoder(
+    config: RunConfig, shape: tuple[int, ...], num_classes: int
+) -> MultiModalAutoencoder:
+    """The recipe's own, or the finished one that its generator job names."""
+    if config.generator.autoencoder is not None:
+        stored = MultiModalAutoencoder.load_config(config.generator.autoencoder)
+        return MultiModalAutoencoder.from_config(stored)
+    statistics = {m: {"mean": [0.0] * shape[0], "std": [1.0] * shape[0]} for m in AV._fields}
+    return MultiModalAutoencoder(**autoencoder_arguments(config, shape, statistics, num_classes))
 
 
 def _passes(

@@ -1,0 +1,68 @@
+"""`scan` and `synthesize`."""
+
+from pathlib import Path
+
+import pytest
+
+from mmldm.data.manifest import Manifest
+from mmldm.media.reader import probe
+
+from .commandline import contents, mmldm
+
+
+def test_scan_counts_clips_and_writes_the_manifest(clip_folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "new" / "manifest.jsonl"
+    result = mmldm("scan", clip_folder, "--frames", 4, "--workers", 1, "--out", path)
+    out = result.succeeded()
+    assert "10 media files, 10 usable" in out
+    assert str(path) in out
+    assert result.err == "scan 10/10\n"
+    assert len(Manifest.load(path).usable) == 10
+
+
+def test_scan_says_why_nothing_can_be_used(tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").write_text("not a video")
+    assert "skipped, unreadable: 1 (such as a.mp4)" in mmldm("scan", tmp_path).succeeded()
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("nothing_here",), "does not exist"),
+        ((".",), "holds no media files"),
+        ((".", "--fps", "0"), "a training window: fps: 0.0 is wrong"),
+        ((".", "--fps", "nan"), "a training window: fps"),
+        ((".", "--out", "file/manifest.jsonl"), "is not a folder"),
+    ],
+)
+def test_scan_refuses_in_a_sentence(
+    words: tuple[str, ...], sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    before = contents(tmp_path)
+    assert sentence in mmldm("scan", *words).complaint()
+    assert contents(tmp_path) == before
+
+
+def test_synthesize_writes_clips_as_asked_and_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    folder = tmp_path / "clips"
+    words = ("--size", 32, "--seconds", 0.5, "--sample-rate", 8000, "--workers", 1)
+    out = mmldm("synthesize", folder, "--clips", 2, *words).succeeded()
+    assert f"next: mmldm train {folder}" in out
+    before = contents(folder)
+    mmldm("synthesize", folder, "--clips", 3, *words).succeeded()
+    files = sorted(folder.glob("*/*.mp4"))
+    assert len(files) == 3
+    assert before.items() <= contents(folder).items()
+    info = probe(files[0])
+    assert (info.width, info.height, info.sample_rate) == (32, 32, 8000)
+    assert info.duration == pytest.approx(0.5, abs=0.02)
+
+
+def test_synthesize_never_writes_into_a_folder_of_something_else(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    before = contents(tmp_path)
+    assert "is not empty" in mmldm("synthesize", tmp_path, "--clips", 1).complaint()
+    assert "is not a folder" in mmldm("synthesize", tmp_path / "thesis.txt").complaint()
+    assert contents(tmp_path) == before

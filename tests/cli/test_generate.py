@@ -1,0 +1,185 @@
+"""`mmldm generate` and `mmldm reconstruct`: what they print and write, and their refusals."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from mmldm.media.clip import Clip
+from mmldm.media.reader import read_clip
+from mmldm.media.writer import write_wav
+
+from ..smallest import CLIP
+from .commandline import contents, in_process, mmldm
+
+
+@pytest.fixture(scope="module")
+def clip(clip_folder: Path) -> Path:
+    return sorted(clip_folder.glob("wood/*.mp4"))[0]
+
+
+def test_joint_clips_and_sheet_are_written_where_it_says(run_folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "new" / "out"
+    result = mmldm("generate", "--model", run_folder, "--out", out, "-n", 3, "--seed", 5)
+    lines = result.succeeded().splitlines()
+    files = [out / f"joint_5_{i:03d}.mp4" for i in range(3)]
+    assert lines[:3] == [str(file) for file in files]
+    assert lines[3] == f"contact sheet: {out / 'joint_5.png'}"
+    assert lines[4].startswith("3 clips in ")
+    assert {path.name for path in out.iterdir()} == {f.name for f in files} | {"joint_5.png"}
+    made = read_clip(files[0], 0, CLIP)
+    assert made.frames.shape == (CLIP.num_frames, 3, CLIP.height, CLIP.width)
+    assert result.err == ""
+
+
+def test_same_command_makes_the_same_clips(run_folder: Path, tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        words = ("--model", run_folder, "--out", tmp_path / name, "-n", 2)
+        mmldm("generate", *words).succeeded()
+    assert contents(tmp_path / "first") == contents(tmp_path / "second")
+
+
+def test_given_picture_is_in_the_clip_and_names_it(
+    run_folder: Path, clip: Path, tmp_path: Path
+) -> None:
+    words = ("--model", run_folder, "--video", clip, "--out", tmp_path, "-n", 1)
+    mmldm("generate", *words).succeeded()
+    made = read_clip(tmp_path / f"v2a_{clip.stem}_0_000.mp4", 0, CLIP)
+    given = read_clip(clip, 0, CLIP)
+    assert (made.frames.float() - given.frames.float()).abs().mean() < 6
+
+
+def test_classes_do_not_overwrite_each_other(run_folder: Path, tmp_path: Path) -> None:
+    for name in ("wood", "glass"):
+        words = ("--model", run_folder, "--class", name, "--out", tmp_path, "-n", 1)
+        mmldm("generate", *words).succeeded()
+    assert len(list(tmp_path.glob("*.mp4"))) == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("--audio", "{clip}", "--video", "{clip}"), "not both"),
+        (("--audio", "{mute}"), "has no audio stream"),
+        (("--audio", "{text}"), "text.mp4"),
+        (("--video", "{wav}"), "wav"),
+        (("--video", "{clip}", "--start", "9"), "use an earlier window or a longer file"),
+        (("--audio", "{clip}", "--start", "9"), "{clip}"),
+        (("--audio", "{nothing}"), "{nothing} is not a file"),
+        (("--start", "1"), "--start is a second of the file given"),
+        (("--class", "woood"), "unknown class 'woood', did you mean 'wood'?"),
+        (("--scheduler", "magic"), "unknown scheduler 'magic'"),
+        (("--device", "banana"), "device banana: not usable here"),
+        (("--model", "{nothing}"), "{nothing}: no such model folder"),
+        (("--model", "{clips}"), "not a saved model (no model_index.json)"),
+        (("--model", "nobody/nothing"), "neither a folder here nor a model that the hub gave us"),
+        (("--out", "{clip}"), "is not a folder"),
+        (("--out", "{clip}/out"), "is not a folder"),
+    ],
+)
+def test_mistake_is_a_sentence_and_makes_no_folder(
+    words: tuple[str, ...], sentence: str, run_folder: Path, clip: Path, tmp_path: Path
+) -> None:
+    paths = {
+        "clip": clip,
+        "clips": clip.parent,
+        "nothing": tmp_path / "nothing",
+        "mute": tmp_path / "mute.mp4",
+        "text": tmp_path / "text.mp4",
+        "wav": tmp_path / "sound.wav",
+    }
+    paths["text"].write_text("not a video")
+    write_wav(paths["wav"], torch.zeros(16000), 16000)
+    _write_mute(paths["mute"])
+    words = tuple(word.format(**paths) for word in words)
+    before = contents(tmp_path)
+    result = mmldm("generate", "--model", run_folder, "--out", tmp_path / "out", "-n", 1, *words)
+    assert sentence.format(**paths) in result.complaint()
+    assert contents(tmp_path) == before
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("--steps", "0"), ("--steps", "many"), ("--steps", "5000"), ("-n", "0"), ("--start", "nan"),
+     ("--start", "inf"), ("--seed", "-1"), ("--seed", str(2**70)), ("--guidance", "nan"),
+     ("--decoder-steps", "0")],
+)  # fmt: skip
+def test_nonsense_number_is_refused_by_the_option_it_was_given_to(words: tuple[str, str]) -> None:
+    result = mmldm("generate", *words)
+    assert result.code == 2
+    assert words[0] in result.err
+    assert "Traceback" not in result.err
+
+
+def test_cut_weights_and_unfinished_runs_are_named(run_folder: Path, tmp_path: Path) -> None:
+    model = Path(shutil.copytree(run_folder / "model", tmp_path / "model"))
+    weights = next((model / "generator").glob("*.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:-100])
+    complaint = mmldm("generate", "--model", model, "--out", tmp_path / "out").complaint()
+    assert f"{weights}: incomplete" in complaint
+    run = tmp_path / "run"
+    run.mkdir()
+    shutil.copy(run_folder / "manifest.jsonl", run)
+    complaint = mmldm("generate", "--model", run, "--out", tmp_path / "out").complaint()
+    assert "training run without a finished model" in complaint
+
+
+def test_full_disk_is_a_sentence_and_leaves_no_half_file(run_folder: Path, tmp_path: Path) -> None:
+    words = ("generate", "--model", run_folder, "--out", tmp_path / "out", "-n", 1)
+    complaint = in_process(*words, largest_file=1000).complaint()
+    assert "cannot write" in complaint
+    assert "joint_0_000.mp4" in complaint
+    assert contents(tmp_path / "out") == {}
+
+
+def test_reconstruction_is_shown_beside_the_original(
+    run_folder: Path, clip: Path, tmp_path: Path
+) -> None:
+    out = mmldm("reconstruct", clip, "--model", run_folder, "--out", tmp_path).succeeded()
+    assert "frames: PSNR " in out
+    assert "sound:  mean log-mel error " in out
+    both = CLIP.model_copy(update={"width": 2 * CLIP.width})
+    shown = read_clip(tmp_path / f"reconstruction_{clip.stem}_side_by_side.mp4", 0, both)
+    given = read_clip(clip, 0, CLIP)
+    left = shown.frames[..., : CLIP.width].float()
+    assert (left - given.frames.float()).abs().mean() < 6
+
+
+def test_image_vae_alone_reconstructs_too(run_folder: Path, tmp_path: Path) -> None:
+    words = ("--size", 32, "--seconds", 2, "--clips", 1, "--workers", 1)
+    mmldm("synthesize", tmp_path / "long", *words).succeeded()
+    long = next((tmp_path / "long").glob("*/*.mp4"))
+    vae = run_folder / "vae" / "export"
+    words = ("reconstruct", long, "--vae", vae, "--size", 64, "--out", tmp_path / "out")
+    assert "frames: PSNR " in mmldm(*words).succeeded()
+
+
+def test_reconstruct_refuses_in_a_sentence(run_folder: Path, clip: Path, tmp_path: Path) -> None:
+    def refused(*words: object) -> str:
+        return mmldm("reconstruct", *words, "--out", tmp_path / "out").complaint()
+
+    _write_mute(tmp_path / "mute.mp4")
+    assert "has no audio stream" in refused(tmp_path / "mute.mp4", "--model", run_folder)
+    assert "ends before" in refused(clip, "--model", run_folder, "--start", 0.2)
+    assert "is not a file" in refused(tmp_path / "none.mp4", "--model", run_folder)
+    assert "not both" in refused(clip, "--model", run_folder, "--vae", run_folder)
+    assert "not a multiple of 32" in refused(clip, "--vae", run_folder, "--size", 100)
+    assert "holds no image VAE" in refused(clip, "--vae", tmp_path)
+    assert not (tmp_path / "out").exists()
+
+
+def _write_mute(path: Path) -> None:
+    """A whole clip's sound stream taken away."""
+    import av
+
+    frames = torch.zeros(8, 3, 32, 32, dtype=torch.uint8)
+    whole = Clip(frames, torch.zeros(6400), 10.0, 8000).save(path.with_name("whole.mp4"))
+    with av.open(str(whole)) as source, av.open(str(path), "w") as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(source.streams.video[0]):
+            if packet.dts is not None:
+                packet.stream = stream
+                target.mux(packet)
+    whole.unlink()

@@ -1,0 +1,69 @@
+"""The entry point: help, light imports, and how mistakes and interrupts end."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mmldm import __version__
+
+from .commandline import environment, in_process, interrupted, mmldm
+
+COMMANDS = ("train", "generate", "reconstruct", "scan", "synthesize", "version")
+
+
+def test_help_names_every_command() -> None:
+    out = mmldm("--help").succeeded()
+    assert all(f" {command} " in out for command in COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(command: str) -> None:
+    out = mmldm(command, "--help").succeeded()
+    assert f"Usage: mmldm {command}" in out
+
+
+def test_no_arguments_show_the_help() -> None:
+    result = mmldm()
+    assert "Usage: mmldm" in result.out
+    assert "Commands" in result.out
+
+
+def test_version_is_the_packages() -> None:
+    assert mmldm("version").succeeded().strip() == __version__
+
+
+def test_command_line_is_there_without_torch() -> None:
+    heavy = "{'torch', 'diffusers', 'av', 'numpy'}"
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys, mmldm.cli.main; print({heavy} & set(sys.modules))"],
+        env=environment(), capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout.strip() == "set()"
+
+
+def test_unknown_command_and_option_are_named() -> None:
+    for words in (("paint",), ("generate", "--paint")):
+        result = mmldm(*words)
+        assert result.code == 2
+        assert "paint" in result.err
+        assert "Traceback" not in result.err
+
+
+def test_interrupt_ends_with_130_and_keeps_finished_clips(tmp_path: Path) -> None:
+    folder = tmp_path / "clips"
+    words = ("synthesize", folder, "--clips", 5000, "--size", 32, "--seconds", 0.4, "--workers", 1)
+    written = lambda: len(list(folder.glob("*/*.json"))) > 2  # noqa: E731
+    result = interrupted(*words, when=written, presses=4)
+    assert result.code == 130, result.err
+    assert "interrupted" in result.err
+    assert "Traceback" not in result.err
+    assert not list(folder.rglob("*.tmp*"))
+    assert len(list(folder.glob("*/*.mp4"))) > 2
+
+
+def test_file_names_that_are_not_text_are_printed(tmp_path: Path) -> None:
+    folder = tmp_path / "clips\udcff"
+    result = in_process("scan", folder)
+    assert "does not exist" in result.complaint()

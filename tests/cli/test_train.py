@@ -1,0 +1,240 @@
+"""`mmldm train`: mistakes cost a sentence and nothing else; a run goes on where it stopped."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from mmldm.config import load_config
+from mmldm.training.checkpoint import CheckpointFolder
+from mmldm.training.report import METRICS, read_metrics
+
+from .commandline import contents, environment, in_process, interrupted, mmldm
+
+
+@pytest.fixture
+def copied_run(run_folder: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(run_folder, tmp_path / "run"))
+
+
+def test_run_folder_holds_what_is_printed(run_folder: Path, clip_folder: Path) -> None:
+    result = mmldm("train", clip_folder, "--out", run_folder)
+    out = result.succeeded()
+    assert f"next:   mmldm generate --model {run_folder}" in out
+    assert str(run_folder / "model") in out
+    assert (run_folder / "model" / "model_index.json").is_file()
+    assert "<svg" in (run_folder / "report.html").read_text()
+
+
+def test_finished_run_is_left_as_it_is(run_folder: Path, clip_folder: Path) -> None:
+    def results() -> dict[str, bytes]:
+        files = contents(run_folder).items()
+        return {name: data for name, data in files if not name.endswith((".log", ".lock"))
+                and "tensorboard" not in name}  # fmt: skip
+
+    before = results()
+    mmldm("train", clip_folder, "--out", run_folder).succeeded()
+    assert results() == before
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ("vae.bogus=3", "vae.bogus: unknown key"),
+        ("generator.train.lerning_rate=1", "did you mean learning_rate?"),
+        ("vae.train.steps=many", "vae.train.steps: 'many' is wrong, expected a valid integer"),
+        ("vae.train.steps=0", "vae.train.steps: 0 is wrong"),
+        ("vae.model=null", "exactly one of pretrained and model must be set"),
+        ("vae.train.steps", "write it as section.key=value"),
+        ("clip.sample_rate=4000", "exceeds half the sample rate"),
+        ("vae.model.latent_channels=0", "vae.model: no network can be built"),
+        ("clip.height=30", "vae.model: no network can be built"),
+        ("autoencoder.model.prompt_tokens=few", "autoencoder.model: no network can be built"),
+        ("autoencoder.model.decoder_config.norm_num_groups=7", "norm_num_groups 7"),
+        ("autoencoder.image_vae=/nowhere", "'/nowhere' is neither a folder here"),
+        ("generator.model.heads=7", "must be a multiple of 7 heads"),
+        ("generator.model.heds=7", "generator.model.heds: unknown key, did you mean heads?"),
+        ("generator.autoencoder=/nowhere", "/nowhere"),
+        ("generator.schedule.kind=straight", "generator.schedule: kind: 'straight' is wrong"),
+        ("sample.scheduler=magic", "unknown scheduler 'magic'"),
+    ],
+)
+def test_wrong_setting_of_any_job_is_refused_before_the_first_one_starts(
+    change: str, sentence: str, clip_folder: Path, recipe: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    words = ("--config", recipe, "--out", out, "--set", change)
+    assert sentence in mmldm("train", clip_folder, *words).complaint()
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("clip: {num_frames: 4}", "vae: missing key"),
+        ("- a list", "must be a mapping of sections"),
+        ("vae: [1, 2", "not valid YAML"),
+        ("clip: {}\nclip: {}", "the key 'clip' stands twice"),
+    ],
+)
+def test_broken_recipe_file_is_named(
+    text: str, sentence: str, clip_folder: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "broken.yaml"
+    path.write_text(text)
+    result = mmldm("train", clip_folder, "--config", path, "--out", tmp_path / "run")
+    lines = result.err.splitlines()
+    assert result.code == 2
+    assert str(path) in lines[0]
+    assert any(sentence in line for line in lines)
+    assert "Traceback" not in result.err
+    assert not (tmp_path / "run").exists()
+
+
+def test_clips_that_are_not_there_or_not_usable_are_a_sentence(
+    recipe: Path, tmp_path: Path
+) -> None:
+    bad, out = tmp_path / "bad", tmp_path / "run"
+    bad.mkdir()
+    words = ("--config", recipe, "--out", out)
+    assert "is neither clips nor one of" in mmldm("train", tmp_path / "no", *words).complaint()
+    assert "holds no media files" in mmldm("train", bad, *words).complaint()
+    (bad / "a.mp4").write_text("not a video")
+    assert "none of the 1 media files" in mmldm("train", bad, *words).complaint()
+    assert not out.exists()
+
+
+def test_what_does_not_go_together_is_a_sentence(
+    clip_folder: Path, recipe: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    words = ("--config", recipe, "--out", out)
+    assert "give only one" in mmldm("train", clip_folder, *words, "--minutes", 3).complaint()
+    assert "device banana" in mmldm("train", clip_folder, *words, "--device", "banana").complaint()
+    assert "device meta" in mmldm("train", clip_folder, *words, "--device", "meta").complaint()
+    assert "needs --config" in mmldm("train", "vae", "--out", out).complaint()
+    assert "no clips" in mmldm("train", "vae", *words).complaint()
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("place", ["file", "file/run"])
+def test_file_in_the_way_of_the_run_folder_is_a_sentence(
+    place: str, clip_folder: Path, recipe: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    words = ("--config", recipe, "--out", tmp_path / place)
+    assert "is not a folder" in mmldm("train", clip_folder, *words).complaint()
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ("generator.train.learning_rate=0.5", "train.learning_rate was 0.001 and is now 0.5"),
+        ("seed=7", "seed was 0 and is now 7"),
+        ("data.held_out=0.5", "data.held_out was 0.1 and is now 0.5"),
+    ],
+)
+def test_run_with_a_changed_setting_is_refused_by_name_and_keeps_its_recipe(
+    change: str, sentence: str, copied_run: Path, clip_folder: Path
+) -> None:
+    def kept() -> dict[str, bytes]:
+        files = contents(copied_run).items()
+        return {name: data for name, data in files if name.endswith((".yaml", ".safetensors"))}
+
+    before = kept()
+    result = mmldm("train", clip_folder, "--out", copied_run, "--set", change)
+    assert sentence in result.complaint()
+    assert kept() == before
+
+
+def test_run_about_other_clips_is_refused(copied_run: Path, clip_folder: Path) -> None:
+    other = clip_folder / "wood"
+    complaint = mmldm("train", other, "--out", copied_run).complaint()
+    assert f"is about the clips in {clip_folder}, not about {other}" in complaint
+
+
+def test_second_process_on_a_run_is_refused(copied_run: Path, clip_folder: Path) -> None:
+    hold = (
+        "import sys; from pathlib import Path; from mmldm.training.checkpoint import run_lock\n"
+        "with run_lock(Path(sys.argv[1]), print): print('held', flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", hold, str(copied_run)],
+        env=environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    ) as holder:  # fmt: skip
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        complaint = mmldm("train", clip_folder, "--out", copied_run).complaint()
+        holder.communicate()
+    assert f"already in use by process {holder.pid}" in complaint
+
+
+def test_dry_run_prints_the_recipe_and_writes_nothing(
+    clip_folder: Path, recipe: Path, tmp_path: Path
+) -> None:
+    words = ("--config", recipe, "--set", "seed=5", "--out", tmp_path / "run", "--dry-run")
+    out = mmldm("train", clip_folder, *words).succeeded()
+    recipe_text, _, table = out.partition(f"{clip_folder}: 10 media files")
+    assert yaml.safe_load(recipe_text) == load_config(recipe, ["seed=5"]).model_dump(mode="json")
+    assert "image latents audio (1, 4, 8, 8), video (4, 4, 8, 8)" in table
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_chosen_recipe_is_printed_for_the_clips_and_the_time(
+    clip_folder: Path, tmp_path: Path
+) -> None:
+    long_enough = tmp_path / "clips"
+    mmldm("synthesize", long_enough, "--clips", 4, "--workers", 1).succeeded()
+    steps = []
+    for minutes in (10, 40):
+        words = ("--minutes", minutes, "--dry-run", "--out", tmp_path / "run", "--device", "cpu")
+        out = mmldm("train", long_enough, *words).succeeded()
+        chosen = yaml.safe_load(out.partition(f"{long_enough}: 4 media files")[0])
+        steps.append(chosen["generator"]["train"]["steps"])
+    assert steps[1] > 2 * steps[0]
+    assert "too_short" in mmldm("train", clip_folder, "--dry-run").complaint()
+
+
+@pytest.mark.parametrize("classes", [(), ("only",), ("a", "b", "c")])
+def test_three_clips_are_enough_with_and_without_classes(
+    classes: tuple[str, ...], clip_folder: Path, recipe: Path, tmp_path: Path
+) -> None:
+    few = tmp_path / "few"
+    for i, clip in enumerate(sorted(clip_folder.glob("*/*.mp4"))[:3]):
+        folder = few / classes[i % len(classes)] if classes else few
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy(clip, folder / f"{i}.mp4")
+    run, out = tmp_path / "run", tmp_path / "out"
+    mmldm("train", few, "--config", recipe, "--out", run).succeeded()
+    words = ("--class", "c") if len(classes) > 1 else ()
+    mmldm("generate", "--model", run, "--out", out, "-n", 1, *words).succeeded()
+    assert len(list(out.glob("*.mp4"))) == 1
+    if len(classes) < 2:
+        complaint = mmldm("generate", "--model", run, "--out", out, "--class", "only").complaint()
+        assert "trained without classes" in complaint
+
+
+def test_interrupt_saves_and_a_full_disk_costs_no_checkpoint(
+    clip_folder: Path, recipe: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    words = ["train", clip_folder, "--config", recipe, "--out", run, "--device", "cpu"]
+    words += ["--set", "vae.train.steps=40", "--set", "vae.train.save_every=10"]
+    words += ["--set", "vae.train.preview_every=0", "--set", "vae.train.validate_every=0"]
+    metrics = run / "vae" / METRICS
+    result = interrupted(*words, when=lambda: len(read_metrics(metrics)) >= 2)
+    assert "stopped in vae, nothing lost: the same command goes on" in result.succeeded()
+    checkpoints = CheckpointFolder(run / "vae" / "checkpoints", 2, print)
+    stopped = checkpoints.steps()[-1]
+    assert 2 <= stopped < 40
+    before = contents(checkpoints.folder(stopped))
+
+    full = in_process(*words, largest_file=20_000)
+    assert f"the last good one is step {stopped}" in full.complaint()
+    assert contents(checkpoints.folder(stopped)) == before
+    assert checkpoints.newest_whole() == stopped
+    assert not list((run / "vae" / "checkpoints").glob(".*"))
