@@ -15,7 +15,7 @@ from mmldm.cli.main import run
 
 SOURCE = Path(__file__).parents[2] / "src"
 COMMAND = (sys.executable, "-m", "mmldm")
-NOISE = ("Traceback", "ValidationError", "pydantic", "File \"", "%|")
+NOISE = ("Traceback", "ValidationError", "pydantic", 'File "', "%|")
 
 
 @dataclass(frozen=True)

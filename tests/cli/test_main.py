@@ -5,8 +5,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
 
 from mmldm import __version__
+from mmldm.cli.main import Commands
 
 from .commandline import environment, in_process, interrupted, mmldm
 
@@ -67,3 +69,36 @@ def test_file_names_that_are_not_text_are_printed(tmp_path: Path) -> None:
     folder = tmp_path / "clips\udcff"
     result = in_process("scan", folder)
     assert "does not exist" in result.complaint()
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (OSError(28, "No space left on device", "a.mp4"), "a.mp4: No space left on device"),
+        (MemoryError(), "out of memory (there is too little): use a smaller batch_size"),
+        (RuntimeError("CUDA out of memory. Tried to"), "out of memory (CUDA out of memory."),
+    ],
+)
+def test_what_the_machine_lacks_is_a_sentence(
+    error: Exception, sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        failing(error)([])
+    assert end.value.code == 2
+    assert f"mmldm: {sentence}" in capsys.readouterr().err
+
+
+def test_fault_of_the_program_keeps_its_traceback() -> None:
+    with pytest.raises(RuntimeError, match="a bug"):
+        failing(RuntimeError("a bug"))([])
+
+
+def failing(error: Exception) -> typer.Typer:
+    """The command line's own error handling around one command that fails."""
+    app = typer.Typer(cls=Commands, pretty_exceptions_enable=False)
+
+    @app.callback(invoke_without_command=True)
+    def fail() -> None:
+        raise error
+
+    return app

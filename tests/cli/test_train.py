@@ -46,12 +46,10 @@ def test_finished_run_is_left_as_it_is(run_folder: Path, clip_folder: Path) -> N
         ("vae.bogus=3", "vae.bogus: unknown key"),
         ("generator.train.lerning_rate=1", "did you mean learning_rate?"),
         ("vae.train.steps=many", "vae.train.steps: 'many' is wrong, expected a valid integer"),
-        ("vae.train.steps=0", "vae.train.steps: 0 is wrong"),
         ("vae.model=null", "exactly one of pretrained and model must be set"),
         ("vae.train.steps", "write it as section.key=value"),
         ("clip.sample_rate=4000", "exceeds half the sample rate"),
         ("vae.model.latent_channels=0", "vae.model: no network can be built"),
-        ("clip.height=30", "vae.model: no network can be built"),
         ("autoencoder.model.prompt_tokens=few", "autoencoder.model: no network can be built"),
         ("autoencoder.model.decoder_config.norm_num_groups=7", "norm_num_groups 7"),
         ("autoencoder.image_vae=/nowhere", "'/nowhere' is neither a folder here"),
@@ -134,7 +132,6 @@ def test_file_in_the_way_of_the_run_folder_is_a_sentence(
     ("change", "sentence"),
     [
         ("generator.train.learning_rate=0.5", "train.learning_rate was 0.001 and is now 0.5"),
-        ("seed=7", "seed was 0 and is now 7"),
         ("data.held_out=0.5", "data.held_out was 0.1 and is now 0.5"),
     ],
 )
@@ -199,23 +196,20 @@ def test_chosen_recipe_is_printed_for_the_clips_and_the_time(
     assert "too_short" in mmldm("train", clip_folder, "--dry-run").complaint()
 
 
-@pytest.mark.parametrize("classes", [(), ("only",), ("a", "b", "c")])
-def test_three_clips_are_enough_with_and_without_classes(
-    classes: tuple[str, ...], clip_folder: Path, recipe: Path, tmp_path: Path
+@pytest.mark.parametrize("place", [".", "only"])
+def test_three_clips_of_no_class_or_one_are_enough(
+    place: str, clip_folder: Path, recipe: Path, tmp_path: Path
 ) -> None:
-    few = tmp_path / "few"
+    """One class says nothing, so the model has none."""
+    folder, run, out = tmp_path / "few" / place, tmp_path / "run", tmp_path / "out"
+    folder.mkdir(parents=True)
     for i, clip in enumerate(sorted(clip_folder.glob("*/*.mp4"))[:3]):
-        folder = few / classes[i % len(classes)] if classes else few
-        folder.mkdir(parents=True, exist_ok=True)
         shutil.copy(clip, folder / f"{i}.mp4")
-    run, out = tmp_path / "run", tmp_path / "out"
-    mmldm("train", few, "--config", recipe, "--out", run).succeeded()
-    words = ("--class", "c") if len(classes) > 1 else ()
-    mmldm("generate", "--model", run, "--out", out, "-n", 1, *words).succeeded()
+    mmldm("train", tmp_path / "few", "--config", recipe, "--out", run).succeeded()
+    mmldm("generate", "--model", run, "--out", out, "-n", 1).succeeded()
     assert len(list(out.glob("*.mp4"))) == 1
-    if len(classes) < 2:
-        complaint = mmldm("generate", "--model", run, "--out", out, "--class", "only").complaint()
-        assert "trained without classes" in complaint
+    complaint = mmldm("generate", "--model", run, "--out", out, "--class", "only").complaint()
+    assert "trained without classes" in complaint
 
 
 def test_interrupt_saves_and_a_full_disk_costs_no_checkpoint(
@@ -223,14 +217,14 @@ def test_interrupt_saves_and_a_full_disk_costs_no_checkpoint(
 ) -> None:
     run = tmp_path / "run"
     words = ["train", clip_folder, "--config", recipe, "--out", run, "--device", "cpu"]
-    words += ["--set", "vae.train.steps=40", "--set", "vae.train.save_every=10"]
+    words += ["--set", "vae.train.steps=16", "--set", "vae.train.save_every=5"]
     words += ["--set", "vae.train.preview_every=0", "--set", "vae.train.validate_every=0"]
     metrics = run / "vae" / METRICS
     result = interrupted(*words, when=lambda: len(read_metrics(metrics)) >= 2)
     assert "stopped in vae, nothing lost: the same command goes on" in result.succeeded()
     checkpoints = CheckpointFolder(run / "vae" / "checkpoints", 2, print)
     stopped = checkpoints.steps()[-1]
-    assert 2 <= stopped < 40
+    assert 2 <= stopped < 16
     before = contents(checkpoints.folder(stopped))
 
     full = in_process(*words, largest_file=20_000)

@@ -35,7 +35,8 @@ class Commands(TyperGroup):
             _fail(f"{where}{error.strerror or error}")
         except (MemoryError, RuntimeError) as error:
             text = str(error)
-            if not isinstance(error, MemoryError) and "memory" not in text:
+            signs = ("out of memory", "allocate memory", "not enough memory")
+            if not isinstance(error, MemoryError) and not any(sign in text for sign in signs):
                 raise
             first = text.partition("\n")[0] or "there is too little"
             _fail(f"out of memory ({first}): use a smaller batch_size or fewer clips at once")

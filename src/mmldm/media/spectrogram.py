@@ -15,6 +15,9 @@ from torch.nn import functional as F
 from mmldm.media.inversion import linear_magnitudes, overlap_add, phases
 from mmldm.types import ClipSpec, SpectrogramSpec
 
+SILENCE_LEVEL = 0.02
+"""Of the image's range [0, 1]; 1.4 dB above the floor of the default 70 dB."""
+
 
 def hz_to_mel(hz: Tensor, scale: str) -> Tensor:
     """Frequencies in Hz to mels: `htk` (O'Shaughnessy) or `slaney` (linear below 1 kHz)."""
@@ -99,12 +102,16 @@ class AudioImage(nn.Module):
         return (levels * 2.0 - 1.0)[:, None, None].expand(-1, 1, 3, -1, -1).contiguous()
 
     def mel_from_image(self, image: Tensor) -> Tensor:
-        """Mel magnitudes (B,M,L) of audio images (B,1,3,H,W); the floor of the image is silence."""
+        """Mel magnitudes (B,M,L) of audio images (B,1,3,H,W).
+
+        Levels up to SILENCE_LEVEL count as silence: a decoded image is never exactly black, and its
+        residue, turned into sound, would be an audible hiss.
+        """
         mel = self.spec.spectrogram
         levels = (image.float().mean(dim=(1, 2)) + 1.0) / 2.0
         levels = _resize(levels.clamp(0, 1), mel.num_mels, self.spec.num_columns)
         magnitudes = 10.0 ** ((levels * (mel.db_max - mel.db_min) + mel.db_min) / 20.0)
-        return torch.where(levels > 0, magnitudes, 0.0)
+        return torch.where(levels > SILENCE_LEVEL, magnitudes, 0.0)
 
     def waveform(self, image: Tensor, iterations: int = 32, seed: int = 0) -> Tensor:
         """Waveforms (B,S) in [-1,1] of audio images (B,1,3,H,W).

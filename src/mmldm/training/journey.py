@@ -177,9 +177,7 @@ class Journey:
         )
 
     def _load_vae(self) -> ImageVAE:
-        return _homeless(
-            load_image_vae(self.config.autoencoder.image_vae or self._finished("vae"))
-        )
+        return _homeless(load_image_vae(self.config.autoencoder.image_vae or self._finished("vae")))
 
     def _load_autoencoder(self) -> MultiModalAutoencoder:
         source = self.config.generator.autoencoder or self._finished("autoencoder")

@@ -1,0 +1,31 @@
+"""Progress is a moving bar on a terminal and a plain line elsewhere."""
+
+import io
+
+from rich.console import Console
+
+from mmldm.cli.progress import ProgressLine
+
+
+def shown(terminal: bool, *calls: tuple[str, int, int]) -> str:
+    file = io.StringIO()
+    with ProgressLine(Console(file=file, force_terminal=terminal, width=100)) as line:
+        for call in calls:
+            line(*call)
+    return file.getvalue()
+
+
+def test_pipe_gets_one_plain_line_per_finished_work() -> None:
+    calls = [("scan", i, 3) for i in range(1, 4)] + [("latents, train", 8, 8)]
+    assert shown(False, *calls) == "scan 3/3\nlatents, train 8/8\n"
+
+
+def test_terminal_gets_a_bar_that_ends_with_the_work() -> None:
+    text = shown(True, ("scan", 1, 2), ("scan", 2, 2))
+    assert "scan" in text
+    assert "2/2" in text
+    assert text.rstrip().endswith("\x1b[?25h"), "the cursor is back"
+
+
+def test_terminal_is_given_back_when_the_work_fails_half_way() -> None:
+    assert shown(True, ("scan", 1, 2)).rstrip().endswith("\x1b[?25h")
