@@ -209,6 +209,15 @@ class RunConfig(Section):
     sample: SampleConfig = SampleConfig()
     seed: int = Field(0, ge=0)
 
+    @model_validator(mode="after")
+    def _check(self) -> RunConfig:
+        if self.autoencoder.target_frames > self.clip.num_frames:
+            raise ValueError(
+                f"autoencoder.target_frames {self.autoencoder.target_frames} exceeds "
+                f"clip.num_frames {self.clip.num_frames}"
+            )
+        return self
+
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Reads a recipe.
@@ -231,6 +240,18 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     for change in overrides:
         override(data, change)
     return parse(RunConfig, data, str(path))
+
+
+def changed(config: RunConfig, changes: Sequence[str]) -> RunConfig:
+    """The recipe with `a.b=value` changes.
+
+    Raises:
+        UserError: As `load_config`.
+    """
+    data = config.model_dump(mode="json")
+    for change in changes:
+        override(data, change)
+    return parse(RunConfig, data, "--set")
 
 
 def save_config(config: BaseModel, path: Path) -> None:

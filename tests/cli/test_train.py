@@ -54,6 +54,8 @@ def test_finished_run_is_left_as_it_is(run_folder: Path, clip_folder: Path) -> N
         ("autoencoder.model.decoder_config.norm_num_groups=7", "norm_num_groups 7"),
         ("autoencoder.image_vae=/nowhere", "'/nowhere' is neither a folder here"),
         ("generator.model.heads=7", "must be a multiple of 7 heads"),
+        ("generator.model.null_stream=zeros", "null_stream 'zeros' must be 'renoised' or 'noise'"),
+        ("autoencoder.target_frames=5", "target_frames 5 exceeds clip.num_frames 4"),
         ("generator.model.heds=7", "generator.model.heds: unknown key, did you mean heads?"),
         ("generator.autoencoder=/nowhere", "/nowhere"),
         ("generator.schedule.kind=straight", "generator.schedule: kind: 'straight' is wrong"),
@@ -194,6 +196,14 @@ def test_chosen_recipe_is_printed_for_the_clips_and_the_time(
         steps.append(chosen["generator"]["train"]["steps"])
     assert steps[1] > 2 * steps[0]
     assert "too_short" in mmldm("train", clip_folder, "--dry-run").complaint()
+
+
+def test_settings_of_the_scan_count_without_a_recipe_file(
+    clip_folder: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    words = ("train", clip_folder, "--out", out, "--dry-run", "--set", "data.held_out=0")
+    assert "held out 0" in mmldm(*words).succeeded()
 
 
 @pytest.mark.parametrize("place", [".", "only"])

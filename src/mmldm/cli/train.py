@@ -58,18 +58,25 @@ def train(
 
     import yaml
 
-    from mmldm.config import load_config
+    from mmldm.config import changed, load_config
     from mmldm.training.distributed import process_group
     from mmldm.training.journey import Journey, RunFolder, claim, find_manifest
-    from mmldm.training.recipe import choose_recipe
+    from mmldm.training.recipe import choose_recipe, tiny_recipe
     from mmldm.training.report_page import write_report_page
     from mmldm.training.summary import summarise
 
     folder = RunFolder(out)
     settings = load_config(recipe, changes or []) if recipe else None
-    source = settings.data.folder if one_job and settings else None if one_job else target
+    # Until a recipe is chosen for the clips, the tiny one says how to look at them.
+    reading = settings or changed(tiny_recipe(), changes or [])
+    source = reading.data.folder if one_job else target
     with ProgressLine() as line, process_group(device) as process:
-        manifest = find_manifest(folder, source, settings, line)
+        manifest = find_manifest(folder, source, reading, line)
+        if settings is None and process.world > 1:
+            raise UserError(
+                "several processes need a recipe: write one with --dry-run in one process and give "
+                "it as --config."
+            )
         if settings is None:
             settings = choose_recipe(manifest, process.device, minutes, changes or [])
         # Every part is built once, so that no wrong setting shows up hours later.

@@ -127,6 +127,11 @@ class JointGenerator(ModelMixin, ConfigMixin):
         latent_statistics: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
+        if null_stream not in ("renoised", "noise") or adaln not in ("block", "single"):
+            raise UserError(
+                f"generator: null_stream {null_stream!r} must be 'renoised' or 'noise', "
+                f"adaln {adaln!r} 'block' or 'single'"
+            )
         if width % heads or width % 4:
             raise UserError(f"generator width {width} must be a multiple of {heads} heads and of 4")
         shapes: AV[LatentShape] = AV(audio_latent_shape, video_latent_shape).map(tuple)

@@ -174,11 +174,21 @@ def cache_latents(
 
 
 def _fit(writer: CacheWriter, as_images: Callable[[Tensor], Tensor]) -> LatentStatistics:
-    """Statistics of the means written so far, once they are viewed as (..., C, H, W)."""
+    """Statistics of the posteriors written so far, once they are viewed as (..., C, H, W).
+
+    Mean plus and minus the standard deviation have the mean and the variance of the posterior's
+    samples. The samples' variance counts, not the means': a channel that the posterior leaves near
+    its prior has means near zero, and dividing by their spread would blow noise up to full size.
+    """
 
     def batches() -> Iterator[AV[Tensor]]:
         for shard in writer.committed():
-            means = AV(shard["audio_mean"].float(), shard["video_mean"].float())
-            yield means.map(as_images)
+            yield MODALITIES.map(lambda m, shard=shard: as_images(_two_points(shard, m)))
 
     return LatentStatistics.fit(batches())
+
+
+def _two_points(shard: dict[str, Tensor], modality: str) -> Tensor:
+    mean, logvar = shard[f"{modality}_mean"].float(), shard[f"{modality}_logvar"].float()
+    std = torch.exp(0.5 * logvar)
+    return torch.cat([mean + std, mean - std])

@@ -30,7 +30,7 @@ from mmldm.models.generator import JointGenerator
 from mmldm.pipelines.previews import save_clips
 from mmldm.pipelines.sounding_video import SoundingVideoPipeline
 from mmldm.training.randomness import StepRandom
-from mmldm.types import AV
+from mmldm.types import AV, MODALITIES
 
 
 class GeneratorTurn(nn.Module):
@@ -68,12 +68,8 @@ class GeneratorTurn(nn.Module):
     ) -> tuple[AV[Tensor], AV[Tensor]]:
         """Per-row squared errors (B,) of both streams, and which rows predict that stream (B,) bool."""
         generator, process = self.generator, self.process
-        posterior = AV(
-            (batch["audio_mean"], batch["audio_logvar"]),
-            (batch["video_mean"], batch["video_logvar"]),
-        )
-        sampled = posterior.map(lambda p: p[0] + torch.exp(0.5 * p[1]) * random.normal(p[0].shape))
-        latents = generator.normalise(sampled)
+        # The posterior's mean, not a sample: what the posterior leaves open need not be modelled.
+        latents = generator.normalise(MODALITIES.map(lambda m: batch[f"{m}_mean"]))
         rows = len(tasks)
         timesteps = random.integers(0, process.num_timesteps, (rows,))
         noise = latents.map(lambda z: random.normal(z.shape))

@@ -18,7 +18,6 @@ from typing import Any
 from rich.console import Console
 
 from mmldm.config import (
-    DataConfig,
     RunConfig,
     TrainConfig,
     load_config,
@@ -42,7 +41,6 @@ from mmldm.training.generator import GeneratorStage, build_generator
 from mmldm.training.loop import TrainResult, train
 from mmldm.training.stage import Stage
 from mmldm.training.vae import VaeStage, build_vae
-from mmldm.types import ClipSpec
 
 JOBS = ("vae", "autoencoder", "generator")
 
@@ -217,7 +215,7 @@ def _homeless(network: Any) -> Any:
 
 
 def find_manifest(
-    folder: RunFolder, source: str | None, settings: RunConfig | None, progress: Progress
+    folder: RunFolder, source: str | None, config: RunConfig, progress: Progress
 ) -> Manifest:
     """The run's manifest: the one in the run folder, else a fresh scan of `source`. Writes nothing.
 
@@ -243,10 +241,10 @@ def find_manifest(
         return manifest
     if source is None:
         raise UserError("no clips: set data.folder in the recipe, or name a folder of clips.")
-    data = settings.data if settings else DataConfig()
+    data = config.data
     manifest = scan(
         Path(source),
-        settings.clip if settings else ClipSpec(),
+        config.clip,
         workers=max(1, data.workers),
         held_out=data.held_out,
         seed=data.seed,

@@ -313,7 +313,8 @@ class _Run:
             k: list(torch.tensor(v, device=device).unbind())
             for k, v in saved.values["window"].items()
         }
-        self._note(f"resumed at step {self.step}")
+        done = self.step == self.config.steps
+        self._note("already done" if done else f"resumed at step {self.step}")
         if saved.values["versions"] != library_versions():
             self._note(
                 f"the checkpoint is from {saved.values['versions']}, this is {library_versions()}: "

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from mmldm.config import RunConfig, override, parse
+from mmldm.config import RunConfig, changed, parse
 from mmldm.data.manifest import Manifest
 from mmldm.types import ClipSpec
 
@@ -162,7 +162,7 @@ def choose_recipe(
         minutes: Time budget for all three jobs; None: DEFAULT_MINUTES.
         changes: `a.b=value` settings that override the choice.
     """
-    recipe = tiny_recipe().model_dump(mode="json")
+    recipe = changed(tiny_recipe(), changes).model_dump(mode="json")
     clips = manifest.split("train")
     seconds_of_clips = sum(row.duration or 0.0 for row in clips)
     mean_windows = seconds_of_clips / (len(clips) * ClipSpec().duration)
@@ -179,9 +179,8 @@ def choose_recipe(
         for cadence in ("validate_every", "preview_every", "save_every"):
             section[cadence] = max(10, section["steps"] // 8)
         section["warmup_steps"] = min(section["warmup_steps"], section["steps"] // 10)
-    for change in changes:
-        override(recipe, change)
-    return parse(RunConfig, recipe, "the chosen recipe")
+    # Once more: what was asked for by name stands, whatever was chosen around it.
+    return changed(parse(RunConfig, recipe, "the chosen recipe"), changes)
 
 
 def relative_speed(device: torch.device) -> float:
