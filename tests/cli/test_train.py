@@ -198,12 +198,12 @@ def test_chosen_recipe_is_printed_for_the_clips_and_the_time(
     assert "too_short" in mmldm("train", clip_folder, "--dry-run").complaint()
 
 
-def test_settings_of_the_scan_count_without_a_recipe_file(
-    clip_folder: Path, tmp_path: Path
-) -> None:
-    out = tmp_path / "run"
-    words = ("train", clip_folder, "--out", out, "--dry-run", "--set", "data.held_out=0")
-    assert "held out 0" in mmldm(*words).succeeded()
+def test_settings_of_the_scan_count_without_a_recipe_file(tmp_path: Path) -> None:
+    clips = tmp_path / "clips"
+    mmldm("synthesize", clips, "--clips", 12, "--workers", 1).succeeded()
+    words = ("train", clips, "--out", tmp_path / "run", "--dry-run", "--device", "cpu")
+    assert "held out 0" not in mmldm(*words).succeeded()
+    assert "training 12, held out 0" in mmldm(*words, "--set", "data.held_out=0").succeeded()
 
 
 @pytest.mark.parametrize("place", [".", "only"])
