@@ -11,7 +11,7 @@ demo: $(VENV)/.core
 	$(BIN)/mmldm generate --out out
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -n 2 -m "not smoke"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not smoke"
 
 smoke: $(VENV)/.dev
 	$(BIN)/python -m pytest -m smoke

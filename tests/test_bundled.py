@@ -1,0 +1,72 @@
+"""The model that comes with the package: it loads, it shows a ball, it sounds, and the two belong together."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from mmldm.cli.generate import BUNDLED
+from mmldm.evaluation.alignment import alignment_report
+from mmldm.media.clip import Clip
+from mmldm.media.spectrogram import AudioImage
+from mmldm.pipelines.sounding_video import SoundingVideoPipeline
+
+CLIPS = 24
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> SoundingVideoPipeline:
+    pipeline = SoundingVideoPipeline.from_pretrained(BUNDLED)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+@pytest.fixture(scope="module")
+def samples(pipeline: SoundingVideoPipeline) -> list[Clip]:
+    return pipeline(num_samples=CLIPS, seed=1000).clips
+
+
+def test_bundled_model_is_small_and_holds_no_path_of_the_machine_that_made_it() -> None:
+    files = [file for file in BUNDLED.rglob("*") if file.is_file()]
+    assert sum(file.stat().st_size for file in files) < 40e6
+    home = str(Path.home())
+    for file in files:
+        if file.suffix == ".json":
+            text = file.read_text()
+            assert home not in text
+            assert "/tmp" not in text
+
+
+def test_half_precision_weights_come_back_as_float32(pipeline: SoundingVideoPipeline) -> None:
+    for part in (pipeline.vae, pipeline.autoencoder, pipeline.generator):
+        assert part.dtype == torch.float32
+
+
+def test_joint_samples_show_one_ball_that_bounces_and_sounds(samples: list[Clip]) -> None:
+    report = alignment_report(samples)
+    assert report["ball_kept"] > 0.9
+    assert 2 < report["impacts_per_clip"] < 6
+    assert 2 < report["onsets_per_clip"] < 6
+
+
+def test_joint_samples_are_in_sync_more_than_the_same_samples_shuffled(samples: list[Clip]) -> None:
+    near, _ = alignment_report(samples)["sync"]
+    assert near["recall"] > near["recall_shuffled"] + 0.1
+    assert near["precision"] > near["precision_shuffled"] + 0.1
+
+
+def test_every_class_has_a_sound_and_a_picture_of_its_own(pipeline: SoundingVideoPipeline) -> None:
+    """The ball's colour and the mean spectrum: two samples of a class are alike, classes are not."""
+    names = [name for name in pipeline.class_names for _ in range(3)]
+    clips = pipeline(num_samples=len(names), class_labels=names, seed=7).clips
+    frames = torch.stack([clip.frames for clip in clips]).float()
+    empty = frames.flatten(0, 1).median(0).values
+    ball = (frames - empty).abs().amax(2, keepdim=True) > 40
+    colours = (frames * ball).sum((1, 3, 4)) / ball.sum((1, 3, 4)).clamp_min(1)
+    audio_image = AudioImage(pipeline.clip_spec)
+    spectra = audio_image.decibels(torch.stack([clip.waveform for clip in clips])).mean(2)
+    for features in (colours, spectra):
+        per_class = features.view(len(pipeline.class_names), 3, -1)
+        within = per_class.std(1).mean()
+        between = per_class.mean(1).std(0).mean()
+        assert between > 1.5 * within
