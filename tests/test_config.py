@@ -170,3 +170,9 @@ def test_bind_names_the_key_that_does_not_fit(section: dict[str, Any], message: 
 
 def test_parse_reads_lists_as_tuples() -> None:
     assert parse(TrainConfig, {**TRAIN, "betas": [0.9, 0.98]}, "train").betas == (0.9, 0.98)
+
+
+def test_shipped_recipe_is_the_one_of_the_bundled_model() -> None:
+    from mmldm.training.recipe import tiny_recipe
+
+    assert load_config(Path(__file__).parents[1] / "configs" / "impacts.yaml") == tiny_recipe()

@@ -27,7 +27,7 @@ TARGET_WINDOWS = 2000
 WINDOW_OVERLAP = 4
 """At most this many windows per clip length of material."""
 DEFAULT_MINUTES = 60.0
-SECONDS_PER_STEP = {"vae": 0.27, "autoencoder": 0.6, "generator": 0.24}
+SECONDS_PER_STEP = {"vae": 0.33, "autoencoder": 0.5, "generator": 0.23}
 """Of the tiny recipe's jobs on the machine whose trial speed is REFERENCE_SPEED."""
 REFERENCE_SPEED = 105e9
 """FLOP/s of `relative_speed`'s trial on one core of the machine the steps were timed on."""
@@ -116,9 +116,9 @@ def tiny_recipe(clip: ClipSpec | None = None, **changes: Any) -> RunConfig:
                 "conditioning_dropout": 0.0,
             },
             "train": {
-                "steps": 3000,
+                "steps": 2600,
                 "batch_size": 16,
-                "learning_rate": 1.5e-3,
+                "learning_rate": 1e-3,
                 "warmup_steps": 50,
                 "betas": (0.9, 0.98),
                 "weight_decay": 1e-3,
@@ -137,7 +137,7 @@ def tiny_recipe(clip: ClipSpec | None = None, **changes: Any) -> RunConfig:
             },
             "class_dropout": 0.2,
             "train": {
-                "steps": 12000,
+                "steps": 8000,
                 "batch_size": 64,
                 "learning_rate": 1.2e-3,
                 "warmup_steps": 100,
