@@ -1,4 +1,4 @@
-"""The model that comes with the package: it loads, it shows a ball, it sounds, and the two belong together."""
+"""The bundled model: it loads, it shows a ball, it sounds, and the two belong together."""
 
 from pathlib import Path
 

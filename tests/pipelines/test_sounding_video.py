@@ -201,3 +201,10 @@ def test_half_precision_weights_generate_finite_clips(pipeline, tmp_path, wavefo
     error = (output.latents.video - expected.latents.video).square().mean().sqrt()
     assert error < 0.1 * expected.latents.video.std()
     assert torch.equal(output.clips[0].waveform, waveforms[0])
+
+
+def test_saved_folder_does_not_tell_where_it_was_loaded_from(pipeline, tmp_path):
+    pipeline.save_pretrained(tmp_path / "first")
+    SoundingVideoPipeline.from_pretrained(tmp_path / "first").save_pretrained(tmp_path / "second")
+    for file in (tmp_path / "second").rglob("*.json"):
+        assert str(tmp_path) not in file.read_text(), file

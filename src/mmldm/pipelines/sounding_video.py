@@ -148,6 +148,17 @@ class SoundingVideoPipeline(DiffusionPipeline):
             check_tensors(folder, component, tensors, pipeline.components[component])
         return pipeline
 
+    def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
+        """Writes the model folder, in diffusers' layout.
+
+        diffusers records where each part was loaded from; a folder that is given away should not
+        tell its maker's paths.
+        """
+        for part in (self, *self.components.values()):
+            if "_name_or_path" in part.config:
+                part.register_to_config(_name_or_path="")
+        super().save_pretrained(save_directory, **kwargs)
+
     @torch.no_grad()
     def __call__(
         self,

@@ -38,7 +38,9 @@ class GeneratorTurn(nn.Module):
 
     task_ends: Tensor
 
-    def __init__(self, generator: JointGenerator, process: NoiseProcess, config: GeneratorConfig) -> None:
+    def __init__(
+        self, generator: JointGenerator, process: NoiseProcess, config: GeneratorConfig
+    ) -> None:
         super().__init__()
         self.generator, self.process = generator, process
         self.class_dropout = config.class_dropout

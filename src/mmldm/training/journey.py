@@ -175,11 +175,11 @@ class Journey:
         )
 
     def _load_vae(self) -> ImageVAE:
-        return _homeless(load_image_vae(self.config.autoencoder.image_vae or self._finished("vae")))
+        return load_image_vae(self.config.autoencoder.image_vae or self._finished("vae"))
 
     def _load_autoencoder(self) -> MultiModalAutoencoder:
         source = self.config.generator.autoencoder or self._finished("autoencoder")
-        return _homeless(MultiModalAutoencoder.from_pretrained(source))
+        return MultiModalAutoencoder.from_pretrained(source)
 
     def _finished(self, job: str) -> Path:
         export = self.folder.export(job)
@@ -206,12 +206,6 @@ class Journey:
             write()
         self.process.from_main(0)
         return Splits.open(self.folder.cache(cache))
-
-
-def _homeless(network: Any) -> Any:
-    """diffusers writes the path a network was loaded from into every config.json saved later."""
-    network.register_to_config(_name_or_path="")
-    return network
 
 
 def find_manifest(

@@ -145,7 +145,7 @@ def tiny_recipe(clip: ClipSpec | None = None, **changes: Any) -> RunConfig:
                 "ema_decay": 0.998,
             },
         },
-        "sample": {"num_inference_steps": 50, "decoder_steps": 1, "guidance_scale": 1.0},
+        "sample": {"num_inference_steps": 50, "decoder_steps": 1, "guidance_scale": 2.0},
     }
     return RunConfig.model_validate({**sections, **changes})
 
