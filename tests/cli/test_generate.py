@@ -38,14 +38,7 @@ def test_same_command_makes_the_same_clips(run_folder: Path, tmp_path: Path) -> 
         words = ("--model", run_folder, "--out", tmp_path / name, "-n", 2)
         mmldm("generate", *words).succeeded()
     first, second = contents(tmp_path / "first"), contents(tmp_path / "second")
-    assert first.keys() == second.keys()
-    sheets = [name for name in first if name.endswith(".png")]
-    assert [first[name] for name in sheets] == [second[name] for name in sheets]
-    for name in first.keys() - set(sheets):
-        one, two = (read_clip(tmp_path / folder / name, 0, CLIP) for folder in ("first", "second"))
-        assert torch.equal(one.waveform, two.waveform)
-        # The H.264 encoder itself may choose differently from run to run, by a few levels.
-        assert (one.frames.int() - two.frames.int()).abs().max() < 12
+    assert [name for name in first.keys() | second.keys() if first[name] != second[name]] == []
 
 
 def test_given_picture_is_in_the_clip_and_names_it(

@@ -125,10 +125,6 @@ def test_interrupted_folder_is_completed_and_whole_clips_are_kept(tmp_path):
     assert all(path.stat().st_mtime_ns == stamps[path] for path in clips[2:])
 
 
-def decoded(path):
-    return read_clip(path, 0.0, tiny().spec).frames.float()
-
-
 def test_workers_write_what_one_process_writes(tmp_path):
     synthesize(tmp_path / "one", tiny(seed=3), 4, workers=1)
     synthesize(tmp_path / "two", tiny(seed=3), 4, workers=2)
@@ -136,11 +132,7 @@ def test_workers_write_what_one_process_writes(tmp_path):
     assert len(written) == 9
     for path in written:
         twin = tmp_path / "two" / path.relative_to(tmp_path / "one")
-        if path.suffix == ".json":
-            assert twin.read_bytes() == path.read_bytes()
-        else:
-            # The H.264 encoder itself may choose differently from run to run, by a few levels.
-            assert (decoded(twin) - decoded(path)).abs().mean() < 1
+        assert twin.read_bytes() == path.read_bytes(), path.name
 
 
 def test_folder_of_another_configuration_is_refused_by_name(tmp_path):

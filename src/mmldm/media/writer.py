@@ -38,7 +38,10 @@ def write_mp4(path: Path, frames: Tensor, waveform: Tensor, fps: float, sample_r
         av.open(str(temporary), "w", format="mp4", options={"movflags": "+faststart"}) as output,
     ):
         rate = Fraction(fps).limit_denominator(1001)
-        video = output.add_stream("libx264", rate=rate, options={"crf": "17", "preset": "medium"})
+        # x264's macroblock tree reads memory it has not set in pictures of few macroblocks: the same
+        # clip would be another file each time.
+        options = {"crf": "17", "preset": "medium", "x264-params": "mbtree=0"}
+        video = output.add_stream("libx264", rate=rate, options=options)
         video.width, video.height = pictures.shape[2], pictures.shape[1]
         video.pix_fmt = "yuv420p"
         video.codec_context.thread_count = 1
