@@ -5,6 +5,7 @@ Environment (RANK, WORLD_SIZE, LOCAL_RANK) -> Process. CPU processes speak gloo,
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -81,7 +82,11 @@ def process_group(device: str | None = None) -> Iterator[Process]:
         if dist.get_world_size() != world:
             raise UserError(f"{dist.get_world_size()} processes joined, {world} were announced")
         yield Process(rank, world, chosen)
+        dist.barrier()
     finally:
+        # What still refers to the group (DDP's buckets, in reference cycles) must go before it: its
+        # threads outlive it otherwise, and the interpreter aborts at exit, now and then.
+        gc.collect()
         dist.destroy_process_group()
 
 
