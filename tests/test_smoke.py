@@ -10,7 +10,7 @@ import torch
 from mmldm.config import save_config
 from mmldm.media.reader import read_audio, read_clip
 
-from .cli.commandline import contents, in_process
+from .cli.commandline import contents, environment, in_process
 from .smallest import CLIP, smallest_recipe
 
 pytestmark = pytest.mark.smoke
@@ -102,6 +102,6 @@ def test_recipe_chosen_without_a_config_trains(place: Path) -> None:
 def test_module_and_console_script_are_the_same_program() -> None:
     done = subprocess.run(
         [sys.executable, "-c", "from mmldm.cli.main import run; run()", "version"],
-        capture_output=True, text=True, check=True,
+        capture_output=True, text=True, check=True, env=environment(),
     )  # fmt: skip
     assert done.stdout == mmldm("version")
