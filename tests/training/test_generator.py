@@ -9,6 +9,7 @@ from mmldm.pipelines.sounding_video import SoundingVideoPipeline
 from mmldm.training.generator import GeneratorStage
 from mmldm.training.journey import Journey
 from mmldm.training.randomness import StepRandom
+from mmldm.types import AV
 
 from ..smallest import smallest_recipe
 
@@ -22,7 +23,9 @@ def stage(finished: Journey) -> GeneratorStage:
     return GeneratorStage(smallest_recipe(), pipeline, caches, torch.device("cpu"))
 
 
-def errors(stage: GeneratorStage, task: str, **changes: torch.Tensor):  # noqa: ANN201
+def errors(
+    stage: GeneratorStage, task: str, **changes: torch.Tensor
+) -> tuple[AV[torch.Tensor], AV[torch.Tensor]]:
     batch = next(stage.batches(0, 0, 1)) | changes
     tasks = torch.full((ROWS,), TASKS.index(task))
     return stage.turn.errors(batch, tasks, StepRandom(0, 0, "test", ROWS))

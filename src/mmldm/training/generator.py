@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from mmldm.config import TASKS, GeneratorConfig, RunConfig, bind, parse
+from mmldm.data.clips import spread
 from mmldm.data.latents import LatentCache, Splits, cached_batches
 from mmldm.diffusion.schedules import NoiseProcess, ScheduleConfig
 from mmldm.models.generator import JointGenerator
@@ -152,8 +153,9 @@ class GeneratorStage:
     def validate(self, random: StepRandom) -> dict[str, float]:
         """Held-out errors per task, and what being given the other modality is worth (null minus given)."""
         cache = self.caches.held_out
-        rows = min(len(cache), 256)
-        batch = {name: x.to(self.device) for name, x in cache[torch.arange(rows)].items()}
+        chosen = torch.tensor(spread(256, len(cache)))
+        rows = len(chosen)
+        batch = {name: x.to(self.device) for name, x in cache[chosen].items()}
         results: dict[str, float] = {}
         for task in TASKS:
             tasks = torch.full((rows,), TASKS.index(task), device=self.device)
