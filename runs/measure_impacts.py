@@ -1,104 +1,211 @@
 """Measures a model of the impacts world against held-out clips: the table of README and model card.
 
-    python runs/measure_impacts.py CLIPS_FOLDER [MODEL] [--clips 120] [--out table.json]
+    python runs/measure_impacts.py CLIPS [MODEL] [--clips 500] [--classifiers FOLDER] [--out table.json]
 
-Rows: real clips, their reconstructions, joint samples, audio-to-video, video-to-audio; each with sync at
-50 and 100 ms beside the same set with its sounds shuffled, and how the ball moves. Given sounds and
-pictures are held-out ones.
+CLIPS is a folder of `mmldm synthesize`, or the manifest.jsonl of a training run on one. Columns: real
+held-out clips, their reconstructions, joint samples, audio-to-video and video-to-audio for held-out
+clips. Clip i of a task is made from seed i and, where one is given, from held-out clip i modulo their
+number; nothing is chosen. Clips are generated, measured and dropped in small batches.
 """
 
 import argparse
 import json
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from mmldm.cli.generate import BUNDLED
-from mmldm.data.manifest import scan
-from mmldm.evaluation.alignment import alignment_report
+from mmldm.data.clips import spread
+from mmldm.data.manifest import Manifest, Row, scan
+from mmldm.errors import UserError
+from mmldm.evaluation.classifier_training import train_classifiers
+from mmldm.evaluation.classifiers import Classifiers
+from mmldm.evaluation.impacts import calibration, impacts_report, measure, true_impacts
+from mmldm.evaluation.impacts_table import markdown
+from mmldm.evaluation.memorisation import Neighbours, fingerprints, nearest_pairs, pairs_sheet
 from mmldm.evaluation.motion import background
 from mmldm.evaluation.reconstruction import fidelity
+from mmldm.media.atomic import atomic_path
+from mmldm.media.clip import Clip
 from mmldm.media.reader import read_clip
+from mmldm.media.sheet import save_png
 from mmldm.media.spectrogram import AudioImage
 from mmldm.pipelines.sounding_video import SoundingVideoPipeline
+from mmldm.types import AV
 
 CHUNK = 16
+CLASSIFIER_CLIPS = 1200
+BACKGROUND_CLIPS = 64
+PAIRS = 6
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path)
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("source", type=Path, metavar="CLIPS", help="folder or manifest.jsonl")
     parser.add_argument("model", nargs="?", type=Path, default=BUNDLED)
-    parser.add_argument("--clips", type=int, default=120)
-    parser.add_argument("--guidance", type=float, default=None)
-    parser.add_argument("--steps", type=int, default=None)
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--clips", type=int, default=500, help="per task")
+    parser.add_argument("--guidance", type=float, help="default: the model's")
+    parser.add_argument("--steps", type=int, help="default: the model's")
+    parser.add_argument("--classifiers", type=Path, help="kept here, and not trained again")
+    parser.add_argument("--out", type=Path, help="JSON; .md and .png (nearest pairs) beside it")
     options = parser.parse_args()
 
     pipeline = SoundingVideoPipeline.from_pretrained(options.model)
     pipeline.set_progress_bar_config(disable=True)
-    spec = pipeline.clip_spec
-    manifest = scan(options.folder, spec)
-    rows = manifest.split("held_out")[:: max(1, len(manifest.split("held_out")) // options.clips)]
-    real = [read_clip(manifest.file(row), 0.0, spec) for row in rows[: options.clips]]
-    given = {
-        "joint": {},
-        "audio-to-video": {"audio": torch.stack([clip.waveform for clip in real])},
-        "video-to-audio": {"frames": torch.stack([clip.frames for clip in real])},
+    world = World(options.source, pipeline, options.clips)
+    classifiers = world.classifiers(options.classifiers)
+    training = world.training()
+    sampling = {"guidance_scale": options.guidance, "num_inference_steps": options.steps}
+    closeness: list[tuple[float, float]] = []
+    tasks = {
+        "real": world.read(world.real, "real"),
+        "reconstruction": world.reconstructed(closeness),
+        "joint": world.generated("joint", **sampling),
+        "audio-to-video": world.generated("audio", **sampling),
+        "video-to-audio": world.generated("frames", **sampling),
     }
-    sets = {"real": real, "reconstruction": [pipeline.reconstruct(clip) for clip in real]}
-    for task, media in given.items():
-        made = []
-        for start in range(0, len(real), CHUNK):
-            part = {name: x[start : start + CHUNK] for name, x in media.items()}
-            count = min(CHUNK, len(real) - start)
-            made += pipeline(
-                num_samples=count,
-                seed=start,
-                guidance_scale=options.guidance,
-                num_inference_steps=options.steps,
-                **part,
-            ).clips
-        sets[task] = made
-    empty = background([clip.frames for clip in real])
-    reports = {name: alignment_report(clips, empty=empty) for name, clips in sets.items()}
-    close = [
-        fidelity(kept, clip, AudioImage(spec))
-        for kept, clip in zip(sets["reconstruction"], real, strict=True)
-    ]
-    summary: dict[str, Any] = {
-        "reports": reports,
-        "reconstruction": {
-            "psnr": sum(f.psnr for f in close) / len(close),
-            "mel_error": sum(f.mel_error for f in close) / len(close),
-        },
+    labels = {name: None if name == "joint" else world.labels for name in tasks}
+    for name in ("audio-to-video", "video-to-audio"):
+        labels[name] = world.repeated(world.labels)
+    sets = {
+        name: measure(clips, classifiers, world.empty, labels[name])
+        for name, clips in tasks.items()
     }
-    print(table(reports))
-    print("reconstruction:", json.dumps(summary["reconstruction"]))
+    reference = measure(world.read(world.reference, "reference"), classifiers, world.empty)
+    truths = [true_impacts(world.manifest.file(row)) for row in world.real]
+    psnr, mel_error = torch.tensor(closeness).mean(0).tolist()
+    report = {
+        "model": options.model.name,
+        "clips": options.clips,
+        **impacts_report(sets, reference, training),
+        "calibration": calibration(sets["real"].moments, truths),
+        "reconstruction": {"psnr": psnr, "mel_error": mel_error},
+    }
+    print(markdown(report))
+    print(f"\nreconstruction: {psnr:.1f} dB PSNR, {mel_error:.2f} dB mean log-mel error")
     if options.out:
-        options.out.write_text(json.dumps(summary, indent=1))
+        write(options.out.with_suffix(".json"), json.dumps(report, indent=1))
+        write(options.out.with_suffix(".md"), markdown(report))
+        pairs = nearest_pairs(*Neighbours(training).nearest(sets["joint"].prints), PAIRS)
+        sheet = pairs_sheet(
+            pairs,
+            lambda i: pipeline(num_samples=1, seed=i, **sampling).clips[0],
+            lambda i: world.clip(world.train[i]),
+        )
+        save_png(options.out.with_suffix(".png"), sheet)
 
 
-def table(reports: dict[str, dict[str, Any]]) -> str:
-    """Markdown: recall and precision, with the shuffled anchor in brackets."""
-    lines = [
-        "| clips | n | recall 50 ms | precision 50 ms | recall 100 ms | precision 100 ms "
-        "| impacts | onsets | ball kept | ballistic |",
-        "|---|---|---|---|---|---|---|---|---|---|",
-    ]
-    for name, report in reports.items():
-        cells = []
-        for row in report["sync"]:
-            for kind in ("recall", "precision"):
-                value, shuffled = row[kind], row[f"{kind}_shuffled"]
-                cells.append("-" if value is None else f"{value:.2f} ({shuffled:.2f})")
-        moving = (report["impacts_per_clip"], report["onsets_per_clip"])
-        shares = (report["ball_kept"], report["ballistic"])
-        cells += [f"{x:.1f}" for x in moving] + [f"{x:.2f}" for x in shares]
-        lines.append(f"| {name} | {report['clips']} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+class World:
+    """The clips of the impacts world a model is measured on, read when they are needed."""
+
+    def __init__(self, source: Path, pipeline: SoundingVideoPipeline, clips: int) -> None:
+        self.pipeline, self.spec, self.count = pipeline, pipeline.clip_spec, clips
+        if source.is_file():
+            self.manifest = Manifest.load(source)
+        else:
+            self.manifest = scan(source, self.spec)
+        held_out, self.train = self.manifest.split("held_out"), self.manifest.split("train")
+        if len(held_out) < 4 or len(self.train) < 12:
+            raise UserError(
+                f"{source} has {len(held_out)} held-out and {len(self.train)} training clips; "
+                "4 and 12 are the least that can be measured on"
+            )
+        self.real = [held_out[i] for i in spread(clips, len(held_out))]
+        order = torch.randperm(len(self.train), generator=torch.Generator().manual_seed(0)).tolist()
+        learnt = min(CLASSIFIER_CLIPS, len(order) // 2)
+        self.judged = [self.train[i] for i in order[:learnt]]
+        self.reference = [self.train[i] for i in order[learnt : learnt + 2 * clips]]
+        self.labels = [self.manifest.classes.index(row.class_name) for row in self.real]
+        drawn = [self.real[i] for i in spread(BACKGROUND_CLIPS, len(self.real))]
+        self.empty = background([self.clip(row).frames for row in drawn])
+
+    def clip(self, row: Row) -> Clip:
+        return read_clip(self.manifest.file(row), 0.0, self.spec)
+
+    def read(self, rows: Sequence[Row], name: str) -> Iterator[Clip]:
+        return watched((self.clip(row) for row in rows), name, len(rows))
+
+    def repeated(self, values: Sequence[Any]) -> list[Any]:
+        """As many as are generated, from the start again where there are fewer."""
+        return [values[i % len(values)] for i in range(self.count)]
+
+    def classifiers(self, folder: Path | None) -> Classifiers:
+        """Those in the folder, or newly trained ones, which are then kept there."""
+        if folder is not None and folder.exists():
+            kept = Classifiers.load(folder)
+            if kept.class_names != tuple(self.manifest.classes):
+                raise UserError(f"{folder} holds classifiers of {', '.join(kept.class_names)}")
+            return kept
+        named = zip(
+            self.read(self.judged, "clips of the classifiers"),
+            [row.class_name for row in self.judged],
+            strict=True,
+        )
+        trained = train_classifiers(named, self.manifest.classes, progress=_said)
+        if folder is not None:
+            trained.save(folder)
+        return trained
+
+    def training(self) -> AV[torch.Tensor]:
+        """Fingerprints of all training clips."""
+        prints = [fingerprints([clip]) for clip in self.read(self.train, "training clips")]
+        return AV(*(torch.cat(parts) for parts in zip(*prints, strict=True)))
+
+    def reconstructed(self, closeness: list[tuple[float, float]]) -> Iterator[Clip]:
+        """Real clips through the autoencoder; PSNR and mel error of each go to `closeness`."""
+        audio_image = AudioImage(self.spec)
+        for clip in self.read(self.real, "reconstruction"):
+            kept = self.pipeline.reconstruct(clip)
+            closeness.append(fidelity(kept, clip, audio_image))
+            yield kept
+
+    def generated(self, task: str, **sampling: Any) -> Iterator[Clip]:
+        """Samples, with the held-out clips' "audio" or "frames" given unless the task is "joint"."""
+
+        def chunks() -> Iterator[Clip]:
+            rows = self.repeated(self.real)
+            for start in range(0, self.count, CHUNK):
+                part = rows[start : start + CHUNK]
+                given = {}
+                if task != "joint":
+                    clips = [self.clip(row) for row in part]
+                    field = "waveform" if task == "audio" else "frames"
+                    given[task] = torch.stack([getattr(clip, field) for clip in clips])
+                yield from self.pipeline(
+                    num_samples=len(part), seed=start, **given, **sampling
+                ).clips
+
+        return watched(chunks(), f"given: {task}" if task != "joint" else task, self.count)
+
+
+def watched(clips: Iterable[Clip], name: str, total: int) -> Iterator[Clip]:
+    """The clips, with a line on the terminal about every ten seconds and at the end."""
+    begun = said = time.monotonic()
+    for done, clip in enumerate(clips, start=1):
+        yield clip
+        now = time.monotonic()
+        if now - said > 10 or done == total:
+            said = now
+            left = (now - begun) / done * (total - done)
+            print(f"{name}: {done} of {total}, {left:.0f} s left", file=sys.stderr)
+
+
+def _said(modality: str, done: int, total: int) -> None:
+    if done % 100 == 0:
+        print(f"classifier of {modality}: step {done} of {total}", file=sys.stderr)
+
+
+def write(path: Path, text: str) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except UserError as error:
+        sys.exit(f"error: {error}")

@@ -22,6 +22,7 @@ CONFIG_KEYS = {
         "adapter_config", "audio_encoder_config", "contrastive_dim", "decoder_config",
         "decoder_patch_size", "detach_latents", "image_latent_shape", "latent_statistics",
         "num_classes", "num_frames", "prompt_tokens", "semantic_config", "video_encoder_config",
+        "with_class_token", "with_pooled_latent", "with_semantics",
     },
     "generator": {
         "adaln", "audio_latent_shape", "depth", "duration", "heads", "latent_statistics",

@@ -54,6 +54,9 @@ class TrainConfig(Section):
     batch_size: int = Field(gt=0)
     """Rows per optimiser step, over all processes and accumulated passes."""
     learning_rate: float = Field(gt=0)
+    matrix_learning_rate: float | None = Field(None, gt=0)
+    """With a number, Muon moves the model's hidden matrices and kernels at this rate, and AdamW at
+    `learning_rate` the rest; None: AdamW moves all. 0.02 suits most networks."""
     accumulate: int = Field(1, gt=0)
     warmup_steps: int = Field(0, ge=0)
     final_learning_rate: float = Field(0.03, ge=0, le=1)
@@ -176,7 +179,18 @@ class GeneratorConfig(Section):
     model: dict[str, Any]
     tasks: dict[str, float]
     class_dropout: float = Field(0.1, ge=0, le=1)
+    """Share of rows that forget their class. Samples without a class are only as good as these."""
+    logit_normal: tuple[float, float] | None = None
+    """Mean and standard deviation of the logit of a row's noise level (its timestep as a share of the
+    schedule); None: uniform, as in the paper."""
     train: TrainConfig
+
+    @field_validator("logit_normal")
+    @classmethod
+    def _spread(cls, density: tuple[float, float] | None) -> tuple[float, float] | None:
+        if density is not None and density[1] <= 0:
+            raise ValueError(f"the standard deviation must be above 0, not {density[1]}")
+        return density
 
     @field_validator("tasks")
     @classmethod

@@ -10,7 +10,7 @@ import torch
 
 from mmldm.data.impacts import ImpactsConfig, render_clip
 from mmldm.errors import UserError
-from mmldm.evaluation.alignment import alignment_report, detect, match, sync
+from mmldm.evaluation.alignment import alignment_report, detect, lags, match, sync
 
 
 @pytest.fixture(scope="module")
@@ -99,3 +99,21 @@ def test_clips_that_cannot_be_measured_are_refused(clips):
     small = dataclasses.replace(clips[0], frames=clips[0].frames[..., ::2, ::2])
     with pytest.raises(UserError, match="one picture size"):
         alignment_report([clips[0], small])
+
+
+def test_late_sound_has_that_error_and_is_known_to_be_late(clips):
+    """30 ms are 480 samples."""
+    late = [dataclasses.replace(clip, waveform=torch.roll(clip.waveform, 480)) for clip in clips]
+    (own,), (delayed,) = (
+        alignment_report(some, tolerances=(0.1,))["sync"] for some in (clips, late)
+    )
+    assert delayed["offset_ms"] - own["offset_ms"] == pytest.approx(30, abs=5)
+    assert own["error_ms"] < 15 < delayed["error_ms"] < own["error_ms_shuffled"]
+    low, high = own["error_ms_interval"]
+    assert low < own["error_ms"] < high
+
+
+def test_lags_are_those_of_the_matched_pairs():
+    late = lags(np.array([0.1, 0.52, 0.9]), np.array([0.12, 0.5]), 0.05)
+    np.testing.assert_allclose(late, [-0.02, 0.02])
+    assert len(lags(np.array([0.1]), np.array([0.9]), 0.05)) == 0

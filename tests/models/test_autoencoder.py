@@ -405,3 +405,46 @@ def test_paper_preset_has_the_published_size() -> None:
     millions = sum(p.numel() for p in model.parameters()) / 1e6
     # The release: 1,339 M, of which its 3-D convolutions and learnable content slots are not ours.
     assert 1150 < millions < 1450, millions
+
+
+@pytest.mark.parametrize(
+    ("switch", "prefix", "tokens"),
+    [
+        ({"with_pooled_latent": False}, "pooled.", slice(0, 0)),
+        ({"with_class_token": False}, "class_tokens.", slice(2, 3)),
+        ({"with_semantics": False}, "semantic_context.", slice(3, None)),
+        ({"prompt_tokens": 0}, "prompts", slice(0, 2)),
+    ],
+)
+def test_ablation_removes_its_part_and_nothing_else(
+    form: str, switch: dict[str, Any], prefix: str, tokens: slice
+) -> None:
+    whole, batch = trained(form), Batch()
+    without = build(form, **switch).eval()
+    gone = {name for name in whole.state_dict() if name.startswith(prefix)}
+    kept = {name: w for name, w in whole.state_dict().items() if name not in gone}
+    missing = without.load_state_dict(kept, strict=False)
+    assert not missing.unexpected_keys
+    assert set(missing.missing_keys) <= {"prompts"}  # still there, as no tokens
+    with torch.no_grad():
+        latents = whole.encode(batch.images).map(lambda p: p.mode())
+        full = whole.condition(latents, batch.frames, batch.labels)
+        part = without.condition(latents, batch.frames, batch.labels)
+        assert all(torch.equal(a, b) for a, b in zip(full.taps, part.taps, strict=True))
+        assert all(torch.equal(a, b) for a, b in zip(full.semantics, part.semantics, strict=True))
+        keep = torch.ones(full.context.shape[1], dtype=torch.bool)
+        keep[tokens] = False
+        assert torch.equal(part.context, full.context[:, keep])
+        if prefix == "pooled.":
+            assert part.pooled is None
+        else:
+            assert part.pooled is not None
+            assert torch.equal(part.pooled, full.pooled)
+        a = whole.denoise(batch.noisy, batch.times, full)
+        b = without.denoise(batch.noisy, batch.times, part)
+        assert all(not torch.allclose(x, y, atol=1e-6) for x, y in zip(a, b, strict=True))
+
+
+def test_cross_attention_without_anything_to_read_is_refused() -> None:
+    with pytest.raises(UserError, match="nothing to read"):
+        build("paper", with_semantics=False, with_class_token=False, prompt_tokens=0)

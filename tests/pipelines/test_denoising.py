@@ -36,9 +36,29 @@ def test_guidance_doubles_the_batch_not_the_calls(pipeline, evaluations, wavefor
     assert evaluations == [4] * 4
 
 
-def test_joint_generation_without_class_has_nothing_to_be_guided_by(pipeline, evaluations):
-    pipeline(num_samples=2, guidance_scale=5.0, output_type="latent", seed=0)
-    assert evaluations == [2] * 4
+def test_joint_generation_is_guided_by_the_other_modality_if_trained_on_one_alone(
+    pipeline, renoising_pipeline
+):
+    seen: list[int] = []
+    for pipe in (pipeline, renoising_pipeline):
+        hook = pipe.generator.register_forward_hook(
+            lambda module, inputs, output: seen.append(len(output.audio))
+        )
+        pipe(num_samples=2, guidance_scale=5.0, num_inference_steps=1, output_type="latent", seed=0)
+        hook.remove()
+    assert seen == [6, 2]
+
+
+def test_null_of_each_jointly_generated_modality_is_that_modality_alone(pipeline):
+    generator = pipeline.generator
+    noise, x = (initial_noise(generator.latent_shapes, [seed]) for seed in (0, 1))
+    t = torch.tensor(500)
+    nothing = AV(None, None)
+    null = generator_denoiser(generator, noise, nothing, None, AV(0.0, 0.0))(x, t)
+    with torch.no_grad():
+        audio = generator(AV(x.audio, noise.video), t.expand(1)).audio
+        video = generator(AV(noise.audio, x.video), t.expand(1)).video
+    assert close(null, AV(audio, video))
 
 
 @pytest.mark.parametrize("task", ["audio", "frames", "class"])
@@ -59,8 +79,9 @@ def test_guidance_extrapolates_from_the_null_prediction(
             assert torch.allclose(actual, wanted, atol=1e-4)
         assert not close(at[0.0], at[1.0])
     if task == "class":
-        free = pipeline(**options).latents
-        assert close(pipeline(**condition, **options, guidance_scale=0.0).latents, free)
+        free = renoising_pipeline(**options).latents
+        null = renoising_pipeline(**condition, **options, guidance_scale=0.0).latents
+        assert close(null, free)
 
 
 def test_null_stream_forms_differ_before_the_last_timestep(pipeline, renoising_pipeline, waveforms):

@@ -2,11 +2,12 @@
 
 import pytest
 import torch
+from pydantic import ValidationError
 
 from mmldm.config import TASKS
 from mmldm.data.latents import Splits
 from mmldm.pipelines.sounding_video import SoundingVideoPipeline
-from mmldm.training.generator import GeneratorStage
+from mmldm.training.generator import GeneratorStage, GeneratorTurn
 from mmldm.training.journey import Journey
 from mmldm.training.randomness import StepRandom
 from mmldm.types import AV
@@ -28,7 +29,9 @@ def errors(
 ) -> tuple[AV[torch.Tensor], AV[torch.Tensor]]:
     batch = next(stage.batches(0, 0, 1)) | changes
     tasks = torch.full((ROWS,), TASKS.index(task))
-    return stage.turn.errors(batch, tasks, StepRandom(0, 0, "test", ROWS))
+    random = StepRandom(0, 0, "test", ROWS)
+    timesteps = random.integers(0, stage.process.num_timesteps, (ROWS,))
+    return stage.turn.errors(batch, tasks, timesteps, random, class_dropout=0.5)
 
 
 @pytest.mark.parametrize(
@@ -89,3 +92,35 @@ def test_held_out_gap_is_logged_for_both_directions(stage: GeneratorStage) -> No
     values = stage.validate(StepRandom(0, 0, "validate", ROWS))
     assert {"gap/audio", "gap/video", "joint/audio", "joint/video"} <= set(values)
     assert values == stage.validate(StepRandom(0, 9, "validate", ROWS))
+
+
+@pytest.mark.parametrize(
+    ("density", "median"), [(None, 500), ((0.0, 1.2), 500), ((-1.0, 0.5), 269)]
+)
+def test_noise_levels_follow_the_configured_density(
+    stage: GeneratorStage, density: tuple[float, float] | None, median: float
+) -> None:
+    config = stage.job.model_copy(update={"logit_normal": density})
+    turn = GeneratorTurn(stage.generator, stage.process, config)
+    levels = turn.timesteps(StepRandom(0, 0, "test", 4000), 4000)
+    assert levels.min() >= 0
+    assert levels.max() <= 999
+    assert float(levels.float().median()) == pytest.approx(median, abs=30)
+    tails = float(((levels < 100) | (levels >= 900)).float().mean())
+    assert (tails < 0.1) == (density is not None)
+
+
+def test_a_density_without_width_is_refused() -> None:
+    with pytest.raises(ValidationError, match="standard deviation must be above 0"):
+        smallest_recipe().generator.model_validate(
+            {**smallest_recipe().generator.model_dump(), "logit_normal": [0.0, 0.0]}
+        )
+
+
+def test_validation_does_not_tell_the_class(stage: GeneratorStage) -> None:
+    before = stage.validate(StepRandom(0, 0, "test", 1))
+    with torch.no_grad():
+        stage.generator.class_embedding.weight[:-1] += 10.0
+        after = stage.validate(StepRandom(0, 0, "test", 1))
+        stage.generator.class_embedding.weight[:-1] -= 10.0
+    assert after == before

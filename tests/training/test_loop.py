@@ -56,7 +56,7 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_loss_falls(tmp_path: Path) -> None:
     run(tmp_path, stage={"dropout": 0.0}, steps=150, save_every=0, validate_every=0, log_every=25)
     curve = losses(tmp_path)
-    assert curve[150] < 0.9 * curve[25]
+    assert curve[150] < 0.95 * curve[25]
 
 
 def test_run_leaves_checkpoints_metrics_previews_and_an_export(unbroken: Path) -> None:
@@ -76,6 +76,7 @@ def test_run_leaves_checkpoints_metrics_previews_and_an_export(unbroken: Path) -
         {"workers": 2},
         {"precision": "bf16", "accumulate": 4},
         {"ema_decay": None, "log_every": 4, "save_every": 5},
+        {"matrix_learning_rate": 0.02},
     ],
 )
 def test_interrupted_run_resumes_to_the_same_bits(tmp_path: Path, settings: dict[str, Any]) -> None:

@@ -47,7 +47,12 @@ class Denoiser(nn.Module):
     def __init__(self, dropout: float) -> None:
         super().__init__()
         self.net = nn.Sequential(
-            nn.Linear(2 * WIDTH, 32), nn.SiLU(), nn.Dropout(dropout), nn.Linear(32, 2 * WIDTH)
+            nn.Linear(2 * WIDTH, 32),
+            nn.SiLU(),
+            nn.Linear(32, 32),
+            nn.SiLU(),
+            nn.Dropout(dropout),
+            nn.Linear(32, 2 * WIDTH),
         )
 
     def forward(self, batch: dict[str, Any], random: StepRandom) -> dict[str, Tensor]:

@@ -53,7 +53,9 @@ def generate(
     guidance: Annotated[
         float | None,
         typer.Option(
-            min=-100, max=100, help="Strength of what is given (sound, picture, class); 1 is none."
+            min=-100,
+            max=100,
+            help="How strongly sound, picture and class follow each other; 1 is no guidance.",
         ),
     ] = None,
     scheduler: Annotated[

@@ -37,13 +37,13 @@ class Conditions:
 
     Attributes:
         taps: Feature maps (B+B*F,C_i,H_i,W_i), one per input block.
-        pooled: (B+B*F,E), added to the time embedding.
+        pooled: (B+B*F,E), added to the time embedding; None for a model without it.
         context: (B+B*F,L,D) tokens: [modality prompt | class | the other modality's semantics].
         semantics: AV (B,N,D), for the heads; never dropped.
     """
 
     taps: tuple[Tensor, ...]
-    pooled: Tensor
+    pooled: Tensor | None
     context: Tensor
     semantics: AV[Tensor]
 
@@ -66,6 +66,9 @@ class MultiModalAutoencoder(ModelMixin, ConfigMixin):
         num_classes: K; 0: no class token and no classification head.
         prompt_tokens: Learned tokens that say which modality a row is; 0: none.
         contrastive_dim: E, width of the contrastive embeddings.
+        with_pooled_latent: The pooled latent joins the time embedding (Table 3 has a row without).
+        with_class_token: The class is a context token (Table 3); no effect without classes.
+        with_semantics: The other modality's semantics are context tokens (Table 3).
         detach_latents: Heads and context do not shape the latents (the release's choice: without
             it, late training diverged there).
         latent_statistics: `LatentStatistics.to_dict()` of the image latents this model was trained
@@ -89,6 +92,9 @@ class MultiModalAutoencoder(ModelMixin, ConfigMixin):
         num_classes: int = 0,
         prompt_tokens: int = 77,
         contrastive_dim: int = 256,
+        with_pooled_latent: bool = True,
+        with_class_token: bool = True,
+        with_semantics: bool = True,
         detach_latents: bool = True,
     ) -> None:
         super().__init__()
@@ -124,9 +130,11 @@ class MultiModalAutoencoder(ModelMixin, ConfigMixin):
             )
         )  # fmt: skip
         time_dim = self.decoder.time_embedding_dim
-        self.pooled: ModulePair[nn.Sequential] = ModulePair(
-            layouts.map(lambda layout: _quiet_mlp(layout.channels, time_dim))
-        )
+        self.pooled: ModulePair[nn.Sequential] | None = None
+        if with_pooled_latent:
+            self.pooled = ModulePair(
+                layouts.map(lambda layout: _quiet_mlp(layout.channels, time_dim))
+            )
 
         shared = dict(semantic_config or {})
         own = AV(*(shared.pop(modality, {}) for modality in MODALITIES))
@@ -140,11 +148,19 @@ class MultiModalAutoencoder(ModelMixin, ConfigMixin):
         )
         width = self.projectors.audio.out.out_features
         context_dim = self.decoder.config.cross_attention_dim
-        self.semantic_context: ModulePair[nn.Sequential] = ModulePair(
-            layouts.map(lambda _: _quiet_mlp(width, context_dim))
-        )
+        self.semantic_context: ModulePair[nn.Sequential] | None = None
+        if with_semantics:
+            self.semantic_context = ModulePair(
+                layouts.map(lambda _: _quiet_mlp(width, context_dim))
+            )
         self.prompts = nn.Parameter(0.1 * torch.randn(2, prompt_tokens, context_dim))
-        self.class_tokens = nn.Embedding(num_classes, context_dim) if num_classes else None
+        has_token = with_class_token and num_classes > 0
+        self.class_tokens = nn.Embedding(num_classes, context_dim) if has_token else None
+        if not (with_semantics or prompt_tokens or has_token):
+            raise UserError(
+                "autoencoder: without prompt tokens, class token and semantic context the signal "
+                "decoder's cross-attention has nothing to read; keep one of them"
+            )
         self.classifier = ClassificationHead(width, num_classes) if num_classes else None
         self.contrast = ContrastiveHead(width, contrastive_dim)
 
@@ -212,20 +228,26 @@ class MultiModalAutoencoder(ModelMixin, ConfigMixin):
         B, F = frame_indices.shape
         frames = AV(torch.zeros_like(frame_indices[:, :1]), frame_indices)
         semantics = self.semantics(latents)
-        told = self.semantic_context.av.map(_call, semantics)
+        told: AV[list[Tensor]] = AV([], [])
+        if self.semantic_context is not None:
+            told = self.semantic_context.av.map(lambda mlp, tokens: [mlp(tokens)], semantics)
         prompts: AV[Tensor] = AV(*self.prompts[:, None].expand(2, B, -1, -1))
         if drop is not None:
-            latents, told, prompts = (x.map(_zero_rows, drop) for x in (latents, told, prompts))
+            latents, prompts = (x.map(_zero_rows, drop) for x in (latents, prompts))
+            told = told.map(lambda tokens, gone: [_zero_rows(x, gone) for x in tokens], drop)
         classes = self._class_token(semantics, class_labels)
         maps = self.adapters.av.map(_call, latents, frames)
-        slots = self.adapters.av.map(FeatureAdapter.pooled_slots, latents, frames)
+        pooled = None
+        if self.pooled is not None:
+            slots = self.adapters.av.map(FeatureAdapter.pooled_slots, latents, frames)
+            pooled = torch.cat(self.pooled.av.map(_call, slots))
         context = AV(
-            torch.cat([prompts.audio, *classes, told.video], dim=1),
-            torch.cat([prompts.video, *classes, told.audio], dim=1).repeat_interleave(F, dim=0),
+            torch.cat([prompts.audio, *classes, *told.video], dim=1),
+            torch.cat([prompts.video, *classes, *told.audio], dim=1).repeat_interleave(F, dim=0),
         )
         return Conditions(
             taps=tuple(torch.cat(pair) for pair in zip(*maps, strict=True)),
-            pooled=torch.cat(self.pooled.av.map(_call, slots)),
+            pooled=pooled,
             context=torch.cat(context),
             semantics=semantics,
         )

@@ -25,46 +25,54 @@ def generator_denoiser(
 ) -> Denoiser:
     """The generator under classifier-free and cross-modal guidance (Eq. 8).
 
-    The null half knows neither the given modality nor the class. It is evaluated in one call with
-    the conditional half, and not at all when there is nothing to be guided by or the scale is 1.
+    The null prediction of a modality knows neither the other modality nor the class. A generator
+    with `null_stream="noise"` was taught to predict one modality alone, so it has a null prediction
+    for each of the two: jointly generated sound and picture then guide each other, which the paper's
+    form (`"renoised"`) cannot do. Null rows ride in one call with the conditional ones, one set per
+    predicted modality, and are left out when there is nothing to be guided by or the scale is 1.
 
     Args:
-        noise: The clips' own noise AV((B,C,T',H',W')): what a given modality's stream holds in the
-            null half of a generator with `null_stream="noise"`.
+        noise: The clips' own noise AV((B,C,T',H',W')): what the other modality's stream holds in
+            the null rows of a generator with `null_stream="noise"`.
         given: Clean normalised latents of the known modality.
         class_labels: (B,), as `JointGenerator.forward`.
         scale: phi of Eq. 8 per modality.
     """
-    conditional = class_labels is not None or any(known is not None for known in given)
-    guided = conditional and scale != (1.0, 1.0)
-    dtype = generator.dtype
-    batch = len(noise.audio)
-    present = given.map(lambda known: None if known is None else known.to(dtype))
+    batch, dtype = len(noise.audio), generator.dtype
+    nulls: list[AV[bool]] = []
+    """Sets of null rows, as which streams hold noise in them."""
+    if scale != (1.0, 1.0):
+        if generator.config.null_stream == "noise":
+            alone = (AV(False, True), AV(True, False))
+            nulls = [noised for noised, known in zip(alone, given, strict=True) if known is None]
+        elif class_labels is not None or any(known is not None for known in given):
+            nulls = [AV(False, False)]
+    copies = 1 + len(nulls)
+    present: AV[Tensor | None] = given.map(
+        lambda known: None if known is None else torch.cat([known.to(dtype)] * copies)
+    )
     mask: AV[Tensor | None] = AV(None, None)
     labels = class_labels
-    if guided:
-        present = present.map(lambda known: None if known is None else torch.cat([known, known]))
-        first_half = torch.arange(2 * batch, device=noise.audio.device) < batch
-        mask = present.map(lambda known: None if known is None else first_half)
+    if nulls:
+        own_rows = torch.arange(copies * batch, device=noise.audio.device) < batch
+        mask = present.map(lambda known: None if known is None else own_rows)
         if labels is not None:
-            labels = torch.cat([labels, torch.full_like(labels, generator.null_class)])
-
-    def null_half(x: Tensor, own_noise: Tensor, known: Tensor | None) -> Tensor:
-        if known is not None and generator.config.null_stream == "noise":
-            return own_noise
-        return x
+            null_labels = torch.full_like(labels, generator.null_class)
+            labels = torch.cat([labels, *[null_labels] * len(nulls)])
 
     def denoise(sample: AV[Tensor], t: Tensor) -> AV[Tensor]:
-        if guided:
-            null = sample.map(null_half, noise, given)
+        own = sample
+        for noised in nulls:
+            null = noised.map(lambda gone, n, x: n if gone else x, noise, own)
             sample = sample.map(lambda x, n: torch.cat([x, n]), null)
-        timesteps = t.expand(len(sample.audio))
         inputs = sample.map(lambda x: x.to(dtype))
+        timesteps = t.expand(copies * batch)
         prediction = generator(inputs, timesteps, present, mask, labels).map(Tensor.float)
-        if not guided:
-            return prediction
-        halves = AV(*(p.chunk(2) for p in prediction))
-        return guide(halves.map(lambda h: h[0]), halves.map(lambda h: h[1]), scale)
+        sets = prediction.map(lambda p: p.split(batch))
+        # A modality's null prediction stands where its own stream was kept; a known one needs none.
+        kept = AV(*([not noised[m] for noised in nulls] for m in range(2)))
+        null = sets.map(lambda p, k: p[1 + k.index(True)] if any(k) else p[0], kept)
+        return guide(sets.map(lambda p: p[0]), null, scale)
 
     return denoise
 

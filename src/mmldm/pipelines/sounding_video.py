@@ -187,8 +187,9 @@ class SoundingVideoPipeline(DiffusionPipeline):
             audio: Waveform (S,) for all clips, or (B,S), one per clip.
             frames: uint8 (T,3,H,W) for all clips, or (B,T,3,H,W), one per clip.
             class_labels: Name or index for all clips, or one per clip.
-            guidance_scale: phi of Eq. 8 for what is given and for the class; 1 is no guidance and
-                costs half. Joint generation without a class has nothing to be guided by.
+            guidance_scale: phi of Eq. 8 for what is given, for the class, and in joint generation
+                for each modality by the other; 1 is no guidance and costs a half or a third. A
+                generator with `null_stream="renoised"` has nothing to guide joint generation by.
             num_inference_steps: Generator steps.
             decoder_steps: Signal decoder steps.
             scheduler: Name of another sampler of the generator (see `diffusion.schedules`).

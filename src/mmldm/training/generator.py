@@ -44,7 +44,7 @@ class GeneratorTurn(nn.Module):
     ) -> None:
         super().__init__()
         self.generator, self.process = generator, process
-        self.class_dropout = config.class_dropout
+        self.class_dropout, self.logit_normal = config.class_dropout, config.logit_normal
         shares = torch.tensor([config.tasks.get(task, 0.0) for task in TASKS])
         self.register_buffer("task_ends", shares.cumsum(0), persistent=False)
         self.predicted_share = AV(
@@ -55,7 +55,8 @@ class GeneratorTurn(nn.Module):
         rows = len(batch["label"])
         tasks = torch.searchsorted(self.task_ends, random.uniform((rows,)), right=True)
         tasks = tasks.clamp_max(len(TASKS) - 1)
-        errors, predicted = self.errors(batch, tasks, random)
+        timesteps = self.timesteps(random, rows)
+        errors, predicted = self.errors(batch, tasks, timesteps, random, self.class_dropout)
         # Divided by the expected share, not by this batch's count: a mean over rows stays a mean of means.
         loss = errors.map(
             lambda e, p, s: (e * p).mean() / max(s, 1e-9), predicted, self.predicted_share
@@ -67,14 +68,22 @@ class GeneratorTurn(nn.Module):
         }
 
     def errors(
-        self, batch: dict[str, Tensor], tasks: Tensor, random: StepRandom
+        self,
+        batch: dict[str, Tensor],
+        tasks: Tensor,
+        timesteps: Tensor,
+        random: StepRandom,
+        class_dropout: float,
     ) -> tuple[AV[Tensor], AV[Tensor]]:
-        """Per-row squared errors (B,) of both streams, and which rows predict that stream (B,) bool."""
+        """Per-row squared errors (B,) of both streams, and which rows predict that stream (B,) bool.
+
+        Args:
+            class_dropout: Share of rows whose class is not told.
+        """
         generator, process = self.generator, self.process
         # The posterior's mean, not a sample: what the posterior leaves open need not be modelled.
         latents = generator.normalise(MODALITIES.map(lambda m: batch[f"{m}_mean"]))
         rows = len(tasks)
-        timesteps = random.integers(0, process.num_timesteps, (rows,))
         noise = latents.map(lambda z: random.normal(z.shape))
         noisy = latents.map(lambda z, n: process.add_noise(z, n, timesteps), noise)
 
@@ -83,13 +92,26 @@ class GeneratorTurn(nn.Module):
         noisy = noisy.map(lambda x, n, m: torch.where(_rows(m, x), n, x), noise, absent)
         labels = batch["label"] if generator.config.num_classes else None
         if labels is not None:
-            forget = random.bernoulli(self.class_dropout, (rows,))
+            forget = random.bernoulli(class_dropout, (rows,))
             labels = torch.where(forget, torch.full_like(labels, -1), labels)
         prediction = generator(noisy, timesteps, latents, given_mask, labels)
         target = latents.map(lambda z, n: process.target(z, n, timesteps), noise)
         errors = prediction.map(lambda p, w: (p - w).square().flatten(1).mean(1), target)
         predicted = given_mask.map(lambda given, gone: ~(given | gone), absent)
         return errors, predicted
+
+    def timesteps(self, random: StepRandom, rows: int) -> Tensor:
+        """(rows,) long: uniform, or logit-normal, which dwells where structure is decided.
+
+        Source of the latter: Esser et al., "Scaling rectified flow transformers for high-resolution
+        image synthesis", 2024, §3.1.
+        """
+        count = self.process.num_timesteps
+        if self.logit_normal is None:
+            return random.integers(0, count, (rows,))
+        mean, std = self.logit_normal
+        share = torch.sigmoid(random.normal((rows,)) * std + mean)
+        return (share * count).long().clamp_max(count - 1)
 
 
 def _is(tasks: Tensor, name: str) -> Tensor:
@@ -151,7 +173,10 @@ class GeneratorStage:
 
     @torch.no_grad()
     def validate(self, random: StepRandom) -> dict[str, float]:
-        """Held-out errors per task, and what being given the other modality is worth (null minus given)."""
+        """Held-out errors per task without a class, and what the other modality is worth (null minus given).
+
+        A class would tell the material, which is what a model should read from the given modality.
+        """
         cache = self.caches.held_out
         chosen = torch.tensor(spread(256, len(cache)))
         rows = len(chosen)
@@ -160,7 +185,8 @@ class GeneratorStage:
         for task in TASKS:
             tasks = torch.full((rows,), TASKS.index(task), device=self.device)
             random = StepRandom(self.config.seed, 0, "validate", rows, device=self.device)
-            errors, predicted = self.turn.errors(batch, tasks, random)
+            timesteps = random.integers(0, self.process.num_timesteps, (rows,))
+            errors, predicted = self.turn.errors(batch, tasks, timesteps, random, class_dropout=1.0)
             for modality, error, used in zip(("audio", "video"), errors, predicted, strict=True):
                 if bool(used.any()):
                     results[f"{task}/{modality}"] = float(error.mean())

@@ -1,4 +1,4 @@
-"""One optimiser and what it moves: forward, backward, clip, and an update bad numbers cannot reach.
+"""One turn's optimisers and what they move: forward, backward, clip, and an update bad numbers cannot reach.
 
 batch (rows, ...) -> terms {"loss": ()}; gradients -> weights.
 """
@@ -15,11 +15,14 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mmldm.config import TrainConfig
 from mmldm.training.distributed import Process
+from mmldm.training.muon import Muon, hidden_weights
 from mmldm.training.randomness import StepRandom, reseed
+
+ADAMW_KEYS = "step", "exp_avg", "exp_avg_sq"
 
 
 class Turn:
-    """A turn's module, on its device, with AdamW.
+    """A turn's module, on its device, with AdamW, and Muon for hidden layers where the recipe asks.
 
     Weight decay acts on matrices and kernels, not on vectors (norms, biases).
 
@@ -48,19 +51,24 @@ class Turn:
         self._forward: nn.Module = module
         if process.world > 1:
             self._forward = DistributedDataParallel(module, broadcast_buffers=False)
-        tensors = list(self.parameters.values())
-        self.optimizer = torch.optim.AdamW(
-            [
-                {
-                    "params": [p for p in tensors if p.ndim >= 2],
-                    "weight_decay": config.weight_decay,
-                },
-                {"params": [p for p in tensors if p.ndim < 2], "weight_decay": 0.0},
-            ],
-            lr=learning_rate,
-            betas=config.betas,
-            fused=True,
-        )
+        rate = config.matrix_learning_rate if name == "model" else None
+        matrices = {} if rate is None else hidden_weights(module)
+        rest = [p for n, p in self.parameters.items() if n not in matrices]
+        decay = config.weight_decay
+        self.optimizers: list[torch.optim.Optimizer] = [
+            torch.optim.AdamW(
+                [
+                    {"params": [p for p in rest if p.ndim >= 2], "weight_decay": decay},
+                    {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0},
+                ],
+                lr=learning_rate,
+                betas=config.betas,
+                fused=True,
+            )
+        ]
+        if rate is not None and matrices:
+            self.optimizers.append(Muon(matrices.values(), lr=rate, weight_decay=decay))
+        self._peaks = [[group["lr"] for group in o.param_groups] for o in self.optimizers]
 
     def open(self, trainable: bool) -> None:
         """Lets gradients reach this turn's weights, or not (while another turn runs)."""
@@ -82,7 +90,8 @@ class Turn:
             Mean terms with "gradient_norm", and whether the update was withheld (0-d bool). Both
             stay on the device; nothing here waits for it.
         """
-        self.optimizer.zero_grad(set_to_none=True)
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
         sums: dict[str, Tensor] = {}
         for micro, batch in enumerate(passes):
             is_last = micro == len(passes) - 1
@@ -101,33 +110,43 @@ class Turn:
         torch.nn.utils.clip_grads_with_norm_(
             list(self.parameters.values()), self._config.clip_norm, norm
         )
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate * factor
-        # The fused kernel reads this flag on the device and leaves weights, moments and its own
-        # step count untouched when it is 1: a NaN never reaches them, and the host need not ask.
-        self.optimizer.found_inf = bad  # type: ignore[attr-defined]
-        self.optimizer.step()
+        for optimizer, peaks in zip(self.optimizers, self._peaks, strict=True):
+            for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+                group["lr"] = peak * factor
+            # This flag is read on the device and leaves weights, moments and step counts untouched
+            # when it is 1: a NaN never reaches them, and the host need not ask.
+            optimizer.found_inf = bad  # type: ignore[attr-defined]
+            optimizer.step()
         return {**sums, "gradient_norm": norm}, bad > 0
 
     def optimizer_state(self) -> dict[str, Tensor]:
-        """AdamW's tensors as `turn.parameter.moment`."""
+        """The optimisers' tensors as `turn.parameter.moment`."""
         return {
             f"{self.name}.{name}.{key}": value
             for name, parameter in self.parameters.items()
-            for key, value in self.optimizer.state.get(parameter, {}).items()
+            for optimizer in self.optimizers
+            for key, value in optimizer.state.get(parameter, {}).items()
         }
 
     def load_optimizer_state(self, state: dict[str, Tensor]) -> None:
         """Takes over saved tensors; weights without any (never updated) stay without."""
+        owners = {
+            id(parameter): optimizer
+            for optimizer in self.optimizers
+            for group in optimizer.param_groups
+            for parameter in group["params"]
+        }
         for name, parameter in self.parameters.items():
             prefix = f"{self.name}.{name}."
+            optimizer = owners[id(parameter)]
+            keys = ("momentum_buffer",) if isinstance(optimizer, Muon) else ADAMW_KEYS
             values = {
                 key: state[prefix + key].to(parameter.device)
-                for key in ("step", "exp_avg", "exp_avg_sq")
+                for key in keys
                 if prefix + key in state
             }
             if values:
-                self.optimizer.state[parameter] = values
+                optimizer.state[parameter] = values
 
     def _random(self, seed: int, step: int, micro: int, passes: int) -> StepRandom:
         local = self._process.rows(self._config.batch_size)

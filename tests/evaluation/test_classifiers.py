@@ -1,0 +1,134 @@
+"""The judges know real clips, are not fooled by grain or phase, and notice a change of material."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+
+from mmldm.data.impacts import ImpactsConfig, render_clip
+from mmldm.errors import UserError
+from mmldm.evaluation.classifiers import (
+    Classifiers,
+    Verdicts,
+    accuracy,
+    audio_spec,
+    pictures,
+)
+from mmldm.media.spectrogram import AudioImage
+from mmldm.types import ClipSpec
+
+NAMES = ("drum", "glass", "rubber")
+CONFIG = ImpactsConfig(seed=4, materials=NAMES)
+
+
+@pytest.fixture(scope="module")
+def clips():
+    return [render_clip(CONFIG, index).clip for index in range(24)]
+
+
+@pytest.fixture(scope="module")
+def labels():
+    return torch.arange(24) % 3
+
+
+def test_new_clips_are_named_right_by_sound_and_by_picture(classifiers, clips, labels):
+    right = accuracy(classifiers.judge(clips), labels)
+    assert right.audio >= 0.95
+    assert right.video >= 0.95
+
+
+def test_swapped_sounds_are_heard_and_the_picture_still_seen(classifiers, clips, labels):
+    sounds = [clips[(i + 1) % 24].waveform for i in range(24)]
+    swapped = [dataclasses.replace(c, waveform=w) for c, w in zip(clips, sounds, strict=True)]
+    verdicts = classifiers.judge(swapped)
+    assert (verdicts.classes.video == labels).float().mean() >= 0.95
+    assert (verdicts.classes.audio == labels.roll(-1)).float().mean() >= 0.95
+
+
+def test_grain_and_a_phase_found_anew_do_not_change_the_verdict(classifiers, clips, labels):
+    generator = torch.Generator().manual_seed(0)
+    audio_image = AudioImage(ClipSpec())
+    worn = [
+        dataclasses.replace(
+            clip,
+            frames=(clip.frames + 8 * torch.randn(clip.frames.shape, generator=generator))
+            .clamp(0, 255)
+            .to(torch.uint8),
+            waveform=audio_image.waveform(audio_image.image(clip.waveform[None]))[0],
+        )
+        for clip in clips
+    ]
+    right = accuracy(classifiers.judge(worn), labels)
+    assert right.audio >= 0.9
+    assert right.video >= 0.95
+
+
+def test_ball_that_turns_into_another_is_a_change_and_a_real_ball_is_none(classifiers, clips):
+    assert not classifiers.judge(clips).changed.any()
+    turned = [
+        dataclasses.replace(a, frames=torch.cat([a.frames[:12], b.frames[12:]]))
+        for a, b in zip(clips, clips[1:] + clips[:1], strict=True)
+    ]
+    verdicts = classifiers.judge(turned)
+    assert verdicts.changed.float().mean() > 0.9
+    assert verdicts.strays.max() <= 0.5
+
+
+def test_verdict_does_not_depend_on_the_batch_or_the_picture_size(classifiers, clips):
+    whole = classifiers.judge(clips[:4])
+    parts = Verdicts.join([classifiers.judge(clips[i : i + 1]) for i in range(4)])
+    for modality in range(2):
+        assert torch.equal(whole.classes[modality], parts.classes[modality])
+        torch.testing.assert_close(whole.features[modality], parts.features[modality])
+    large = [
+        dataclasses.replace(c, frames=c.frames.repeat_interleave(2, 2).repeat_interleave(2, 3))
+        for c in clips[:4]
+    ]
+    torch.testing.assert_close(classifiers.judge(large).features.video, whole.features.video)
+
+
+def test_saved_classifiers_say_the_same(classifiers, clips, tmp_path):
+    classifiers.save(tmp_path / "judges")
+    again = Classifiers.load(tmp_path / "judges")
+    assert again.class_names == NAMES
+    a, b = classifiers.judge(clips[:6]), again.judge(clips[:6])
+    assert all(map(torch.equal, a.features, b.features))
+    assert torch.equal(a.classes.video, b.classes.video)
+
+
+def test_folders_without_classifiers_are_named(classifiers, tmp_path):
+    with pytest.raises(UserError, match="cannot be loaded"):
+        Classifiers.load(tmp_path)
+    classifiers.save(tmp_path)
+    described = tmp_path / "classifiers.json"
+    described.write_text(json.dumps(json.loads(described.read_text()) | {"version": 9}))
+    with pytest.raises(UserError, match="train them again"):
+        Classifiers.load(tmp_path)
+    classifiers.save(tmp_path)
+    weights = tmp_path / "classifiers.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(UserError, match="cannot be loaded"):
+        Classifiers.load(tmp_path)
+
+
+def test_sound_of_another_length_is_refused(classifiers, clips):
+    short = dataclasses.replace(clips[0], waveform=clips[0].waveform[:-1])
+    with pytest.raises(UserError, match="25600 samples at 16000 Hz, not 25599"):
+        classifiers.judge([short])
+
+
+@pytest.mark.parametrize("rate", [8000, 16000, 44100])
+@pytest.mark.parametrize("seconds", [0.8, 1.6, 4.0])
+def test_audio_image_of_any_clip_is_a_square(rate, seconds):
+    samples = round(rate * seconds)
+    spec = audio_spec(rate, samples)
+    assert spec.num_samples == samples
+    sound = 0.1 * torch.randn(1, samples, generator=torch.Generator().manual_seed(0))
+    assert AudioImage(spec).image(sound).shape == (1, 1, 3, 64, 64)
+
+
+def test_pictures_are_the_means_of_their_blocks():
+    frames = torch.randint(0, 256, (2, 3, 128, 128), dtype=torch.uint8)
+    blocks = frames.float().reshape(2, 3, 64, 2, 64, 2).mean((3, 5)) / 127.5 - 1
+    torch.testing.assert_close(pictures(frames), blocks)

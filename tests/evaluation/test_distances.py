@@ -1,0 +1,163 @@
+"""Distances agree with direct computations, are 0 for equal laws, and know their own floor."""
+
+import numpy as np
+import pytest
+import torch
+
+from mmldm.evaluation.distances import FeatureMoments, compare, frechet_distance, kernel_distance
+
+
+def drawn(count, dim, seed, shift=0.0, condition=1.0):
+    """Features with a random covariance whose eigenvalues span `condition`."""
+    rng = np.random.default_rng(seed)
+    basis = np.linalg.qr(rng.normal(size=(dim, dim)))[0]
+    scales = np.geomspace(1.0, condition**-0.5, dim)
+    return torch.from_numpy(rng.normal(size=(count, dim)) * scales @ basis + shift)
+
+
+def frechet(a, b):
+    return frechet_distance(FeatureMoments.of(a), FeatureMoments.of(b))
+
+
+def by_singular_values(a, b):
+    """From the features themselves: the cross term is the nuclear norm of centred a bᵀ."""
+    a, b = a.numpy(), b.numpy()
+    centred_a, centred_b = a - a.mean(0), b - b.mean(0)
+    cross = np.linalg.svd(centred_a @ centred_b.T, compute_uv=False).sum()
+    spread = np.square(centred_a).sum() / (len(a) - 1) + np.square(centred_b).sum() / (len(b) - 1)
+    gap = np.square(a.mean(0) - b.mean(0)).sum()
+    return gap + spread - 2 * cross / np.sqrt((len(a) - 1) * (len(b) - 1))
+
+
+@pytest.mark.parametrize("batch", [1, 7, 300])
+def test_moments_of_batches_are_those_of_the_whole(batch):
+    features = drawn(300, 8, seed=0, shift=1e4)
+    moments = FeatureMoments(8)
+    for part in features.split(batch):
+        moments.update(part)
+    assert moments.count == 300
+    np.testing.assert_allclose(moments.mean, features.mean(0), rtol=1e-12)
+    np.testing.assert_allclose(moments.covariance, np.cov(features.numpy().T), atol=1e-9)
+
+
+@pytest.mark.parametrize("condition", [1.0, 1e4, 1e10])
+def test_frechet_distance_is_that_of_the_matrix_square_root(condition):
+    linalg = pytest.importorskip("scipy.linalg")
+    a = drawn(400, 24, 1, condition=condition)
+    b = drawn(300, 24, 2, shift=0.3, condition=condition)
+    covariances = np.cov(a.numpy().T), np.cov(b.numpy().T)
+    cross = np.trace(linalg.sqrtm(covariances[0] @ covariances[1])).real
+    gap = (a.mean(0) - b.mean(0)).square().sum().item()
+    wanted = gap + sum(np.trace(covariance) for covariance in covariances) - 2 * cross
+    assert frechet(a, b) == pytest.approx(wanted, rel=1e-6)
+
+
+@pytest.mark.parametrize("counts", [(400, 300), (12, 300), (12, 9), (2, 2)])
+@pytest.mark.parametrize("condition", [1.0, 1e6, 1e14])
+def test_frechet_distance_is_right_for_singular_covariances_too(counts, condition):
+    a = drawn(counts[0], 40, 3, condition=condition)
+    b = drawn(counts[1], 40, 4, shift=0.1, condition=condition)
+    assert frechet(a, b) == pytest.approx(by_singular_values(a, b), rel=1e-6)
+
+
+def test_frechet_distance_of_known_gaussians():
+    rng = np.random.default_rng(0)
+    white = rng.normal(size=(500, 3))
+    white -= white.mean(0)
+    white = white @ np.linalg.inv(np.linalg.cholesky(np.cov(white.T))).T
+    a = torch.from_numpy(white * [1.0, 2.0, 3.0])
+    b = torch.from_numpy(white * [2.0, 2.0, 1.0] + [0.0, 5.0, 0.0])
+    assert frechet(a, b) == pytest.approx(25 + 1 + 0 + 4, rel=1e-9)
+
+
+def test_frechet_distance_of_a_set_to_itself_is_zero_and_order_does_not_matter():
+    a, b = drawn(200, 16, 5), drawn(150, 16, 6, shift=0.5)
+    assert frechet(a, a) == pytest.approx(0, abs=1e-10)
+    assert frechet(a, b) == pytest.approx(frechet(b, a), rel=1e-10)
+
+
+def test_one_feature_has_no_covariance():
+    with pytest.raises(ValueError, match="at least 2"):
+        frechet(drawn(1, 4, 0), drawn(10, 4, 0))
+
+
+def test_kernel_distance_is_the_mean_over_different_pairs():
+    a, b = drawn(9, 5, 7), drawn(7, 5, 8, shift=0.5)
+
+    def kernel(x, y):
+        return (float(x @ y) / 5 + 1) ** 3
+
+    within_a = np.mean([kernel(a[i], a[j]) for i in range(9) for j in range(9) if i != j])
+    within_b = np.mean([kernel(b[i], b[j]) for i in range(7) for j in range(7) if i != j])
+    across = np.mean([kernel(x, y) for x in a for y in b])
+    wanted = within_a + within_b - 2 * across
+    for chunk in (2, 1024):
+        assert kernel_distance(a, b, chunk) == pytest.approx(wanted, rel=1e-9)
+    assert kernel_distance(b, a) == pytest.approx(wanted, rel=1e-9)
+
+
+def test_kernel_distance_of_one_law_is_zero_in_the_mean():
+    rng = torch.Generator().manual_seed(0)
+    values = [
+        kernel_distance(*torch.randn(2, 40, 6, generator=rng).double().unbind()) for _ in range(200)
+    ]
+    error = np.std(values) / np.sqrt(len(values))
+    assert abs(np.mean(values)) < 4 * error
+    apart = kernel_distance(
+        torch.randn(40, 6, generator=rng), torch.randn(40, 6, generator=rng) + 1
+    )
+    assert apart > 4 * np.std(values)
+
+
+def two_classes(shares, apart, seed, shift=0.0):
+    """Features (N,8) of two classes `apart` from each other, `shares` of each, and the classes."""
+    generator = torch.Generator().manual_seed(seed)
+    classes = torch.arange(2).repeat_interleave(torch.tensor(shares))
+    features = torch.randn(len(classes), 8, generator=generator) + shift
+    return features + apart * classes[:, None], classes
+
+
+def test_floor_is_met_by_real_features_and_missed_by_others():
+    real, real_classes = two_classes([300, 300], apart=0, seed=0)
+    features, classes = two_classes([150, 150], apart=0, seed=1)
+    same = compare(features, real, classes, real_classes)
+    assert same.size == 300
+    assert same.floor > 0
+    assert 0.6 < same.distance / same.floor < 1.6
+    assert abs(same.kernel) < 0.05
+    other = compare(features + 0.5, real, classes, real_classes)
+    assert other.floor == same.floor
+    assert other.distance / other.floor > 4
+    assert other.distance == pytest.approx(8 * 0.25, rel=0.35)
+    assert other.kernel > 0.2
+
+
+def test_floor_is_taken_at_the_size_of_the_smaller_set():
+    real, real_classes = two_classes([300, 300], apart=0, seed=0)
+    many, few = (
+        compare(x[0], real, x[1], real_classes)
+        for x in (two_classes([n, n], apart=0, seed=1) for n in (150, 25))
+    )
+    assert few.size == 50
+    assert few.floor > 2 * many.floor
+
+
+def test_shares_of_classes_neither_help_nor_harm():
+    """Two far classes: at random draws of each, the floor would be many times larger."""
+    real, real_classes = two_classes([300, 300], apart=30, seed=0)
+    near, near_classes = two_classes([300, 300], apart=0, seed=0)
+    lopsided, classes = two_classes([140, 40], apart=30, seed=1)
+    found = compare(lopsided, real, classes, real_classes)
+    assert found.size == 180
+    assert 0.6 < found.distance / found.floor < 1.6
+    shifted = compare(lopsided + 0.5, real, classes, real_classes)
+    assert abs(found.kernel) < shifted.kernel / 4
+    assert found.floor < 2 * compare(lopsided, near, classes, near_classes).floor
+
+
+def test_set_that_misses_a_class_is_compared_on_the_others():
+    real, real_classes = two_classes([100, 100], apart=30, seed=0)
+    features, classes = two_classes([0, 40], apart=30, seed=1)
+    found = compare(features, real, classes, real_classes)
+    assert found.size == 40
+    assert 0.5 < found.distance / found.floor < 2

@@ -1,0 +1,112 @@
+"""Muon moves hidden matrices and kernels by orthogonal updates, and nothing else."""
+
+import pytest
+import torch
+from torch import nn
+
+from mmldm.config import TrainConfig
+from mmldm.training.distributed import Process
+from mmldm.training.muon import Muon, hidden_weights, orthogonalise
+from mmldm.training.turn import Turn
+
+
+@pytest.mark.parametrize("shape", [(1, 32, 64), (3, 64, 200), (2, 200, 64)])
+def test_orthogonalised_matrices_have_singular_values_near_one(shape):
+    torch.manual_seed(0)
+    values = torch.linalg.svdvals(orthogonalise(torch.randn(shape)))
+    assert values.min() > 0.3
+    assert values.max() < 1.3
+
+
+def test_orthogonalised_matrix_keeps_its_singular_vectors():
+    torch.manual_seed(0)
+    matrix = torch.randn(48, 48)
+    u, _, v = torch.linalg.svd(matrix)
+    rotated = u.T @ orthogonalise(matrix[None])[0] @ v.T
+    assert (rotated - torch.diag(rotated.diag())).abs().max() < 1e-4
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Linear(4, 64), nn.Linear(64, 64), nn.Conv2d(32, 64, 3), nn.Embedding(64, 64),
+        nn.GroupNorm(4, 64), nn.Linear(64, 4),
+    )  # fmt: skip
+
+
+def test_hidden_weights_are_matrices_and_kernels_thick_on_both_sides():
+    assert set(hidden_weights(network())) == {"1.weight", "2.weight"}
+
+
+def test_frozen_layers_are_left_to_nobody():
+    net = network()
+    net[1].requires_grad_(False)
+    assert set(hidden_weights(net)) == {"2.weight"}
+
+
+def test_step_does_not_depend_on_the_scale_of_the_gradient_or_on_what_else_is_batched():
+    torch.manual_seed(0)
+    gradients = [torch.randn(64, 32, 3, 3), torch.randn(64, 288)]
+    moved = []
+    for scale, together in ((1.0, True), (100.0, True), (1.0, False)):
+        weights = [nn.Parameter(torch.zeros_like(g)) for g in gradients]
+        for weight, gradient in zip(weights, gradients, strict=True):
+            weight.grad = scale * gradient
+        for group in [weights] if together else [[w] for w in weights]:
+            Muon(group, lr=0.1).step()
+        moved.append(weights)
+    for other in moved[1:]:
+        for a, b in zip(moved[0], other, strict=True):
+            assert torch.allclose(a, b, atol=1e-5)
+    assert moved[0][0].abs().max() > 0
+
+
+def test_withheld_update_changes_neither_weights_nor_momentum_even_for_nan():
+    torch.manual_seed(0)
+    weight = nn.Parameter(torch.randn(32, 32))
+    muon = Muon([weight], lr=0.1, weight_decay=0.1)
+    weight.grad = torch.randn(32, 32)
+    muon.step()
+    before = weight.detach().clone(), muon.state[weight]["momentum_buffer"].clone()
+    weight.grad = torch.full((32, 32), float("nan"))
+    muon.found_inf = torch.tensor(1.0)
+    muon.step()
+    assert torch.equal(weight, before[0])
+    assert torch.equal(muon.state[weight]["momentum_buffer"], before[1])
+
+
+def test_only_the_models_turn_uses_muon_and_every_weight_has_one_owner():
+    config = TrainConfig(
+        steps=1, batch_size=1, learning_rate=1e-3, matrix_learning_rate=0.02, weight_decay=0.0
+    )
+    for name, kinds in (("model", 2), ("critic", 1)):
+        turn = Turn(name, network(), config, 1e-3, Process())
+        assert len(turn.optimizers) == kinds
+        owned = [
+            id(p) for o in turn.optimizers for group in o.param_groups for p in group["params"]
+        ]
+        assert sorted(owned) == sorted(id(p) for p in turn.parameters.values())
+
+
+def test_muon_fits_a_linear_map_faster_than_plain_adamw():
+    losses = {}
+    for rate in (None, 0.02):
+        torch.manual_seed(0)
+        net = nn.Sequential(
+            nn.Linear(32, 64), nn.SiLU(), nn.Linear(64, 64), nn.SiLU(), nn.Linear(64, 32)
+        )
+        target = torch.randn(32, 32) / 32**0.5
+        matrices = list(hidden_weights(net).values()) if rate else []
+        rest = [p for p in net.parameters() if not any(p is m for m in matrices)]
+        optimizers = [torch.optim.AdamW(rest, lr=1e-3, weight_decay=0.0)]
+        if rate:
+            optimizers.append(Muon(matrices, lr=rate))
+        for _ in range(150):
+            x = torch.randn(64, 32)
+            loss = (net(x) - x @ target).square().mean()
+            net.zero_grad()
+            loss.backward()
+            for optimizer in optimizers:
+                optimizer.step()
+        losses[rate] = loss.item()
+    assert losses[0.02] < losses[None]
