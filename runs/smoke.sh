@@ -5,6 +5,6 @@ cd "$(dirname "$0")/.."
 out=${1:-runs/smoke}
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 
-mmldm synthesize "$out/clips" --clips 24
+mmldm synthesize "$out/clips" --clips 24 --size 128
 mmldm train "$out/clips" --minutes 1 --out "$out/run"
 mmldm generate --model "$out/run" --out "$out/samples"

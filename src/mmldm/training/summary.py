@@ -25,6 +25,7 @@ from mmldm.models.generator import JointGenerator
 from mmldm.models.image_vae import load_image_vae
 from mmldm.training.autoencoder import autoencoder_arguments
 from mmldm.training.generator import generator_arguments
+from mmldm.training.muon import hidden_weights
 from mmldm.training.vae import build_vae
 from mmldm.types import AV
 
@@ -208,6 +209,9 @@ def _job(name: str, train: TrainConfig | None, networks: list[nn.Module]) -> Job
     values = sum(_stored(network) + MOMENTS * _trained(network) for network in networks)
     if train.ema_decay is not None:
         values += _trained(networks[0])
+    if train.matrix_learning_rate is not None:
+        # Muon keeps one moment where AdamW keeps two.
+        values -= sum(weight.numel() for weight in hidden_weights(networks[0]).values())
     return Job(name, train, BYTES * values)
 
 
