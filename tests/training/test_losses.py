@@ -64,4 +64,6 @@ def test_critic_is_content_with_separated_scores_and_the_model_with_high_ones() 
     assert critic_loss(real, fake).tolist() == [0.0, 0.0]
     assert critic_loss(torch.zeros(2), torch.zeros(8)).tolist() == [1.0, 1.0]
     assert critic_loss(-real, -fake).tolist() == [2.5, 2.5]
+    for opinion in (-1.0, 0.0, 1.0):  # the same of everything is worth the same
+        assert critic_loss(torch.full((2,), opinion), torch.full((8,), opinion)).tolist() == [1, 1]
     assert adversarial_loss(torch.tensor([1.5, 0.0, -1.0])).tolist() == [0.0, 1.0, 2.0]

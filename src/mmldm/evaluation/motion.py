@@ -75,7 +75,9 @@ def track(frames: Tensor, fps: float, empty: Tensor | None = None) -> Track:
     excess = (frames.float() - empty.float()).amax(1) / 255
     seen = ((excess - CONTRAST[0]) / (CONTRAST[1] - CONTRAST[0])).clamp(0, 1)
     side = 2 * round(BALL_BOX * height / 2) + 1
-    mass = F.avg_pool2d(seen[:, None], side, stride=1, padding=side // 2)[:, 0]
+    # Rows, then columns: the same box at a fraction of the cost for its size.
+    mass = F.avg_pool2d(seen[:, None], (side, 1), stride=1, padding=(side // 2, 0))
+    mass = F.avg_pool2d(mass, (1, side), stride=1, padding=(0, side // 2))[:, 0]
     best = mass.flatten(1).argmax(1)
     rows, columns = best // seen.shape[-1], best % seen.shape[-1]
     y = torch.arange(seen.shape[-2])
