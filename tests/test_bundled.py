@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from mmldm.cli.generate import BUNDLED
+from mmldm.data.impacts import ImpactsConfig, render_clip
 from mmldm.evaluation.alignment import alignment_report
 from mmldm.media.clip import Clip
 from mmldm.media.spectrogram import AudioImage
@@ -70,3 +71,25 @@ def test_every_class_has_a_sound_and_a_picture_of_its_own(pipeline: SoundingVide
         within = per_class.std(1).mean()
         between = per_class.mean(1).std(0).mean()
         assert between > 1.5 * within
+
+
+UNTOLD = pytest.mark.xfail(
+    strict=True, reason="these weights' video latents do not hold the material: docs/lab-notes.md"
+)
+
+
+@pytest.mark.parametrize("task", ["audio", pytest.param("frames", marks=UNTOLD)])
+def test_what_is_given_decides_the_material_without_a_class(
+    pipeline: SoundingVideoPipeline, task: str
+) -> None:
+    """Judged by the autoencoder's class head, which reads both modalities."""
+    config = ImpactsConfig(seed=7, spec=pipeline.clip_spec)
+    rendered = [render_clip(config, index) for index in range(12)]
+    field = "waveform" if task == "audio" else "frames"
+    given = {task: torch.stack([getattr(r.clip, field) for r in rendered])}
+    latents = pipeline(seed=0, output_type="latent", **given).latents
+    with torch.no_grad():
+        logits = pipeline.autoencoder.class_logits(pipeline.autoencoder.semantics(latents))
+    names = [pipeline.class_names[i] for i in logits.argmax(1)]
+    right = [name == r.material for name, r in zip(names, rendered, strict=True)]
+    assert sum(right) >= 11

@@ -140,6 +140,9 @@ class AutoencoderLoss(Section):
     terminal_fraction: float = Field(0.0, ge=0, le=1)
     """Share of rows denoised from the last timestep, which is what one-step decoding does."""
     conditioning_dropout: float = Field(0.1, ge=0, le=1)
+    context_dropout: float = Field(0.0, ge=0, le=1)
+    """Share of clips, per modality, whose class token and other modality's semantics are hidden. Without
+    it a latent may leave out what they tell (the material), and video-to-audio then cannot know it."""
 
 
 class CriticConfig(Section):

@@ -448,3 +448,18 @@ def test_ablation_removes_its_part_and_nothing_else(
 def test_cross_attention_without_anything_to_read_is_refused() -> None:
     with pytest.raises(UserError, match="nothing to read"):
         build("paper", with_semantics=False, with_class_token=False, prompt_tokens=0)
+
+
+def test_a_modality_left_alone_sees_its_prompt_and_latents_only(form: str) -> None:
+    model, batch = trained(form), Batch()
+    with torch.no_grad():
+        latents = model.encode(batch.images).map(lambda p: p.mode())
+        full = model.condition(latents, batch.frames, batch.labels)
+        alone = AV(torch.tensor([False, False]), torch.tensor([True, False]))
+        part = model.condition(latents, batch.frames, batch.labels, alone=alone)
+    assert torch.equal(part.context[:B], full.context[:B])
+    lonely, other = part.context[B : B + F], part.context[B + F :]
+    assert torch.equal(lonely[:, :2], full.context[B : B + F, :2])
+    assert torch.count_nonzero(lonely[:, 2:]) == 0
+    assert torch.equal(other, full.context[B + F :])
+    assert all(torch.equal(a, b) for a, b in zip(full.taps, part.taps, strict=True))

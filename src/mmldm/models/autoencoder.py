@@ -213,6 +213,7 @@ class MultiModalAutoencoder(ModelMixin, ConfigMixin):
         frame_indices: Tensor,
         class_labels: Tensor | None = None,
         drop: AV[Tensor] | None = None,
+        alone: AV[Tensor] | None = None,
     ) -> Conditions:
         """Turns latents into everything the signal decoder is told.
 
@@ -224,6 +225,8 @@ class MultiModalAutoencoder(ModelMixin, ConfigMixin):
             drop: AV (B,) bool. A dropped modality has zero latents in its own features and pooled
                 embedding, a zero prompt, and is zero tokens to the other modality. The class token
                 stays.
+            alone: AV (B,) bool. Images of such a modality see neither class token nor the other
+                modality's semantics, only zeros: their own latents have to tell everything.
         """
         B, F = frame_indices.shape
         frames = AV(torch.zeros_like(frame_indices[:, :1]), frame_indices)
@@ -241,10 +244,11 @@ class MultiModalAutoencoder(ModelMixin, ConfigMixin):
         if self.pooled is not None:
             slots = self.adapters.av.map(FeatureAdapter.pooled_slots, latents, frames)
             pooled = torch.cat(self.pooled.av.map(_call, slots))
-        context = AV(
-            torch.cat([prompts.audio, *classes, *told.video], dim=1),
-            torch.cat([prompts.video, *classes, *told.audio], dim=1).repeat_interleave(F, dim=0),
-        )
+        foreign: AV[list[Tensor]] = AV([*classes, *told.video], [*classes, *told.audio])
+        if alone is not None:
+            foreign = foreign.map(lambda tokens, own: [_zero_rows(x, own) for x in tokens], alone)
+        context = prompts.map(lambda own, others: torch.cat([own, *others], dim=1), foreign)
+        context = AV(context.audio, context.video.repeat_interleave(F, dim=0))
         return Conditions(
             taps=tuple(torch.cat(pair) for pair in zip(*maps, strict=True)),
             pooled=pooled,

@@ -76,7 +76,8 @@ class AutoencoderTurn(nn.Module):
         dropped = AV(
             *(random.bernoulli(loss_config.conditioning_dropout, (clips,)) for _ in range(2))
         )
-        conditions = model.condition(latents, frames, classes, dropped)
+        alone = AV(*(random.bernoulli(loss_config.context_dropout, (clips,)) for _ in range(2)))
+        conditions = model.condition(latents, frames, classes, dropped, alone)
 
         timesteps = target.map(lambda x: self._timesteps(random, x.shape[:2]))
         noise = target.map(lambda x: random.normal(x.shape))

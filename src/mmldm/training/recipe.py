@@ -126,6 +126,7 @@ def tiny_recipe(clip: ClipSpec | None = None, **changes: Any) -> RunConfig:
                 "salience": 3.0,
                 "terminal_fraction": 0.75,
                 "conditioning_dropout": 0.0,
+                "context_dropout": 0.5,
             },
             "train": {
                 "steps": 3000,
@@ -160,7 +161,7 @@ def tiny_recipe(clip: ClipSpec | None = None, **changes: Any) -> RunConfig:
                 "ema_decay": 0.998,
             },
         },
-        "sample": {"num_inference_steps": 50, "decoder_steps": 1, "guidance_scale": 2.0},
+        "sample": {"num_inference_steps": 50, "decoder_steps": 1, "guidance_scale": 2.5},
     }
     return RunConfig.model_validate({**sections, **changes})
 
