@@ -1,4 +1,4 @@
-"""Classifiers of three materials, trained once for all tests of the evaluation."""
+"""A world of three materials: clips rendered and classifiers trained once for all tests here."""
 
 import pytest
 
@@ -6,6 +6,18 @@ from mmldm.data.impacts import ImpactsConfig, render_clip
 from mmldm.evaluation.classifier_training import train_classifiers
 
 NAMES = ("drum", "glass", "rubber")
+
+
+@pytest.fixture(scope="session")
+def rendered():
+    """72 clips with their events; the materials come in turn."""
+    config = ImpactsConfig(seed=11, materials=NAMES)
+    return [render_clip(config, index) for index in range(72)]
+
+
+@pytest.fixture(scope="session")
+def real(rendered):
+    return [r.clip for r in rendered[:24]]
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,6 @@ import json
 import pytest
 import torch
 
-from mmldm.data.impacts import ImpactsConfig, render_clip
 from mmldm.errors import UserError
 from mmldm.evaluation.classifiers import (
     Classifiers,
@@ -19,12 +18,6 @@ from mmldm.media.spectrogram import AudioImage
 from mmldm.types import ClipSpec
 
 NAMES = ("drum", "glass", "rubber")
-CONFIG = ImpactsConfig(seed=4, materials=NAMES)
-
-
-@pytest.fixture(scope="module")
-def clips():
-    return [render_clip(CONFIG, index).clip for index in range(24)]
 
 
 @pytest.fixture(scope="module")
@@ -32,21 +25,21 @@ def labels():
     return torch.arange(24) % 3
 
 
-def test_new_clips_are_named_right_by_sound_and_by_picture(classifiers, clips, labels):
-    right = accuracy(classifiers.judge(clips), labels)
+def test_new_clips_are_named_right_by_sound_and_by_picture(classifiers, real, labels):
+    right = accuracy(classifiers.judge(real), labels)
     assert right.audio >= 0.95
     assert right.video >= 0.95
 
 
-def test_swapped_sounds_are_heard_and_the_picture_still_seen(classifiers, clips, labels):
-    sounds = [clips[(i + 1) % 24].waveform for i in range(24)]
-    swapped = [dataclasses.replace(c, waveform=w) for c, w in zip(clips, sounds, strict=True)]
+def test_swapped_sounds_are_heard_and_the_picture_still_seen(classifiers, real, labels):
+    sounds = [real[(i + 1) % 24].waveform for i in range(24)]
+    swapped = [dataclasses.replace(c, waveform=w) for c, w in zip(real, sounds, strict=True)]
     verdicts = classifiers.judge(swapped)
     assert (verdicts.classes.video == labels).float().mean() >= 0.95
     assert (verdicts.classes.audio == labels.roll(-1)).float().mean() >= 0.95
 
 
-def test_grain_and_a_phase_found_anew_do_not_change_the_verdict(classifiers, clips, labels):
+def test_grain_and_a_phase_found_anew_do_not_change_the_verdict(classifiers, real, labels):
     generator = torch.Generator().manual_seed(0)
     audio_image = AudioImage(ClipSpec())
     worn = [
@@ -57,42 +50,42 @@ def test_grain_and_a_phase_found_anew_do_not_change_the_verdict(classifiers, cli
             .to(torch.uint8),
             waveform=audio_image.waveform(audio_image.image(clip.waveform[None]))[0],
         )
-        for clip in clips
+        for clip in real
     ]
     right = accuracy(classifiers.judge(worn), labels)
     assert right.audio >= 0.9
     assert right.video >= 0.95
 
 
-def test_ball_that_turns_into_another_is_a_change_and_a_real_ball_is_none(classifiers, clips):
-    assert not classifiers.judge(clips).changed.any()
+def test_ball_that_turns_into_another_is_a_change_and_a_real_ball_is_none(classifiers, real):
+    assert not classifiers.judge(real).changed.any()
     turned = [
         dataclasses.replace(a, frames=torch.cat([a.frames[:12], b.frames[12:]]))
-        for a, b in zip(clips, clips[1:] + clips[:1], strict=True)
+        for a, b in zip(real, real[1:] + real[:1], strict=True)
     ]
     verdicts = classifiers.judge(turned)
     assert verdicts.changed.float().mean() > 0.9
     assert verdicts.strays.max() <= 0.5
 
 
-def test_verdict_does_not_depend_on_the_batch_or_the_picture_size(classifiers, clips):
-    whole = classifiers.judge(clips[:4])
-    parts = Verdicts.join([classifiers.judge(clips[i : i + 1]) for i in range(4)])
+def test_verdict_does_not_depend_on_the_batch_or_the_picture_size(classifiers, real):
+    whole = classifiers.judge(real[:4])
+    parts = Verdicts.join([classifiers.judge(real[i : i + 1]) for i in range(4)])
     for modality in range(2):
         assert torch.equal(whole.classes[modality], parts.classes[modality])
         torch.testing.assert_close(whole.features[modality], parts.features[modality])
     large = [
         dataclasses.replace(c, frames=c.frames.repeat_interleave(2, 2).repeat_interleave(2, 3))
-        for c in clips[:4]
+        for c in real[:4]
     ]
     torch.testing.assert_close(classifiers.judge(large).features.video, whole.features.video)
 
 
-def test_saved_classifiers_say_the_same(classifiers, clips, tmp_path):
+def test_saved_classifiers_say_the_same(classifiers, real, tmp_path):
     classifiers.save(tmp_path / "judges")
     again = Classifiers.load(tmp_path / "judges")
     assert again.class_names == NAMES
-    a, b = classifiers.judge(clips[:6]), again.judge(clips[:6])
+    a, b = classifiers.judge(real[:6]), again.judge(real[:6])
     assert all(map(torch.equal, a.features, b.features))
     assert torch.equal(a.classes.video, b.classes.video)
 
@@ -112,8 +105,8 @@ def test_folders_without_classifiers_are_named(classifiers, tmp_path):
         Classifiers.load(tmp_path)
 
 
-def test_sound_of_another_length_is_refused(classifiers, clips):
-    short = dataclasses.replace(clips[0], waveform=clips[0].waveform[:-1])
+def test_sound_of_another_length_is_refused(classifiers, real):
+    short = dataclasses.replace(real[0], waveform=real[0].waveform[:-1])
     with pytest.raises(UserError, match="25600 samples at 16000 Hz, not 25599"):
         classifiers.judge([short])
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from mmldm.data.impacts import ImpactsConfig, render_clip, synthesize
+from mmldm.data.impacts import ImpactsConfig, synthesize
 from mmldm.errors import UserError
 from mmldm.evaluation.alignment import Moments
 from mmldm.evaluation.impacts import (
@@ -21,17 +21,6 @@ from mmldm.evaluation.impacts_table import markdown
 from mmldm.evaluation.motion import background
 
 NAMES = ("drum", "glass", "rubber")
-CONFIG = ImpactsConfig(seed=11, materials=NAMES)
-
-
-@pytest.fixture(scope="module")
-def rendered():
-    return [render_clip(CONFIG, index) for index in range(72)]
-
-
-@pytest.fixture(scope="module")
-def real(rendered):
-    return [r.clip for r in rendered[:24]]
 
 
 @pytest.fixture(scope="module")
@@ -164,7 +153,7 @@ def test_calibration_counts_what_can_be_seen_and_what_can_be_heard():
 
 
 def test_detectors_find_the_truth_beside_rendered_files(rendered, empty, classifiers, tmp_path):
-    synthesize(tmp_path, CONFIG, clips=3, workers=1)
+    synthesize(tmp_path, ImpactsConfig(seed=11, materials=NAMES), clips=3, workers=1)
     for index in range(3):
         truth = true_impacts(tmp_path / NAMES[index] / f"{index:06d}.mp4")
         assert truth.tolist() == [i.time for i in rendered[index].impacts if i.audible]

@@ -110,3 +110,17 @@ def test_muon_fits_a_linear_map_faster_than_plain_adamw():
                 optimizer.step()
         losses[rate] = loss.item()
     assert losses[0.02] < losses[None]
+
+
+def test_step_runs_a_closure_as_every_torch_optimiser_does() -> None:
+    weight = nn.Parameter(torch.eye(4))
+    optimizer = Muon([weight], lr=0.1)
+
+    def closure() -> float:
+        optimizer.zero_grad()
+        loss = weight.square().sum()
+        loss.backward()
+        return float(loss)
+
+    assert optimizer.step(closure) == 4
+    assert weight.square().sum() < 4

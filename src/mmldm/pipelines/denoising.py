@@ -40,14 +40,16 @@ def generator_denoiser(
     """
     batch, dtype = len(noise.audio), generator.dtype
     nulls: list[AV[bool]] = []
-    """Sets of null rows, as which streams hold noise in them."""
+    """Sets of null rows, as which streams they keep; a stream not kept holds noise."""
     if scale != (1.0, 1.0):
         if generator.config.null_stream == "noise":
-            alone = (AV(False, True), AV(True, False))
-            nulls = [noised for noised, known in zip(alone, given, strict=True) if known is None]
+            alone = (AV(True, False), AV(False, True))
+            nulls = [kept for kept, known in zip(alone, given, strict=True) if known is None]
         elif class_labels is not None or any(known is not None for known in given):
-            nulls = [AV(False, False)]
+            nulls = [AV(True, True)]
     copies = 1 + len(nulls)
+    # A modality's null prediction stands where its stream was kept; a known one is its own.
+    null_set = AV(*(next((i for i, kept in enumerate(nulls, 1) if kept[m]), 0) for m in range(2)))
     present: AV[Tensor | None] = given.map(
         lambda known: None if known is None else torch.cat([known.to(dtype)] * copies)
     )
@@ -61,18 +63,12 @@ def generator_denoiser(
             labels = torch.cat([labels, *[null_labels] * len(nulls)])
 
     def denoise(sample: AV[Tensor], t: Tensor) -> AV[Tensor]:
-        own = sample
-        for noised in nulls:
-            null = noised.map(lambda gone, n, x: n if gone else x, noise, own)
-            sample = sample.map(lambda x, n: torch.cat([x, n]), null)
-        inputs = sample.map(lambda x: x.to(dtype))
-        timesteps = t.expand(copies * batch)
-        prediction = generator(inputs, timesteps, present, mask, labels).map(Tensor.float)
-        sets = prediction.map(lambda p: p.split(batch))
-        # A modality's null prediction stands where its own stream was kept; a known one needs none.
-        kept = AV(*([not noised[m] for noised in nulls] for m in range(2)))
-        null = sets.map(lambda p, k: p[1 + k.index(True)] if any(k) else p[0], kept)
-        return guide(sets.map(lambda p: p[0]), null, scale)
+        sets = [sample, *(sample.map(lambda x, n, k: x if k else n, noise, k) for k in nulls)]
+        inputs = AV(*(torch.cat(streams).to(dtype) for streams in zip(*sets, strict=True)))
+        prediction = generator(inputs, t.expand(copies * batch), present, mask, labels)
+        predictions = prediction.map(lambda p: p.float().split(batch))
+        null = predictions.map(lambda p, i: p[i], null_set)
+        return guide(predictions.map(lambda p: p[0]), null, scale)
 
     return denoise
 

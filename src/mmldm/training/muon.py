@@ -10,7 +10,7 @@ Jordan et al., "Muon: an optimizer for hidden layers in neural networks", 2024. 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -71,8 +71,12 @@ class Muon(torch.optim.Optimizer):
         self.found_inf: Tensor | None = None
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """Moves every weight that has a gradient."""
+    def step(self, closure: Callable[[], float] | None = None) -> Any:
+        """Moves every weight that has a gradient; returns the closure's loss, if one is given."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
         for group in self.param_groups:
             alike: dict[torch.Size, list[Tensor]] = defaultdict(list)
             for weight in group["params"]:
@@ -80,6 +84,7 @@ class Muon(torch.optim.Optimizer):
                     alike[weight.flatten(1).shape].append(weight)
             for (rows, columns), weights in alike.items():
                 self._step(weights, group, max(1.0, rows / columns) ** 0.5)
+        return loss
 
     def _step(self, weights: list[Tensor], group: dict[str, Any], shape_factor: float) -> None:
         momentum, lr = group["momentum"], group["lr"]
