@@ -73,7 +73,8 @@ def smallest_recipe(steps: int = 6, critic: bool = True, paper_form: bool = Fals
         }  # fmt: skip
         base["autoencoder"]["loss"]["terminal_fraction"] = 0.0
         base["sample"].update(decoder_steps=5)
-    for job in ("vae", "autoencoder", "generator"):
+    base["vocoder"] = {"model": {"width": 16, "depth": 1}, "train": {}}
+    for job in ("vae", "autoencoder", "generator", "vocoder"):
         base[job]["train"].update(train)
     if critic:
         base["autoencoder"]["critic"] = {

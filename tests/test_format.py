@@ -28,6 +28,9 @@ CONFIG_KEYS = {
         "adaln", "audio_latent_shape", "depth", "duration", "heads", "latent_statistics",
         "mlp_ratio", "null_stream", "num_classes", "video_latent_shape", "width",
     },
+    "vocoder": {
+        "depth", "kernel_size", "n_fft", "sample_rate", "spectrogram", "subcolumns", "width",
+    },
 }  # fmt: skip
 
 
@@ -64,6 +67,7 @@ def test_model_index_names_the_pinned_module_paths(folder: RunFolder) -> None:
         "generator": ["mmldm.models.generator", "JointGenerator"],
         "scheduler": ["diffusers", "DDIMScheduler"],
         "decoder_scheduler": ["diffusers", "DDIMScheduler"],
+        "vocoder": ["mmldm.models.vocoder", "FourierVocoder"],
         "class_names": ["glass", "wood"],
     }
     assert {key for key in index if not isinstance(index[key], list)} == {

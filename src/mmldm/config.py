@@ -16,12 +16,12 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from mmldm.errors import UserError
 from mmldm.strict import bind, override, parse, read_yaml
-from mmldm.types import ClipSpec
+from mmldm.types import ClipSpec, SpectrogramSpec
 
 __all__ = [
     "TASKS", "AutoencoderConfig", "AutoencoderLoss", "CriticConfig", "DataConfig",
     "GeneratorConfig", "RunConfig", "SampleConfig", "TrainConfig", "VaeConfig", "VaeLoss",
-    "bind", "load_config", "override", "parse", "save_config",
+    "VocoderConfig", "VocoderLoss", "bind", "load_config", "override", "parse", "save_config",
 ]  # fmt: skip
 
 TASKS = ("joint", "audio_to_video", "video_to_audio", "audio_only", "video_only")
@@ -206,6 +206,40 @@ class GeneratorConfig(Section):
         return tasks
 
 
+class VocoderLoss(Section):
+    """Weights of the vocoder's terms."""
+
+    convergence: float = Field(1.0, ge=0)
+    """Of the spectral convergence, which hears the loud."""
+    log_magnitude: float = Field(1.0, ge=0)
+    """Of the log magnitudes, which hear the quiet."""
+    mel: float = Field(0.1, ge=0)
+    """Of the log-mel error in dB."""
+    mel_noise: float = Field(0.0, ge=0)
+    """Standard deviation in dB of noise on the spectrogram it reads: a decoded one is never exact."""
+
+
+class VocoderConfig(Section):
+    """The vocoder: `pretrained` (folder or hub name), or `model` to train our own."""
+
+    pretrained: str | None = None
+    spectrogram: SpectrogramSpec | None = None
+    """What a pretrained one was trained on; None: what the clips' audio images hold."""
+    model: dict[str, Any] | None = None
+    loss: VocoderLoss = VocoderLoss()
+    train: TrainConfig | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> VocoderConfig:
+        if (self.pretrained is None) == (self.model is None):
+            raise ValueError("exactly one of pretrained and model must be set")
+        if (self.model is None) != (self.train is None):
+            raise ValueError("a model needs a train section; a pretrained vocoder is used as it is")
+        if self.model is not None and self.spectrogram is not None:
+            raise ValueError("spectrogram describes a pretrained vocoder; a model reads the clips'")
+        return self
+
+
 class SampleConfig(Section):
     """How the trained system samples unless told otherwise."""
 
@@ -223,6 +257,8 @@ class RunConfig(Section):
     vae: VaeConfig
     autoencoder: AutoencoderConfig
     generator: GeneratorConfig
+    vocoder: VocoderConfig | None = None
+    """None: Griffin-Lim."""
     sample: SampleConfig = SampleConfig()
     seed: int = Field(0, ge=0)
 

@@ -90,10 +90,10 @@ class ClipSpec(BaseModel):
             raise ValueError(
                 f"a clip of {self.num_samples} samples is not longer than n_fft {self.spectrogram.n_fft}"
             )
-        rate = self.spectrogram.filterbank_rate or self.sample_rate
-        if self.spectrogram.f_max > rate / 2:
+        if self.spectrogram.f_max > self.filterbank_rate / 2:
             raise ValueError(
-                f"spectrogram.f_max {self.spectrogram.f_max} exceeds half the sample rate {rate}"
+                f"spectrogram.f_max {self.spectrogram.f_max} exceeds half the sample rate "
+                f"{self.filterbank_rate}"
             )
         return self
 
@@ -106,6 +106,11 @@ class ClipSpec(BaseModel):
     def num_samples(self) -> int:
         """S: waveform samples in the clip."""
         return round(self.num_frames * self.sample_rate / self.fps)
+
+    @property
+    def filterbank_rate(self) -> int:
+        """Sample rate in Hz that the mel filters are built for: the clip's own but for the paper's fault."""
+        return self.spectrogram.filterbank_rate or self.sample_rate
 
     @property
     def num_columns(self) -> int:

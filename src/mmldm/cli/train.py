@@ -11,13 +11,13 @@ from mmldm.cli.output import require_writable
 from mmldm.cli.progress import ProgressLine
 from mmldm.errors import UserError
 
-JOBS = ("vae", "autoencoder", "generator")
+JOBS = ("vae", "autoencoder", "generator", "vocoder")
 
 
 def train(
     target: Annotated[
         str,
-        typer.Argument(help="Folder of clips (all jobs), or one job: vae, autoencoder, generator."),
+        typer.Argument(help=f"Folder of clips (all jobs), or one job: {', '.join(JOBS)}."),
     ],
     out: Annotated[Path, typer.Option(help="Run folder; the same command resumes it.")] = Path(
         "runs/mine"
@@ -41,7 +41,7 @@ def train(
         typer.Option("--dry-run", help="Prints recipe, shapes, sizes and FLOPs; writes nothing."),
     ] = False,
 ) -> None:
-    """Trains a model on your clips: scan, vae, autoencoder, generator. Resumes where it stopped."""
+    """Trains a model on your clips: scan, vae, autoencoder, generator, vocoder if asked for. Resumes."""
     one_job = target in JOBS
     recipe = config or (out / "config.yaml" if (out / "config.yaml").is_file() else None)
     if one_job and recipe is None:
@@ -60,7 +60,7 @@ def train(
 
     from mmldm.config import changed, load_config
     from mmldm.training.distributed import process_group
-    from mmldm.training.journey import Journey, RunFolder, claim, find_manifest
+    from mmldm.training.journey import Journey, RunFolder, claim, find_manifest, jobs
     from mmldm.training.recipe import choose_recipe, tiny_recipe
     from mmldm.training.report_page import write_report_page
     from mmldm.training.summary import summarise
@@ -79,6 +79,8 @@ def train(
             )
         if settings is None:
             settings = choose_recipe(manifest, process.device, minutes, changes or [])
+        if one_job and target not in jobs(settings):
+            raise UserError(f"the recipe has no {target} section, see docs/training.md")
         # Every part is built once, so that no wrong setting shows up hours later.
         summary = summarise(settings, len(manifest.classes))
         if dry_run:
@@ -91,7 +93,7 @@ def train(
             if process.is_main:
                 typer.echo(manifest.summary())
             journey = Journey(settings, folder, manifest, process, line.console, line)
-            for job in (target,) if one_job else JOBS:
+            for job in (target,) if one_job else jobs(settings):
                 result = journey.run(job)
                 if result is not None and result.stopped_by in ("SIGINT", "SIGTERM"):
                     if process.is_main:

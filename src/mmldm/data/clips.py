@@ -9,11 +9,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from mmldm.data.loader import Failed, Position
 from mmldm.data.manifest import Manifest, Row, Split
-from mmldm.errors import MediaError
-from mmldm.media.reader import read_clip
+from mmldm.errors import MediaError, UserError
+from mmldm.media.reader import read_audio, read_clip
 from mmldm.types import ClipSpec
 
 NO_CLASS = -1
@@ -31,12 +33,21 @@ class WindowDataset:
         spec: What a window holds.
         split: "train" or "held_out".
         seed: Chooses the starts.
+        sound_only: Leaves the frames out, which makes reading ten times faster.
     """
 
-    def __init__(self, manifest: Manifest, spec: ClipSpec, split: Split, seed: int) -> None:
+    def __init__(
+        self,
+        manifest: Manifest,
+        spec: ClipSpec,
+        split: Split,
+        seed: int,
+        sound_only: bool = False,
+    ) -> None:
         self._manifest = manifest
         self._spec = spec
         self._seed = seed
+        self._sound_only = sound_only
         self._rows = manifest.split(split)
         self._labels = class_labels(manifest)
 
@@ -47,21 +58,42 @@ class WindowDataset:
         """The window as tensors, with class and row number; `Failed` where it cannot be read."""
         epoch, index = position
         row = self._rows[index]
+        file, start = self._manifest.file(row), self.start(epoch, index)
+        media: dict[str, Any]
         try:
-            clip = read_clip(self._manifest.file(row), self.start(epoch, index), self._spec)
+            if self._sound_only:
+                media = {"waveform": read_audio(file, self._spec, start)}
+            else:
+                clip = read_clip(file, start, self._spec)
+                media = {"frames": clip.frames, "waveform": clip.waveform}
         except MediaError as error:
             return Failed(row.path, str(error))
-        return {
-            "frames": clip.frames,
-            "waveform": clip.waveform,
-            "class_label": self._labels[row.class_name],
-            "row": index,
-        }
+        return {**media, "class_label": self._labels[row.class_name], "row": index}
 
     def start(self, epoch: int, index: int) -> float:
         """Where in its file the window begins, in seconds."""
         draw = np.random.default_rng([self._seed, epoch, index]).random()
         return float(draw * _slack(self._rows[index], self._spec))
+
+
+def held_out_windows(
+    manifest: Manifest, spec: ClipSpec, seed: int, count: int
+) -> dict[str, Tensor]:
+    """Frames (B,T,3,H,W) and waveforms (B,S) of at most `count` held-out clips, one window of each.
+
+    They are spread over the manifest, so that every class is looked at. A run that holds nothing
+    out looks at training clips.
+
+    Raises:
+        UserError: None of them can be read any more.
+    """
+    split: Split = "held_out" if manifest.split("held_out") else "train"
+    dataset = WindowDataset(manifest, spec, split, seed)
+    chosen = spread(count, len(dataset))
+    items = [item for i in chosen if not isinstance(item := dataset[(0, i)], Failed)]
+    if not items:
+        raise UserError(f"none of the {split} clips looked at can be read any more")
+    return {name: torch.stack([item[name] for item in items]) for name in ("frames", "waveform")}
 
 
 def class_labels(manifest: Manifest) -> dict[str | None, int]:

@@ -67,10 +67,11 @@ class AudioImage(nn.Module):
         super().__init__()
         self.spec = spec
         mel = spec.spectrogram
-        rate = mel.filterbank_rate or spec.sample_rate
         window = torch.hann_window(mel.n_fft)
         self.gain = 2.0 / window.sum().item() if mel.window_normalised else 1.0
-        self.register_buffer("filterbank", mel_filterbank(mel, rate), persistent=False)
+        self.register_buffer(
+            "filterbank", mel_filterbank(mel, spec.filterbank_rate), persistent=False
+        )
         self.register_buffer("window", window, persistent=False)
 
     @property

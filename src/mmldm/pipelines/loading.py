@@ -15,8 +15,13 @@ from torch import nn
 from mmldm.errors import UserError
 
 
-def check_model_folder(folder: Path, components: Sequence[str]) -> dict[str, set[str]]:
+def check_model_folder(
+    folder: Path, components: Sequence[str], optional: Sequence[str] = ()
+) -> dict[str, set[str]]:
     """Checks that a folder holds these components, readable and of classes we know.
+
+    Args:
+        optional: Components that the folder may lack.
 
     Returns:
         The names of the stored tensors of each network.
@@ -28,6 +33,8 @@ def check_model_folder(folder: Path, components: Sequence[str]) -> dict[str, set
     tensors: dict[str, set[str]] = {}
     for name in components:
         entry = index.get(name)
+        if name in optional and entry in (None, [None, None]):
+            continue
         if not isinstance(entry, list) or len(entry) != 2:
             raise UserError(f"{folder}: model_index.json does not name the component {name!r}")
         library = str(entry[0])

@@ -27,14 +27,16 @@ from mmldm.media.spectrogram import AudioImage
 from mmldm.models.autoencoder import MultiModalAutoencoder
 from mmldm.models.generator import JointGenerator
 from mmldm.models.image_codec import ImageCodec
+from mmldm.models.pretrained_vocoder import Vocoder
 from mmldm.pipelines.decoding import decode_latents
 from mmldm.pipelines.denoising import generator_denoiser
 from mmldm.pipelines.encoding import encode_media
 from mmldm.pipelines.loading import check_model_folder, check_tensors
 from mmldm.pipelines.request import Labels, class_indices, clip_count, clip_seeds, given_media
+from mmldm.pipelines.vocoding import check_vocoder, sound
 from mmldm.types import AV, ClipSpec
 
-COMPONENTS = ("vae", "autoencoder", "generator", "scheduler", "decoder_scheduler")
+COMPONENTS = ("vae", "autoencoder", "generator", "scheduler", "decoder_scheduler", "vocoder")
 HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "token")
 StepCallback = Callable[[Any, int, Tensor, dict[str, Any]], dict[str, Any] | None]
 
@@ -65,6 +67,7 @@ class SoundingVideoPipeline(DiffusionPipeline):
         generator: Models the latents of both modalities.
         scheduler: Sampler of the generator.
         decoder_scheduler: Sampler of the autoencoder's signal decoder.
+        vocoder: Turns mel spectrograms into sound; None: Griffin-Lim.
         clip_spec: `ClipSpec` of the training clips, as JSON.
         class_names: Names of the generator's classes, in order.
         num_inference_steps: Default number of generator steps.
@@ -77,6 +80,8 @@ class SoundingVideoPipeline(DiffusionPipeline):
     generator: JointGenerator
     scheduler: SchedulerMixin
     decoder_scheduler: SchedulerMixin
+    vocoder: Vocoder | None
+    _optional_components = ["vocoder"]
 
     def __init__(
         self,
@@ -85,6 +90,7 @@ class SoundingVideoPipeline(DiffusionPipeline):
         generator: JointGenerator,
         scheduler: SchedulerMixin,
         decoder_scheduler: SchedulerMixin,
+        vocoder: Vocoder | None = None,
         clip_spec: dict[str, Any] | None = None,
         class_names: list[str] | None = None,
         num_inference_steps: int = 50,
@@ -98,6 +104,7 @@ class SoundingVideoPipeline(DiffusionPipeline):
             generator=generator,
             scheduler=scheduler,
             decoder_scheduler=decoder_scheduler,
+            vocoder=vocoder,
         )
         self.clip_spec = ClipSpec.model_validate(dict(clip_spec or {}))
         self.class_names = tuple(class_names or ())
@@ -113,6 +120,8 @@ class SoundingVideoPipeline(DiffusionPipeline):
                 f"the generator models latents {tuple(generator.latent_shapes)}, but the "
                 f"autoencoder makes {tuple(autoencoder.latent_shapes)}: they do not belong together"
             )
+        if vocoder is not None:
+            check_vocoder(vocoder, self.clip_spec)
         if len(self.class_names) != generator.null_class:
             raise UserError(
                 f"{len(self.class_names)} class names for the generator's "
@@ -140,7 +149,7 @@ class SoundingVideoPipeline(DiffusionPipeline):
             if not Path(name).exists():
                 folder = str(cls.download(name, use_safetensors=True, **hub_options))
             components = [name for name in COMPONENTS if name not in kwargs]
-            stored = check_model_folder(Path(folder), components)
+            stored = check_model_folder(Path(folder), components, cls._optional_components)
             pipeline = super().from_pretrained(folder, use_safetensors=True, **kwargs)
         except (OSError, ValueError, TypeError, RuntimeError, AttributeError) as error:
             raise UserError(f"{name}: the model cannot be loaded: {error}") from error
@@ -155,7 +164,7 @@ class SoundingVideoPipeline(DiffusionPipeline):
         tell its maker's paths.
         """
         for part in (self, *self.components.values()):
-            if "_name_or_path" in part.config:
+            if part is not None and "_name_or_path" in part.config:
                 part.register_to_config(_name_or_path="")
         super().save_pretrained(save_directory, **kwargs)
 
@@ -271,7 +280,7 @@ class SoundingVideoPipeline(DiffusionPipeline):
         generators: Sequence[torch.Generator] | None = None,
         decoder_steps: int | None = None,
     ) -> list[Clip]:
-        """Latents -> clips, by the signal decoder, the image VAE and Griffin-Lim.
+        """Latents -> clips, by the signal decoder, the image VAE and the vocoder or Griffin-Lim.
 
         Args:
             latents: AV((B,C,T',H',W')), not normalised.
@@ -296,7 +305,7 @@ class SoundingVideoPipeline(DiffusionPipeline):
             class_labels=class_labels,
         )
         if waveforms is None:
-            waveforms = self._audio_image().waveform(images.audio).cpu()
+            waveforms = sound(images.audio, self._audio_image(), self.vocoder).cpu()
         if frames is None:
             frames = images_to_frames(images.video).cpu()
         return [

@@ -1,13 +1,14 @@
-"""From a folder of clips to a model folder: three jobs, caches between them, one run folder.
+"""From a folder of clips to a model folder: the jobs, caches between them, one run folder.
 
-clips -> manifest -> vae -> image latents cache -> autoencoder -> latents cache -> generator ->
-model/. Every step is skipped when its result is there and current, so the same command resumes
-wherever it stopped.
+clips -> manifest -> vae -> image latents cache -> autoencoder -> latents cache -> generator -> model/,
+to which the vocoder is added where the recipe has one. Every step is skipped when its result is there
+and current, so the same command resumes wherever it stopped.
 """
 
 from __future__ import annotations
 
 import gc
+import json
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -32,6 +33,7 @@ from mmldm.media.atomic import atomic_path
 from mmldm.models.autoencoder import MultiModalAutoencoder
 from mmldm.models.image_codec import ImageCodec
 from mmldm.models.image_vae import ImageVAE, load_image_vae
+from mmldm.models.pretrained_vocoder import load_vocoder
 from mmldm.pipelines.sounding_video import SoundingVideoPipeline
 from mmldm.training.autoencoder import AutoencoderStage
 from mmldm.training.caching import Progress, cache_image_latents, cache_latents
@@ -41,8 +43,15 @@ from mmldm.training.generator import GeneratorStage, build_generator
 from mmldm.training.loop import TrainResult, train
 from mmldm.training.stage import Stage
 from mmldm.training.vae import VaeStage, build_vae
+from mmldm.training.vocoder import VocoderStage, build_vocoder
+from mmldm.types import ClipSpec
 
-JOBS = ("vae", "autoencoder", "generator")
+JOBS = ("vae", "autoencoder", "generator", "vocoder")
+
+
+def jobs(config: RunConfig) -> tuple[str, ...]:
+    """The jobs that a recipe has a section for, in order."""
+    return tuple(job for job in JOBS if getattr(config, job) is not None)
 
 
 @dataclass(frozen=True)
@@ -101,9 +110,12 @@ class Journey:
 
     def run(self, job: str) -> TrainResult | None:
         """Runs one job to its end and exports its model; None if it needed no training."""
-        result = {"vae": self._vae, "autoencoder": self._autoencoder, "generator": self._generator}[
-            job
-        ]()
+        result = {
+            "vae": self._vae,
+            "autoencoder": self._autoencoder,
+            "generator": self._generator,
+            "vocoder": self._vocoder,
+        }[job]()
         gc.collect()
         return result
 
@@ -160,9 +172,33 @@ class Journey:
         )
         stage = GeneratorStage(self.config, pipeline, caches, self.process.device)
         result = self._train(stage, self.config.generator.train)
-        if result.export is not None and self.process.is_main:
-            replace_folder(result.export, self.folder.model)
+        if result.export is not None:
+            self._publish()
         return result
+
+    def _vocoder(self) -> TrainResult | None:
+        job, clip = self.config.vocoder, self.config.clip
+        assert job is not None, "the caller asks for jobs of the recipe only"
+        if job.train is None:
+            if self.process.is_main:
+                build_vocoder(job, clip).save_pretrained(self.folder.export("vocoder"))
+            result = None
+        else:
+            stage = VocoderStage(self.config, job, job.train, self.manifest, self.process.device)
+            result = self._train(stage, job.train)
+            if result.export is None:
+                return result
+        self._publish()
+        return result
+
+    def _publish(self) -> None:
+        """Writes model/: what the generator job exported, and the vocoder where both are finished."""
+        generator, vocoder = self.folder.export("generator"), self.folder.export("vocoder")
+        if self.process.is_main and generator.is_dir():
+            replace_folder(generator, self.folder.model)
+            if self.config.vocoder is not None and vocoder.is_dir():
+                add_vocoder(vocoder, self.folder.model, self.config.clip)
+        self.process.from_main(0)
 
     def _train(self, stage: Stage, train_config: TrainConfig) -> TrainResult:
         return train(
@@ -299,3 +335,14 @@ def replace_folder(source: Path, target: Path) -> None:
         target.rename(old)
     partial.rename(target)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def add_vocoder(source: Path, model: Path, clip: ClipSpec) -> None:
+    """Makes a finished vocoder a component of a model folder that has none."""
+    shutil.copytree(source, model / "vocoder")
+    kind = type(load_vocoder(source, clip))
+    path = model / "model_index.json"
+    index = json.loads(path.read_text(encoding="utf-8"))
+    index["vocoder"] = [kind.__module__, kind.__name__]
+    with atomic_path(path) as partial:
+        partial.write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")

@@ -27,6 +27,7 @@ from mmldm.training.autoencoder import autoencoder_arguments
 from mmldm.training.generator import generator_arguments
 from mmldm.training.muon import hidden_weights
 from mmldm.training.vae import build_vae
+from mmldm.training.vocoder import build_vocoder
 from mmldm.types import AV
 
 BYTES = 4
@@ -128,6 +129,7 @@ def summarise(config: RunConfig, num_classes: int) -> Summary:
         with _section("generator.model"):
             generator = JointGenerator(**generator_arguments(config, latents, None, num_classes))
             passes = _passes(autoencoder, generator, shape, spec.num_frames)
+    vocoder_parts, vocoder_jobs = _vocoder(config)
     images = AV(1, spec.num_frames)
     return Summary(
         spaces={
@@ -143,12 +145,31 @@ def summarise(config: RunConfig, num_classes: int) -> Summary:
             Part("autoencoder, condition", None, passes["condition"]),
             Part("signal decoder, one step", _count(autoencoder.decoder), passes["denoise"]),
             Part("generator, one step", _count(generator), passes["generate"]),
+            *vocoder_parts,
         ),
         jobs=(
             _job("vae", config.vae.train, [trained_vae]),
             _job("autoencoder", config.autoencoder.train, [autoencoder, *critics]),
             _job("generator", config.generator.train, [generator]),
+            *vocoder_jobs,
         ),
+    )
+
+
+def _vocoder(config: RunConfig) -> tuple[list[Part], list[Job]]:
+    """The vocoder's line and job; none where the recipe has no vocoder."""
+    job = config.vocoder
+    if job is None:
+        return [], []
+    with FakeTensorMode(allow_non_fake_inputs=True), _section("vocoder.model"):
+        with unset_fake_temporarily():
+            vocoder = build_vocoder(job, config.clip)
+        spec = vocoder.spectrogram
+        columns = config.clip.model_copy(update={"spectrogram": spec}).num_columns
+        flops, _ = _flops(lambda: vocoder(torch.empty(1, spec.num_mels, columns)))
+    return (
+        [Part("vocoder", _count(vocoder), flops)],
+        [_job("vocoder", job.train, [vocoder])],
     )
 
 

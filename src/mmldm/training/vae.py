@@ -15,11 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from mmldm.config import RunConfig, TrainConfig, VaeConfig, bind
-from mmldm.data.clips import WindowDataset, spread
+from mmldm.data.clips import WindowDataset, held_out_windows
 from mmldm.data.latents import files_key
-from mmldm.data.loader import Failed, IndexedLoader
-from mmldm.data.manifest import Manifest, Split
-from mmldm.errors import UserError
+from mmldm.data.loader import IndexedLoader
+from mmldm.data.manifest import Manifest
 from mmldm.evaluation.reconstruction import psnr
 from mmldm.media.clip import Clip
 from mmldm.media.images import frames_to_images, images_to_frames
@@ -127,26 +126,10 @@ class VaeStage:
     def failures(self) -> Mapping[str, str]:
         return self.loader.failures if self.loader is not None else {}
 
-    def _held_out(self, count: int) -> dict[str, Tensor]:
-        """Windows of held-out clips spread over the manifest, so that every class is looked at.
-
-        Raises:
-            UserError: None of them can be read any more.
-        """
-        split: Split = "held_out" if self.manifest.split("held_out") else "train"
-        dataset = WindowDataset(self.manifest, self.spec, split=split, seed=self.config.seed)
-        chosen = spread(count, len(dataset))
-        items = [item for i in chosen if not isinstance(item := dataset[(0, i)], Failed)]
-        if not items:
-            raise UserError(f"none of the {split} clips looked at can be read any more")
-        return {
-            name: torch.stack([item[name] for item in items]).to(self.device)
-            for name in ("frames", "waveform")
-        }
-
     @torch.no_grad()
     def _reconstruct(self, count: int) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-        batch = self._held_out(count)
+        windows = held_out_windows(self.manifest, self.spec, self.config.seed, count)
+        batch = {name: x.to(self.device) for name, x in windows.items()}
         images = torch.cat(
             [self.audio_image.image(batch["waveform"]), frames_to_images(batch["frames"])], dim=1
         )

@@ -1,0 +1,171 @@
+"""Vocoders trained elsewhere: HiFi-GAN of transformers and BigVGAN of diffusers, behind one interface.
+
+log-mel magnitudes in dB (B,M,L) -> waveform (B, L * hop_length). Kong et al. 2020 ("HiFi-GAN"), Lee et al.
+2023 ("BigVGAN"). Their files say how many bands they read and how many samples they write for a column, but
+not how the bands are made: that is `spectrogram`, and a wrong one sounds wrong.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import torch.nn.functional as F
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from mmldm.errors import UserError
+from mmldm.models.vocoder import FourierVocoder
+from mmldm.types import ClipSpec, SpectrogramSpec
+
+NEPERS_PER_DECIBEL = math.log(10) / 20
+
+
+class PretrainedVocoder(ModelMixin, ConfigMixin):
+    """A HiFi-GAN or BigVGAN generator that reads natural logarithms of mel magnitudes.
+
+    Args:
+        architecture: "SpeechT5HifiGan" (transformers) or "MMAudioVocoder" (diffusers).
+        network_config: Of that class.
+        spectrogram: The `SpectrogramSpec` it was trained on, as JSON; its `db_min` is the floor of
+            the logarithm (-100 dB for the usual 1e-5).
+        sample_rate: Of that spectrogram, in Hz.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        architecture: str,
+        network_config: dict[str, Any],
+        spectrogram: dict[str, Any],
+        sample_rate: int,
+    ) -> None:
+        super().__init__()
+        self.spectrogram = SpectrogramSpec.model_validate(dict(spectrogram))
+        self.sample_rate = sample_rate
+        network_class = _network_class(architecture)
+        if architecture == "SpeechT5HifiGan":
+            network_config = network_class.config_class.from_dict(dict(network_config))
+            self.network = network_class(network_config)
+        else:
+            self.network = network_class.from_config(dict(network_config))
+        read = bands_and_hop(self.network)
+        described = self.spectrogram.num_mels, self.spectrogram.hop_length
+        if read != described:
+            raise UserError(
+                f"the vocoder reads {read[0]} mel bands every {read[1]} samples, not {described[0]} "
+                f"every {described[1]}: describe what it was trained on in vocoder.spectrogram"
+            )
+
+    def forward(self, decibels: Tensor) -> Tensor:
+        """Log-mel magnitudes in dB (B,M,L) -> waveform (B, L * hop_length) in [-1,1]."""
+        length = decibels.shape[2] * self.spectrogram.hop_length
+        nepers = decibels * NEPERS_PER_DECIBEL
+        if self.config.architecture == "SpeechT5HifiGan":
+            waveform = self.network(nepers.mT)
+        else:
+            waveform = self.network(nepers).sample[:, 0]
+        # Transposed convolutions whose kernel and stride differ by an odd number add some samples.
+        return F.pad(waveform, (0, max(0, length - waveform.shape[1])))[:, :length]
+
+
+Vocoder: TypeAlias = FourierVocoder | PretrainedVocoder
+
+NEEDED = {
+    "SpeechT5HifiGan": "the package transformers: pip install 'mmldm[vocoder]'",
+    "MMAudioVocoder": "diffusers 0.42 or newer",
+}
+
+
+def bands_and_hop(network: nn.Module) -> tuple[int, int]:
+    """Mel bands that a HiFi-GAN or BigVGAN reads, and samples that it writes for each column."""
+    config: Any = network.config
+    bands = config.num_mels if "num_mels" in config else config.model_in_dim
+    return int(bands), math.prod(config.upsample_rates)
+
+
+def load_vocoder(
+    name_or_path: str | Path, clip: ClipSpec, spectrogram: SpectrogramSpec | None = None
+) -> Vocoder:
+    """Loads a vocoder, in eval mode, float32; weights from safetensors only.
+
+    Args:
+        name_or_path: A folder or a name on the Hugging Face hub, of HiFi-GAN (transformers),
+            BigVGAN (diffusers) or one of this project's vocoders, itself or in the sub-folder
+            `vocoder`.
+        clip: What is to sound. A BigVGAN's files do not tell its sample rate: it is taken to be
+            that of these clips.
+        spectrogram: What a HiFi-GAN or BigVGAN was trained on; None: the clips' spectrograms. This
+            project's own vocoders say it themselves.
+
+    Raises:
+        UserError: Nothing usable is there, or it does not read such spectrograms.
+    """
+    name = str(name_or_path)
+    config, subfolder = _read_config(name)
+    architecture = config.get("_class_name") or (config.get("architectures") or [None])[0]
+    own = {cls.__name__: cls for cls in (FourierVocoder, PretrainedVocoder)}
+    network_class = own.get(architecture) or _network_class(str(architecture))
+    try:
+        network, info = network_class.from_pretrained(
+            name,
+            **({"subfolder": subfolder} if subfolder else {}),
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+    except (OSError, SafetensorError, RuntimeError, ValueError) as error:
+        raise UserError(f"{name}: the vocoder's weights cannot be read: {error}") from error
+    wrong = sorted(map(str, [*info["missing_keys"], *info["unexpected_keys"]]))
+    if wrong:
+        raise UserError(
+            f"{name}: the weights do not fit config.json: {len(wrong)} tensors are missing or "
+            f"unknown, for example {wrong[0]!r}"
+        )
+    if architecture in own:
+        return network.float().eval()
+    if architecture == "SpeechT5HifiGan":
+        network_config = network.config.to_diff_dict()
+        sample_rate = network.config.sampling_rate
+    else:
+        sample_rate = clip.filterbank_rate
+        network_config = {k: v for k, v in network.config.items() if not k.startswith("_")}
+    described = (spectrogram or clip.spectrogram).model_dump(mode="json")
+    vocoder = PretrainedVocoder(str(architecture), network_config, described, sample_rate)
+    vocoder.network.load_state_dict(network.state_dict())
+    return vocoder.eval()
+
+
+def _network_class(architecture: str) -> Any:
+    if architecture not in NEEDED:
+        raise UserError(
+            f"{architecture} is no vocoder that is known here ({', '.join(NEEDED)}, FourierVocoder)"
+        )
+    try:
+        if architecture == "SpeechT5HifiGan":
+            from transformers.models.speecht5.modeling_speecht5 import SpeechT5HifiGan
+
+            return SpeechT5HifiGan
+        from diffusers.models.autoencoders.mmaudio_vocoder import MMAudioVocoder
+
+        return MMAudioVocoder
+    except ImportError as error:
+        raise UserError(
+            f"the vocoder {architecture} needs {NEEDED[architecture]} ({error})"
+        ) from error
+
+
+def _read_config(name: str) -> tuple[dict[str, Any], str | None]:
+    """config.json of a folder or hub name, or of its sub-folder `vocoder`."""
+    reason: Exception | None = None
+    for subfolder in (None, "vocoder"):
+        try:
+            return PretrainedVocoder.load_config(name, subfolder=subfolder), subfolder
+        except (OSError, ValueError) as error:
+            reason = error
+    raise UserError(
+        f"{name!r} is neither a folder here with a vocoder nor one that the Hugging Face hub gave us "
+        f"({str(reason).strip().partition(chr(10))[0]})"
+    )
