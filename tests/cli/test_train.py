@@ -60,6 +60,9 @@ def test_finished_run_is_left_as_it_is(run_folder: Path, clip_folder: Path) -> N
         ("generator.autoencoder=/nowhere", "/nowhere"),
         ("generator.schedule.kind=straight", "generator.schedule: kind: 'straight' is wrong"),
         ("sample.scheduler=magic", "unknown scheduler 'magic'"),
+        ("vocoder.model.wdth=3", "vocoder.model.wdth: unknown key, did you mean width?"),
+        ("vocoder.model.subcolumns=7", "must divide hop_length 100"),
+        ("vocoder.mdl.width=3", "vocoder.mdl: unknown key, did you mean model?"),
     ],
 )
 def test_wrong_setting_of_any_job_is_refused_before_the_first_one_starts(
@@ -117,6 +120,9 @@ def test_what_does_not_go_together_is_a_sentence(
     assert "device meta" in mmldm("train", clip_folder, *words, "--device", "meta").complaint()
     assert "needs --config" in mmldm("train", "vae", "--out", out).complaint()
     assert "no clips" in mmldm("train", "vae", *words).complaint()
+    without = ("--set", "vocoder=null", "--set", f"data.folder={clip_folder}")
+    complaint = mmldm("train", "vocoder", *words, *without).complaint()
+    assert "the recipe has no vocoder section" in complaint
     assert not out.exists()
 
 
@@ -180,6 +186,9 @@ def test_dry_run_prints_the_recipe_and_writes_nothing(
     recipe_text, _, table = out.partition(f"{clip_folder}: 10 media files")
     assert yaml.safe_load(recipe_text) == load_config(recipe, ["seed=5"]).model_dump(mode="json")
     assert "image latents audio (1, 4, 8, 8), video (4, 4, 8, 8)" in table
+    assert [line.split()[0] for line in table.splitlines()[-4:]] == [
+        "vae", "autoencoder", "generator", "vocoder",
+    ]  # fmt: skip
     assert list(tmp_path.iterdir()) == []
 
 
