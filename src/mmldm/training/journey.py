@@ -181,7 +181,9 @@ class Journey:
         assert job is not None, "the caller asks for jobs of the recipe only"
         if job.train is None:
             if self.process.is_main:
-                build_vocoder(job, clip).save_pretrained(self.folder.export("vocoder"))
+                build_vocoder(job, clip, self.config.seed).save_pretrained(
+                    self.folder.export("vocoder")
+                )
             result = None
         else:
             stage = VocoderStage(self.config, job, job.train, self.manifest, self.process.device)

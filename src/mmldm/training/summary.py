@@ -163,7 +163,7 @@ def _vocoder(config: RunConfig) -> tuple[list[Part], list[Job]]:
         return [], []
     with FakeTensorMode(allow_non_fake_inputs=True), _section("vocoder.model"):
         with unset_fake_temporarily():
-            vocoder = build_vocoder(job, config.clip)
+            vocoder = build_vocoder(job, config.clip, config.seed)
         spec = vocoder.spectrogram
         columns = config.clip.model_copy(update={"spectrogram": spec}).num_columns
         flops, _ = _flops(lambda: vocoder(torch.empty(1, spec.num_mels, columns)))

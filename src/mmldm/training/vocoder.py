@@ -75,8 +75,7 @@ class VocoderStage:
     ) -> None:
         self.job, self.spec, self.seed, self.device = job, config.clip, config.seed, device
         self.manifest, self.train_config = manifest, train_config
-        torch.manual_seed(config.seed)
-        self.vocoder = build_vocoder(job, self.spec).to(device).train()
+        self.vocoder = build_vocoder(job, self.spec, config.seed).to(device).train()
         self.turns: dict[str, nn.Module] = {
             "model": VocoderTurn(self.vocoder, self.spec, job.loss).to(device)
         }
@@ -145,7 +144,7 @@ class VocoderStage:
         self.vocoder.save_pretrained(folder)
 
 
-def build_vocoder(job: VocoderConfig, clip: ClipSpec) -> Vocoder:
+def build_vocoder(job: VocoderConfig, clip: ClipSpec, seed: int) -> Vocoder:
     """The vocoder a recipe asks for: a pretrained one, or our own, untrained.
 
     Raises:
@@ -162,4 +161,5 @@ def build_vocoder(job: VocoderConfig, clip: ClipSpec) -> Vocoder:
         spectrogram=clip.spectrogram.model_dump(mode="json"),
         sample_rate=clip.filterbank_rate,
     )
+    torch.manual_seed(seed)
     return FourierVocoder(**arguments)
