@@ -181,26 +181,24 @@ class Journey:
         assert job is not None, "the caller asks for jobs of the recipe only"
         if job.train is None:
             if self.process.is_main:
-                build_vocoder(job, clip, self.config.seed).save_pretrained(
-                    self.folder.export("vocoder")
-                )
-            result = None
-        else:
-            stage = VocoderStage(self.config, job, job.train, self.manifest, self.process.device)
-            result = self._train(stage, job.train)
-            if result.export is None:
-                return result
-        self._publish()
+                vocoder = build_vocoder(job, clip, self.config.seed)
+                vocoder.save_pretrained(self.folder.export("vocoder"))
+                self._publish()
+            self.process.from_main(0)
+            return None
+        stage = VocoderStage(self.config, job, job.train, self.manifest, self.process.device)
+        result = self._train(stage, job.train)
+        if result.export is not None:
+            self._publish()
         return result
 
     def _publish(self) -> None:
-        """Writes model/: what the generator job exported, and the vocoder where both are finished."""
+        """Writes model/: the generator job's export, and the vocoder where both are finished. Rank 0 only."""
         generator, vocoder = self.folder.export("generator"), self.folder.export("vocoder")
-        if self.process.is_main and generator.is_dir():
+        if generator.is_dir():
             replace_folder(generator, self.folder.model)
             if self.config.vocoder is not None and vocoder.is_dir():
                 add_vocoder(vocoder, self.folder.model, self.config.clip)
-        self.process.from_main(0)
 
     def _train(self, stage: Stage, train_config: TrainConfig) -> TrainResult:
         return train(
