@@ -5,4 +5,4 @@
 # Environment: GPUS (1), CLIPS to sample (2048). The same command resumes wherever it stopped.
 set -euo pipefail
 source "$(dirname "$0")/paper.sh"
-reproduce aist "$1/train" "${@:2}"
+reproduce aist "${1:?DATA is missing}/train" "${2:?OUT is missing}" "${@:3}"

@@ -4,4 +4,4 @@
 # Environment: GPUS (1), CLIPS to sample (2048). The same command resumes wherever it stopped.
 set -euo pipefail
 source "$(dirname "$0")/paper.sh"
-reproduce landscape "$1/train" "${@:2}"
+reproduce landscape "${1:?DATA is missing}/train" "${2:?OUT is missing}" "${@:3}"

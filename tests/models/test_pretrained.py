@@ -220,6 +220,12 @@ def test_kl_vae_with_a_missing_or_foreign_tensor_is_refused_by_name(tmp_path: Pa
         load_image_vae(tmp_path / "vae.safetensors")
 
 
+def test_single_file_of_a_diffusers_vae_is_sent_back_to_its_folder(tmp_path: Path) -> None:
+    small_kl_vae().save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="give the folder, whose config.json"):
+        load_image_vae(tmp_path / "diffusion_pytorch_model.safetensors")
+
+
 def small_kl_vae(
     widths: tuple[int, ...] = (32, 64), layers: int = 2, channels: int = 4
 ) -> AutoencoderKL:

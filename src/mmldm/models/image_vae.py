@@ -275,6 +275,10 @@ def _kl_vae(widths: tuple[int, ...], layers_per_block: int, latent_channels: int
 def _from_file(path: str | Path) -> TinyImageAutoencoder | AutoencoderKL:
     """One file: a KL-VAE of the original layout, alone or inside a whole model, or TAESD's."""
     tensors = read_tensors(path)
+    if "encoder.conv_norm_out.weight" in tensors:
+        raise UserError(
+            f"{path} is a file of a diffusers folder: give the folder, whose config.json belongs to it."
+        )
     prefix = next(
         (p for p in ("", *LDM_VAE_KEYS) if f"{p}encoder.down.0.block.0.conv1.weight" in tensors),
         None,

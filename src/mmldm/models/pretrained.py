@@ -73,13 +73,8 @@ def initialise_decoder(autoencoder: MultiModalAutoencoder, source: str) -> LoadR
         UserError: It cannot be read, its architecture differs (every differing tensor or setting is
             named), or this autoencoder folds cells in front of its U-Net.
     """
+    refuse_folding(autoencoder)
     decoder = autoencoder.decoder
-    fold = autoencoder.config.decoder_patch_size
-    if fold != 1:
-        raise UserError(
-            f"decoder_init: a pretrained U-Net reads image latents cell by cell, so "
-            f"decoder_patch_size must be 1, not {fold}."
-        )
     if is_file_name(source):
         tensors, unexpected = _from_file(source, decoder.config)
     else:
@@ -94,6 +89,20 @@ def initialise_decoder(autoencoder: MultiModalAutoencoder, source: str) -> LoadR
         new=tuple(name for name in autoencoder.state_dict() if name not in set(loaded)),
         unexpected=tuple(sorted({*unexpected, *(tensors.keys() - own)})),
     )
+
+
+def refuse_folding(autoencoder: MultiModalAutoencoder) -> None:
+    """Refuses an autoencoder that folds cells in front of its U-Net, which no published one expects.
+
+    Raises:
+        UserError: It does.
+    """
+    fold = autoencoder.config.decoder_patch_size
+    if fold != 1:
+        raise UserError(
+            f"decoder_init: a pretrained U-Net reads image latents cell by cell, so "
+            f"decoder_patch_size must be 1, not {fold}."
+        )
 
 
 def require_unet(source: str) -> None:

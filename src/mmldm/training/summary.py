@@ -24,6 +24,7 @@ from mmldm.models.autoencoder import MultiModalAutoencoder
 from mmldm.models.discriminator import TupleDiscriminator
 from mmldm.models.generator import JointGenerator
 from mmldm.models.image_vae import load_image_vae
+from mmldm.models.pretrained import refuse_folding
 from mmldm.training.autoencoder import autoencoder_arguments
 from mmldm.training.generator import generator_arguments
 from mmldm.training.muon import hidden_weights
@@ -127,6 +128,8 @@ def summarise(config: RunConfig, num_classes: int) -> Summary:
     with FakeTensorMode():
         with _section("autoencoder.model"):
             autoencoder = _autoencoder(config, shape, num_classes)
+            if config.autoencoder.decoder_init is not None:
+                refuse_folding(autoencoder)
             latents: AV[Any] = autoencoder.latent_shapes
         critics = []
         if config.autoencoder.critic is not None:
