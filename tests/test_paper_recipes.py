@@ -70,6 +70,14 @@ def test_recipes_differ_in_what_the_paper_and_the_data_say_alone() -> None:
     assert landscape.autoencoder.loss.kl == 1e-9
 
 
+@pytest.mark.parametrize("name", CLASSES)
+def test_batches_divide_over_eight_gpus_as_documented(name: str) -> None:
+    recipe = load_config(ROOT / "configs" / f"{name}.yaml")
+    passes = {"vae": 1, "autoencoder": 2, "generator": recipe.generator.train.accumulate}
+    for job, accumulate in passes.items():
+        assert getattr(recipe, job).train.batch_size % (8 * accumulate) == 0
+
+
 def narrow(weights: Path) -> list[str]:
     """The recipe's form at a width that a test can afford; everything not named stays as it is."""
     save_narrow_weights(weights)
