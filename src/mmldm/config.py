@@ -7,6 +7,7 @@ are the keyword arguments of a component's constructor, which is the only home o
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -39,12 +40,26 @@ class DataConfig(Section):
 
     folder: str | None = None
     """Clip folder or manifest; None: the one named on the command line."""
+    class_pattern: str | None = None
+    """Regular expression searched in a clip's path below the folder, whose first group names its class;
+    None: the first folder does."""
     held_out: float = Field(0.1, ge=0, lt=1)
     seed: int = Field(0, ge=0)
     workers: int = Field(2, ge=0)
     windows_per_clip: int = Field(1, gt=0)
     """Fixed windows cached per clip, evenly spread over its length."""
     skip_silent: bool = False
+
+    @field_validator("class_pattern")
+    @classmethod
+    def _has_a_group(cls, pattern: str | None) -> str | None:
+        try:
+            groups = 1 if pattern is None else re.compile(pattern).groups
+        except re.error as error:
+            raise ValueError(f"{pattern!r} is no regular expression: {error}") from error
+        if not groups:
+            raise ValueError(f"{pattern!r} has no (group) that would name the class")
+        return pattern
 
 
 class TrainConfig(Section):
@@ -159,6 +174,11 @@ class AutoencoderConfig(Section):
     """The multi-modal autoencoder; `image_vae` None: this run's own VAE job."""
 
     image_vae: str | None = None
+    decoder_init: str | None = None
+    """Pretrained U-Net that the signal decoder starts from (folder, file or hub name)."""
+    latent_scale: float | None = Field(None, gt=0)
+    """Image latents are multiplied by it (0.18215: what Stable Diffusion's U-Net was trained on); None:
+    standardised per channel and modality by the training split's statistics."""
     schedule: dict[str, Any]
     model: dict[str, Any]
     target_frames: int = Field(2, gt=0)

@@ -20,6 +20,12 @@ def test_scan_counts_clips_and_writes_the_manifest(clip_folder: Path, tmp_path: 
     assert len(Manifest.load(path).usable) == 10
 
 
+def test_scan_finds_classes_by_a_pattern(clip_folder: Path) -> None:
+    words = ("--frames", 4, "--workers", 1, "--class-pattern", "(oo|las)")
+    out = mmldm("scan", clip_folder, *words).succeeded()
+    assert "class las: 5 clips" in out and "class oo: 5 clips" in out
+
+
 def test_scan_says_why_nothing_can_be_used(tmp_path: Path) -> None:
     (tmp_path / "a.mp4").write_text("not a video")
     assert "skipped, unreadable: 1 (such as a.mp4)" in mmldm("scan", tmp_path).succeeded()
@@ -32,6 +38,7 @@ def test_scan_says_why_nothing_can_be_used(tmp_path: Path) -> None:
         ((".",), "holds no media files"),
         ((".", "--fps", "0"), "a training window: fps: 0.0 is wrong"),
         ((".", "--fps", "nan"), "a training window: fps"),
+        ((".", "--class-pattern", "["), "class_pattern: '[' is no regular expression"),
         ((".", "--out", "file/manifest.jsonl"), "is not a folder"),
     ],
 )

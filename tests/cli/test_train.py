@@ -55,6 +55,7 @@ def test_finished_run_is_left_as_it_is(run_folder: Path, clip_folder: Path) -> N
         ("autoencoder.image_vae=/nowhere", "'/nowhere' is neither a folder here"),
         ("generator.model.heads=7", "must be a multiple of 7 heads"),
         ("generator.model.null_stream=zeros", "null_stream 'zeros' must be 'renoised' or 'noise'"),
+        ("autoencoder.decoder_init=sd", "decoder_patch_size must be 1, not 2"),
         ("autoencoder.target_frames=5", "target_frames 5 exceeds clip.num_frames 4"),
         ("generator.model.heds=7", "generator.model.heds: unknown key, did you mean heads?"),
         ("generator.autoencoder=/nowhere", "/nowhere"),

@@ -221,6 +221,13 @@ def test_nothing_is_held_out_when_asked() -> None:
     assert set(splits(rows_named([f"{n}" for n in range(50)]), 0.0).values()) == {"train"}
 
 
+def test_pattern_finds_the_class_in_a_file_name(tmp_path: Path, clip_file: Path) -> None:
+    for name in ("gBR_sBM_c01_d04_mBR0_ch01", "gHO_sFM_c01_d20_mHO5_ch02", "unnamed"):
+        shutil.copy(clip_file, tmp_path / f"{name}.mp4")
+    manifest = scan(tmp_path, SPEC, class_pattern="_m([A-Z]{2}[0-9])_")
+    assert [row.class_name for row in manifest.rows] == ["BR0", "HO5", None]
+
+
 def test_summary_names_counts_reasons_and_warnings(folder: Path) -> None:
     text = scan(folder, SPEC, held_out=0.0).summary()
     for part in (
@@ -230,7 +237,7 @@ def test_summary_names_counts_reasons_and_warnings(folder: Path) -> None:
         "unreadable: 2 (such as drum/broken.mp4)",
         "ignored, link: 1",
         "nothing is held out",
-        "do not; the latter have no class",
+        "some clips have a class and some have none",
     ):
         assert part in text
 

@@ -118,6 +118,21 @@ def test_model_turn_does_not_own_the_critic_or_the_image_vae(stage: AutoencoderS
     assert not owned & {id(p) for p in stage.vae.parameters()}
 
 
+def test_latent_scale_takes_the_place_of_fitted_statistics(finished: Journey) -> None:
+    recipe = smallest_recipe()
+    section = recipe.autoencoder.model_copy(update={"latent_scale": 0.18215})
+    caches = Splits.open(finished.folder.cache("image_latents"))
+    stage = AutoencoderStage(
+        recipe.model_copy(update={"autoencoder": section}),
+        load_image_vae(finished.folder.export("vae")),
+        caches,
+        torch.device("cpu"),
+    )
+    raw = caches.train[torch.tensor([0])]["video_mean"].float()
+    assert torch.allclose(stage.codec.normalise(raw, "video"), 0.18215 * raw)
+    assert stage.autoencoder.image_statistics.audio.std == (1 / 0.18215,) * 4
+
+
 def test_critic_stays_out_before_its_start_step(stage: AutoencoderStage) -> None:
     assert stage.active_turns(0) == ("model",)
     assert stage.active_turns(1) == ("model", "critic")

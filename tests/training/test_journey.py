@@ -1,6 +1,7 @@
 """The three jobs in one run folder, from clips to a model that generates."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from mmldm.data.latents import Splits
 from mmldm.data.manifest import Manifest
 from mmldm.errors import UserError
+from mmldm.models.signal_decoder import SignalDecoder
 from mmldm.pipelines.sounding_video import SoundingVideoPipeline
 from mmldm.training.journey import JOBS, Journey, find_manifest
 from mmldm.training.report import METRICS, read_metrics
@@ -67,6 +69,44 @@ def test_paper_form_trains_with_the_same_code(manifest: Manifest, tmp_path: Path
     pipeline.set_progress_bar_config(disable=True)
     assert pipeline.autoencoder.latent_shapes == ((4, 1, 4, 4), (4, 1, 4, 4))
     assert pipeline.decoder_scheduler.config.prediction_type == "epsilon"
+    assert len(pipeline(num_samples=1, seed=0).clips) == 1
+
+
+def test_decoder_starts_from_a_pretrained_unet_that_a_resumed_run_does_not_need(
+    manifest: Manifest, tmp_path: Path
+) -> None:
+    recipe = smallest_recipe(steps=2, critic=False, paper_form=True)
+    sizes = recipe.autoencoder.model["decoder_config"]
+    SignalDecoder.from_sizes(channels=4, **sizes).save_pretrained(tmp_path / "sd" / "unet")
+    section = recipe.autoencoder.model_copy(update={"decoder_init": str(tmp_path / "sd")})
+    recipe = recipe.model_copy(update={"autoencoder": section})
+    run = journey(recipe, manifest, tmp_path / "run")
+    run.run("vae")
+    run.run("autoencoder")
+    (tmp_path / "sd").rename(tmp_path / "gone")
+    run.run("autoencoder")
+    lines = (run.folder.job("autoencoder") / "train.log").read_text().splitlines()
+    loaded = [line for line in lines if "signal decoder from" in line]
+    assert len(loaded) == 1
+    assert "0 unexpected" in loaded[0]
+    with pytest.raises(UserError, match="neither a folder here nor a name"):
+        journey(recipe, manifest, tmp_path / "another").run("vae")
+
+
+def test_generator_whose_rows_all_forget_their_class_has_none(
+    finished: Journey, manifest: Manifest, tmp_path: Path
+) -> None:
+    recipe = smallest_recipe(steps=1)
+    section = recipe.generator.model_copy(
+        update={"class_dropout": 1.0, "autoencoder": str(finished.folder.export("autoencoder"))}
+    )
+    run = journey(recipe.model_copy(update={"generator": section}), manifest, tmp_path)
+    shutil.copytree(finished.folder.export("vae"), run.folder.export("vae"))
+    run.run("generator")
+    pipeline = SoundingVideoPipeline.from_pretrained(run.folder.model)
+    pipeline.set_progress_bar_config(disable=True)
+    assert pipeline.class_names == ()
+    assert pipeline.autoencoder.config.num_classes == 2
     assert len(pipeline(num_samples=1, seed=0).clips) == 1
 
 

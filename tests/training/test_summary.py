@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmldm.config import RunConfig
@@ -31,7 +32,8 @@ def test_parameters_and_flops_are_those_of_the_trained_model(finished: Journey) 
     ):
         assert parts[name].parameters == sum(p.numel() for p in network.parameters())
     z = AV(*(torch.zeros(1, *shape) for shape in pipeline.autoencoder.latent_shapes))
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+    plain = sdpa_kernel(SDPBackend.MATH)
+    with plain, FlopCounterMode(display=False) as counter, torch.no_grad():
         pipeline.generator(z, torch.zeros(1, dtype=torch.long))
     assert parts["generator, one step"].flops == counter.get_total_flops() > 0
     images = torch.zeros(5, 3, 32, 32)
@@ -59,6 +61,38 @@ def test_checkpoints_are_as_large_as_predicted(finished: Journey) -> None:
             for path in newest.glob("*.safetensors")
         )
         assert job.checkpoint_bytes == pytest.approx(size - headers, rel=0.02), name
+
+
+def test_memory_held_while_training_is_that_of_the_real_tensors(finished: Journey) -> None:
+    """What the checkpoint holds, a gradient per trained weight, and the frozen networks."""
+    jobs = {job.name: job for job in summarise(finished.config, 2).jobs}
+    pipeline = SoundingVideoPipeline.from_pretrained(finished.folder.model)
+    sizes = {
+        name: sum(p.numel() for p in network.parameters())
+        for name, network in pipeline.components.items()
+        if isinstance(network, torch.nn.Module)
+    }
+    assert jobs["vae"].memory_bytes - jobs["vae"].checkpoint_bytes == 4 * sizes["vae"]
+    beside = 4 * (sizes["generator"] + sizes["autoencoder"] + sizes["vae"])
+    assert jobs["generator"].memory_bytes - jobs["generator"].checkpoint_bytes == beside
+
+
+def test_fused_attention_is_counted() -> None:
+    recipe = smallest_recipe()
+    encoder = recipe.autoencoder.model["audio_encoder_config"]
+    flops = []
+    for attention in (False, True):
+        model = {
+            **recipe.autoencoder.model,
+            "audio_encoder_config": {**encoder, "spatial_attention": attention},
+        }
+        parts = {
+            p.name: p.flops for p in summarise(changed(recipe, "autoencoder", model=model), 0).parts
+        }
+        flops.append(parts["autoencoder, encode"])
+    cells, width = 64, 16
+    projections = 4 * cells * width * width
+    assert flops[1] - flops[0] == 2 * (projections + 2 * cells * cells * width)
 
 
 def test_a_large_recipe_is_counted_without_its_memory() -> None:

@@ -21,15 +21,23 @@ def scan(
     skip_silent: Annotated[
         bool, typer.Option("--skip-silent", help="Reject clips whose sound is silence.")
     ] = False,
+    class_pattern: Annotated[
+        str | None,
+        typer.Option(
+            metavar="REGEX", help="Its first group, found in a clip's path, names the class."
+        ),
+    ] = None,
     frames: Annotated[int, typer.Option(min=1, help="Frames a training window needs.")] = 16,
     fps: Annotated[float, typer.Option(help="Frames per second of a training window.")] = 10.0,
 ) -> None:
     """Decodes every clip once and says what can be used, what not, and why."""
+    from mmldm.config import DataConfig
     from mmldm.data.manifest import scan as scan_folder
     from mmldm.strict import parse
     from mmldm.types import ClipSpec
 
     spec = parse(ClipSpec, {"num_frames": frames, "fps": fps}, "a training window")
+    data = parse(DataConfig, {"class_pattern": class_pattern}, "--class-pattern")
     if out is not None:
         require_writable(out.parent)
     with ProgressLine() as line:
@@ -39,6 +47,7 @@ def scan(
             workers=workers,
             held_out=held_out,
             skip_silent=skip_silent,
+            class_pattern=data.class_pattern,
             progress=lambda done, total: line("scan", done, total),
         )
     typer.echo(manifest.summary())

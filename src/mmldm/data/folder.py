@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,11 +23,16 @@ MEDIA_SUFFIXES = frozenset(
 )
 
 
-def find_media(root: Path) -> tuple[list[dict[str, Any]], dict[str, int]]:
+def find_media(
+    root: Path, class_pattern: str | None = None
+) -> tuple[list[dict[str, Any]], dict[str, int]]:
     """Media files under `root`, sorted by path, and the number of files ignored by cause.
 
-    Hidden files and folders, links to folders and links to files outside `root` are ignored. The
-    first folder below `root` names the class.
+    Hidden files and folders, links to folders and links to files outside `root` are ignored.
+
+    Args:
+        class_pattern: Regular expression searched in the path below `root`; its first group names
+            the class. None: the first folder below `root` does.
     """
     ignored: Counter[str] = Counter()
     found = []
@@ -45,9 +51,20 @@ def find_media(root: Path) -> tuple[list[dict[str, Any]], dict[str, int]]:
                 ignored["link"] += 1
             else:
                 relative = path.relative_to(root)
-                class_name = relative.parts[0] if len(relative.parts) > 1 else None
-                found.append({"path": relative.as_posix(), "class_name": class_name})
+                found.append(
+                    {
+                        "path": relative.as_posix(),
+                        "class_name": _class_name(relative, class_pattern),
+                    }
+                )
     return sorted(found, key=lambda entry: entry["path"]), {k: n for k, n in ignored.items() if n}
+
+
+def _class_name(relative: Path, pattern: str | None) -> str | None:
+    if pattern is not None:
+        match = re.search(pattern, relative.as_posix())
+        return (match[1] or None) if match else None
+    return relative.parts[0] if len(relative.parts) > 1 else None
 
 
 def read_list(path: Path) -> list[dict[str, Any]]:

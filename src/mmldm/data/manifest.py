@@ -174,6 +174,7 @@ def scan(
     skip_silent: bool = False,
     held_out: float = 0.1,
     seed: int = 0,
+    class_pattern: str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Manifest:
     """Decodes every media file of a folder, each in a worker that may hang or die.
@@ -186,6 +187,7 @@ def scan(
         skip_silent: Skip files whose sound is digital silence.
         held_out: Share of the clips kept from training.
         seed: Of the split. A file keeps its split when others come or go.
+        class_pattern: Where a folder's classes are in its file names, see `find_media`.
         progress: Called with (files done, files in all).
 
     Raises:
@@ -195,7 +197,7 @@ def scan(
     limits = limits or Limits()
     if source.is_dir():
         root = source
-        entries, ignored = find_media(source)
+        entries, ignored = find_media(source, class_pattern)
     elif source.is_file():
         root = source.parent
         entries, ignored = read_list(source), {}
@@ -315,7 +317,7 @@ def _summary_lines(manifest: Manifest) -> Iterator[str]:
     if usable and not held_out:
         yield "  warning: nothing is held out; measurements will be on training clips"
     if any(row.class_name for row in usable) and any(row.class_name is None for row in usable):
-        yield "  warning: some clips lie in class folders and some do not; the latter have no class"
+        yield "  warning: some clips have a class and some have none"
 
 
 def _seconds(rows: list[Row]) -> float:

@@ -7,22 +7,31 @@ audio images share one network. `encode(x).latent_dist` has `mean`, `logvar`, `s
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TypeAlias
 
 import torch
 import torch.nn.functional as F
 from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.loaders.single_file_utils import LDM_VAE_KEYS, convert_ldm_vae_checkpoint
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.autoencoders.vae import DecoderOutput, DiagonalGaussianDistribution
 from diffusers.models.modeling_outputs import AutoencoderKLOutput
 from diffusers.models.modeling_utils import ModelMixin
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from mmldm.errors import UserError
 from mmldm.models.layers import ResBlock, group_norm
+from mmldm.models.weights import (
+    find_config,
+    is_file_name,
+    load_exactly,
+    read_tensors,
+    refuse_differences,
+    rename_original,
+)
 
 
 class PatchAutoencoderKL(ModelMixin, ConfigMixin):
@@ -139,31 +148,19 @@ class TinyImageAutoencoder(ModelMixin, ConfigMixin):
         return DecoderOutput(sample=2 * self.decoder(z) - 1)
 
     @classmethod
-    def from_file(cls, path: str | Path) -> TinyImageAutoencoder:
-        """Reads one .safetensors file with `encoder.*` and `decoder.*` tensors, as float32.
+    def from_tensors(cls, state: dict[str, Tensor], where: str) -> TinyImageAutoencoder:
+        """Built from a file's `encoder.*` and `decoder.*` tensors, as float32.
 
         Raises:
-            UserError: The file is not of this layout; the missing and unexpected tensors are named.
+            UserError: They are not of this layout; the missing and unexpected ones are named, and
+                the file, `where`.
         """
-        try:
-            state = load_file(path)
-        except (OSError, SafetensorError) as error:
-            raise UserError(f"{path} is not a readable safetensors file: {error}") from error
         last = state.get("encoder.14.bias")
         model = cls(
             latent_channels=4 if last is None else len(last),
             midblock_norm=any(".pool." in key for key in state),
         )
-        expected = model.state_dict()
-        _refuse_differences(
-            str(path),
-            missing=sorted(set(expected) - set(state)),
-            unexpected=sorted(set(state) - set(expected)),
-            mismatched=sorted(
-                key for key in set(state) & set(expected) if state[key].shape != expected[key].shape
-            ),
-        )
-        model.load_state_dict(state)
+        load_exactly(model, state, where)
         return model.eval()
 
 
@@ -211,24 +208,16 @@ def load_image_vae(name_or_path: str | Path) -> ImageVAE:
 
     Args:
         name_or_path: A folder written by `save_pretrained` (ours or `AutoencoderKL`), a pipeline
-            folder with a `vae` sub-folder, one `.safetensors` file in TAESD layout, or a name on
-            the Hugging Face hub.
+            folder with a `vae` sub-folder, a name of either on the Hugging Face hub, or one
+            `.safetensors` file: TAESD's layout, or the original one of a KL-VAE, alone or inside
+            a whole Stable Diffusion model (`first_stage_model.*`).
 
     Raises:
         UserError: Nothing usable is there; the sentence names what is missing.
     """
-    path = Path(name_or_path)
-    if path.suffix == ".safetensors":
-        return TinyImageAutoencoder.from_file(path)
-    subfolder = None
-    if path.is_dir():
-        if not (path / "config.json").is_file():
-            subfolder = "vae"
-        if not (path / (subfolder or "") / "config.json").is_file():
-            raise UserError(
-                f"{path} holds no image VAE: neither config.json nor vae/config.json is there."
-            )
-    config, subfolder = _read_config(str(name_or_path), subfolder)
+    if is_file_name(name_or_path):
+        return _from_file(name_or_path)
+    config, subfolder = find_config(str(name_or_path), "vae", "image VAE")
     cls = _CLASSES.get(str(config.get("_class_name")))
     if cls is None:
         raise UserError(
@@ -248,7 +237,7 @@ def load_image_vae(name_or_path: str | Path) -> ImageVAE:
         raise UserError(
             f"{name_or_path}: the image VAE's weights cannot be read: {error}"
         ) from error
-    _refuse_differences(
+    refuse_differences(
         str(name_or_path),
         missing=info["missing_keys"],
         unexpected=info["unexpected_keys"],
@@ -257,28 +246,56 @@ def load_image_vae(name_or_path: str | Path) -> ImageVAE:
     return model.eval()
 
 
-def _read_config(name: str, subfolder: str | None) -> tuple[dict, str | None]:
-    """config.json of a folder or hub name, looking into `vae` when the root has none."""
-    reasons = []
-    for folder in (subfolder, "vae"):
-        try:
-            return PatchAutoencoderKL.load_config(name, subfolder=folder), folder
-        except (OSError, ValueError) as error:
-            reasons.append(str(error).strip().split("\n")[0])
-    raise UserError(
-        f"'{name}' is neither a folder here nor an image VAE that the Hugging Face hub gave us "
-        f"({reasons[-1]}). Give a folder, or download the model first."
+SD_IMAGE_VAES = frozenset(
+    {
+        "stabilityai/sd-vae-ft-mse",
+        "stabilityai/sd-vae-ft-ema",
+        "stable-diffusion-v1-5/stable-diffusion-v1-5",
+        "CompVis/stable-diffusion-v1-4",
+    }
+)
+"""Hub names whose image VAE is `sd_image_vae`."""
+
+
+def sd_image_vae() -> AutoencoderKL:
+    """Stable Diffusion's KL-VAE (f=8, 4 channels) as a network, without its published weights."""
+    return _kl_vae((128, 256, 512, 512), layers_per_block=2, latent_channels=4)
+
+
+def _kl_vae(widths: tuple[int, ...], layers_per_block: int, latent_channels: int) -> AutoencoderKL:
+    return AutoencoderKL(
+        block_out_channels=widths,
+        layers_per_block=layers_per_block,
+        latent_channels=latent_channels,
+        down_block_types=("DownEncoderBlock2D",) * len(widths),
+        up_block_types=("UpDecoderBlock2D",) * len(widths),
     )
 
 
-def _refuse_differences(
-    where: str, missing: list[str], unexpected: list[str], mismatched: list[str]
-) -> None:
-    problems = {"missing": missing, "unexpected": unexpected, "of the wrong shape": mismatched}
-    found = "; ".join(
-        f"{len(keys)} {what} ({', '.join(keys[:4])}{', ...' if len(keys) > 4 else ''})"
-        for what, keys in problems.items()
-        if keys
+def _from_file(path: str | Path) -> TinyImageAutoencoder | AutoencoderKL:
+    """One file: a KL-VAE of the original layout, alone or inside a whole model, or TAESD's."""
+    tensors = read_tensors(path)
+    if "encoder.conv_norm_out.weight" in tensors:
+        raise UserError(
+            f"{path} is a file of a diffusers folder: give the folder, whose config.json belongs to it."
+        )
+    prefix = next(
+        (p for p in ("", *LDM_VAE_KEYS) if f"{p}encoder.down.0.block.0.conv1.weight" in tensors),
+        None,
     )
-    if found:
-        raise UserError(f"{where} does not hold this image VAE: tensors {found}.")
+    if prefix is None:
+        return TinyImageAutoencoder.from_tensors(tensors, str(path))
+    # The file has no config; names and shapes say all but the 32 groups, which are fixed.
+    conv = re.compile(re.escape(prefix) + r"encoder\.down\.(\d+)\.block\.(\d+)\.conv1\.weight")
+    blocks = {tuple(map(int, m.groups())): m[0] for m in map(conv.fullmatch, tensors) if m}
+    vae = _kl_vae(
+        tuple(len(tensors[blocks[level, 0]]) for level, block in sorted(blocks) if block == 0),
+        layers_per_block=sum(level == 0 for level, _ in blocks),
+        latent_channels=tensors[f"{prefix}decoder.conv_in.weight"].shape[1],
+    )
+    parts = [
+        f"{prefix}{part}" for part in ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")
+    ]
+    renamed, left = rename_original(tensors, parts, convert_ldm_vae_checkpoint, vae.config)
+    load_exactly(vae, renamed, str(path), unexpected=left)
+    return vae.eval()

@@ -143,7 +143,7 @@ class AutoencoderStage:
     ) -> None:
         self.config, self.job, self.device, self.caches = config, config.autoencoder, device, caches
         self.vae = vae.to(device).eval().requires_grad_(False)
-        statistics = LatentStatistics.from_dict(caches.train.extra["statistics"])
+        statistics = image_statistics(config, caches.train)
         self.codec = ImageCodec(self.vae, statistics).to(device)
         self.autoencoder = build_autoencoder(config, caches.train).to(device).train()
         schedule = parse(ScheduleConfig, self.job.schedule, "autoencoder.schedule")
@@ -273,12 +273,21 @@ def autoencoder_arguments(
     )
 
 
+def image_statistics(config: RunConfig, cache: LatentCache) -> LatentStatistics:
+    """What makes image latents normal: one number of the recipe's, or the cache's statistics."""
+    scale = config.autoencoder.latent_scale
+    if scale is None:
+        return LatentStatistics.from_dict(cache.extra["statistics"])
+    channels = len(cache.extra["statistics"]["video"]["mean"])
+    return LatentStatistics.scalar(scale, channels)
+
+
 def build_autoencoder(config: RunConfig, cache: LatentCache) -> MultiModalAutoencoder:
     """A fresh autoencoder whose shapes and normalisation come from the cached image latents."""
     shape = tuple(cache[torch.zeros(1, dtype=torch.long)]["video_mean"].shape[2:])
     torch.manual_seed(config.seed)
     return MultiModalAutoencoder(
         **autoencoder_arguments(
-            config, shape, cache.extra["statistics"], len(cache.extra["classes"])
+            config, shape, image_statistics(config, cache).to_dict(), len(cache.extra["classes"])
         )
     )

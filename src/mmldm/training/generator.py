@@ -217,7 +217,8 @@ def generator_arguments(
         video_latent_shape=list(latent_shapes.video),
         duration=config.clip.duration,
         latent_statistics=statistics,
-        num_classes=classes if classes > 1 else 0,
+        # Rows that all forget their class teach nothing about it.
+        num_classes=classes if classes > 1 and config.generator.class_dropout < 1 else 0,
     )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import gc
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +33,7 @@ from mmldm.media.atomic import atomic_path
 from mmldm.models.autoencoder import MultiModalAutoencoder
 from mmldm.models.image_codec import ImageCodec
 from mmldm.models.image_vae import ImageVAE, load_image_vae
+from mmldm.models.pretrained import initialise_decoder, require_unet
 from mmldm.models.pretrained_vocoder import load_vocoder
 from mmldm.pipelines.sounding_video import SoundingVideoPipeline
 from mmldm.training.autoencoder import AutoencoderStage
@@ -121,6 +122,8 @@ class Journey:
 
     def _vae(self) -> TrainResult | None:
         job = self.config.vae
+        if self._decoder_init is not None:
+            require_unet(self._decoder_init)
         if job.train is None:
             if self.process.is_main:
                 build_vae(self.config).save_pretrained(self.folder.export("vae"))
@@ -133,7 +136,16 @@ class Journey:
         vae = self._load_vae()
         caches = self._image_latents()
         stage = AutoencoderStage(self.config, vae, caches, self.process.device)
-        return self._train(stage, self.config.autoencoder.train)
+        notes = []
+        if self._decoder_init is not None:
+            notes.append(str(initialise_decoder(stage.autoencoder, self._decoder_init)))
+        return self._train(stage, self.config.autoencoder.train, notes)
+
+    @property
+    def _decoder_init(self) -> str | None:
+        """Where the signal decoder starts from; None once the job has a checkpoint of its own."""
+        begun = any(self.folder.job("autoencoder").glob("checkpoints/*step_*"))
+        return None if begun else self.config.autoencoder.decoder_init
 
     def _generator(self) -> TrainResult:
         autoencoder = self._load_autoencoder()
@@ -156,16 +168,15 @@ class Journey:
             for job in ("autoencoder", "generator")
         }
         sample = self.config.sample
-        # One class says nothing: the networks are built without classes, too.
-        classes = self.manifest.classes if len(self.manifest.classes) > 1 else []
+        generator = build_generator(self.config, caches.train, len(self.manifest.classes))
         pipeline = SoundingVideoPipeline(
             vae=vae,
             autoencoder=autoencoder,
-            generator=build_generator(self.config, caches.train, len(classes)),
+            generator=generator,
             scheduler=make_scheduler(schedules["generator"], sample.scheduler),
             decoder_scheduler=make_scheduler(schedules["autoencoder"], "ddim"),
             clip_spec=self.config.clip.model_dump(mode="json"),
-            class_names=classes,
+            class_names=self.manifest.classes if generator.null_class else [],
             num_inference_steps=sample.num_inference_steps,
             decoder_steps=sample.decoder_steps,
             guidance_scale=sample.guidance_scale,
@@ -200,7 +211,9 @@ class Journey:
             if self.config.vocoder is not None and vocoder.is_dir():
                 add_vocoder(vocoder, self.folder.model, self.config.clip)
 
-    def _train(self, stage: Stage, train_config: TrainConfig) -> TrainResult:
+    def _train(
+        self, stage: Stage, train_config: TrainConfig, notes: Sequence[str] = ()
+    ) -> TrainResult:
         return train(
             stage,
             train_config,
@@ -208,6 +221,7 @@ class Journey:
             seed=self.config.seed,
             process=self.process,
             console=self.console,
+            notes=notes,
         )
 
     def _load_vae(self) -> ImageVAE:
@@ -278,6 +292,7 @@ def find_manifest(
         workers=max(1, data.workers),
         held_out=data.held_out,
         seed=data.seed,
+        class_pattern=data.class_pattern,
         skip_silent=data.skip_silent,
         progress=lambda done, total: progress("scan", done, total),
     )
@@ -321,7 +336,9 @@ def claim(
 
 def _selection(config: RunConfig) -> dict[str, Any]:
     """The settings that the manifest was made with."""
-    return {"data": config.data.model_dump(include={"held_out", "seed", "skip_silent"})}
+    return {
+        "data": config.data.model_dump(include={"held_out", "seed", "skip_silent", "class_pattern"})
+    }
 
 
 def replace_folder(source: Path, target: Path) -> None:

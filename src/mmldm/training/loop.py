@@ -7,7 +7,7 @@ saves and leaves. The host waits for the device only where it reports or saves.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -70,6 +70,7 @@ def train(
     seed: int,
     process: Process | None = None,
     console: Console | None = None,
+    notes: Sequence[str] = (),
 ) -> TrainResult:
     """Trains a stage to its last step, from the newest checkpoint in `folder` where there is one.
 
@@ -83,6 +84,7 @@ def train(
         seed: Source of every random number.
         process: This process; None: alone on the CPU.
         console: For progress; None: standard error.
+        notes: Sentences for the head of the log.
 
     Returns:
         Where it ended, and why.
@@ -97,7 +99,7 @@ def train(
             f"batch_size {config.batch_size} cannot be split over {process.world} processes "
             f"with accumulate {config.accumulate}"
         )
-    early: list[str] = []
+    early = list(notes)
     lock = run_lock(folder, early.append) if process.is_main else nullcontext()
     with lock, stop_signals(config.max_minutes, process) as stop:
         run = _Run(stage, config, folder, seed, process, early)

@@ -6,7 +6,7 @@ have shapes and no memory, so that a paper-sized recipe is cheap; only the image
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmldm.config import RunConfig, TrainConfig, bind, parse
@@ -23,6 +24,7 @@ from mmldm.models.autoencoder import MultiModalAutoencoder
 from mmldm.models.discriminator import TupleDiscriminator
 from mmldm.models.generator import JointGenerator
 from mmldm.models.image_vae import load_image_vae
+from mmldm.models.pretrained import refuse_folding
 from mmldm.training.autoencoder import autoencoder_arguments
 from mmldm.training.generator import generator_arguments
 from mmldm.training.muon import hidden_weights
@@ -56,11 +58,14 @@ class Job:
     Attributes:
         train: None: its network is used as it is.
         checkpoint_bytes: Tensors of one checkpoint: weights, their average, moments.
+        memory_bytes: What a process holds whatever its batch: those, gradients, frozen networks.
+            Activations come on top.
     """
 
     name: str
     train: TrainConfig | None
     checkpoint_bytes: int
+    memory_bytes: int
 
 
 @dataclass(frozen=True)
@@ -84,13 +89,18 @@ class Summary:
         for part in self.parts:
             count = "" if part.parameters is None else f"{part.parameters / 1e6:.3f} M"
             lines.append(f"  {part.name:<28}{count:>12}{part.flops / 1e9:>10.3f}")
-        lines += ["", f"{'jobs':<14}{'steps':>8}{'batch':>8}{'checkpoint':>14}"]
+        header = f"{'jobs':<14}{'steps':>8}{'batch':>8}{'checkpoint':>14}{'held in memory':>18}"
+        lines += ["", header]
         for job in self.jobs:
             if job.train is None:
                 lines.append(f"  {job.name:<12}{'none: taken as it is':>30}")
                 continue
-            size = f"{job.checkpoint_bytes / 2**20:.1f} MiB"
-            lines.append(f"  {job.name:<12}{job.train.steps:>8}{job.train.batch_size:>8}{size:>14}")
+            sizes = [f"{n / 2**20:.1f} MiB" for n in (job.checkpoint_bytes, job.memory_bytes)]
+            row = f"  {job.name:<12}{job.train.steps:>8}{job.train.batch_size:>8}"
+            lines.append(f"{row}{sizes[0]:>14}{sizes[1]:>18}")
+        lines.append(
+            "  held: weights, average, moments, gradients, frozen parts; activations come on top"
+        )
         return "\n".join(lines)
 
 
@@ -109,7 +119,7 @@ def summarise(config: RunConfig, num_classes: int) -> Summary:
     _check_schedules(config)
     with FakeTensorMode(allow_non_fake_inputs=True), _section("vae.model"):
         with unset_fake_temporarily():
-            trained_vae: Any = build_vae(config)
+            trained_vae: Any = build_vae(config, weights=False)
             source = config.autoencoder.image_vae
             vae = trained_vae if source is None else load_image_vae(source)
         image = torch.empty(1, 3, spec.height, spec.width)
@@ -119,6 +129,8 @@ def summarise(config: RunConfig, num_classes: int) -> Summary:
     with FakeTensorMode():
         with _section("autoencoder.model"):
             autoencoder = _autoencoder(config, shape, num_classes)
+            if config.autoencoder.decoder_init is not None:
+                refuse_folding(autoencoder)
             latents: AV[Any] = autoencoder.latent_shapes
         critics = []
         if config.autoencoder.critic is not None:
@@ -149,8 +161,8 @@ def summarise(config: RunConfig, num_classes: int) -> Summary:
         ),
         jobs=(
             _job("vae", config.vae.train, [trained_vae]),
-            _job("autoencoder", config.autoencoder.train, [autoencoder, *critics]),
-            _job("generator", config.generator.train, [generator]),
+            _job("autoencoder", config.autoencoder.train, [autoencoder, *critics], [vae]),
+            _job("generator", config.generator.train, [generator], [vae, autoencoder]),
             *vocoder_jobs,
         ),
     )
@@ -223,17 +235,23 @@ def _passes(
     return flops
 
 
-def _job(name: str, train: TrainConfig | None, networks: list[nn.Module]) -> Job:
+def _job(
+    name: str,
+    train: TrainConfig | None,
+    networks: list[nn.Module],
+    frozen: Sequence[nn.Module] = (),
+) -> Job:
     """The first network is the one that is averaged and exported."""
     if train is None:
-        return Job(name, None, 0)
+        return Job(name, None, 0, 0)
     values = sum(_stored(network) + MOMENTS * _trained(network) for network in networks)
     if train.ema_decay is not None:
         values += _trained(networks[0])
     if train.matrix_learning_rate is not None:
         # Muon keeps one moment where AdamW keeps two.
         values -= sum(weight.numel() for weight in hidden_weights(networks[0]).values())
-    return Job(name, train, BYTES * values)
+    held = values + sum(map(_trained, networks)) + sum(map(_stored, frozen))
+    return Job(name, train, BYTES * values, BYTES * held)
 
 
 def _count(network: nn.Module) -> int:
@@ -249,6 +267,8 @@ def _stored(network: nn.Module) -> int:
 
 
 def _flops(call: Callable[[], Any]) -> tuple[int, Any]:
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+    # Attention in its plain form: the counter has no formula for the fused one of a CPU.
+    plain = sdpa_kernel(SDPBackend.MATH)
+    with plain, FlopCounterMode(display=False) as counter, torch.no_grad():
         result = call()
     return counter.get_total_flops(), result

@@ -23,7 +23,13 @@ from mmldm.evaluation.reconstruction import psnr
 from mmldm.media.clip import Clip
 from mmldm.media.images import frames_to_images, images_to_frames
 from mmldm.media.spectrogram import AudioImage
-from mmldm.models.image_vae import ImageVAE, PatchAutoencoderKL, load_image_vae
+from mmldm.models.image_vae import (
+    SD_IMAGE_VAES,
+    ImageVAE,
+    PatchAutoencoderKL,
+    load_image_vae,
+    sd_image_vae,
+)
 from mmldm.pipelines.previews import save_clips
 from mmldm.training.losses import salience, weighted_mean
 from mmldm.training.randomness import StepRandom
@@ -161,8 +167,12 @@ class VaeStage:
         self.vae.save_pretrained(folder)
 
 
-def build_vae(config: RunConfig) -> ImageVAE:
+def build_vae(config: RunConfig, weights: bool = True) -> ImageVAE:
     """The VAE a recipe asks for: a pretrained one with its encoder frozen, or a small one from scratch.
+
+    Args:
+        weights: False: Stable Diffusion's KL-VAE, where it is asked for by one of its hub names,
+            comes without its published weights, so that nothing needs to be downloaded.
 
     Raises:
         UserError: It cannot be loaded, or a key of `vae.model` is wrong.
@@ -171,7 +181,8 @@ def build_vae(config: RunConfig) -> ImageVAE:
     if job.model is not None:
         torch.manual_seed(config.seed)
         return PatchAutoencoderKL(**bind(job.model, PatchAutoencoderKL, "vae.model"))
-    vae = load_image_vae(job.pretrained or "")
+    known = job.pretrained in SD_IMAGE_VAES and not weights
+    vae = sd_image_vae() if known else load_image_vae(job.pretrained or "")
     for name, parameter in vae.named_parameters():
         parameter.requires_grad_("decoder" in name or "post_quant" in name)
     return vae

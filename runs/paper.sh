@@ -1,0 +1,21 @@
+# Sourced by landscape.sh and aist.sh: what both do.
+recipes=$(dirname "${BASH_SOURCE[0]}")/../configs
+batch=64 # clips of one call of `mmldm generate`, whose contact sheet is written last
+
+# reproduce RECIPE CLIPS_FOLDER OUT [words for `mmldm train`]
+reproduce() {
+  local recipe=$1 clips=$2 out=$3 train=(mmldm train)
+  shift 3
+  if ((${GPUS:-1} > 1)); then
+    train=(torchrun --standalone --nproc_per_node "$GPUS" -m mmldm train)
+  fi
+  # Scan, KL-VAE decoder, image latents, autoencoder without and then with the critic, latents, generator.
+  "${train[@]}" "$clips" --config "$recipes/$recipe.yaml" --out "$out/run" "$@"
+  [[ " $* " == *" --dry-run "* ]] && return
+  local seed total=${CLIPS:-2048}
+  for ((seed = 0; seed < total; seed += batch)); do
+    [[ -f "$out/samples/joint_$seed.png" ]] ||
+      mmldm generate --model "$out/run" --out "$out/samples" --seed "$seed" -n $((total - seed < batch ? total - seed : batch))
+  done
+  echo "$total clips in $out/samples"
+}

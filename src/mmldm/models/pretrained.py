@@ -1,0 +1,155 @@
+"""The signal decoder's start from Stable Diffusion: a U-Net's tensors into an autoencoder.
+
+hub name, diffusers folder or .safetensors file -> MultiModalAutoencoder.decoder, LoadReport. MM-LDM
+§3.1: initialised from a pretrained image diffusion model, all parameters open. Adapters, prompts and
+semantics stay as they were built; their last layers are zero, so that the first step sees the stock
+U-Net with another context.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.loaders.single_file_utils import LDM_UNET_KEY, convert_ldm_unet_checkpoint
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from safetensors import SafetensorError
+from torch import Tensor
+
+from mmldm.errors import UserError
+from mmldm.models.autoencoder import MultiModalAutoencoder
+from mmldm.models.weights import (
+    find_config,
+    is_file_name,
+    load_exactly,
+    read_tensors,
+    rename_original,
+)
+
+NOT_THE_FUNCTION = frozenset({"sample_size"})
+"""Settings of a U-Net on which its output does not depend."""
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """Which tensors of a network came from where.
+
+    Attributes:
+        source: File, folder or hub name.
+        loaded: The network's tensors that were taken from the source.
+        new: The network's other tensors, as they were built.
+        unexpected: The source's tensors of the same part that had no place.
+    """
+
+    source: str
+    loaded: tuple[str, ...]
+    new: tuple[str, ...]
+    unexpected: tuple[str, ...]
+
+    def __str__(self) -> str:
+        counts = Counter(name.partition(".")[0] for name in self.new)
+        new = ", ".join(f"{name} {count}" for name, count in sorted(counts.items()))
+        strangers = f" ({', '.join(self.unexpected)})" if self.unexpected else ""
+        return (
+            f"signal decoder from {self.source}: {len(self.loaded)} tensors loaded, "
+            f"{len(self.new)} new ({new}), {len(self.unexpected)} unexpected{strangers}"
+        )
+
+
+def initialise_decoder(autoencoder: MultiModalAutoencoder, source: str) -> LoadReport:
+    """Gives the signal decoder the weights of a pretrained U-Net.
+
+    Args:
+        source: Name on the Hugging Face hub or diffusers folder, of a U-Net or of a pipeline with
+            a `unet` sub-folder; or one .safetensors file, in the original layout of Stable
+            Diffusion 1.x (`model.diffusion_model.*`) or in diffusers' names.
+
+    Raises:
+        UserError: It cannot be read, its architecture differs (every differing tensor or setting is
+            named), or this autoencoder folds cells in front of its U-Net.
+    """
+    refuse_folding(autoencoder)
+    decoder = autoencoder.decoder
+    if is_file_name(source):
+        tensors, unexpected = _from_file(source, decoder.config)
+    else:
+        tensors, unexpected = _from_folder(source, decoder.config)
+    own = decoder.state_dict().keys()
+    known = {name: tensor for name, tensor in tensors.items() if name in own}
+    load_exactly(decoder, known, source)
+    loaded = tuple(f"decoder.{name}" for name in own)
+    return LoadReport(
+        source=source,
+        loaded=loaded,
+        new=tuple(name for name in autoencoder.state_dict() if name not in set(loaded)),
+        unexpected=tuple(sorted({*unexpected, *(tensors.keys() - own)})),
+    )
+
+
+def refuse_folding(autoencoder: MultiModalAutoencoder) -> None:
+    """Refuses an autoencoder that folds cells in front of its U-Net, which no published one expects.
+
+    Raises:
+        UserError: It does.
+    """
+    fold = autoencoder.config.decoder_patch_size
+    if fold != 1:
+        raise UserError(
+            f"decoder_init: a pretrained U-Net reads image latents cell by cell, so "
+            f"decoder_patch_size must be 1, not {fold}."
+        )
+
+
+def require_unet(source: str) -> None:
+    """Refuses what `initialise_decoder` could not find, before any earlier job has cost time.
+
+    Raises:
+        UserError: No such file, folder or hub name.
+    """
+    if not is_file_name(source):
+        find_config(source, "unet", "U-Net")
+    elif not Path(source).is_file():
+        raise UserError(f"decoder_init: {source} is not there.")
+
+
+def _from_file(path: str, config: Mapping[str, Any]) -> tuple[dict[str, Tensor], list[str]]:
+    tensors = read_tensors(path)
+    if not any(name.startswith(LDM_UNET_KEY) for name in tensors):
+        return tensors, []
+    return rename_original(tensors, [LDM_UNET_KEY], convert_ldm_unet_checkpoint, config)
+
+
+def _from_folder(source: str, config: Mapping[str, Any]) -> tuple[dict[str, Tensor], list[str]]:
+    _, subfolder = find_config(source, "unet", "U-Net")
+    try:
+        unet, info = UNet2DConditionModel.from_pretrained(
+            source,
+            subfolder=subfolder,
+            torch_dtype=torch.float32,
+            use_safetensors=True,
+            low_cpu_mem_usage=False,
+            output_loading_info=True,
+        )
+    except (OSError, SafetensorError, RuntimeError, TypeError, ValueError) as error:
+        raise UserError(f"{source}: the U-Net cannot be read: {error}") from error
+    # Heads, groups and activations leave no trace in the shapes, and change the function.
+    here, there = _settings(config), _settings(unet.config)
+    for name in here:
+        if here[name] != there[name]:
+            raise UserError(
+                f"{source}: the U-Net's {name} is {there[name]} there and {here[name]} here; "
+                "change decoder_config, or take another U-Net."
+            )
+    missing = set(info["missing_keys"])
+    tensors = {name: x for name, x in unet.state_dict().items() if name not in missing}
+    return tensors, list(info["unexpected_keys"])
+
+
+def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    plain = json.loads(json.dumps(dict(config), default=str))
+    return {k: v for k, v in plain.items() if k[0] != "_" and k not in NOT_THE_FUNCTION}
