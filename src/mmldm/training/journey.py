@@ -10,7 +10,7 @@ from __future__ import annotations
 import gc
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -110,9 +110,8 @@ class Journey:
     def _vae(self) -> TrainResult | None:
         job = self.config.vae
         if job.train is None:
-            if self.process.is_main:
-                build_vae(self.config).save_pretrained(self.folder.export("vae"))
-            self.process.from_main(0)
+            export = self.folder.export("vae")
+            self.process.on_main(lambda: build_vae(self.config).save_pretrained(export))
             return None
         stage = VaeStage(self.config, job.train, self.manifest, self.process.device)
         return self._train(stage, job.train)
@@ -160,7 +159,7 @@ class Journey:
         )
         stage = GeneratorStage(self.config, pipeline, caches, self.process.device)
         result = self._train(stage, self.config.generator.train)
-        if result.export is not None and self.process.is_main:
+        if result.export is not None:
             replace_folder(result.export, self.folder.model)
         return result
 
@@ -202,9 +201,7 @@ class Journey:
 
     def _on_main(self, write: Callable[[], Splits], cache: str) -> Splits:
         """Rank 0 writes the cache, then every process opens it."""
-        if self.process.is_main:
-            write()
-        self.process.from_main(0)
+        self.process.on_main(write)
         return Splits.open(self.folder.cache(cache))
 
 
@@ -253,22 +250,33 @@ def find_manifest(
 
 @contextmanager
 def claim(
-    folder: RunFolder, config: RunConfig, manifest: Manifest, process: Process
-) -> Iterator[None]:
+    folder: RunFolder, config: RunConfig, manifest: Manifest | None, process: Process
+) -> Iterator[Manifest]:
     """Holds the run folder for this process, and records recipe and manifest in it.
 
     Rank 0 does; a recipe that is refused leaves the earlier one in its place.
+
+    Args:
+        manifest: Of rank 0; the others read what it has recorded.
+
+    Yields:
+        The manifest, on every process.
 
     Raises:
         UserError: Another process holds the folder, or the clips would be split differently than
             the run's manifest says.
     """
-    if not process.is_main:
-        yield
-        return
+    with ExitStack() as held:
+        process.on_main(lambda: held.enter_context(_recorded(folder, config, manifest)))
+        yield manifest or Manifest.load(folder.manifest)
+
+
+@contextmanager
+def _recorded(folder: RunFolder, config: RunConfig, manifest: Manifest | None) -> Iterator[None]:
     with run_lock(folder.root, lambda sentence: None):
         earlier = folder.config.read_text(encoding="utf-8") if folder.config.is_file() else None
         if not folder.manifest.is_file():
+            assert manifest is not None, "rank 0 has scanned"
             manifest.save(folder.manifest)
         elif earlier is not None:
             old = load_config(folder.config)
