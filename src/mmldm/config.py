@@ -45,6 +45,8 @@ class DataConfig(Section):
     windows_per_clip: int = Field(1, gt=0)
     """Fixed windows cached per clip, evenly spread over its length."""
     skip_silent: bool = False
+    allow_missing: bool = False
+    """Files without sound or without picture train, too, as far as they go; they are never held out."""
 
 
 class TrainConfig(Section):

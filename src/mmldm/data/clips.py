@@ -5,16 +5,19 @@ Manifest -> dataset[(epoch, index)] -> frames u8 (T,3,H,W), waveform f32 (S,), c
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from mmldm.data.loader import Failed, Position
 from mmldm.data.manifest import Manifest, Row, Split
 from mmldm.errors import MediaError
-from mmldm.media.reader import read_clip
-from mmldm.types import ClipSpec
+from mmldm.media.clip import Clip
+from mmldm.media.reader import read_audio, read_clip, read_frames
+from mmldm.types import AV, ClipSpec
 
 NO_CLASS = -1
 """Label of a clip that lies in no class folder."""
@@ -48,12 +51,13 @@ class WindowDataset:
         epoch, index = position
         row = self._rows[index]
         try:
-            clip = read_clip(self._manifest.file(row), self.start(epoch, index), self._spec)
+            clip = read_row(self._manifest, row, self.start(epoch, index), self._spec)
         except MediaError as error:
             return Failed(row.path, str(error))
         return {
             "frames": clip.frames,
             "waveform": clip.waveform,
+            "present": torch.tensor([row.has_audio, row.has_video]),
             "class_label": self._labels[row.class_name],
             "row": index,
         }
@@ -62,6 +66,35 @@ class WindowDataset:
         """Where in its file the window begins, in seconds."""
         draw = np.random.default_rng([self._seed, epoch, index]).random()
         return float(draw * _slack(self._rows[index], self._spec))
+
+
+def read_row(manifest: Manifest, row: Row, start: float, spec: ClipSpec) -> Clip:
+    """The window of a row's file from `start` seconds on; black or silent where it lacks a stream.
+
+    Raises:
+        MediaError: As `read_clip`.
+    """
+    path = manifest.file(row)
+    if row.complete:
+        return read_clip(path, start, spec)
+    frames = torch.zeros(spec.num_frames, 3, spec.height, spec.width, dtype=torch.uint8)
+    waveform = torch.zeros(spec.num_samples)
+    if row.has_audio:
+        waveform = read_audio(path, spec, start)
+    else:
+        frames = read_frames(path, spec, start)
+    return Clip(frames, waveform, spec.fps, spec.sample_rate)
+
+
+def present(batch: Mapping[str, Tensor]) -> AV[Tensor]:
+    """Which clips of a batch have sound, and which have picture: AV (B,) bool.
+
+    A batch from a cache of an earlier version does not say; its clips have both.
+    """
+    if "present" in batch:
+        return AV(*batch["present"].unbind(1))
+    some = next(iter(batch.values()))
+    return AV(*some.new_ones(2, len(some), dtype=torch.bool))
 
 
 def class_labels(manifest: Manifest) -> dict[str | None, int]:

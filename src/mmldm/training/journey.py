@@ -240,11 +240,15 @@ def find_manifest(
         held_out=data.held_out,
         seed=data.seed,
         skip_silent=data.skip_silent,
+        allow_missing=data.allow_missing,
         progress=lambda done, total: progress("scan", done, total),
     )
     manifest.require_clips()
-    if not manifest.split("train"):
-        raise UserError(f"{source}: every usable clip is held out, none is left to train on.")
+    if not manifest.complete.split("train"):
+        raise UserError(
+            f"{source}: no clip with both sound and picture is left to train on; the others are "
+            "held out or lack one of them."
+        )
     return manifest
 
 
@@ -291,9 +295,12 @@ def _recorded(folder: RunFolder, config: RunConfig, manifest: Manifest | None) -
             raise
 
 
+_SCANNED = {"held_out", "seed", "skip_silent", "allow_missing"}
+
+
 def _selection(config: RunConfig) -> dict[str, Any]:
     """The settings that the manifest was made with."""
-    return {"data": config.data.model_dump(include={"held_out", "seed", "skip_silent"})}
+    return {"data": config.data.model_dump(include=_SCANNED)}
 
 
 def replace_folder(source: Path, target: Path) -> None:

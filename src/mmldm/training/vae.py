@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from mmldm.config import RunConfig, TrainConfig, VaeConfig, bind
-from mmldm.data.clips import WindowDataset, spread
+from mmldm.data.clips import WindowDataset, present, spread
 from mmldm.data.latents import files_key
 from mmldm.data.loader import Failed, IndexedLoader
 from mmldm.data.manifest import Manifest, Split
@@ -60,13 +60,17 @@ class VaeTurn(nn.Module):
             dim=1,
         ).flatten(0, 1)
 
+        here = torch.stack(
+            [present(batch).audio, *[present(batch).video] * self.frames_per_clip], dim=1
+        )
         posterior = self.vae.encode(images).latent_dist
         noise = random.normal((clips, 1 + self.frames_per_clip, *posterior.mean.shape[1:]))
         latents = posterior.mean + posterior.std * noise.flatten(0, 1)
         errors = self.vae.decode(latents).sample - images
-        l1 = weighted_mean(errors.abs(), weights).view(clips, -1)
-        l2 = weighted_mean(errors.square(), weights).view(clips, -1)
-        kl = 0.5 * (posterior.mean.square() + posterior.var - 1 - posterior.logvar).mean()
+        l1 = weighted_mean(errors.abs(), weights).view(clips, -1) * here
+        l2 = weighted_mean(errors.square(), weights).view(clips, -1) * here
+        nats = 0.5 * (posterior.mean.square() + posterior.var - 1 - posterior.logvar)
+        kl = (nats * here.flatten()[:, None, None, None]).mean()
         loss = self.weights.l1 * l1.mean() + self.weights.l2 * l2.mean() + self.weights.kl * kl
         return {
             "loss": loss,
@@ -134,7 +138,8 @@ class VaeStage:
             UserError: None of them can be read any more.
         """
         split: Split = "held_out" if self.manifest.split("held_out") else "train"
-        dataset = WindowDataset(self.manifest, self.spec, split=split, seed=self.config.seed)
+        complete = self.manifest.complete
+        dataset = WindowDataset(complete, self.spec, split=split, seed=self.config.seed)
         chosen = spread(count, len(dataset))
         items = [item for i in chosen if not isinstance(item := dataset[(0, i)], Failed)]
         if not items:
