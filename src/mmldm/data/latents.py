@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -122,7 +122,8 @@ class CacheWriter:
 class LatentCache:
     """Reads a finished cache; `cache[indices]` gives the rows as one dictionary of stacked tensors.
 
-    Shards are memory-mapped, so any size of cache is read in constant memory.
+    Shards are memory-mapped and only the rows asked for are read: a cache of any size opens at once and
+    is read in constant memory.
 
     Raises:
         UserError: The folder holds no finished cache, or a shard is damaged.
@@ -142,7 +143,8 @@ class LatentCache:
         self.folder, self.key, self.extra = folder, facts["key"], facts["extra"]
         try:
             self.shards = [
-                load_file(folder / f"shard_{i:05d}.safetensors") for i in range(len(facts["rows"]))
+                safe_open(folder / f"shard_{i:05d}.safetensors", "pt")
+                for i in range(len(facts["rows"]))
             ]
         except (SafetensorError, OSError) as error:
             raise UserError(
@@ -161,18 +163,17 @@ class LatentCache:
 
     def __getitem__(self, indices: Tensor) -> dict[str, Tensor]:
         """Rows `indices` (n,) in the given order; floating tensors come back as float32."""
-        shard_of = torch.searchsorted(self.ends, indices, right=True)
-        starts = torch.cat([self.ends.new_zeros(1), self.ends[:-1]])
-        out: dict[str, Tensor] = {}
-        for shard in shard_of.unique().tolist():
-            chosen = (shard_of == shard).nonzero().squeeze(1)
-            for name, stored in self.shards[shard].items():
-                rows = stored.index_select(0, indices[chosen] - starts[shard])
-                rows = rows.float() if rows.is_floating_point() else rows
-                if name not in out:
-                    out[name] = rows.new_empty(len(indices), *rows.shape[1:])
-                out[name].index_copy_(0, chosen, rows)
-        return out
+        shard_of = torch.searchsorted(self.ends, indices, right=True).tolist()
+        starts = [0, *self.ends.tolist()]
+        places = [
+            (self.shards[shard], index - starts[shard])
+            for shard, index in zip(shard_of, indices.tolist(), strict=True)
+        ]
+        out = {
+            name: torch.stack([shard.get_slice(name)[row] for shard, row in places])
+            for name in self.shards[0].keys()  # noqa: SIM118 (a file, not a dictionary)
+        }
+        return {name: x.float() if x.is_floating_point() else x for name, x in out.items()}
 
 
 class Splits(NamedTuple):
