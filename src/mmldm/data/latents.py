@@ -27,6 +27,7 @@ from mmldm.data.manifest import Manifest
 from mmldm.errors import UserError
 
 FORMAT = 1
+DTYPES = {"F16": torch.float16, "F32": torch.float32, "I64": torch.int64, "BOOL": torch.bool}
 
 
 def cache_key(**parts: Any) -> str:
@@ -143,8 +144,7 @@ class LatentCache:
         self.folder, self.key, self.extra = folder, facts["key"], facts["extra"]
         try:
             self.shards = [
-                safe_open(folder / f"shard_{i:05d}.safetensors", "pt")
-                for i in range(len(facts["rows"]))
+                _mapped(folder / f"shard_{i:05d}.safetensors") for i in range(len(facts["rows"]))
             ]
         except (SafetensorError, OSError) as error:
             raise UserError(
@@ -163,17 +163,18 @@ class LatentCache:
 
     def __getitem__(self, indices: Tensor) -> dict[str, Tensor]:
         """Rows `indices` (n,) in the given order; floating tensors come back as float32."""
-        shard_of = torch.searchsorted(self.ends, indices, right=True).tolist()
-        starts = [0, *self.ends.tolist()]
-        places = [
-            (self.shards[shard], index - starts[shard])
-            for shard, index in zip(shard_of, indices.tolist(), strict=True)
-        ]
-        out = {
-            name: torch.stack([shard.get_slice(name)[row] for shard, row in places])
-            for name in self.shards[0].keys()  # noqa: SIM118 (a file, not a dictionary)
-        }
-        return {name: x.float() if x.is_floating_point() else x for name, x in out.items()}
+        shard_of = torch.searchsorted(self.ends, indices, right=True)
+        starts = torch.cat([self.ends.new_zeros(1), self.ends[:-1]])
+        out: dict[str, Tensor] = {}
+        for shard in shard_of.unique().tolist():
+            chosen = (shard_of == shard).nonzero().squeeze(1)
+            for name, stored in self.shards[shard].items():
+                rows = stored.index_select(0, indices[chosen] - starts[shard])
+                rows = rows.float() if rows.is_floating_point() else rows
+                if name not in out:
+                    out[name] = rows.new_empty(len(indices), *rows.shape[1:])
+                out[name].index_copy_(0, chosen, rows)
+        return out
 
 
 class Splits(NamedTuple):
@@ -204,6 +205,25 @@ def cached_batches(
         indices = torch.as_tensor(order(seed, len(cache), batch_size, step))
         rows = cache[indices[rank * local : (rank + 1) * local]]
         yield {name: value.to(device, non_blocking=True) for name, value in rows.items()}
+
+
+def _mapped(shard: Path) -> dict[str, Tensor]:
+    """The tensors of a shard, of which nothing is read before it is indexed.
+
+    `load_file` maps a file, too, but reads all of it at once.
+    """
+    with safe_open(shard, "pt"):  # refuses a damaged header, or a file that is too short for it
+        pass
+    with shard.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+    header.pop("__metadata__", None)
+    size = shard.stat().st_size
+    data = torch.from_file(str(shard), shared=False, size=size, dtype=torch.uint8)[8 + length :]
+    return {
+        name: data[slice(*entry["data_offsets"])].view(DTYPES[entry["dtype"]]).view(entry["shape"])
+        for name, entry in header.items()
+    }
 
 
 def _read_json(path: Path) -> dict[str, Any]:
