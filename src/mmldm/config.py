@@ -49,6 +49,8 @@ class DataConfig(Section):
     windows_per_clip: int = Field(1, gt=0)
     """Fixed windows cached per clip, evenly spread over its length."""
     skip_silent: bool = False
+    allow_missing: bool = False
+    """Files without sound or without picture train, too, as far as they go; they are never held out."""
 
     @field_validator("class_pattern")
     @classmethod
@@ -81,6 +83,13 @@ class TrainConfig(Section):
     clip_norm: float = Field(1.0, gt=0)
     ema_decay: float | None = Field(0.999, gt=0, lt=1)
     precision: Literal["fp32", "bf16"] = "fp32"
+    gradient_checkpointing: bool = False
+    """Activations inside blocks are computed again on the way back: less memory, a third more time."""
+    compile: bool = False
+    """Blocks go through `torch.compile`: slow to start, faster after."""
+    sharding: Literal["none", "full"] = "none"
+    """With several processes: every one holds all weights, or an equal share of weights, gradients and
+    moments (FSDP2)."""
     max_minutes: float | None = Field(None, gt=0)
     log_every: int = Field(50, gt=0)
     validate_every: int = Field(500, ge=0)

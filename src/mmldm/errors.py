@@ -5,6 +5,10 @@ class UserError(Exception):
     """A mistake in input, configuration or environment. The command line prints it and exits with code 2."""
 
 
+class RefusedElsewhereError(UserError):
+    """Rank 0 has refused and says why; this process has nothing to add and leaves, too."""
+
+
 class MediaError(UserError):
     """A media file that cannot be used.
 

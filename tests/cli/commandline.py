@@ -3,10 +3,11 @@
 import io
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,6 +76,33 @@ def in_process(*words: object, largest_file: int | None = None, timeout: float =
         command, env=environment(), capture_output=True, text=True, timeout=timeout, check=False
     )
     return Result(done.returncode, done.stdout, done.stderr)
+
+
+def together(*commands: Sequence[object], timeout: float = 120) -> list[Result]:
+    """Runs several `mmldm` as the processes of one group, rank by rank, as `torchrun` does."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    processes = []
+    for rank, words in enumerate(commands):
+        group = {
+            "RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": len(commands),
+            "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port,
+        }  # fmt: skip
+        processes.append(
+            subprocess.Popen(
+                [*COMMAND, *map(str, words)],
+                env={**environment(), **{name: str(value) for name, value in group.items()}},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        )
+    try:
+        ends = [process.communicate(timeout=timeout) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    return [Result(p.returncode, *end) for p, end in zip(processes, ends, strict=True)]
 
 
 def interrupted(

@@ -17,6 +17,8 @@ from mmldm.media.clip import Clip
 from mmldm.media.container import Limits
 from mmldm.types import ClipSpec
 
+from ..remux import without
+
 SPEC = ClipSpec(height=16, width=16)
 
 
@@ -109,6 +111,36 @@ def test_saved_manifest_loads_equal(folder: Path, tmp_path: Path) -> None:
     path = manifest.save(tmp_path / "manifest.jsonl")
     assert Manifest.load(path) == manifest
     assert json.loads(path.read_text().splitlines()[0])["version"] == 1
+
+
+def test_files_without_sound_or_picture_are_kept_for_training_where_allowed(
+    folder: Path, clip_file: Path, tmp_path: Path
+) -> None:
+    without("audio", clip_file, folder / "drum/mute.mp4")
+    without("video", clip_file, folder / "drum/dark.mp4")
+    sound = torch.sin(torch.arange(32000) / 9)
+    Clip(torch.zeros(1, 3, 16, 16, dtype=torch.uint8), sound, 10.0, 16000).save(
+        folder / "bell/strike.wav"
+    )
+    strict = {row.path: row.reason for row in scan(folder, SPEC).rows}
+    assert (strict["drum/mute.mp4"], strict["drum/dark.mp4"]) == ("no_audio", "no_video")
+    assert "bell/strike.wav" not in strict
+
+    manifest = scan(folder, SPEC, allow_missing=True, held_out=0.9)
+    kept = {
+        row.path: (row.has_audio, row.has_video, row.split, row.note)
+        for row in manifest.usable
+        if not row.complete
+    }
+    assert kept == {
+        "bell/strike.wav": (True, False, "train", "no picture"),
+        "drum/dark.mp4": (True, False, "train", "no picture"),
+        "drum/mute.mp4": (False, True, "train", "no sound"),
+    }
+    assert len(manifest.complete.usable) == 6
+    assert all(row.duration == pytest.approx(2.0, abs=0.07) for row in manifest.usable)
+    assert "without picture: 2 (such as bell/strike.wav)" in manifest.summary()
+    assert Manifest.load(manifest.save(tmp_path / "manifest.jsonl")) == manifest
 
 
 def test_moved_folder_is_found_beside_its_manifest(folder: Path, tmp_path: Path) -> None:

@@ -1,47 +1,105 @@
-"""Two CPU processes under torchrun train what one process trains."""
+"""Two CPU processes under torchrun train what one process trains, with whole weights or sharded ones."""
 
 import math
+import shutil
 import sys
 from pathlib import Path
 
 import pytest
 
-from mmldm.errors import UserError
+from mmldm.errors import RefusedElsewhereError, UserError
 from mmldm.training.checkpoint import CheckpointFolder
 from mmldm.training.distributed import Process, process_group
 from mmldm.training.report import read_metrics
 
 from .killing import TINY, finish
+from .test_loop import run, stop_at
 
 TORCHRUN = (
-    sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
+    sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", TINY[1],
 )  # fmt: skip
+CLOSE = 1e-4
+"""Sums over two halves are rounded otherwise than sums over the whole."""
+MUON = {"matrix_learning_rate": 0.02}
 
 
-def losses(folder: Path) -> list[float]:
-    return [r["model/loss"] for r in read_metrics(folder / "metrics.jsonl") if "model/loss" in r]
+def train_two(folder: Path, *settings: str) -> None:
+    code, output = finish((*TORCHRUN, str(folder), "steps=12", "dropout=0.0", *settings))
+    assert code == 0, output
 
 
-def test_two_processes_train_like_one_and_only_the_first_writes(tmp_path: Path) -> None:
-    settings = ("steps=12", "dropout=0.0", "poison=7")
-    for name, launcher, accumulate in (("one", (), 1), ("two", (*TORCHRUN, TINY[1]), 2)):
-        program = launcher or TINY
-        code, output = finish(
-            (*program, str(tmp_path / name), *settings, f"accumulate={accumulate}")
-        )
-        assert code == 0, output
-    one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
-    assert len(one) == len(two) == 12
-    assert one[7] is None
-    assert two[7] is None
-    for a, b in zip(one[:7] + one[8:], two[:7] + two[8:], strict=True):
-        assert math.isclose(a, b, rel_tol=1e-4)
-    states = [
-        CheckpointFolder(tmp_path / n / "checkpoints", 2, print).load(12) for n in ("one", "two")
+def assert_close_runs(first: Path, second: Path, from_step: int = 1) -> None:
+    """Losses from `from_step` on and the last checkpoints agree to rounding."""
+    losses = [
+        {
+            record["step"]: record["model/loss"]
+            for record in read_metrics(folder / "metrics.jsonl")
+            if "model/loss" in record and record["step"] >= from_step
+        }
+        for folder in (first, second)
     ]
+    assert losses[0].keys() == losses[1].keys() == set(range(from_step, 13))
+    for step, loss in losses[0].items():
+        other = losses[1][step]
+        assert loss == other or math.isclose(loss, other, rel_tol=CLOSE), step
+    states = [CheckpointFolder(n / "checkpoints", 2, print).load(12) for n in (first, second)]
     for file, tensors in states[0].tensors.items():
+        assert tensors.keys() == states[1].tensors[file].keys()
         for name, tensor in tensors.items():
-            assert tensor.allclose(states[1].tensors[file][name], atol=1e-4), f"{file}: {name}"
+            assert tensor.allclose(states[1].tensors[file][name], atol=CLOSE), f"{file}: {name}"
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One process, with a withheld update."""
+    folder = tmp_path_factory.mktemp("one")
+    run(folder, {"dropout": 0.0, "poison": (7,)}, accumulate=2)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def one_with_muon(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("muon")
+    run(folder, {"dropout": 0.0}, **MUON)
+    return folder
+
+
+def test_two_processes_train_like_one_and_only_the_first_writes(one: Path, tmp_path: Path) -> None:
+    train_two(tmp_path, "poison=7", "accumulate=2")
+    assert_close_runs(one, tmp_path)
+
+
+def test_sharded_weights_train_like_whole_ones_and_their_checkpoint_resumes_in_one_process(
+    one: Path, tmp_path: Path
+) -> None:
+    """Clipping, a withheld update, average, accumulation, validation and export included."""
+    settings = ("poison=7", "accumulate=2", "sharding=full", "gradient_checkpointing=true")
+    train_two(tmp_path, *settings)
+    assert_close_runs(one, tmp_path)
+    assert {p.name for p in (tmp_path / "export").iterdir()} == {"model.safetensors"}
+    shutil.rmtree(tmp_path / "checkpoints" / "step_00000012")
+    result = run(tmp_path, {"dropout": 0.0, "poison": (7,)}, accumulate=2)
+    assert "resumed at step 9" in (tmp_path / "train.log").read_text()
+    assert result.step == 12
+    assert_close_runs(one, tmp_path)
+
+
+def test_checkpoint_of_one_process_resumes_sharded_over_two_with_muon(
+    one_with_muon: Path, tmp_path: Path
+) -> None:
+    stop_at(tmp_path, 8, {"dropout": 0.0}, **MUON)
+    train_two(tmp_path, "sharding=full", "matrix_learning_rate=0.02")
+    assert "resumed at step 6" in (tmp_path / "train.log").read_text()
+    assert_close_runs(one_with_muon, tmp_path)
+
+
+def test_refusal_of_the_first_process_reaches_its_caller() -> None:
+    def refuse() -> None:
+        raise UserError("no")
+
+    with pytest.raises(UserError, match="no") as refusal:
+        Process().on_main(refuse)
+    assert not isinstance(refusal.value, RefusedElsewhereError)
 
 
 def test_rows_of_all_processes_make_up_the_batch() -> None:

@@ -27,7 +27,7 @@ def run(folder: Path, stage: dict[str, Any] | None = None, **settings: Any) -> T
     )
 
 
-def stop_at(folder: Path, step: int, **settings: Any) -> None:
+def stop_at(folder: Path, step: int, stage: dict[str, Any] | None = None, **settings: Any) -> None:
     """A run that ends after `step` as an interrupted one does: with the schedule of the whole."""
 
     class Interrupted(TinyStage):
@@ -38,7 +38,13 @@ def stop_at(folder: Path, step: int, **settings: Any) -> None:
 
     config = tiny_config(**settings)
     with pytest.raises(KeyboardInterrupt):
-        train(Interrupted(config, 0), config, folder, seed=0, console=Console(quiet=True))
+        train(
+            Interrupted(config, 0, **(stage or {})),
+            config,
+            folder,
+            seed=0,
+            console=Console(quiet=True),
+        )
 
 
 def losses(folder: Path) -> dict[int, float]:

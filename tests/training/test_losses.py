@@ -43,11 +43,25 @@ def test_contrastive_loss_of_indistinguishable_pairs_is_log_batch_and_of_matched
     None
 ):
     same = torch.nn.functional.normalize(torch.ones(8, 16), dim=1)
-    one = AV(torch.tensor(0.07), torch.tensor(0.07))
-    assert math.isclose(contrastive_loss(AV(same, same), one).item(), math.log(8), rel_tol=1e-5)
+    one, all_pairs = AV(torch.tensor(0.07), torch.tensor(0.07)), torch.ones(8, dtype=torch.bool)
+    assert math.isclose(
+        contrastive_loss(AV(same, same), one, all_pairs).item(), math.log(8), rel_tol=1e-5
+    )
     distinct = torch.eye(8, 16)
-    assert contrastive_loss(AV(distinct, distinct), one).item() < 1e-4
-    assert contrastive_loss(AV(distinct, distinct.roll(1, 0)), one).item() > 10
+    assert contrastive_loss(AV(distinct, distinct), one, all_pairs).item() < 1e-4
+    assert contrastive_loss(AV(distinct, distinct.roll(1, 0)), one, all_pairs).item() > 10
+
+
+def test_incomplete_pairs_are_neither_matches_nor_counterexamples() -> None:
+    torch.manual_seed(0)
+    one = AV(torch.tensor(0.5), torch.tensor(0.5))
+    audio, video = torch.nn.functional.normalize(torch.randn(2, 6, 16), dim=2)
+    complete = torch.tensor([True, True, False, True, True, False])
+    alone = AV(audio[complete], video[complete])
+    expected = contrastive_loss(alone, one, torch.ones(4, dtype=torch.bool)) * 4 / 6
+    assert torch.allclose(contrastive_loss(AV(audio, video), one, complete), expected)
+    nobody = torch.zeros(6, dtype=torch.bool)
+    assert contrastive_loss(AV(audio, video), one, nobody) == 0
 
 
 def test_clips_without_a_class_add_nothing_to_the_classification_loss() -> None:

@@ -1,4 +1,4 @@
-"""A real stage in miniature, an MLP denoiser and a critic; also a program, to be killed.
+"""A real stage in miniature, a denoiser and a critic; also a program, to be killed.
 
 python tiny_stage.py FOLDER key=value ...    (keys of TrainConfig; `poison=3,4` makes rows of those
 steps NaN; `seed=1`; `pause=0.01` seconds in each batch; `full_at=6` fills the disk from that step
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from mmldm.config import TrainConfig, parse
 from mmldm.data.loader import IndexedLoader
 from mmldm.errors import UserError
+from mmldm.models.transformer import Block
 from mmldm.training.distributed import process_group
 from mmldm.training.loop import train
 from mmldm.training.randomness import StepRandom, derive_seed
@@ -54,12 +55,15 @@ class Denoiser(nn.Module):
             nn.Dropout(dropout),
             nn.Linear(32, 2 * WIDTH),
         )
+        self.block = Block(32, heads=2, mlp_ratio=1.0, shared_modulation=True)
 
     def forward(self, batch: dict[str, Any], random: StepRandom) -> dict[str, Tensor]:
         clean = torch.cat(batch["latents"], dim=-1)
         noise = random.normal(clean.shape)
         level = random.uniform((len(clean), 1))
-        error = self.net(clean + level * noise) - noise
+        hidden = self.net[:4](clean + level * noise)
+        hidden = self.block(hidden[:, None], hidden.new_zeros(len(hidden), 6 * 32))[:, 0]
+        error = self.net[4:](hidden) - noise
         return {"loss": error.square().mean(), "l1": error.abs().mean()}
 
 

@@ -16,7 +16,7 @@ from typer.core import TyperGroup
 
 from mmldm import __version__
 from mmldm.cli import data, generate, train
-from mmldm.errors import UserError
+from mmldm.errors import RefusedElsewhereError, UserError
 
 
 class Commands(TyperGroup):
@@ -27,6 +27,8 @@ class Commands(TyperGroup):
             return super().invoke(ctx)
         except BrokenPipeError:
             raise  # The reader of our output left; typer ends quietly.
+        except RefusedElsewhereError:
+            raise typer.Exit(2) from None
         except UserError as error:
             _fail(str(error))
         except OSError as error:

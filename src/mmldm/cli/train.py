@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mmldm.cli.output import require_writable
 from mmldm.cli.progress import ProgressLine
 from mmldm.errors import UserError
+
+if TYPE_CHECKING:
+    from mmldm.config import RunConfig
+    from mmldm.data.manifest import Manifest
 
 JOBS = ("vae", "autoencoder", "generator", "vocoder")
 
@@ -71,36 +75,40 @@ def train(
     reading = settings or changed(tiny_recipe(), changes or [])
     source = reading.data.folder if one_job else target
     with ProgressLine() as line, process_group(device) as process:
-        manifest = find_manifest(folder, source, reading, line)
         if settings is None and process.world > 1:
             raise UserError(
                 "several processes need a recipe: write one with --dry-run in one process and give "
                 "it as --config."
             )
-        if settings is None:
-            settings = choose_recipe(manifest, process.device, minutes, changes or [])
-        if one_job and target not in jobs(settings):
-            raise UserError(f"the recipe has no {target} section, see docs/training.md")
-        # Every part is built once, so that no wrong setting shows up hours later.
-        summary = summarise(settings, len(manifest.classes))
-        if dry_run:
-            if process.is_main:
-                typer.echo(yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False))
-                typer.echo(manifest.summary())
+
+        def prepare() -> tuple[RunConfig, Manifest]:
+            manifest = find_manifest(folder, source, reading, line)
+            chosen = settings or choose_recipe(manifest, process.device, minutes, changes or [])
+            if one_job and target not in jobs(chosen):
+                raise UserError(f"the recipe has no {target} section, see docs/training.md")
+            # Every part is built once, so that no wrong setting shows up hours later.
+            summary = summarise(chosen, len(manifest.classes))
+            if dry_run:
+                typer.echo(yaml.safe_dump(chosen.model_dump(mode="json"), sort_keys=False))
+            typer.echo(manifest.summary())
+            if dry_run:
                 typer.echo(f"\n{summary}")
+            return chosen, manifest
+
+        # On the other processes a recipe is at hand, and the manifest will be.
+        chosen, scanned = process.on_main(prepare) or (reading, None)
+        if dry_run:
             return
-        with claim(folder, settings, manifest, process):
-            if process.is_main:
-                typer.echo(manifest.summary())
-            journey = Journey(settings, folder, manifest, process, line.console, line)
-            for job in (target,) if one_job else jobs(settings):
+        with claim(folder, chosen, scanned, process) as manifest:
+            journey = Journey(chosen, folder, manifest, process, line.console, line)
+            for job in (target,) if one_job else jobs(chosen):
                 result = journey.run(job)
                 if result is not None and result.stopped_by in ("SIGINT", "SIGTERM"):
                     if process.is_main:
                         typer.echo(f"stopped in {job}, nothing lost: the same command goes on")
                     return
+            page = process.on_main(lambda: write_report_page(folder))
             if process.is_main:
-                page = write_report_page(folder)
                 if one_job:
                     typer.echo(f"{job}: {folder.export(job)}")
                 if folder.model.is_dir():

@@ -5,7 +5,7 @@ Manifest -> dataset[(epoch, index)] -> frames u8 (T,3,H,W), waveform f32 (S,), c
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,8 +15,9 @@ from torch import Tensor
 from mmldm.data.loader import Failed, Position
 from mmldm.data.manifest import Manifest, Row, Split
 from mmldm.errors import MediaError, UserError
-from mmldm.media.reader import read_audio, read_clip
-from mmldm.types import ClipSpec
+from mmldm.media.clip import Clip
+from mmldm.media.reader import read_audio, read_clip, read_frames
+from mmldm.types import AV, ClipSpec
 
 NO_CLASS = -1
 """Label of a clip that lies in no class folder."""
@@ -33,7 +34,7 @@ class WindowDataset:
         spec: What a window holds.
         split: "train" or "held_out".
         seed: Chooses the starts.
-        sound_only: Leaves the frames out, which makes reading ten times faster.
+        sound_only: Leaves out the frames, which makes reading ten times faster, and clips without sound.
     """
 
     def __init__(
@@ -48,7 +49,7 @@ class WindowDataset:
         self._spec = spec
         self._seed = seed
         self._sound_only = sound_only
-        self._rows = manifest.split(split)
+        self._rows = [row for row in manifest.split(split) if row.has_audio or not sound_only]
         self._labels = class_labels(manifest)
 
     def __len__(self) -> int:
@@ -58,17 +59,22 @@ class WindowDataset:
         """The window as tensors, with class and row number; `Failed` where it cannot be read."""
         epoch, index = position
         row = self._rows[index]
-        file, start = self._manifest.file(row), self.start(epoch, index)
+        start = self.start(epoch, index)
         media: dict[str, Any]
         try:
             if self._sound_only:
-                media = {"waveform": read_audio(file, self._spec, start)}
+                media = {"waveform": read_audio(self._manifest.file(row), self._spec, start)}
             else:
-                clip = read_clip(file, start, self._spec)
+                clip = read_row(self._manifest, row, start, self._spec)
                 media = {"frames": clip.frames, "waveform": clip.waveform}
         except MediaError as error:
             return Failed(row.path, str(error))
-        return {**media, "class_label": self._labels[row.class_name], "row": index}
+        return {
+            **media,
+            "present": torch.tensor([row.has_audio, row.has_video]),
+            "class_label": self._labels[row.class_name],
+            "row": index,
+        }
 
     def start(self, epoch: int, index: int) -> float:
         """Where in its file the window begins, in seconds."""
@@ -88,12 +94,41 @@ def held_out_windows(
         UserError: None of them can be read any more.
     """
     split: Split = "held_out" if manifest.split("held_out") else "train"
-    dataset = WindowDataset(manifest, spec, split, seed)
+    dataset = WindowDataset(manifest.complete, spec, split, seed)
     chosen = spread(count, len(dataset))
     items = [item for i in chosen if not isinstance(item := dataset[(0, i)], Failed)]
     if not items:
         raise UserError(f"none of the {split} clips looked at can be read any more")
     return {name: torch.stack([item[name] for item in items]) for name in ("frames", "waveform")}
+
+
+def read_row(manifest: Manifest, row: Row, start: float, spec: ClipSpec) -> Clip:
+    """The window of a row's file from `start` seconds on; black or silent where it lacks a stream.
+
+    Raises:
+        MediaError: As `read_clip`.
+    """
+    path = manifest.file(row)
+    if row.complete:
+        return read_clip(path, start, spec)
+    frames = torch.zeros(spec.num_frames, 3, spec.height, spec.width, dtype=torch.uint8)
+    waveform = torch.zeros(spec.num_samples)
+    if row.has_audio:
+        waveform = read_audio(path, spec, start)
+    else:
+        frames = read_frames(path, spec, start)
+    return Clip(frames, waveform, spec.fps, spec.sample_rate)
+
+
+def present(batch: Mapping[str, Tensor]) -> AV[Tensor]:
+    """Which clips of a batch have sound, and which have picture: AV (B,) bool.
+
+    A batch from a cache of an earlier version does not say; its clips have both.
+    """
+    if "present" in batch:
+        return AV(*batch["present"].unbind(1))
+    some = next(iter(batch.values()))
+    return AV(*some.new_ones(2, len(some), dtype=torch.bool))
 
 
 def class_labels(manifest: Manifest) -> dict[str | None, int]:

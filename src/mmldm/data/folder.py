@@ -21,10 +21,13 @@ MEDIA_SUFFIXES = frozenset(
         *(".ts", ".mts", ".m2ts", ".ogv", ".flv", ".3gp", ".3g2"),
     }
 )
+AUDIO_SUFFIXES = frozenset({".wav", ".mp3", ".flac", ".aac", ".m4a", ".aiff", ".oga", ".ogg"})
 
 
 def find_media(
-    root: Path, class_pattern: str | None = None
+    root: Path,
+    class_pattern: str | None = None,
+    suffixes: frozenset[str] = MEDIA_SUFFIXES,
 ) -> tuple[list[dict[str, Any]], dict[str, int]]:
     """Media files under `root`, sorted by path, and the number of files ignored by cause.
 
@@ -45,7 +48,7 @@ def find_media(
             path = Path(folder, name)
             if name.startswith("."):
                 ignored["hidden"] += 1
-            elif path.suffix.lower() not in MEDIA_SUFFIXES:
+            elif path.suffix.lower() not in suffixes:
                 ignored["not media"] += 1
             elif path.is_symlink() and not path.resolve().is_relative_to(inside):
                 ignored["link"] += 1

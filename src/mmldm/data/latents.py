@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -27,6 +27,7 @@ from mmldm.data.manifest import Manifest
 from mmldm.errors import UserError
 
 FORMAT = 1
+DTYPES = {"F16": torch.float16, "F32": torch.float32, "I64": torch.int64, "BOOL": torch.bool}
 
 
 def cache_key(**parts: Any) -> str:
@@ -122,7 +123,8 @@ class CacheWriter:
 class LatentCache:
     """Reads a finished cache; `cache[indices]` gives the rows as one dictionary of stacked tensors.
 
-    Shards are memory-mapped, so any size of cache is read in constant memory.
+    Shards are memory-mapped and only the rows asked for are read: a cache of any size opens at once and
+    is read in constant memory.
 
     Raises:
         UserError: The folder holds no finished cache, or a shard is damaged.
@@ -142,7 +144,7 @@ class LatentCache:
         self.folder, self.key, self.extra = folder, facts["key"], facts["extra"]
         try:
             self.shards = [
-                load_file(folder / f"shard_{i:05d}.safetensors") for i in range(len(facts["rows"]))
+                _mapped(folder / f"shard_{i:05d}.safetensors") for i in range(len(facts["rows"]))
             ]
         except (SafetensorError, OSError) as error:
             raise UserError(
@@ -203,6 +205,25 @@ def cached_batches(
         indices = torch.as_tensor(order(seed, len(cache), batch_size, step))
         rows = cache[indices[rank * local : (rank + 1) * local]]
         yield {name: value.to(device, non_blocking=True) for name, value in rows.items()}
+
+
+def _mapped(shard: Path) -> dict[str, Tensor]:
+    """The tensors of a shard, of which nothing is read before it is indexed.
+
+    `load_file` maps a file, too, but reads all of it at once.
+    """
+    with safe_open(shard, "pt"):  # refuses a damaged header, or a file that is too short for it
+        pass
+    with shard.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+    header.pop("__metadata__", None)
+    size = shard.stat().st_size
+    data = torch.from_file(str(shard), shared=False, size=size, dtype=torch.uint8)[8 + length :]
+    return {
+        name: data[slice(*entry["data_offsets"])].view(DTYPES[entry["dtype"]]).view(entry["shape"])
+        for name, entry in header.items()
+    }
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from mmldm.data.folder import MEDIA_SUFFIXES, find_media, json_lines, read_list
+from mmldm.data.folder import AUDIO_SUFFIXES, MEDIA_SUFFIXES, find_media, json_lines, read_list
 from mmldm.errors import UserError
 from mmldm.media.atomic import atomic_path
 from mmldm.media.container import Limits
@@ -56,6 +56,9 @@ class Row(BaseModel):
     audio_codec: str | None = None
     silent_share: float | None = None
     decode_errors: int | None = None
+    has_audio: bool = True
+    has_video: bool = True
+    """Whether there is sound, and picture; a usable row without one is for `allow_missing` alone."""
     size: int
     """Bytes."""
     mtime_ns: int
@@ -63,6 +66,11 @@ class Row(BaseModel):
     @property
     def usable(self) -> bool:
         return self.status != "skipped"
+
+    @property
+    def complete(self) -> bool:
+        """Whether the file has both sound and picture."""
+        return self.has_audio and self.has_video
 
 
 class Manifest(BaseModel):
@@ -91,6 +99,11 @@ class Manifest(BaseModel):
     def split(self, name: Split) -> list[Row]:
         """Usable rows of one split."""
         return [row for row in self.usable if row.split == name]
+
+    @property
+    def complete(self) -> Manifest:
+        """Without the files that lack sound or picture."""
+        return self.model_copy(update={"rows": tuple(row for row in self.rows if row.complete)})
 
     def file(self, row: Row) -> Path:
         """Where the row's file is."""
@@ -131,7 +144,7 @@ class Manifest(BaseModel):
             "ignored": self.ignored,
         }
         lines = [json.dumps(header, ensure_ascii=False)]
-        lines += [row.model_dump_json(exclude_none=True) for row in self.rows]
+        lines += [row.model_dump_json(exclude_defaults=True) for row in self.rows]
         with atomic_path(path) as temporary:
             temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
         return Path(path)
@@ -172,6 +185,7 @@ def scan(
     workers: int = 2,
     limits: Limits | None = None,
     skip_silent: bool = False,
+    allow_missing: bool = False,
     held_out: float = 0.1,
     seed: int = 0,
     class_pattern: str | None = None,
@@ -185,6 +199,8 @@ def scan(
         workers: Processes decoding at once.
         limits: What one file may cost.
         skip_silent: Skip files whose sound is digital silence.
+        allow_missing: Keep files without sound or without picture, audio files among them, for
+            training; they are never held out.
         held_out: Share of the clips kept from training.
         seed: Of the split. A file keeps its split when others come or go.
         class_pattern: Where a folder's classes are in its file names, see `find_media`.
@@ -197,7 +213,8 @@ def scan(
     limits = limits or Limits()
     if source.is_dir():
         root = source
-        entries, ignored = find_media(source, class_pattern)
+        suffixes = MEDIA_SUFFIXES | AUDIO_SUFFIXES if allow_missing else MEDIA_SUFFIXES
+        entries, ignored = find_media(source, class_pattern, suffixes)
     elif source.is_file():
         root = source.parent
         entries, ignored = read_list(source), {}
@@ -208,7 +225,7 @@ def scan(
             f"{source} holds no media files; looked for {' '.join(sorted(MEDIA_SUFFIXES))}"
         )
 
-    calls = [(str(root / entry["path"]), limits.model_dump()) for entry in entries]
+    calls = [(str(root / entry["path"]), limits.model_dump(), allow_missing) for entry in entries]
     rows: dict[int, Row] = {}
     outcomes = run_isolated(measure, calls, workers=workers, seconds=limits.seconds)
     for done, outcome in enumerate(outcomes, start=1):
@@ -230,11 +247,12 @@ def _row(
     info = dict(outcome.value)
     note = "; ".join(info.pop("notes")) or None
     del info["path"], info["num_frames"]
+    info |= {name: info[f"{name[4:]}_codec"] is not None for name in ("has_audio", "has_video")}
     reason: str | None = None
     if info["duration"] < spec.duration - TOLERANCE:
         reason = "corrupt" if info["decode_errors"] else "too_short"
         note = f"{info['duration']:.2f} s can be used, a clip needs {spec.duration:g} s"
-    elif skip_silent and info["silent_share"] >= SILENT_SHARE:
+    elif skip_silent and (info["silent_share"] or 0) >= SILENT_SHARE:
         reason = "silent"
     else:
         info["duration"] = max(info["duration"], spec.duration)
@@ -245,11 +263,12 @@ def _row(
 def assign_splits(rows: list[Row], held_out: float, seed: int) -> list[Row]:
     """Holds out the rows whose hash falls below `held_out`, so that each file's split is its own.
 
-    Every class keeps a training clip, and from four clips on at least one is held out.
+    Every class keeps a training clip, and from four clips on at least one is held out. What lacks
+    sound or picture trains, because held-out clips are for measuring.
     """
     open_rows = [row for row in rows if row.usable and row.split is None]
     draws = {row.path: _draw(row.path, seed) for row in open_rows}
-    ordered = sorted(open_rows, key=lambda row: draws[row.path])
+    ordered = sorted((row for row in open_rows if row.complete), key=lambda row: draws[row.path])
     chosen = {row.path for row in ordered if draws[row.path] < held_out}
     free: Counter[str | None] = Counter(
         row.class_name
@@ -311,6 +330,12 @@ def _summary_lines(manifest: Manifest) -> Iterator[str]:
     for reason, count in Counter(row.reason for row in rows if row.reason).most_common():
         example = next(row.path for row in rows if row.reason == reason)
         yield f"  skipped, {reason}: {count} (such as {example})"
+    for stream, missing in (
+        ("sound", [row for row in usable if not row.has_audio]),
+        ("picture", [row for row in usable if not row.has_video]),
+    ):
+        if missing:
+            yield f"  without {stream}: {len(missing)} (such as {missing[0].path})"
     silent = sum((row.silent_share or 0) >= SILENT_SHARE for row in usable)
     if silent:
         yield f"  warning: {silent} usable clips are silent; skip_silent leaves them out"

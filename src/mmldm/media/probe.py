@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from mmldm.errors import MediaError
-from mmldm.media.container import Limits, MediaFile, Picture, Sound
+from mmldm.media.container import AUDIO_FORMATS, Limits, MediaFile, Picture, Sound
 
 # Loudest level of silence, and the samples judged together.
 SILENCE, SILENCE_BLOCK = 10 ** (-90 / 20), 512
@@ -21,9 +21,9 @@ SILENCE, SILENCE_BLOCK = 10 ** (-90 / 20), 512
 NOTED_START, NOTED_END = 0.1, 0.5
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class MediaInfo:
-    """A sounding video as measured by decoding.
+    """A sounding video as measured by decoding; fields of a stream that is missing are None.
 
     Attributes:
         duration: Seconds from the first instant of the file to the end of the shorter stream:
@@ -39,27 +39,30 @@ class MediaInfo:
 
     path: str
     duration: float
-    width: int
-    height: int
-    fps: float
-    num_frames: int
-    sample_rate: int
-    channels: int
-    video_codec: str
-    audio_codec: str
-    silent_share: float
+    width: int | None = None
+    height: int | None = None
+    fps: float | None = None
+    num_frames: int | None = None
+    sample_rate: int | None = None
+    channels: int | None = None
+    video_codec: str | None = None
+    audio_codec: str | None = None
+    silent_share: float | None = None
     decode_errors: int
     notes: tuple[str, ...]
 
 
-def probe(path: str | Path, limits: Limits | None = None) -> MediaInfo:
+def probe(path: str | Path, limits: Limits | None = None, allow_missing: bool = False) -> MediaInfo:
     """Decodes the whole file once, streaming, and reports what can be used.
+
+    Args:
+        allow_missing: A file with sound alone (of an audio format, too) or picture alone will do.
 
     Raises:
         MediaError: `unreadable`, `format_not_allowed`, `no_video`, `no_audio`, `too_large`,
             `too_short` (a still picture), `non_finite`, `format_change`, `corrupt`.
     """
-    with MediaFile(path, limits or Limits()) as media:
+    with _open(path, limits or Limits(), allow_missing) as media:
         origin, events = media.from_origin()
         picture, sound = _PictureTally(), _SoundTally()
         for event in events:
@@ -73,36 +76,65 @@ def probe(path: str | Path, limits: Limits | None = None) -> MediaInfo:
                 sound.add(event)
         if picture.count == 1 and not media.decode_errors:
             raise MediaError("too_short", f"{path} shows a single picture, not a video")
-        if picture.count < 2 or not sound.samples:
-            what = "sound" if picture.count > 1 else "picture"
-            raise MediaError("corrupt", f"the {what} of {path} cannot be decoded; replace the file")
-
         video, audio = media.video, media.audio
-        assert video is not None and audio is not None
-        duration = min(picture.end, sound.end) - origin
-        missing = 1 - sound.samples / sound.rate / max(sound.end - sound.start, 1e-9)
-        if media.decode_errors and missing > 0.5:
-            raise MediaError("corrupt", f"most of the sound of {path} is damaged; replace the file")
+        if video is not None and picture.count < 2:
+            raise _undecodable("picture", path)
+        if audio is not None and not sound.samples:
+            raise _undecodable("sound", path)
+        ends: list[float] = []
+        measured: dict[str, Any] = {}
+        if video is not None:
+            ends.append(picture.end)
+            measured |= {
+                "width": picture.width,
+                "height": picture.height,
+                "fps": (picture.count - 1) / (picture.last - picture.start),
+                "num_frames": picture.count,
+                "video_codec": video.codec_context.codec.name,
+            }
+        if audio is not None:
+            ends.append(sound.end)
+            missing = 1 - sound.samples / sound.rate / max(sound.end - sound.start, 1e-9)
+            if media.decode_errors and missing > 0.5:
+                raise MediaError(
+                    "corrupt", f"most of the sound of {path} is damaged; replace the file"
+                )
+            measured |= {
+                "sample_rate": sound.rate,
+                "channels": audio.codec_context.channels,
+                "audio_codec": audio.codec_context.codec.name,
+                "silent_share": max(0.0, 1 - sound.heard / (sound.rate * (sound.end - origin))),
+            }
         return MediaInfo(
             path=str(path),
-            duration=duration,
-            width=picture.width,
-            height=picture.height,
-            fps=(picture.count - 1) / (picture.last - picture.start),
-            num_frames=picture.count,
-            sample_rate=sound.rate,
-            channels=audio.codec_context.channels,
-            video_codec=video.codec_context.codec.name,
-            audio_codec=audio.codec_context.codec.name,
-            silent_share=max(0.0, 1 - sound.heard / (sound.rate * (sound.end - origin))),
+            duration=min(ends) - origin,
             decode_errors=media.decode_errors,
             notes=_notes(media, picture, sound),
+            **measured,
         )
 
 
-def measure(path: str, limits: dict[str, Any]) -> dict[str, Any]:
+def measure(path: str, limits: dict[str, Any], allow_missing: bool = False) -> dict[str, Any]:
     """`probe` with plain values in and out, for a worker process."""
-    return asdict(probe(path, Limits(**limits)))
+    return asdict(probe(path, Limits(**limits), allow_missing))
+
+
+def _open(path: str | Path, limits: Limits, allow_missing: bool) -> MediaFile:
+    if not allow_missing:
+        return MediaFile(path, limits)
+    try:
+        return MediaFile(path, limits, AUDIO_FORMATS)
+    except MediaError as error:
+        if error.reason not in ("no_audio", "no_video"):
+            raise
+        lacks_sound = error.reason == "no_audio"
+    return MediaFile(
+        path, limits, AUDIO_FORMATS, want_video=lacks_sound, want_audio=not lacks_sound
+    )
+
+
+def _undecodable(what: str, path: str | Path) -> MediaError:
+    return MediaError("corrupt", f"the {what} of {path} cannot be decoded; replace the file")
 
 
 class _PictureTally:
@@ -149,6 +181,8 @@ def _notes(media: MediaFile, picture: _PictureTally, sound: _SoundTally) -> tupl
     notes = []
     if media.decode_errors:
         notes.append(f"{media.decode_errors} decode errors")
+    if media.audio is None or media.video is None:
+        return (*notes, "no sound" if media.audio is None else "no picture")
     if len(media.container.streams.audio) > 1:
         notes.append(f"first of {len(media.container.streams.audio)} audio tracks used")
     lag = sound.start - picture.start

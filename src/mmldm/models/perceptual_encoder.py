@@ -8,8 +8,10 @@ per frame, or one column per moment of the audio image) is the same code with an
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -71,6 +73,8 @@ class PerceptualEncoder(nn.Module):
             as the prior.
     """
 
+    _gradient_checkpointing_func: Callable[..., Any]
+
     def __init__(
         self,
         image_latent_shape: Sequence[int],
@@ -124,6 +128,7 @@ class PerceptualEncoder(nn.Module):
         self.mean = nn.Conv2d(width, C, kernel, stride=kernel)
         self.logvar = zero_init(nn.Conv2d(width, C, kernel, stride=kernel))
         nn.init.constant_(self.logvar.get_parameter("bias"), initial_logvar)
+        self.gradient_checkpointing = False  # switched by the model that owns this part
 
     def forward(self, image_latents: Tensor) -> Posterior:
         """(B,T,c,h,w) -> Posterior over (B,C,T',H',W'). With key frames, only those are read."""
@@ -138,11 +143,14 @@ class PerceptualEncoder(nn.Module):
             position = self.time_embedding(sinusoidal_embedding(times, h.shape[1]).to(h.dtype))
             h = h + position.repeat(B, 1)[:, :, None, None]
         for block in self.blocks:
+            run: Callable[[Tensor], Tensor] = block
+            if torch.is_grad_enabled() and self.gradient_checkpointing:
+                run = partial(self._gradient_checkpointing_func, block)
             if isinstance(block, SelfAttention):
-                clips = block(h.unflatten(0, (B, K)).transpose(1, 2))  # B C K H W
+                clips = run(h.unflatten(0, (B, K)).transpose(1, 2))  # B C K H W
                 h = clips.transpose(1, 2).flatten(0, 1)
             else:
-                h = block(h)
+                h = run(h)
         # Pooling before the last layer keeps the head's cost per slot, as in the paper.
         h = h.unflatten(0, (-1, self.frames_per_slot)).mean(1)  # (B slots) C H W
         h = F.silu(self.norm(h))

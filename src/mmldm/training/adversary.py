@@ -52,15 +52,20 @@ class Adversary:
         target: AV[Tensor],
         process: NoiseProcess,
         micro: int,
+        complete: Tensor,
     ) -> Tensor:
-        """The adversarial term of Eq. 3; keeps real and fake images for the critic's turn."""
+        """The adversarial term of Eq. 3; keeps real and fake images for the critic's turn.
+
+        Args:
+            complete: (B,) bool, clips with both modalities; of others there is no real tuple.
+        """
         ends = torch.tensor([0, -1], device=target.video.device)
         estimate = prediction.map(process.to_x0, noisy, timesteps)
         fake = self.images(AV(estimate.audio, estimate.video[:, ends]))
         with torch.no_grad():
             real = self.images(AV(target.audio, target.video[:, ends]))
         levels = torch.cat([timesteps.audio, timesteps.video[:, ends]], dim=1)
-        usable = (levels < self.max_noise * process.num_timesteps).all(dim=1)
+        usable = complete & (levels < self.max_noise * process.num_timesteps).all(dim=1)
         self.handoff[micro] = (real, fake.detach(), usable)
         return (adversarial_loss(self.critic(fake)) * usable).mean()
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from mmldm.config import AutoencoderConfig, RunConfig, bind, parse
-from mmldm.data.clips import spread
+from mmldm.data.clips import NO_CLASS, present, spread
 from mmldm.data.latents import LatentCache, Splits, cached_batches
 from mmldm.diffusion.schedules import NoiseProcess, ScheduleConfig, make_scheduler
 from mmldm.evaluation.reconstruction import psnr
@@ -42,7 +42,11 @@ VALIDATED_CLIPS = 16
 
 
 class AutoencoderTurn(nn.Module):
-    """Eq. 3 without the critic's own loss."""
+    """Eq. 3 without the critic's own loss.
+
+    What a clip lacks counts as zero in every term: means are over all rows, so that a clip's share
+    depends on no other.
+    """
 
     def __init__(
         self,
@@ -60,6 +64,8 @@ class AutoencoderTurn(nn.Module):
     def forward(self, batch: dict[str, Tensor], random: StepRandom) -> dict[str, Tensor]:
         model, loss_config = self.autoencoder, self.config.loss
         codec = self.frozen[0]
+        here = present(batch)
+        complete = here.audio & here.video
         mean = MODALITIES.map(lambda m: codec.normalise(batch[f"{m}_mean"], m))
         posterior = model.encode(
             MODALITIES.map(lambda m: codec.normalise(_draw(batch, m, random), m))
@@ -77,6 +83,9 @@ class AutoencoderTurn(nn.Module):
             *(random.bernoulli(loss_config.conditioning_dropout, (clips,)) for _ in range(2))
         )
         alone = AV(*(random.bernoulli(loss_config.context_dropout, (clips,)) for _ in range(2)))
+        # What a clip lacks tells nothing: neither by its latents nor by a class guessed from them.
+        dropped = dropped.map(lambda drop, is_here: drop | ~is_here, here)
+        alone = alone.map(lambda own: own | (~complete & (labels < 0)))
         conditions = model.condition(latents, frames, classes, dropped, alone)
 
         timesteps = target.map(lambda x: self._timesteps(random, x.shape[:2]))
@@ -90,11 +99,11 @@ class AutoencoderTurn(nn.Module):
         )
         error = AV(
             *(
-                weighted_mean((p - w).square(), s).mean()
-                for p, w, s in zip(prediction, wanted, weights, strict=True)
+                (weighted_mean((p - w).square(), s) * h).mean()
+                for p, w, s, h in zip(prediction, wanted, weights, here, strict=True)
             )
         )
-        kl = posterior.map(lambda p: p.kl().mean())
+        kl = posterior.map(lambda p, is_here: (p.kl() * is_here).mean(), here)
         loss = error.video + loss_config.audio_weight * error.audio + loss_config.kl * sum(kl)
         terms = {
             "mse/audio": error.audio,
@@ -104,17 +113,17 @@ class AutoencoderTurn(nn.Module):
         }
         if classes is not None:
             terms["classification"] = classification_loss(
-                model.class_logits(conditions.semantics), labels
+                model.class_logits(conditions.semantics), labels.masked_fill(~complete, NO_CLASS)
             )
             loss = loss + loss_config.classification * terms["classification"]
         if loss_config.contrastive:
             terms["contrastive"] = contrastive_loss(
-                model.contrastive(conditions.semantics), model.temperatures
+                model.contrastive(conditions.semantics), model.temperatures, complete
             )
             loss = loss + loss_config.contrastive * terms["contrastive"]
         if self.adversary is not None and random.step >= self.adversary.start_step:
             terms["adversarial"] = self.adversary.model_loss(
-                prediction, noisy, timesteps, target, self.process, random.micro
+                prediction, noisy, timesteps, target, self.process, random.micro, complete
             )
             loss = loss + loss_config.adversarial * terms["adversarial"]
         return {"loss": loss, **{name: value.detach() for name, value in terms.items()}}

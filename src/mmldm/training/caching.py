@@ -17,12 +17,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from mmldm.config import RunConfig
-from mmldm.data.clips import class_labels, windows
+from mmldm.data.clips import class_labels, present, read_row, windows
 from mmldm.data.latents import CacheWriter, LatentCache, Splits, cache_key, files_key
-from mmldm.data.manifest import Manifest, Split
+from mmldm.data.manifest import Manifest, Row, Split
 from mmldm.errors import MediaError, UserError
 from mmldm.media.images import frames_to_images
-from mmldm.media.reader import read_clip
 from mmldm.media.spectrogram import AudioImage
 from mmldm.models.autoencoder import MultiModalAutoencoder
 from mmldm.models.image_codec import ImageCodec, LatentStatistics
@@ -37,12 +36,12 @@ BATCH = 16
 
 
 class _Windows(Dataset[dict[str, Any]]):
-    """The fixed windows of a split; an unreadable one comes back without media, to be counted."""
+    """The fixed windows of some rows; an unreadable one comes back without media, to be counted."""
 
-    def __init__(self, manifest: Manifest, config: RunConfig, split: Split) -> None:
+    def __init__(self, manifest: Manifest, config: RunConfig, rows: list[Row]) -> None:
         self.manifest, self.spec = manifest, config.clip
         self.labels = class_labels(manifest)
-        self.windows = windows(manifest.split(split), config.clip, config.data.windows_per_clip)
+        self.windows = windows(rows, config.clip, config.data.windows_per_clip)
 
     def __len__(self) -> int:
         return len(self.windows)
@@ -51,10 +50,11 @@ class _Windows(Dataset[dict[str, Any]]):
         row, start = self.windows[index]
         item: dict[str, Any] = {"source": index, "label": self.labels[row.class_name]}
         try:
-            clip = read_clip(self.manifest.file(row), start, self.spec)
+            clip = read_row(self.manifest, row, start, self.spec)
         except MediaError as error:
             return item | {"error": str(error)}
-        return item | {"frames": clip.frames, "waveform": clip.waveform}
+        here = [row.has_audio, row.has_video]
+        return item | {"frames": clip.frames, "waveform": clip.waveform, "present": here}
 
 
 def weights_key(model: nn.Module) -> str:
@@ -89,8 +89,9 @@ def cache_image_latents(
     )
     audio_image = AudioImage(config.clip)
     held_out: Split = "held_out" if manifest.split("held_out") else "train"
-    sources: list[tuple[str, Split]] = [("train", "train"), ("held_out", held_out)]
-    for split, source in sources:
+    # Measurements are made on clips that have both sound and picture.
+    sources = {"train": manifest.split("train"), "held_out": manifest.complete.split(held_out)}
+    for split, source in sources.items():
         target = folder / split
         if LatentCache.is_current(target, key):
             continue
@@ -132,7 +133,7 @@ def _encode_media(
     images = AV(audio_image.image(waveform), frames_to_images(frames))
     for modality, x in zip(MODALITIES, images, strict=True):
         rows[f"{modality}_mean"], rows[f"{modality}_logvar"] = codec.posterior(x)
-    for name in ("source", "label"):
+    for name in ("source", "label", "present"):
         rows[name] = torch.tensor([item[name] for item in items])
     return rows
 
@@ -163,6 +164,7 @@ def cache_latents(
                 )
             )
             entries = {"label": batch["label"], "source": rows}
+            entries["present"] = torch.stack(present(batch), dim=1)
             for modality, dist in zip(MODALITIES, posterior, strict=True):
                 entries |= {f"{modality}_mean": dist.mean, f"{modality}_logvar": dist.logvar}
             writer.add(entries)
@@ -189,6 +191,8 @@ def _fit(writer: CacheWriter, as_images: Callable[[Tensor], Tensor]) -> LatentSt
 
 
 def _two_points(shard: dict[str, Tensor], modality: str) -> Tensor:
-    mean, logvar = shard[f"{modality}_mean"].float(), shard[f"{modality}_logvar"].float()
+    """Two points per number of every clip that has the modality."""
+    here = getattr(present(shard), modality)
+    mean, logvar = (shard[f"{modality}_{name}"][here].float() for name in ("mean", "logvar"))
     std = torch.exp(0.5 * logvar)
     return torch.cat([mean + std, mean - std])

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import itertools
 import json
 import os
 import shutil
 import socket
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,13 +22,19 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from mmldm.errors import UserError
+from mmldm.training.scaling import whole
 
 _STATE = "state.json"
+_DTYPES = {
+    torch.float64: "F64", torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16",
+    torch.int64: "I64", torch.int32: "I32", torch.uint8: "U8", torch.bool: "BOOL",
+}  # fmt: skip
 
 
 class SaveError(UserError):
@@ -39,13 +47,24 @@ class Checkpoint:
 
     Attributes:
         step: Completed steps.
-        tensors: File name without suffix -> tensors by name, on the CPU after loading.
+        tensors: File name without suffix -> tensors by name: to be saved, whole or sharded; after
+            loading, whole and on the CPU.
         values: JSON values.
     """
 
     step: int
     tensors: Mapping[str, Mapping[str, Tensor]]
     values: Mapping[str, Any]
+
+    def wholes(self) -> Iterator[Tensor]:
+        """All tensors in the order of the files, whole, one at a time: collective calls."""
+        for tensors in self.tensors.values():
+            for tensor in _in_file_order(tensors).values():
+                yield whole(tensor)
+
+    def gather(self) -> None:
+        """The other processes' share in rank 0's `CheckpointFolder.save`."""
+        _exhaust(self.wholes())
 
 
 class CheckpointFolder:
@@ -85,17 +104,20 @@ class CheckpointFolder:
         """
         target = self.folder(checkpoint.step)
         partial = self._path / f".{target.name}.partial"
+        wholes = checkpoint.wholes()
         try:
-            _write(partial, checkpoint)
+            _write(partial, checkpoint, wholes)
             partial.rename(target)
             _sync(self._path)
-        except (OSError, SafetensorError) as error:
+        except OSError as error:
             shutil.rmtree(partial, ignore_errors=True)
             last = self.steps()[-1:]
             raise SaveError(
                 f"{target}: the checkpoint could not be written ({error}); "
                 + (f"the last good one is step {last[0]}" if last else "there is none before it")
             ) from error
+        finally:
+            _exhaust(wholes)  # whatever the disk says: the other processes count on it
         for step in self.steps()[: -self._keep]:
             retired = self._path / f".{self.folder(step).name}.retired"
             try:
@@ -209,16 +231,14 @@ def library_versions() -> dict[str, str]:
     return {name: version(name) for name in ("torch", "diffusers", "safetensors")}
 
 
-def _write(folder: Path, checkpoint: Checkpoint) -> None:
+def _write(folder: Path, checkpoint: Checkpoint, wholes: Iterator[Tensor]) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     digests = {}
     for name, tensors in checkpoint.tensors.items():
         path = folder / f"{name}.safetensors"
-        # Copies: safetensors refuses tensors that share memory, and tied weights do.
-        save_file({k: t.detach().cpu().clone().contiguous() for k, t in tensors.items()}, path)
+        digests[path.name] = _write_tensors(path, _in_file_order(tensors), wholes)
         _sync(path)
-        digests[path.name] = _sha256(path)
     state = {
         "step": checkpoint.step,
         **checkpoint.values,
@@ -229,6 +249,43 @@ def _write(folder: Path, checkpoint: Checkpoint) -> None:
     path.write_text(json.dumps({**state, "sha256_of_state": _digest(state)}, indent=1))
     _sync(path)
     _sync(folder)
+
+
+def _write_tensors(path: Path, tensors: Mapping[str, Tensor], wholes: Iterator[Tensor]) -> str:
+    """Writes a safetensors file in the memory of one tensor, and returns its sha256.
+
+    Args:
+        tensors: Names, types and shapes.
+        wholes: Gives the tensors themselves, in the same order.
+    """
+    header: dict[str, Any] = {}
+    end = 0
+    for name, tensor in tensors.items():
+        start, end = end, end + tensor.numel() * tensor.element_size()
+        dtype, shape = _DTYPES[tensor.dtype], list(tensor.shape)
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    digest = hashlib.sha256()
+    with path.open("wb") as file:
+        pieces = (_as_bytes(whole) for whole in itertools.islice(wholes, len(tensors)))
+        for piece in itertools.chain([len(text).to_bytes(8, "little"), text], pieces):
+            file.write(piece)
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def _as_bytes(tensor: Tensor) -> Any:
+    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
+
+
+def _in_file_order(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Wide types first, so that every tensor is aligned."""
+    return dict(sorted(tensors.items(), key=lambda item: -item[1].element_size()))
+
+
+def _exhaust(iterator: Iterator[Any]) -> None:
+    deque(iterator, maxlen=0)
 
 
 def _read(folder: Path, step: int) -> Checkpoint:

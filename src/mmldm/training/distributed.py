@@ -7,15 +7,23 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from mmldm.errors import UserError
+from mmldm.errors import RefusedElsewhereError, UserError
+
+T = TypeVar("T")
+
+PATIENCE = timedelta(days=7)
+"""How long processes wait for each other: rank 0 scans and encodes for hours while the others do
+nothing. A process that dies is noticed at once, by `torchrun`."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +65,30 @@ class Process:
         dist.broadcast(shared, src=0)
         return int(shared.item())
 
+    def on_main(
+        self, work: Callable[[], T], meanwhile: Callable[[], None] | None = None
+    ) -> T | None:
+        """Rank 0 does `work`, the others wait for it; its result, None on the others.
+
+        Args:
+            work: What only one process may do.
+            meanwhile: What the others do: their share of the collective calls in `work`.
+
+        Raises:
+            UserError: Rank 0 was refused something; on the others as `RefusedElsewhereError`.
+        """
+        result, refused = None, None
+        if self.is_main:
+            try:
+                result = work()
+            except UserError as error:
+                refused = error
+        elif meanwhile is not None:
+            meanwhile()
+        if self.from_main(refused is not None):
+            raise refused or RefusedElsewhereError("refused by rank 0")
+        return result
+
 
 @contextmanager
 def process_group(device: str | None = None) -> Iterator[Process]:
@@ -76,7 +108,7 @@ def process_group(device: str | None = None) -> Iterator[Process]:
         return
     if "MASTER_ADDR" not in os.environ:
         raise UserError(f"WORLD_SIZE is {world} but MASTER_ADDR is not set: start with torchrun")
-    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=PATIENCE)
     try:
         # Some launchers start the processes without joining them: each would train and write alone.
         if dist.get_world_size() != world:

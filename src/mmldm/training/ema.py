@@ -11,6 +11,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from mmldm.training.scaling import part_of
+
 
 class Average:
     """Exponential moving average of trainable parameters and floating-point buffers.
@@ -58,7 +60,7 @@ class Average:
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Takes over saved averages."""
         for name, tensor in self._average.items():
-            tensor.copy_(state[name])
+            tensor.copy_(part_of(state[name], like=tensor))
 
     @torch.no_grad()
     def _write(self, values: Mapping[str, Tensor]) -> None:

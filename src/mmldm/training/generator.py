@@ -10,8 +10,8 @@ Each row of a batch plays one task, drawn from the configured mix:
     video_only      the same the other way round
 
 The paper has the first three, with 5 % each of the given ones; the single-modality tasks teach the null
-half of cross-modal guidance (Eq. 8) a state it will meet when sampling. Only predicted streams enter the
-loss.
+half of cross-modal guidance (Eq. 8) a state it will meet when sampling. A clip that lacks a modality
+always plays the other's. Only predicted streams enter the loss.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from mmldm.config import TASKS, GeneratorConfig, RunConfig, bind, parse
-from mmldm.data.clips import spread
+from mmldm.data.clips import present, spread
 from mmldm.data.latents import LatentCache, Splits, cached_batches
 from mmldm.diffusion.schedules import NoiseProcess, ScheduleConfig
 from mmldm.models.generator import JointGenerator
@@ -54,12 +54,15 @@ class GeneratorTurn(nn.Module):
     def forward(self, batch: dict[str, Tensor], random: StepRandom) -> dict[str, Tensor]:
         rows = len(batch["label"])
         tasks = torch.searchsorted(self.task_ends, random.uniform((rows,)), right=True)
+        here = present(batch)
         tasks = tasks.clamp_max(len(TASKS) - 1)
+        tasks = tasks.masked_fill(~here.video, TASKS.index("audio_only"))
+        tasks = tasks.masked_fill(~here.audio, TASKS.index("video_only"))
         timesteps = self.timesteps(random, rows)
         errors, predicted = self.errors(batch, tasks, timesteps, random, self.class_dropout)
         # Divided by the expected share, not by this batch's count: a mean over rows stays a mean of means.
         loss = errors.map(
-            lambda e, p, s: (e * p).mean() / max(s, 1e-9), predicted, self.predicted_share
+            lambda e, p, s: (e * p).mean() / (s or 1.0), predicted, self.predicted_share
         )
         return {
             "loss": loss.audio + loss.video,

@@ -11,7 +11,7 @@ import gc
 import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -125,9 +125,8 @@ class Journey:
         if self._decoder_init is not None:
             require_unet(self._decoder_init)
         if job.train is None:
-            if self.process.is_main:
-                build_vae(self.config).save_pretrained(self.folder.export("vae"))
-            self.process.from_main(0)
+            export = self.folder.export("vae")
+            self.process.on_main(lambda: build_vae(self.config).save_pretrained(export))
             return None
         stage = VaeStage(self.config, job.train, self.manifest, self.process.device)
         return self._train(stage, job.train)
@@ -191,11 +190,13 @@ class Journey:
         job, clip = self.config.vocoder, self.config.clip
         assert job is not None, "the caller asks for jobs of the recipe only"
         if job.train is None:
-            if self.process.is_main:
+
+            def take() -> None:
                 vocoder = build_vocoder(job, clip, self.config.seed)
                 vocoder.save_pretrained(self.folder.export("vocoder"))
                 self._publish()
-            self.process.from_main(0)
+
+            self.process.on_main(take)
             return None
         stage = VocoderStage(self.config, job, job.train, self.manifest, self.process.device)
         result = self._train(stage, job.train)
@@ -252,9 +253,7 @@ class Journey:
 
     def _on_main(self, write: Callable[[], Splits], cache: str) -> Splits:
         """Rank 0 writes the cache, then every process opens it."""
-        if self.process.is_main:
-            write()
-        self.process.from_main(0)
+        self.process.on_main(write)
         return Splits.open(self.folder.cache(cache))
 
 
@@ -294,32 +293,47 @@ def find_manifest(
         seed=data.seed,
         class_pattern=data.class_pattern,
         skip_silent=data.skip_silent,
+        allow_missing=data.allow_missing,
         progress=lambda done, total: progress("scan", done, total),
     )
     manifest.require_clips()
-    if not manifest.split("train"):
-        raise UserError(f"{source}: every usable clip is held out, none is left to train on.")
+    if not manifest.complete.split("train"):
+        raise UserError(
+            f"{source}: no clip with both sound and picture is left to train on; the others are "
+            "held out or lack one of them."
+        )
     return manifest
 
 
 @contextmanager
 def claim(
-    folder: RunFolder, config: RunConfig, manifest: Manifest, process: Process
-) -> Iterator[None]:
+    folder: RunFolder, config: RunConfig, manifest: Manifest | None, process: Process
+) -> Iterator[Manifest]:
     """Holds the run folder for this process, and records recipe and manifest in it.
 
     Rank 0 does; a recipe that is refused leaves the earlier one in its place.
+
+    Args:
+        manifest: Of rank 0; the others read what it has recorded.
+
+    Yields:
+        The manifest, on every process.
 
     Raises:
         UserError: Another process holds the folder, or the clips would be split differently than
             the run's manifest says.
     """
-    if not process.is_main:
-        yield
-        return
+    with ExitStack() as held:
+        process.on_main(lambda: held.enter_context(_recorded(folder, config, manifest)))
+        yield manifest or Manifest.load(folder.manifest)
+
+
+@contextmanager
+def _recorded(folder: RunFolder, config: RunConfig, manifest: Manifest | None) -> Iterator[None]:
     with run_lock(folder.root, lambda sentence: None):
         earlier = folder.config.read_text(encoding="utf-8") if folder.config.is_file() else None
         if not folder.manifest.is_file():
+            assert manifest is not None, "rank 0 has scanned"
             manifest.save(folder.manifest)
         elif earlier is not None:
             old = load_config(folder.config)
@@ -334,11 +348,12 @@ def claim(
             raise
 
 
+_SCANNED = {"held_out", "seed", "skip_silent", "allow_missing", "class_pattern"}
+
+
 def _selection(config: RunConfig) -> dict[str, Any]:
     """The settings that the manifest was made with."""
-    return {
-        "data": config.data.model_dump(include={"held_out", "seed", "skip_silent", "class_pattern"})
-    }
+    return {"data": config.data.model_dump(include=_SCANNED)}
 
 
 def replace_folder(source: Path, target: Path) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,6 @@ from mmldm.errors import UserError
 from mmldm.training.checkpoint import (
     Checkpoint,
     CheckpointFolder,
-    SaveError,
     library_versions,
     refuse_changes,
     run_lock,
@@ -33,6 +32,7 @@ from mmldm.training.distributed import Process
 from mmldm.training.ema import Average
 from mmldm.training.randomness import StepRandom
 from mmldm.training.report import Report
+from mmldm.training.scaling import reassemble, unsharded
 from mmldm.training.stage import Stage
 from mmldm.training.stopping import Stop, stop_signals
 from mmldm.training.turn import Turn, learning_rate_factor
@@ -41,8 +41,9 @@ MAX_BAD_STEPS = 10
 """Withheld updates in a row after which a run is stopped."""
 HARMLESS = {
     "workers", "max_minutes", "log_every", "validate_every", "preview_every", "save_every", "keep",
+    "gradient_checkpointing", "compile", "sharding",
 }  # fmt: skip
-"""Settings that a resumed run may change: no number depends on them."""
+"""Settings that a resumed run may change: no number depends on them, but for the last line's rounding."""
 OUT_OF_TIME = "out_of_time.json"
 """Written when `max_minutes` ends a job: the step and the budget it had."""
 
@@ -100,8 +101,8 @@ def train(
             f"with accumulate {config.accumulate}"
         )
     early = list(notes)
-    lock = run_lock(folder, early.append) if process.is_main else nullcontext()
-    with lock, stop_signals(config.max_minutes, process) as stop:
+    with ExitStack() as held, stop_signals(config.max_minutes, process) as stop:
+        process.on_main(lambda: held.enter_context(run_lock(folder, early.append)))
         run = _Run(stage, config, folder, seed, process, early)
         with Report(
             folder, stage.name, config.steps, run.step, process.is_main, console
@@ -176,15 +177,20 @@ class _Run:
             report.advance(self.step)
         self._save(final=True)
         export = None
-        if self.process.is_main and reason in (None, "max_minutes"):
-            export = self.folder / "export"
-            with self._averaged(), whole_folder(export) as unfinished:
-                self.stage.export(unfinished)
-            if reason == "max_minutes":
-                budget = json.dumps([self.step, config.max_minutes])
-                (self.folder / OUT_OF_TIME).write_text(budget, encoding="utf-8")
-        self.process.from_main(0)
+        if reason in (None, "max_minutes"):
+            with self._averaged():
+                reassemble(self.turns["model"].module, keep=self.process.is_main)
+                export = self.process.on_main(lambda: self._export(reason))
         return TrainResult(self.step, reason, export)
+
+    def _export(self, reason: str | None) -> Path:
+        export = self.folder / "export"
+        with whole_folder(export) as unfinished:
+            self.stage.export(unfinished)
+        if reason == "max_minutes":
+            budget = json.dumps([self.step, self.config.max_minutes])
+            (self.folder / OUT_OF_TIME).write_text(budget, encoding="utf-8")
+        return export
 
     def _train_step(self, batch: Any) -> None:
         device, passes = self.process.device, self.config.accumulate
@@ -210,13 +216,9 @@ class _Run:
         if step % config.log_every == 0 or last:
             self._log()
         if _due(step, config.validate_every, last):
-            self._validate()
-        if _due(step, config.preview_every, last) and self.process.is_main:
-            with self._averaged():
-                try:
-                    self.stage.preview(self.folder / "previews", step)
-                except UserError as error:
-                    self._note(f"no preview at step {step}: {error}")
+            self._look(self._validate)
+        if _due(step, config.preview_every, last):
+            self._look(self._preview)
         if _due(step, config.save_every, last=False):
             self._save(final=False)
 
@@ -248,15 +250,23 @@ class _Run:
                 "Lower the learning rate or clip_norm, or look at the data."
             )
 
+    def _look(self, at: Callable[[], None]) -> None:
+        """Lets rank 0 look at the averaged model, whole."""
+        with self._averaged(), unsharded(self.turns["model"].module):
+            self.process.on_main(at)
+
     def _validate(self) -> None:
-        if self.process.is_main:
-            random = StepRandom(
-                self.seed, 0, "validate", self.config.batch_size, device=self.process.device
-            )
-            with self._averaged():
-                values = self.stage.validate(random)
-            self.report.metrics(self.step, {f"validate/{k}": v for k, v in values.items()})
-        self.process.from_main(0)
+        random = StepRandom(
+            self.seed, 0, "validate", self.config.batch_size, device=self.process.device
+        )
+        values = self.stage.validate(random)
+        self.report.metrics(self.step, {f"validate/{k}": v for k, v in values.items()})
+
+    def _preview(self) -> None:
+        try:
+            self.stage.preview(self.folder / "previews", self.step)
+        except UserError as error:
+            self._note(f"no preview at step {self.step}: {error}")
 
     @contextmanager
     def _averaged(self) -> Iterator[None]:
@@ -271,7 +281,7 @@ class _Run:
                 module.train()
 
     def _save(self, final: bool) -> None:
-        if not self.process.is_main or self.step == self.saved:
+        if self.step == self.saved:
             return
         tensors: dict[str, dict[str, Tensor]] = {
             name: turn.module.state_dict() for name, turn in self.turns.items()
@@ -285,27 +295,24 @@ class _Run:
             "skipped_updates": int(self.health.counts[2].item()),
             "window": {k: torch.stack(v).tolist() for k, v in self.window.items()},
         }
+        checkpoint = Checkpoint(self.step, tensors, values)
         try:
-            self.checkpoints.save(Checkpoint(self.step, tensors, values))
+            self.process.on_main(lambda: self.checkpoints.save(checkpoint), checkpoint.gather)
             self.saved = self.step
-        except SaveError as error:
+        except UserError as error:
             if final:
                 raise
             self._note(f"{error}; training goes on")
 
     def _resume(self) -> None:
-        if self.process.is_main:
-            self.checkpoints.clean()
-        self.step = self.process.from_main(
-            self.checkpoints.newest_whole() if self.process.is_main else 0
-        )
+        self.step = self.process.from_main(self.process.on_main(self._newest) or 0)
         if self.step == 0:
             return
         saved = self.checkpoints.load(self.step)
         refuse_changes(saved.values["identity"], self.identity, str(self.folder))
         device = self.process.device
         for name, turn in self.turns.items():
-            turn.module.load_state_dict(dict(saved.tensors[name]))
+            turn.load(dict(saved.tensors[name]))
             turn.load_optimizer_state(dict(saved.tensors["optimizer"]))
         self.average.load(saved.tensors["ema"])
         # A new start has its own ten chances.
@@ -322,6 +329,10 @@ class _Run:
                 f"the checkpoint is from {saved.values['versions']}, this is {library_versions()}: "
                 "numbers may differ in rounding from here on"
             )
+
+    def _newest(self) -> int:
+        self.checkpoints.clean()
+        return self.checkpoints.newest_whole()
 
     def _is_out_of_time(self) -> bool:
         """Whether an earlier start of this job has already used up the same budget."""

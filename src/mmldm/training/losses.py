@@ -48,22 +48,29 @@ def gather_rows(x: Tensor) -> Tensor:
     return torch.cat(all_gather(x.contiguous()))
 
 
-def contrastive_loss(embeddings: AV[Tensor], temperatures: AV[Tensor]) -> Tensor:
+def contrastive_loss(embeddings: AV[Tensor], temperatures: AV[Tensor], complete: Tensor) -> Tensor:
     """Matched pairs against all others of the global batch, both directions (Eq. 1, mean over the batch).
 
     Args:
         embeddings: L2-normalised, (B, E) each.
         temperatures: Divisors of the similarity: audio-to-video, video-to-audio.
+        complete: (B,) bool; a clip that lacks a modality is no pair, and no other's counterexample.
     """
     rows = len(embeddings.audio)
     rank = dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
     targets = torch.arange(rows, device=embeddings.audio.device) + rank * rows
     everyone = embeddings.map(gather_rows)
-    audio_to_video = embeddings.audio @ everyone.video.T / temperatures.audio
-    video_to_audio = embeddings.video @ everyone.audio.T / temperatures.video
-    return 0.5 * (
-        F.cross_entropy(audio_to_video, targets) + F.cross_entropy(video_to_audio, targets)
-    )
+    known = gather_rows(complete.float()) > 0
+    # A clip's own counterpart stays in its row, so that no row is without any.
+    hidden = ~known & (torch.arange(len(known), device=known.device) != targets[:, None])
+    loss = embeddings.audio.new_zeros(())
+    for own, others, temperature in (
+        (embeddings.audio, everyone.video, temperatures.audio),
+        (embeddings.video, everyone.audio, temperatures.video),
+    ):
+        logits = (own @ others.T / temperature).masked_fill(hidden, -torch.inf)
+        loss = loss + (F.cross_entropy(logits, targets, reduction="none") * complete).mean()
+    return 0.5 * loss
 
 
 def classification_loss(logits: Tensor, labels: Tensor) -> Tensor:

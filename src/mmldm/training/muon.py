@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mmldm.training.scaling import part_of, whole
+
 QUINTIC = 3.4445, -4.7750, 2.0315
 """Coefficients of the iteration that sends singular values of (0, 1] to about [0.7, 1.2]."""
 ITERATIONS = 5
@@ -99,7 +101,8 @@ class Muon(torch.optim.Optimizer):
         gradients = [torch.where(keep > 0, w.grad, 0.0) for w in weights if w.grad is not None]
         torch._foreach_lerp_(buffers, gradients, (1 - momentum) * keep)
         ahead = torch._foreach_lerp(gradients, buffers, momentum)
-        updates = orthogonalise(torch.stack([x.flatten(1) for x in ahead]))
+        updates = orthogonalise(torch.stack([whole(x).flatten(1) for x in ahead]))
         updates = updates * (-lr * shape_factor * keep)
         torch._foreach_mul_(weights, 1 - lr * group["weight_decay"] * keep)
-        torch._foreach_add_(weights, [u.view_as(w) for u, w in zip(updates, weights, strict=True)])
+        parts = [part_of(u.view(w.shape), like=w) for u, w in zip(updates, weights, strict=True)]
+        torch._foreach_add_(weights, parts)

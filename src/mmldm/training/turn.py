@@ -17,6 +17,7 @@ from mmldm.config import TrainConfig
 from mmldm.training.distributed import Process
 from mmldm.training.muon import Muon, hidden_weights
 from mmldm.training.randomness import StepRandom, reseed
+from mmldm.training.scaling import part_of, prepare, shard, whole
 
 ADAMW_KEYS = "step", "exp_avg", "exp_avg_sq"
 
@@ -31,7 +32,9 @@ class Turn:
         module: Called with (batch, random), returns named 0-d terms.
         config: Optimiser settings.
         learning_rate: Peak learning rate.
-        process: This process; with others the module is wrapped so that gradients are averaged.
+        process: This process; with others gradients are averaged, and the weights of "model" are
+            sharded where the recipe asks. Other turns are small, and a turn may call another's
+            network, which only whole weights allow.
     """
 
     def __init__(
@@ -45,12 +48,15 @@ class Turn:
         self.name = name
         self.module = module.to(process.device).train()
         self.learning_rate = learning_rate
-        self.parameters = {n: p for n, p in module.named_parameters() if p.requires_grad}
         self._config = config
         self._process = process
         self._forward: nn.Module = module
-        if process.world > 1:
+        prepare(module, config)
+        if process.world > 1 and name == "model" and config.sharding == "full":
+            shard(module, process)
+        elif process.world > 1:
             self._forward = DistributedDataParallel(module, broadcast_buffers=False)
+        self.parameters = {n: p for n, p in module.named_parameters() if p.requires_grad}
         rate = config.matrix_learning_rate if name == "model" else None
         matrices = {} if rate is None else hidden_weights(module)
         rest = [p for n, p in self.parameters.items() if n not in matrices]
@@ -104,7 +110,7 @@ class Turn:
                 value = value.detach().float() / len(passes)
                 sums[name] = sums[name] + value if name in sums else value
         gradients = [p.grad for p in self.parameters.values() if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients)
+        norm = whole(torch.nn.utils.get_total_norm(gradients))
         finite = torch.isfinite(norm) & torch.isfinite(sums["loss"])
         bad = self._process.maximum((~finite).float())
         torch.nn.utils.clip_grads_with_norm_(
@@ -128,6 +134,13 @@ class Turn:
             for key, value in optimizer.state.get(parameter, {}).items()
         }
 
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Takes over the module's saved, whole weights."""
+        current = self.module.state_dict()
+        self.module.load_state_dict(
+            {n: part_of(t, like=current[n]) if n in current else t for n, t in state.items()}
+        )
+
     def load_optimizer_state(self, state: dict[str, Tensor]) -> None:
         """Takes over saved tensors; weights without any (never updated) stay without."""
         owners = {
@@ -140,11 +153,14 @@ class Turn:
             prefix = f"{self.name}.{name}."
             optimizer = owners[id(parameter)]
             keys = ("momentum_buffer",) if isinstance(optimizer, Muon) else ADAMW_KEYS
-            values = {
-                key: state[prefix + key].to(parameter.device)
-                for key in keys
-                if prefix + key in state
-            }
+            values = {key: state[prefix + key] for key in keys if prefix + key in state}
+            for key, value in values.items():
+                # A moment lies where its weight does; AdamW's step count is one number.
+                values[key] = (
+                    part_of(value, like=parameter)
+                    if value.shape == parameter.shape
+                    else value.to(parameter.device)
+                )
             if values:
                 optimizer.state[parameter] = values
 

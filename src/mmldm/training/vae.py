@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from mmldm.config import RunConfig, TrainConfig, VaeConfig, bind
-from mmldm.data.clips import WindowDataset, held_out_windows
+from mmldm.data.clips import WindowDataset, held_out_windows, present
 from mmldm.data.latents import files_key
 from mmldm.data.loader import IndexedLoader
 from mmldm.data.manifest import Manifest
@@ -65,13 +65,17 @@ class VaeTurn(nn.Module):
             dim=1,
         ).flatten(0, 1)
 
+        here = torch.stack(
+            [present(batch).audio, *[present(batch).video] * self.frames_per_clip], dim=1
+        )
         posterior = self.vae.encode(images).latent_dist
         noise = random.normal((clips, 1 + self.frames_per_clip, *posterior.mean.shape[1:]))
         latents = posterior.mean + posterior.std * noise.flatten(0, 1)
         errors = self.vae.decode(latents).sample - images
-        l1 = weighted_mean(errors.abs(), weights).view(clips, -1)
-        l2 = weighted_mean(errors.square(), weights).view(clips, -1)
-        kl = 0.5 * (posterior.mean.square() + posterior.var - 1 - posterior.logvar).mean()
+        l1 = weighted_mean(errors.abs(), weights).view(clips, -1) * here
+        l2 = weighted_mean(errors.square(), weights).view(clips, -1) * here
+        nats = 0.5 * (posterior.mean.square() + posterior.var - 1 - posterior.logvar)
+        kl = (nats * here.flatten()[:, None, None, None]).mean()
         loss = self.weights.l1 * l1.mean() + self.weights.l2 * l2.mean() + self.weights.kl * kl
         return {
             "loss": loss,
