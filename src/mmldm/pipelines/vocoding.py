@@ -31,6 +31,7 @@ def check_vocoder(vocoder: Vocoder, spec: ClipSpec) -> None:
         )
 
 
+@torch.no_grad()
 def sound(image: Tensor, audio_image: AudioImage, vocoder: Vocoder | None) -> Tensor:
     """Waveforms (B,S) in [-1,1] of audio images (B,1,3,H,W)."""
     if vocoder is None:
