@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The bundled model from nothing: render the world, train the three jobs, measure, show. About two and a half hours on two CPU cores.
+# The bundled model from nothing: render the world, train the three jobs, measure, show. About three hours on two CPU cores.
 # Usage: runs/impacts.sh [OUT]
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -73,12 +73,7 @@ def test_every_class_has_a_sound_and_a_picture_of_its_own(pipeline: SoundingVide
         assert between > 1.5 * within
 
 
-UNTOLD = pytest.mark.xfail(
-    strict=True, reason="these weights' video latents do not hold the material: docs/lab-notes.md"
-)
-
-
-@pytest.mark.parametrize("task", ["audio", pytest.param("frames", marks=UNTOLD)])
+@pytest.mark.parametrize("task", ["audio", "frames"])
 def test_what_is_given_decides_the_material_without_a_class(
     pipeline: SoundingVideoPipeline, task: str
 ) -> None:
