@@ -69,11 +69,14 @@ def benchmark(
     if json is not None:
         require_writable(json.parent)
 
+    from diffusers.utils import logging as diffusers_logging
+
     from mmldm.benchmark.against import load_step
     from mmldm.benchmark.measure import Clock, measure
     from mmldm.benchmark.table import facts, to_json, to_markdown
     from mmldm.training.distributed import choose_device
 
+    diffusers_logging.set_verbosity_error()
     chosen = choose_device(device)
     used = precision or ("bf16" if chosen.type == "cuda" else "fp32")
     step = None if against is None else load_step(against)
