@@ -75,7 +75,7 @@ def generate(
     from mmldm.media.reader import read_audio, read_frames
     from mmldm.pipelines.previews import save_clips
 
-    pipeline = _load(model, device)
+    pipeline = load_model(model, device)
     if class_name is not None and not pipeline.class_names:
         raise UserError("this model was trained without classes: leave --class out.")
     spec = pipeline.clip_spec
@@ -155,7 +155,7 @@ def reconstruct(
         original = read_clip(clip, start, spec)
         kept = through_image_vae(codec, original, spec)
     else:
-        pipeline = _load(model, device)
+        pipeline = load_model(model, device)
         spec = pipeline.clip_spec
         original = read_clip(clip, start, spec)
         kept = pipeline.reconstruct(original, decoder_steps=decoder_steps)
@@ -171,7 +171,7 @@ def reconstruct(
     typer.echo(f"contact sheet: {sheet}")
 
 
-def _load(model: str | None, device: str | None) -> SoundingVideoPipeline:
+def load_model(model: str | None, device: str | None) -> SoundingVideoPipeline:
     """The model of a model folder, a run folder or a hub name, silent and on its device."""
     from diffusers.utils import logging as diffusers_logging
 

@@ -15,7 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 from mmldm import __version__
-from mmldm.cli import data, generate, train
+from mmldm.cli import benchmark, data, generate, train
 from mmldm.errors import RefusedElsewhereError, UserError
 
 
@@ -66,6 +66,7 @@ app.command("generate")(generate.generate)
 app.command("reconstruct")(generate.reconstruct)
 app.command("scan")(data.scan)
 app.command("synthesize")(data.synthesize)
+app.command("benchmark")(benchmark.benchmark)
 
 
 @app.command()

@@ -15,7 +15,44 @@ from mmldm.diffusion.sampling import initial_noise, sample
 from mmldm.models.autoencoder import MultiModalAutoencoder
 from mmldm.models.image_codec import ImageCodec
 from mmldm.pipelines.denoising import decoder_denoiser
-from mmldm.types import AV
+from mmldm.types import AV, MODALITIES
+
+
+@torch.no_grad()
+def decode_to_image_latents(
+    autoencoder: MultiModalAutoencoder,
+    scheduler: SchedulerMixin,
+    latents: AV[Tensor],
+    *,
+    num_frames: int,
+    steps: int,
+    generators: Sequence[torch.Generator],
+    class_labels: Tensor | None = None,
+) -> AV[Tensor]:
+    """The signal decoder's part: the audio image and the first `num_frames` frames of every clip.
+
+    Args:
+        latents: AV((B,C,T',H',W')), as the autoencoder encodes them.
+        generators: One CPU generator per clip, for the decoder's noise.
+        class_labels: (B,); None: the autoencoder predicts the class from the latents.
+
+    Returns:
+        Normalised image latents AV((B,1,c,h,w), (B,F,c,h,w)).
+    """
+    device = latents.video.device
+    count = len(latents.audio)
+    indices = torch.arange(num_frames, device=device).expand(count, -1)
+    inputs = latents.map(lambda z: z.to(autoencoder.dtype))
+    conditions = autoencoder.condition(inputs, indices, class_labels)
+    shape = tuple(autoencoder.config.image_latent_shape)
+    noise = initial_noise(AV((1, *shape), (num_frames, *shape)), generators, device)
+    return sample(
+        decoder_denoiser(autoencoder, conditions),
+        noise,
+        scheduler,
+        steps,
+        generator=list(generators),
+    )
 
 
 @torch.no_grad()
@@ -30,30 +67,14 @@ def decode_latents(
     generators: Sequence[torch.Generator],
     class_labels: Tensor | None = None,
 ) -> AV[Tensor]:
-    """Decodes the audio image and the first `num_frames` frames of every clip.
-
-    Args:
-        latents: AV((B,C,T',H',W')), as the autoencoder encodes them.
-        generators: One CPU generator per clip, for the decoder's noise.
-        class_labels: (B,); None: the autoencoder predicts the class from the latents.
-
-    Returns:
-        Images about [-1, 1], not clamped.
-    """
-    device = latents.video.device
-    count = len(latents.audio)
-    indices = torch.arange(num_frames, device=device).expand(count, -1)
-    inputs = latents.map(lambda z: z.to(autoencoder.dtype))
-    conditions = autoencoder.condition(inputs, indices, class_labels)
-    shape = tuple(autoencoder.config.image_latent_shape)
-    noise = initial_noise(AV((1, *shape), (num_frames, *shape)), generators, device)
-    image_latents = sample(
-        decoder_denoiser(autoencoder, conditions),
-        noise,
+    """Decodes clips to images about [-1, 1], not clamped. Arguments as `decode_to_image_latents`."""
+    image_latents = decode_to_image_latents(
+        autoencoder,
         scheduler,
-        steps,
-        generator=list(generators),
+        latents,
+        num_frames=num_frames,
+        steps=steps,
+        generators=generators,
+        class_labels=class_labels,
     )
-    return AV(
-        codec.decode(image_latents.audio, "audio"), codec.decode(image_latents.video, "video")
-    )
+    return image_latents.map(codec.decode, MODALITIES)

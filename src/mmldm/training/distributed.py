@@ -122,6 +122,12 @@ def process_group(device: str | None = None) -> Iterator[Process]:
         dist.destroy_process_group()
 
 
+def wait_for(device: torch.device) -> None:
+    """Returns once the device has done all that was asked of it; needed around every timing."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+
+
 def choose_device(name: str | None, local_rank: int = 0) -> torch.device:
     """The named device; None: this process's GPU where there is one, else the CPU.
 

@@ -31,6 +31,7 @@ from mmldm.diffusion.schedules import ScheduleConfig, make_scheduler
 from mmldm.errors import UserError
 from mmldm.media.atomic import atomic_path
 from mmldm.models.autoencoder import MultiModalAutoencoder
+from mmldm.models.generator import JointGenerator
 from mmldm.models.image_codec import ImageCodec
 from mmldm.models.image_vae import ImageVAE, load_image_vae
 from mmldm.models.pretrained import initialise_decoder, require_unet
@@ -162,24 +163,8 @@ class Journey:
             ),
             "latents",
         )
-        schedules = {
-            job: parse(ScheduleConfig, getattr(self.config, job).schedule, f"{job}.schedule")
-            for job in ("autoencoder", "generator")
-        }
-        sample = self.config.sample
         generator = build_generator(self.config, caches.train, len(self.manifest.classes))
-        pipeline = SoundingVideoPipeline(
-            vae=vae,
-            autoencoder=autoencoder,
-            generator=generator,
-            scheduler=make_scheduler(schedules["generator"], sample.scheduler),
-            decoder_scheduler=make_scheduler(schedules["autoencoder"], "ddim"),
-            clip_spec=self.config.clip.model_dump(mode="json"),
-            class_names=self.manifest.classes if generator.null_class else [],
-            num_inference_steps=sample.num_inference_steps,
-            decoder_steps=sample.decoder_steps,
-            guidance_scale=sample.guidance_scale,
-        )
+        pipeline = assemble(self.config, vae, autoencoder, generator, self.manifest.classes)
         stage = GeneratorStage(self.config, pipeline, caches, self.process.device)
         result = self._train(stage, self.config.generator.train)
         if result.export is not None:
@@ -255,6 +240,33 @@ class Journey:
         """Rank 0 writes the cache, then every process opens it."""
         self.process.on_main(write)
         return Splits.open(self.folder.cache(cache))
+
+
+def assemble(
+    config: RunConfig,
+    vae: ImageVAE,
+    autoencoder: MultiModalAutoencoder,
+    generator: JointGenerator,
+    classes: Sequence[str],
+) -> SoundingVideoPipeline:
+    """The pipeline of a recipe's networks, without a vocoder."""
+    schedules = {
+        job: parse(ScheduleConfig, getattr(config, job).schedule, f"{job}.schedule")
+        for job in ("autoencoder", "generator")
+    }
+    sample = config.sample
+    return SoundingVideoPipeline(
+        vae=vae,
+        autoencoder=autoencoder,
+        generator=generator,
+        scheduler=make_scheduler(schedules["generator"], sample.scheduler),
+        decoder_scheduler=make_scheduler(schedules["autoencoder"], "ddim"),
+        clip_spec=config.clip.model_dump(mode="json"),
+        class_names=list(classes) if generator.null_class else [],
+        num_inference_steps=sample.num_inference_steps,
+        decoder_steps=sample.decoder_steps,
+        guidance_scale=sample.guidance_scale,
+    )
 
 
 def find_manifest(

@@ -16,6 +16,7 @@ import torch
 
 from mmldm.config import RunConfig, changed, parse
 from mmldm.data.manifest import Manifest
+from mmldm.training.distributed import wait_for
 from mmldm.types import ClipSpec, SpectrogramSpec
 
 SHARES = {"vae": 0.2, "autoencoder": 0.4, "generator": 0.4}
@@ -209,12 +210,7 @@ def relative_speed(device: torch.device) -> float:
         layer(x).square().mean().backward()
         passes += 1
         if passes == 3:  # the first ones choose algorithms
-            _wait_for(device)
+            wait_for(device)
             start = time.perf_counter()
-    _wait_for(device)
+    wait_for(device)
     return (passes - 3) * flops_per_pass / (time.perf_counter() - start) / REFERENCE_SPEED
-
-
-def _wait_for(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -23,7 +23,7 @@ from mmldm.errors import UserError
 from mmldm.models.autoencoder import MultiModalAutoencoder
 from mmldm.models.discriminator import TupleDiscriminator
 from mmldm.models.generator import JointGenerator
-from mmldm.models.image_vae import load_image_vae
+from mmldm.models.image_vae import ImageVAE, load_image_vae
 from mmldm.models.pretrained import refuse_folding
 from mmldm.training.autoencoder import autoencoder_arguments
 from mmldm.training.generator import generator_arguments
@@ -120,15 +120,14 @@ def summarise(config: RunConfig, num_classes: int) -> Summary:
     with FakeTensorMode(allow_non_fake_inputs=True), _section("vae.model"):
         with unset_fake_temporarily():
             trained_vae: Any = build_vae(config, weights=False)
-            source = config.autoencoder.image_vae
-            vae = trained_vae if source is None else load_image_vae(source)
+            vae: Any = used_vae(config, trained_vae)
         image = torch.empty(1, 3, spec.height, spec.width)
-        encoding, mean = _flops(lambda: vae.encode(image).latent_dist.mean)
-        decoding, _ = _flops(lambda: vae.decode(mean).sample)
+        encoding, mean = count_flops(lambda: vae.encode(image).latent_dist.mean)
+        decoding, _ = count_flops(lambda: vae.decode(mean).sample)
         shape = tuple(mean.shape[1:])
     with FakeTensorMode():
         with _section("autoencoder.model"):
-            autoencoder = _autoencoder(config, shape, num_classes)
+            autoencoder = untrained_autoencoder(config, shape, num_classes)
             if config.autoencoder.decoder_init is not None:
                 refuse_folding(autoencoder)
             latents: AV[Any] = autoencoder.latent_shapes
@@ -178,7 +177,7 @@ def _vocoder(config: RunConfig) -> tuple[list[Part], list[Job]]:
             vocoder = build_vocoder(job, config.clip, config.seed)
         spec = vocoder.spectrogram
         columns = config.clip.model_copy(update={"spectrogram": spec}).num_columns
-        flops, _ = _flops(lambda: vocoder(torch.empty(1, spec.num_mels, columns)))
+        flops, _ = count_flops(lambda: vocoder(torch.empty(1, spec.num_mels, columns)))
     return (
         [Part("vocoder", _count(vocoder), flops)],
         [_job("vocoder", job.train, [vocoder])],
@@ -204,10 +203,20 @@ def _section(name: str) -> Iterator[None]:
         raise UserError(f"{name}: no network can be built from this section: {cause}") from error
 
 
-def _autoencoder(
+def used_vae(config: RunConfig, trained: ImageVAE) -> ImageVAE:
+    """The image VAE that the autoencoder works with: this run's own, or the one its section names."""
+    source = config.autoencoder.image_vae
+    return trained if source is None else load_image_vae(source)
+
+
+def untrained_autoencoder(
     config: RunConfig, shape: tuple[int, ...], num_classes: int
 ) -> MultiModalAutoencoder:
-    """The recipe's own, or the finished one that its generator job names."""
+    """The recipe's own, or the shape of the finished one that its generator job names.
+
+    Args:
+        shape: (c,h,w) of an image latent.
+    """
     if config.generator.autoencoder is not None:
         stored = MultiModalAutoencoder.load_config(config.generator.autoencoder)
         return MultiModalAutoencoder.from_config(stored)
@@ -227,11 +236,11 @@ def _passes(
     indices = torch.arange(frames)[None]
     steps = clip.map(lambda x: torch.zeros(x.shape[:2], dtype=torch.long))
     flops = {}
-    flops["encode"], posterior = _flops(lambda: autoencoder.encode(clip))
+    flops["encode"], posterior = count_flops(lambda: autoencoder.encode(clip))
     z = posterior.map(lambda p: p.mean)
-    flops["condition"], conditions = _flops(lambda: autoencoder.condition(z, indices, labels))
-    flops["denoise"], _ = _flops(lambda: autoencoder.denoise(clip, steps, conditions))
-    flops["generate"], _ = _flops(lambda: generator(z, torch.zeros(1, dtype=torch.long)))
+    flops["condition"], conditions = count_flops(lambda: autoencoder.condition(z, indices, labels))
+    flops["denoise"], _ = count_flops(lambda: autoencoder.denoise(clip, steps, conditions))
+    flops["generate"], _ = count_flops(lambda: generator(z, torch.zeros(1, dtype=torch.long)))
     return flops
 
 
@@ -266,9 +275,14 @@ def _stored(network: nn.Module) -> int:
     return sum(tensor.numel() for tensor in network.state_dict().values())
 
 
-def _flops(call: Callable[[], Any]) -> tuple[int, Any]:
+def count_flops(call: Callable[[], Any]) -> tuple[int, Any]:
+    """What a call costs, its backward passes included, and what it returns.
+
+    Matrix products and convolutions count, a multiplication and an addition as two; elementwise
+    operations and Fourier transforms do not. Real tensors and fake ones count alike.
+    """
     # Attention in its plain form: the counter has no formula for the fused one of a CPU.
     plain = sdpa_kernel(SDPBackend.MATH)
-    with plain, FlopCounterMode(display=False) as counter, torch.no_grad():
+    with plain, FlopCounterMode(display=False) as counter:
         result = call()
     return counter.get_total_flops(), result

@@ -1,0 +1,134 @@
+"""Sampling and its parts as calls: noise to mp4 files, or one part on what the part before made.
+
+pipeline, clips a call -> {"end to end": call, "generator": call, ...}.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmldm.benchmark.timing import Call
+from mmldm.config import RunConfig
+from mmldm.media.clip import Clip
+from mmldm.media.images import images_to_frames
+from mmldm.media.spectrogram import AudioImage
+from mmldm.models.generator import JointGenerator
+from mmldm.models.image_codec import ImageCodec
+from mmldm.pipelines.decoding import decode_to_image_latents
+from mmldm.pipelines.sounding_video import SoundingVideoPipeline
+from mmldm.pipelines.vocoding import sound
+from mmldm.training.generator import generator_arguments
+from mmldm.training.journey import assemble
+from mmldm.training.summary import Summary, untrained_autoencoder, used_vae
+from mmldm.training.vae import build_vae
+from mmldm.training.vocoder import build_vocoder
+from mmldm.types import AV, MODALITIES
+
+CLASSES = tuple("123456789")
+"""Of an untrained system: as many as Landscape has; no time depends on their number."""
+TOTAL = "end to end"
+
+
+def untrained_pipeline(config: RunConfig, summary: Summary) -> SoundingVideoPipeline:
+    """A recipe's system with random weights, vocoder included; needs no published weights.
+
+    Args:
+        summary: Of the recipe.
+    """
+    vae: Any = used_vae(config, build_vae(config, weights=False))
+    shape = summary.spaces["image latents"].audio[1:]
+    autoencoder = untrained_autoencoder(config, shape, len(CLASSES))
+    generator = JointGenerator(
+        **generator_arguments(config, summary.spaces["latents"], None, len(CLASSES))
+    )
+    pipeline = assemble(config, vae, autoencoder, generator, CLASSES)
+    if config.vocoder is not None:
+        pipeline.register_modules(vocoder=build_vocoder(config.vocoder, config.clip, config.seed))
+    for part in (vae, autoencoder, generator):
+        part.eval()
+    return pipeline
+
+
+class Sampling:
+    """Joint sampling of `clips` clips at once, whole and in parts.
+
+    Args:
+        pipeline: On its device.
+        clips: Per call.
+        options: Of the pipeline's call: steps, sampler, guidance.
+        folder: Where mp4 files go.
+    """
+
+    def __init__(
+        self,
+        pipeline: SoundingVideoPipeline,
+        clips: int,
+        options: Mapping[str, Any],
+        folder: Path,
+    ) -> None:
+        self.pipeline, self.count, self.options, self.folder = pipeline, clips, options, folder
+        self.device = pipeline.device
+        statistics = pipeline.autoencoder.image_statistics
+        self.codec = ImageCodec(pipeline.vae, statistics).to(self.device)
+        self.audio_image = AudioImage(pipeline.clip_spec).to(self.device)
+        self.latents: AV[Tensor] = self._latents().map(lambda z: z.to(self.device))
+        self.image_latents = self._image_latents()
+        self.images = self._images()
+        self.clips = self._finished()
+
+    def calls(self) -> dict[str, Call]:
+        """The whole, then the parts in order."""
+        vocoder = "Griffin-Lim" if self.pipeline.vocoder is None else "vocoder"
+        return {
+            TOTAL: lambda: self._write(self._sample("clip").clips),
+            "generator": self._latents,
+            "signal decoder": self._image_latents,
+            "image decoder": self._images,
+            vocoder: self._waveforms,
+            "mp4 files": lambda: self._write(self.clips),
+        }
+
+    def _sample(self, output_type: str) -> Any:
+        return self.pipeline(
+            num_samples=self.count,
+            seed=0,
+            batch_size=self.count,
+            output_type=output_type,
+            **self.options,
+        )
+
+    def _latents(self) -> AV[Tensor]:
+        return self._sample("latent").latents
+
+    def _image_latents(self) -> AV[Tensor]:
+        steps = self.options.get("decoder_steps")
+        return decode_to_image_latents(
+            self.pipeline.autoencoder,
+            self.pipeline.decoder_scheduler,
+            self.latents,
+            num_frames=self.pipeline.clip_spec.num_frames,
+            steps=self.pipeline.config.decoder_steps if steps is None else steps,
+            generators=[torch.Generator().manual_seed(i) for i in range(self.count)],
+        )
+
+    @torch.no_grad()
+    def _images(self) -> AV[Tensor]:
+        return self.image_latents.map(self.codec.decode, MODALITIES)
+
+    @torch.no_grad()
+    def _waveforms(self) -> Tensor:
+        return sound(self.images.audio, self.audio_image, self.pipeline.vocoder)
+
+    def _finished(self) -> list[Clip]:
+        spec = self.pipeline.clip_spec
+        pairs = zip(images_to_frames(self.images.video).cpu(), self._waveforms().cpu(), strict=True)
+        return [Clip(frames, waveform, spec.fps, spec.sample_rate) for frames, waveform in pairs]
+
+    def _write(self, clips: list[Clip]) -> None:
+        for i, clip in enumerate(clips):
+            clip.save(self.folder / f"{i}.mp4")

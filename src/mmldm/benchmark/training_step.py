@@ -1,0 +1,193 @@
+"""Training steps of a recipe without its data: the stages' own turns, on random rows.
+
+RunConfig -> jobs -> steps. Weights and rows are random, which changes no shape and no time; the turns,
+the optimisers and the running average are those that `mmldm train` uses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmldm.benchmark.sampling import CLASSES, untrained_pipeline
+from mmldm.config import RunConfig, TrainConfig
+from mmldm.data.latents import LatentCache, Splits
+from mmldm.training.autoencoder import AutoencoderStage
+from mmldm.training.distributed import Process
+from mmldm.training.ema import Average
+from mmldm.training.generator import GeneratorStage
+from mmldm.training.randomness import StepRandom
+from mmldm.training.summary import Summary, count_flops
+from mmldm.training.turn import Turn
+from mmldm.training.vae import VaeTurn, build_vae
+from mmldm.training.vocoder import VocoderTurn, build_vocoder
+from mmldm.types import AV, MODALITIES
+
+Rows = Callable[[int], dict[str, Tensor]]
+LOG_VARIANCE = -8.0
+"""Of the random posteriors: a narrow one, as trained encoders give."""
+
+
+class RandomCache(LatentCache):
+    """Any number of random rows where a cache on disk has encoded clips.
+
+    Args:
+        shapes: Of one row's means, per modality.
+        channel_axis: Where a shape has its channels.
+    """
+
+    def __init__(self, shapes: AV[tuple[int, ...]], channel_axis: int) -> None:
+        self.shapes, self.key = shapes, "random"
+        statistics = {
+            modality: {"mean": [0.0] * shape[channel_axis], "std": [1.0] * shape[channel_axis]}
+            for modality, shape in zip(MODALITIES, shapes, strict=True)
+        }
+        self.extra = {"classes": list(CLASSES), "statistics": statistics}
+
+    def __getitem__(self, indices: Tensor) -> dict[str, Tensor]:
+        rows = len(indices)
+        batch = {"label": indices % len(CLASSES)}
+        for modality, shape in zip(MODALITIES, self.shapes, strict=True):
+            batch[f"{modality}_mean"] = torch.randn(rows, *shape)
+            batch[f"{modality}_logvar"] = torch.full((rows, *shape), LOG_VARIANCE)
+        return batch
+
+
+@dataclass(frozen=True)
+class Job:
+    """What one training step of a job consists of.
+
+    Attributes:
+        name: "vae", "autoencoder", "autoencoder with critic", "generator", "vocoder".
+        train: Its settings.
+        turns: Turn name -> module, those that run.
+        learning_rates: Turn name -> rate where it is not the recipe's.
+        averaged: Modules with a running average.
+        rows: Number of clips -> a batch on the device.
+        step: Steps that count as completed.
+    """
+
+    name: str
+    train: TrainConfig
+    turns: Mapping[str, nn.Module]
+    learning_rates: Mapping[str, float]
+    averaged: Mapping[str, nn.Module]
+    rows: Rows
+    step: int = 0
+
+
+class TrainingStep:
+    """Calling it takes one step on `batch_size` rows in one pass: every turn, then the average."""
+
+    def __init__(self, job: Job, batch_size: int, device: torch.device) -> None:
+        config = job.train.model_copy(update={"batch_size": batch_size, "accumulate": 1})
+        process = Process(device=device)
+        self.job, self.batch, self.device = job, job.rows(batch_size), device
+        self.turns = {
+            name: Turn(name, m, config, job.learning_rates.get(name, config.learning_rate), process)
+            for name, m in job.turns.items()
+        }
+        self.average = Average(job.averaged, config.ema_decay)
+
+    def __call__(self) -> None:
+        for turn in self._in_order():
+            turn.step([self.batch], seed=0, step=self.job.step, factor=1.0)
+        self.average.update(self.job.step)
+
+    def flops(self) -> int:
+        """Of the forward and backward passes of the whole batch, without the optimisers'."""
+        rows = len(next(iter(self.batch.values())))
+
+        def forward_and_backward() -> None:
+            for turn in self._in_order():
+                random = StepRandom(0, self.job.step, turn.name, rows, device=self.device)
+                turn.module(self.batch, random)["loss"].backward()
+
+        return count_flops(forward_and_backward)[0]
+
+    def _in_order(self) -> Iterator[Turn]:
+        """The turns, each alone open to gradients while it runs; in the end all are open again."""
+        try:
+            for name, turn in self.turns.items():
+                for other in self.turns.values():
+                    other.open(trainable=other.name == name)
+                yield turn
+        finally:
+            for turn in self.turns.values():
+                turn.open(trainable=True)
+
+
+def training_jobs(
+    config: RunConfig, summary: Summary, wanted: Sequence[str], device: torch.device
+) -> Iterator[Job]:
+    """The wanted jobs of a recipe, built one at a time: memory for one is enough.
+
+    Args:
+        summary: Of the recipe.
+        wanted: Names of jobs; those that the recipe does not train are left out.
+    """
+    if "vae" in wanted and config.vae.train is not None:
+        yield _vae(config, config.vae.train, device)
+    if "autoencoder" in wanted:
+        yield from _autoencoder(config, summary, device)
+    if "generator" in wanted:
+        yield _generator(config, summary, device)
+    if "vocoder" in wanted and config.vocoder is not None and config.vocoder.train is not None:
+        yield _vocoder(config, config.vocoder.train, device)
+
+
+def _vae(config: RunConfig, train: TrainConfig, device: torch.device) -> Job:
+    vae = build_vae(config, weights=False)
+    turn = VaeTurn(vae, config.clip, config.vae).to(device)
+    return Job("vae", train, {"model": turn}, {}, {"vae": vae}, _media(config, device))
+
+
+def _autoencoder(config: RunConfig, summary: Summary, device: torch.device) -> Iterator[Job]:
+    cache = RandomCache(summary.spaces["image latents"], channel_axis=1)
+    vae = untrained_pipeline(config, summary).vae
+    stage = AutoencoderStage(config, vae, Splits(cache, cache), device)
+    job = config.autoencoder
+    steps = [0] if job.critic is None else [0, job.critic.start_step]
+    for step in dict.fromkeys(steps):
+        active = stage.active_turns(step)
+        yield Job(
+            "autoencoder with critic" if "critic" in active else "autoencoder",
+            job.train,
+            {name: stage.turns[name] for name in active},
+            stage.learning_rates,
+            stage.ema_modules,
+            _cached(cache, device),
+            step,
+        )
+
+
+def _generator(config: RunConfig, summary: Summary, device: torch.device) -> Job:
+    cache = RandomCache(summary.spaces["latents"], channel_axis=0)
+    pipeline = untrained_pipeline(config, summary)
+    stage = GeneratorStage(config, pipeline, Splits(cache, cache), device)
+    rows = _cached(cache, device)
+    return Job("generator", config.generator.train, stage.turns, {}, stage.ema_modules, rows)
+
+
+def _vocoder(config: RunConfig, train: TrainConfig, device: torch.device) -> Job:
+    job: Any = config.vocoder
+    vocoder: Any = build_vocoder(job, config.clip, config.seed)
+    turn = VocoderTurn(vocoder, config.clip, job.loss).to(device)
+    return Job("vocoder", train, {"model": turn}, {}, {"vocoder": vocoder}, _media(config, device))
+
+
+def _cached(cache: RandomCache, device: torch.device) -> Rows:
+    return lambda rows: {name: x.to(device) for name, x in cache[torch.arange(rows)].items()}
+
+
+def _media(config: RunConfig, device: torch.device) -> Rows:
+    spec = config.clip
+    frames = (spec.num_frames, 3, spec.height, spec.width)
+    return lambda rows: {
+        "frames": torch.randint(0, 256, (rows, *frames), dtype=torch.uint8).to(device),
+        "waveform": (2 * torch.rand(rows, spec.num_samples) - 1).to(device),
+    }

@@ -1,0 +1,127 @@
+"""`mmldm benchmark`: how fast a recipe or a model trains and samples here, and what it costs."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mmldm.cli.generate import DeviceOption, load_model
+from mmldm.cli.output import require_writable
+from mmldm.cli.progress import ProgressLine
+from mmldm.cli.train import JOBS
+from mmldm.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+    from mmldm.benchmark.measure import System
+    from mmldm.pipelines.sounding_video import SoundingVideoPipeline
+
+WORKS = ("sample", *JOBS)
+
+
+def benchmark(
+    model: Annotated[
+        str | None,
+        typer.Option(help="Model or run folder, or hub name. Default: the bundled one."),
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="A recipe (YAML) instead, with random weights.")
+    ] = None,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Changes one setting; repeatable."),
+    ] = None,
+    jobs: Annotated[
+        str, typer.Option(metavar="NAMES", help=f"Of {', '.join(WORKS)}; with commas between.")
+    ] = ",".join(WORKS),
+    batch: Annotated[
+        int | None,
+        typer.Option(min=1, help="Clips a call. Default: 2 to sample, a recipe's pass to train."),
+    ] = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Rounds of every call.")] = 5,
+    precision: Annotated[
+        str | None, typer.Option(help="fp32 or bf16. Default: bf16 on a GPU, else fp32.")
+    ] = None,
+    against: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="SCRIPT",
+            help="Python file with setup() and step(), timed in the same rounds. It is run.",
+        ),
+    ] = None,
+    json: Annotated[Path | None, typer.Option(help="Also writes all numbers here.")] = None,
+    device: DeviceOption = None,
+) -> None:
+    """Times sampling and training steps, whole and in parts; counts FLOPs, memory and energy."""
+    wanted = jobs.split(",")
+    unknown = [name for name in wanted if name not in WORKS]
+    if unknown:
+        raise UserError(f"--jobs: unknown {unknown[0]!r}; known are {', '.join(WORKS)}.")
+    if precision not in (None, "fp32", "bf16"):
+        raise UserError(f"--precision must be fp32 or bf16, not {precision!r}.")
+    if model is not None and config is not None:
+        raise UserError("give --model or --config, not both.")
+    if json is not None:
+        require_writable(json.parent)
+
+    from diffusers.utils import logging as diffusers_logging
+
+    from mmldm.benchmark.against import load_step
+    from mmldm.benchmark.measure import Clock, measure
+    from mmldm.benchmark.table import facts, to_json, to_markdown
+    from mmldm.training.distributed import choose_device
+
+    diffusers_logging.set_verbosity_error()
+    chosen = choose_device(device)
+    used = precision or ("bf16" if chosen.type == "cuda" else "fp32")
+    step = None if against is None else load_step(against)
+    system = _system(model, config, changes or [], used, chosen)
+    about = facts(chosen, used, shlex.join(["mmldm", *sys.argv[1:]]))
+    rows = []
+    with ProgressLine() as line:
+        for row in measure(system, wanted, batch, Clock(repeats, chosen, step)):
+            rows.append(row)
+            line.console.print(f"{row.work}: {row.timing.median:.3g} s", highlight=False)
+    if not rows:
+        raise UserError(f"nothing to measure: this system has no {' or '.join(wanted)}.")
+    typer.echo(to_markdown(rows, about), nl=False)
+    if json is not None:
+        json.write_text(to_json(rows, about), encoding="utf-8")
+        typer.echo(f"\nnumbers: {json}")
+
+
+def _system(
+    model: str | None, config: Path | None, changes: list[str], precision: str, device: torch.device
+) -> System:
+    """What the options name: a recipe, a run folder (model and recipe), or a model alone."""
+    from mmldm.benchmark.machine import DTYPES
+    from mmldm.benchmark.measure import System
+    from mmldm.benchmark.sampling import CLASSES, untrained_pipeline
+    from mmldm.config import changed, load_config
+    from mmldm.training.recipe import tiny_recipe
+    from mmldm.training.summary import summarise
+
+    own = None if model is None else Path(model) / "config.yaml"
+    if config is not None or (own is not None and own.is_file()):
+        recipe = load_config(config or own or "", changes)
+    elif model is None:
+        recipe = changed(tiny_recipe(), changes)
+    elif changes:
+        raise UserError(f"--set changes a recipe, and {model} is a model without one.")
+    else:
+        return System(lambda: load_model(model, str(device)).to(DTYPES[precision]), {}, None)
+    trained = [job for job in JOBS if getattr(getattr(recipe, job), "train", None) is not None]
+    recipe = changed(recipe, [f"{job}.train.precision={precision}" for job in trained])
+    summary = summarise(recipe, len(CLASSES))
+
+    def pipeline() -> SoundingVideoPipeline:
+        if config is None:
+            return load_model(model, str(device)).to(DTYPES[precision])
+        return untrained_pipeline(recipe, summary).to(device, DTYPES[precision])
+
+    return System(pipeline, recipe.sample.model_dump(), (recipe, summary))

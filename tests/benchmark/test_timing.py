@@ -1,0 +1,90 @@
+"""Rounds, spread, ratios, energy and the batch search, on calls whose cost is known."""
+
+import time
+
+import pytest
+import torch
+
+from mmldm.benchmark.machine import matmul_peak, peak_memory, reset_peak_memory
+from mmldm.benchmark.timing import MOST_ROWS, Timing, energy, interleaved, largest_batch
+
+CPU = torch.device("cpu")
+
+
+def test_calls_take_turns_after_one_untimed_round() -> None:
+    order: list[str] = []
+    calls = {name: lambda name=name: order.append(name) for name in "ab"}
+    timings = interleaved(calls, repeats=3, device=CPU)
+    assert order == ["a", "b"] * 4
+    assert [len(timing.rounds) for timing in timings.values()] == [3, 3]
+
+
+def test_work_within_a_call_is_what_is_timed() -> None:
+    timing = interleaved({"nap": lambda: time.sleep(0.02)}, repeats=2, device=CPU)["nap"]
+    assert min(timing.rounds) >= 0.02
+
+
+def test_median_and_spread() -> None:
+    timing = Timing((3.0, 1.0, 10.0), None)
+    assert timing.median == 3.0
+    assert timing.spread == (1.0, 10.0)
+
+
+def test_ratio_compares_rounds_with_their_neighbours() -> None:
+    """A slow spell that lasts a whole round leaves the ratio alone."""
+    ours, theirs = Timing((1.0, 50.0, 1.0), None), Timing((2.0, 100.0, 2.0), None)
+    assert ours.ratio(theirs) == 2.0
+    assert theirs.ratio(ours) == 0.5
+
+
+def test_energy_is_power_times_median_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mmldm.benchmark.timing.ENERGY_SECONDS", 0.01)
+    timing = Timing((2.0, 3.0, 4.0), None)
+    assert energy(lambda: None, timing, lambda: 50.0) == pytest.approx(150.0)
+
+
+def test_no_energy_where_the_device_does_not_tell() -> None:
+    assert energy(lambda: None, Timing((1.0,), None), lambda: None) is None
+
+
+@pytest.mark.parametrize(("most", "found"), [(0, 0), (1, 1), (5, 4), (64, 64), (10**9, MOST_ROWS)])
+def test_largest_batch_is_the_largest_power_of_two_that_fits(most: int, found: int) -> None:
+    tried: list[int] = []
+
+    def fits(rows: int) -> bool:
+        tried.append(rows)
+        return rows <= most
+
+    assert largest_batch(fits) == found
+    assert max(tried) <= max(1, 2 * found)
+
+
+def test_peak_memory_is_of_the_call_alone() -> None:
+    def allocate(mebibytes: int) -> int:
+        torch.ones(mebibytes * 2**20 // 4)
+        return mebibytes
+
+    timings = interleaved(
+        {"large": lambda: allocate(256), "small": lambda: allocate(1)}, 1, device=CPU
+    )
+    large, small = timings["large"].peak_bytes, timings["small"].peak_bytes
+    if large is None or small is None:
+        pytest.skip("this system keeps no peak of resident memory")
+    assert large - small == pytest.approx(255 * 2**20, rel=0.2)
+
+
+def test_peak_memory_starts_anew() -> None:
+    torch.ones(2**26)
+    before = peak_memory(CPU)
+    if before is None:
+        pytest.skip("this system keeps no peak of resident memory")
+    reset_peak_memory(CPU)
+    after = peak_memory(CPU)
+    assert after is not None and before - after > 2**27
+
+
+def test_matmul_peak_is_that_of_the_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mmldm.benchmark.machine.PEAK_SECONDS", 0.0)
+    monkeypatch.setattr("mmldm.benchmark.machine.MATRIX_SIZE", {"cpu": 64})
+    for precision in ("fp32", "bf16"):
+        assert 1e6 < matmul_peak(CPU, precision) < 1e16

@@ -1,0 +1,56 @@
+"""`mmldm benchmark` as a person meets it."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from .commandline import mmldm
+
+
+def test_recipe_is_measured_and_compared(recipe: Path, tmp_path: Path) -> None:
+    script, numbers = tmp_path / "peer.py", tmp_path / "numbers.json"
+    script.write_text("def setup():\n    pass\ndef step():\n    pass\n")
+    words = ("--config", recipe, "--jobs", "generator", "--repeats", 2, "--batch", 2)
+    output = ("--against", script, "--json", numbers, "--device", "cpu")
+    out = mmldm("benchmark", *words, *output, "--set", "generator.model.width=16").succeeded()
+    assert "| train: generator | 2 |" in out and "| train: the other program | 2 |" in out
+    assert f"`mmldm benchmark --config {recipe}" in out
+    stored = json.loads(numbers.read_text())
+    assert [row["work"] for row in stored["rows"]] == [
+        "train: generator",
+        "train: the other program",
+    ]
+    assert {len(row["seconds"]) for row in stored["rows"]} == {2}
+    assert stored["precision"] == "fp32"
+
+
+def test_model_folder_is_sampled_and_run_folder_trained_too(run_folder: Path) -> None:
+    words = ("--repeats", 1, "--batch", 1, "--device", "cpu")
+    out = mmldm("benchmark", "--model", run_folder / "model", *words).succeeded()
+    assert "| sample: end to end | 1 |" in out and "train:" not in out
+    out = mmldm("benchmark", "--model", run_folder, "--jobs", "vocoder", *words).succeeded()
+    assert "| train: vocoder | 1 |" in out and "sample:" not in out
+
+
+def test_bf16_is_measured_on_request(recipe: Path) -> None:
+    words = ("--config", recipe, "--jobs", "sample", "--repeats", 1, "--batch", 1)
+    out = mmldm("benchmark", *words, "--precision", "bf16", "--device", "cpu").succeeded()
+    assert ", bf16: `mmldm" in out and "| sample: end to end | 1 |" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("--jobs", "sample,sing"), "--jobs: unknown 'sing'"),
+        (("--precision", "fp8"), "--precision must be fp32 or bf16"),
+        (("--model", "a", "--config", "b"), "give --model or --config, not both"),
+        (("--against", "/nowhere.py"), "no Python file to benchmark against"),
+        (("--config", "/nowhere.yaml"), "cannot read the recipe"),
+        (("--model", "/nowhere"), "no such model folder"),
+        (("--model", "/nowhere", "--set", "seed=1"), "a model without one"),
+        (("--jobs", "vocoder"), "nothing to measure: this system has no vocoder"),
+    ],
+)
+def test_mistake_is_one_sentence(words: tuple[str, ...], sentence: str) -> None:
+    assert sentence in mmldm("benchmark", *words, "--device", "cpu").complaint()
