@@ -2,10 +2,11 @@
 
 clip -> onset times (N,), times (M,) at which motion peaks or rests -> a number in [0,1]
 
-Source: Yariv et al., "Diverse and aligned audio-to-video generation via text-to-video model adaptation", AAAI 2024
-(AV-Align); Li et al., "AI choreographer", ICCV 2021 (beat alignment). Both differ here: the papers take motion from
-optical flow and from joints of a skeleton, and this file from the difference of successive frames; onsets are
-those of `onsets`, where the papers take librosa's onsets and beats. Compare with nothing but numbers of this file.
+Source: Yariv et al., "Diverse and aligned audio-to-video generation via text-to-video model adaptation",
+AAAI 2024 (AV-Align); Li et al., "AI choreographer", ICCV 2021 (beat alignment). Both differ here: the papers
+take motion from optical flow and from joints of a skeleton, this file from the difference of successive
+frames; onsets are those of `onsets`, where the papers take librosa's onsets and beats. Compare with nothing
+but numbers of this file.
 """
 
 from __future__ import annotations

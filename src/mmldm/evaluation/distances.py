@@ -130,8 +130,8 @@ def kernel_audio_distance(
 ) -> float:
     """Unbiased estimate of the squared MMD with a Gaussian kernel, times 100.
 
-    As `kernel_distance` it may be negative. With the default bandwidth it is not symmetric: the reference sets the
-    scale, as in the paper (the released program takes it from the other set).
+    As `kernel_distance` it may be negative. With the default bandwidth it is not symmetric: the reference
+    sets the scale, as in the paper (the released program takes it from the other set).
 
     Args:
         features: (N,D), N >= 2.

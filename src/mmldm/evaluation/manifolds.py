@@ -2,9 +2,9 @@
 
 features (N,D), real features (M,D) -> shares
 
-A set's region is the union of balls around its features, each as wide as the distance to the k-th nearest other
-feature of the set. Source: Kynkäänniemi et al., "Improved precision and recall metric", NeurIPS 2019; Naeem et al.,
-"Reliable fidelity and diversity metrics", ICML 2020 (density and coverage). All in float64.
+A set's region is the union of balls around its features, each as wide as the distance to the k-th nearest
+other feature of the set. Source: Kynkäänniemi et al., "Improved precision and recall metric", NeurIPS 2019;
+Naeem et al., "Reliable fidelity and diversity metrics", ICML 2020 (density and coverage). All in float64.
 """
 
 from __future__ import annotations
