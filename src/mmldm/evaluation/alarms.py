@@ -12,7 +12,7 @@ from mmldm.types import AV
 
 SILENT = 1e-3
 """Root mean square (of full scale: 1) below which a clip is silent: -60 dB."""
-FROZEN = 0.25
+FROZEN = 0.1
 """Mean absolute difference of two successive frames, in 8-bit steps, that a moving clip somewhere exceeds."""
 
 
