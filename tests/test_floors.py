@@ -109,12 +109,17 @@ def test_nothing_that_runs_foreign_code_is_imported_or_called(
         "eval", "exec", "torch.load", "yaml.load", "yaml.unsafe_load", "os.system", "os.popen",
         "av.logging.set_level", "__import__",
     }  # fmt: skip
+    # Networks for evaluation are published as pickles only: there, torch reads tensors and nothing else.
+    restricted = PACKAGE / "evaluation" / "extractors" / "weights_file.py"
     wrong = []
     for path, tree in trees.items():
+        allowed = {"pickle", "pickle.UnpicklingError"} if path == restricted else set()
         wrong += [f"{path.name}: {n}" for n in imported(tree)
-                  if n.split(".")[0] in modules | heavy]  # fmt: skip
+                  if n.split(".")[0] in modules | heavy and n not in allowed]  # fmt: skip
         for name, call in calls(tree):
             unsafe = {(k.arg, ast.unparse(k.value)) for k in call.keywords}
+            if path == restricted and name == "torch.load" and ("weights_only", "True") in unsafe:
+                continue
             if name in forbidden or unsafe & {("allow_pickle", "True"), ("shell", "True")}:
                 wrong.append(f"{path.name}: {name}")
     assert wrong == []

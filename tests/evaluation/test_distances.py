@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from mmldm.evaluation.distances import FeatureMoments, compare, frechet_distance, kernel_distance
+from mmldm.evaluation.distances import (
+    FeatureMoments,
+    compare,
+    frechet_caveat,
+    frechet_distance,
+    kernel_audio_distance,
+    kernel_distance,
+    median_distance,
+)
 
 
 def drawn(count, dim, seed, shift=0.0, condition=1.0):
@@ -107,6 +115,66 @@ def test_kernel_distance_of_one_law_is_zero_in_the_mean():
         torch.randn(40, 6, generator=rng), torch.randn(40, 6, generator=rng) + 1
     )
     assert apart > 4 * np.std(values)
+
+
+@pytest.mark.parametrize("counts", [(80, 60), (12, 60), (12, 9), (2, 2)])
+@pytest.mark.parametrize("condition", [1.0, 1e10])
+def test_kernel_distances_are_those_of_whole_kernel_matrices(counts, condition):
+    """Written as scikit-learn's polynomial_kernel and rbf_kernel define theirs, with n < d too."""
+    a = drawn(counts[0], 40, 3, condition=condition).numpy()
+    b = drawn(counts[1], 40, 4, shift=0.1, condition=condition).numpy()
+    n, m = counts
+    middle = median_distance(torch.from_numpy(b))
+
+    def polynomial(x, y):
+        return (x @ y.T / x.shape[1] + 1) ** 3
+
+    def gaussian(x, y):
+        return np.exp(-np.square(x[:, None] - y[None]).sum(-1) / (2 * middle**2))
+
+    def unbiased(kernel):
+        within = [
+            (k.sum() - np.trace(k)) / (len(k) * (len(k) - 1)) for k in (kernel(a, a), kernel(b, b))
+        ]
+        return sum(within) - 2 * kernel(a, b).mean()
+
+    sets = torch.from_numpy(a), torch.from_numpy(b)
+    assert kernel_distance(*sets) == pytest.approx(unbiased(polynomial), rel=1e-6)
+    for chunk in (5, 1024):
+        found = kernel_audio_distance(*sets, chunk=chunk)
+        assert found == pytest.approx(100 * unbiased(gaussian), rel=1e-6)
+    swapped = kernel_audio_distance(*reversed(sets), bandwidth=middle)
+    assert swapped == pytest.approx(100 * unbiased(gaussian), rel=1e-6)
+
+
+def test_bandwidth_is_the_median_of_the_references_distances_whatever_their_scale_and_place():
+    b = drawn(200, 8, 1)
+    gaps = np.linalg.norm(b[:, None] - b[None], axis=-1)[np.triu_indices(200, 1)]
+    assert median_distance(b) == pytest.approx(np.sort(gaps)[(len(gaps) - 1) // 2], rel=1e-12)
+    a = drawn(100, 8, 2, shift=0.2)
+    found = kernel_audio_distance(a, b)
+    assert kernel_audio_distance(1e3 * a + 1e6, 1e3 * b + 1e6) == pytest.approx(found, rel=1e-6)
+    with pytest.raises(ValueError, match="median distance is 0"):
+        kernel_audio_distance(a, torch.zeros(10, 8))
+
+
+def test_kernel_audio_distance_of_one_law_is_zero_in_the_mean_and_grows_with_a_shift():
+    rng = torch.Generator().manual_seed(0)
+
+    def values(shift, count):
+        pairs = (torch.randn(2, 40, 6, generator=rng) for _ in range(count))
+        return np.array([kernel_audio_distance(pair[0] + shift, pair[1]) for pair in pairs])
+
+    same = values(0, 200)
+    assert abs(same.mean()) < 4 * same.std() / np.sqrt(len(same))
+    assert values(0.3, 20).mean() > 4 * same.std() / np.sqrt(20)
+    assert values(0.6, 20).mean() > 2 * values(0.3, 20).mean()
+
+
+def test_distance_of_fewer_features_than_numbers_comes_with_a_caveat():
+    few, many = (FeatureMoments.of(drawn(count, 16, 0)) for count in (16, 17))
+    assert frechet_caveat(many, many) is None
+    assert "16 features of 16 numbers" in (frechet_caveat(many, few) or "")
 
 
 def two_classes(shares, apart, seed, shift=0.0):

@@ -3,17 +3,26 @@
 features (N,D) of each set -> one number, 0 where the sets follow one law
 
 Source: Heusel et al., "GANs trained by a two time-scale update rule", 2017 (Fréchet distance of two
-Gaussians); Binkowski et al., "Demystifying MMD GANs", 2018 (kernel distance). All in float64.
+Gaussians); Binkowski et al., "Demystifying MMD GANs", 2018 (kernel distance, KVD of I3D's logits); Chung et
+al., "KAD: no more FAD!", 2025 (kernel audio distance). All in float64.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 SPLITS = 10
+KAD_SCALE = 100
+"""What the published kernel audio distance multiplies by."""
+MOST_FOR_BANDWIDTH = 2048
+"""Reference features whose mutual distances give the bandwidth."""
+Kernel = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""Values from products x y, squares x x and squares y y."""
 
 
 class FeatureMoments:
@@ -83,6 +92,17 @@ def frechet_distance(a: FeatureMoments, b: FeatureMoments) -> float:
     return max((gap + traces - 2 * overlap).item(), 0.0)
 
 
+def frechet_caveat(a: FeatureMoments, b: FeatureMoments) -> str | None:
+    """What a Fréchet distance of these moments must be read with; None where nothing is."""
+    count, dim = min(a.count, b.count), len(a.mean)
+    if count > dim:
+        return None
+    return (
+        f"{count} features of {dim} numbers each do not determine a covariance: the distance is biased far "
+        "upwards, and compares only with others at the same count"
+    )
+
+
 def _root(covariance: Tensor) -> Tensor:
     values, vectors = torch.linalg.eigh(covariance)
     # Below this an eigenvalue is the rounding of a zero, and its root would be 1e-8 of the largest.
@@ -102,21 +122,72 @@ def kernel_distance(a: Tensor, b: Tensor, chunk: int = 1024) -> float:
         b: Features (M,D), M >= 2.
         chunk: Rows of the kernel matrix in memory at once.
     """
-    a, b = a.detach().cpu().double(), b.detach().cpu().double()
-    n, m = len(a), len(b)
-    within_a = _kernel_sum(a, a, chunk) - _kernel(a.square().sum(1), a.shape[1]).sum()
-    within_b = _kernel_sum(b, b, chunk) - _kernel(b.square().sum(1), b.shape[1]).sum()
-    across = _kernel_sum(a, b, chunk)
-    return (within_a / (n * (n - 1)) + within_b / (m * (m - 1)) - 2 * across / (n * m)).item()
+    return _squared_mmd(a, b, partial(_polynomial, dim=a.shape[1]), chunk)
 
 
-def _kernel(products: Tensor, dim: int) -> Tensor:
+def kernel_audio_distance(
+    features: Tensor, reference: Tensor, bandwidth: float | None = None, chunk: int = 1024
+) -> float:
+    """Unbiased estimate of the squared MMD with a Gaussian kernel, times 100.
+
+    As `kernel_distance` it may be negative. With the default bandwidth it is not symmetric: the reference
+    sets the scale, as in the paper (the released program takes it from the other set).
+
+    Args:
+        features: (N,D), N >= 2.
+        reference: Real features (M,D), M >= 2.
+        bandwidth: Of the Gaussian; None: `median_distance` of the reference.
+        chunk: Rows of the kernel matrix in memory at once.
+
+    Raises:
+        ValueError: The bandwidth is 0.
+    """
+    bandwidth = median_distance(reference) if bandwidth is None else bandwidth
+    if bandwidth <= 0:
+        raise ValueError("half of the reference features are equal: their median distance is 0")
+    # Only differences count; near zero, squares of large features cancel without loss.
+    centre = reference.detach().cpu().double().mean(0)
+    a, b = (x.detach().cpu().double() - centre for x in (features, reference))
+    return KAD_SCALE * _squared_mmd(a, b, partial(_gaussian, bandwidth=bandwidth), chunk)
+
+
+def median_distance(features: Tensor) -> float:
+    """Median Euclidean distance between two of the features (N,D), of at most 2048 spread over all."""
+    features = features.detach().cpu().double()
+    spread = torch.linspace(0, len(features) - 1, min(len(features), MOST_FOR_BANDWIDTH)).long()
+    return torch.pdist(features[spread]).median().item()
+
+
+def _polynomial(products: Tensor, squares_a: Tensor, squares_b: Tensor, dim: int) -> Tensor:
     return (products / dim + 1) ** 3
 
 
-def _kernel_sum(a: Tensor, b: Tensor, chunk: int) -> Tensor:
-    sums = [_kernel(rows @ b.T, a.shape[1]).sum() for rows in a.split(chunk)]
+def _gaussian(products: Tensor, squares_a: Tensor, squares_b: Tensor, bandwidth: float) -> Tensor:
+    return torch.exp((2 * products - squares_a - squares_b) / (2 * bandwidth**2))
+
+
+def _squared_mmd(a: Tensor, b: Tensor, kernel: Kernel, chunk: int) -> float:
+    a, b = a.detach().cpu().double(), b.detach().cpu().double()
+    n, m = len(a), len(b)
+    within_a = _kernel_sum(a, a, kernel, chunk) - _own_sum(a, kernel)
+    within_b = _kernel_sum(b, b, kernel, chunk) - _own_sum(b, kernel)
+    across = _kernel_sum(a, b, kernel, chunk)
+    return (within_a / (n * (n - 1)) + within_b / (m * (m - 1)) - 2 * across / (n * m)).item()
+
+
+def _kernel_sum(a: Tensor, b: Tensor, kernel: Kernel, chunk: int) -> Tensor:
+    squares = b.square().sum(1)
+    sums = [
+        kernel(rows @ b.T, rows.square().sum(1, keepdim=True), squares).sum()
+        for rows in a.split(chunk)
+    ]
     return torch.stack(sums).sum()
+
+
+def _own_sum(features: Tensor, kernel: Kernel) -> Tensor:
+    """Of the pairs of each feature with itself."""
+    squares = features.square().sum(1)
+    return kernel(squares, squares, squares).sum()
 
 
 class Comparison(NamedTuple):

@@ -1,0 +1,51 @@
+"""Extractors by the names that commands and reports use.
+
+name, weights -> Extractor
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from mmldm.errors import UserError
+from mmldm.evaluation.extractors.clap import CLAP, DEFAULT
+from mmldm.evaluation.extractors.extractor import Extractor
+from mmldm.evaluation.extractors.i3d import I3D
+from mmldm.evaluation.extractors.squeezenet import SqueezeNet
+from mmldm.evaluation.extractors.vggish import VGGish
+from mmldm.evaluation.extractors.yamnet import YAMNet
+
+BUILDERS: dict[str, Callable[..., Extractor]] = {
+    "yamnet": YAMNet,
+    "vggish": VGGish,
+    "i3d": I3D,
+    "i3d-pooled": partial(I3D, pooled=True),
+    "squeezenet": SqueezeNet,
+}
+
+
+def load_extractor(
+    name: str, weights: str | Path | None = None, device: str | torch.device = "cpu"
+) -> Extractor:
+    """Builds an extractor with its weights.
+
+    Args:
+        name: One of `BUILDERS`, or "clap".
+        weights: File; for CLAP a hub name or folder. None: the file in the folder of weights, for CLAP
+            `laion/clap-htsat-unfused`.
+        device: Where it runs.
+
+    Raises:
+        UserError: There is no such extractor, or its weights are not there.
+    """
+    if name == "clap":
+        return CLAP(weights or DEFAULT, device)
+    if name not in BUILDERS:
+        raise UserError(
+            f"there is no extractor {name!r}; there are {', '.join([*BUILDERS, 'clap'])}"
+        )
+    return BUILDERS[name](weights, device=device)
