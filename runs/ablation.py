@@ -1,177 +1,270 @@
-"""What each part of the autoencoder is worth: one training run per row and seed, equal budget, one table.
+"""Table 3 of the paper: what each part of the autoencoder is worth, at the scale of any recipe.
 
-    python runs/ablation.py RUN [--steps 500] [--seeds 0 1] [--rows full "no prompt"] [--out FOLDER]
+    python runs/ablation.py RUN [--steps 500] [--seeds 0 1 2] [--set KEY=VALUE] [--out FOLDER]
 
-RUN is a run folder whose image latents are cached (its autoencoder job was begun). Rows change one thing
-each; all train on those latents for the same number of steps and are measured on the same held-out clips,
-against the image VAE's own pictures, which are the ceiling. Source: MM-LDM Table 3. A row whose result
-exists is kept, so an interrupted table goes on where it stopped.
+RUN is a run folder whose vae job is finished (runs/ablation.sh makes one). Rows add the six parts in the
+paper's order and then leave out each one; all train on the same image latents for the same number of steps,
+and are measured on the same held-out clips, sound and picture against the real ones. The image decoder counts
+as fine-tuned where the recipe's `vae.pretrained` was trained further. What exists in the output folder is
+kept, so an interrupted table goes on where it stopped.
 """
 
 import argparse
 import json
 import statistics
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
+from torch import Tensor
 
+from mmldm.cli.progress import ProgressLine
 from mmldm.config import RunConfig, load_config, override, parse
-from mmldm.data.clips import spread
+from mmldm.data.clips import WindowDataset, spread
 from mmldm.data.latents import Splits
+from mmldm.data.loader import Failed
+from mmldm.data.manifest import Manifest
 from mmldm.diffusion.schedules import ScheduleConfig, make_scheduler
 from mmldm.evaluation.alignment import alignment_report
 from mmldm.evaluation.motion import background
-from mmldm.evaluation.reconstruction import psnr
+from mmldm.evaluation.reconstruction import mel_error, psnr, through_image_vae
 from mmldm.media.clip import Clip
 from mmldm.media.images import images_to_frames
 from mmldm.media.spectrogram import AudioImage
 from mmldm.models.autoencoder import MultiModalAutoencoder
 from mmldm.models.image_codec import ImageCodec
 from mmldm.models.image_vae import load_image_vae
+from mmldm.models.pretrained import initialise_decoder
 from mmldm.pipelines.decoding import decode_latents
+from mmldm.pipelines.encoding import encode_media
 from mmldm.training.autoencoder import AutoencoderStage
+from mmldm.training.caching import cache_image_latents
+from mmldm.training.distributed import choose_device
 from mmldm.training.journey import RunFolder
 from mmldm.training.loop import train
-from mmldm.types import MODALITIES
+from mmldm.types import AV
 
-CRITIC = (
-    "autoencoder.critic={start_step: 0, learning_rate: 0.0002, max_noise: 1.0, "
-    "model: {patch_size: 4, channels: 32, multipliers: [1, 2], attention_levels: [1]}}"
-)
-ROWS: dict[str, list[str]] = {
-    "full": [],
-    "no modality prompt": ["autoencoder.model.prompt_tokens=0"],
-    "no pooled latent": ["autoencoder.model.with_pooled_latent=false"],
-    "no class embedding": ["autoencoder.model.with_class_token=false"],
-    "no semantic features": ["autoencoder.model.with_semantics=false"],
-    "no class head, no class embedding": [
-        "autoencoder.model.with_class_token=false",
-        "autoencoder.loss.classification=0",
-    ],
-    "no contrastive head": ["autoencoder.loss.contrastive=0"],
-    "heads shape the latents": ["autoencoder.model.detach_latents=false"],
-    "critic from half-way": ["autoencoder.loss.adversarial=0.1", CRITIC],
-    "no time axis, 4 key frames (paper)": [
-        "autoencoder.model.video_encoder_config.latent_shape=[12, 1, 4, 4]",
-        "autoencoder.model.video_encoder_config.key_frames=4",
-        "autoencoder.model.semantic_config.video={token_grid: [1, 2, 2]}",
-    ],
+IMAGE_DECODER, CRITIC = "fine-tuned image decoder", "adversarial loss"
+PARTS: dict[str, tuple[str, ...]] = {
+    "modality prompt": ("autoencoder.model.prompt_tokens=0",),
+    "pooled latent": ("autoencoder.model.with_pooled_latent=false",),
+    "class embedding": ("autoencoder.model.with_class_token=false",),
+    "semantic features": ("autoencoder.model.with_semantics=false",),
+    IMAGE_DECODER: (),
+    CRITIC: ("autoencoder.critic=null", "autoencoder.loss.adversarial=0"),
 }
+"""The paper's parts in the order of its table, and what switches each of them off."""
+SMALL_CRITIC = (
+    "autoencoder.loss.adversarial=0.1",
+    "autoencoder.critic={start_step: 0, learning_rate: 0.0002, max_noise: 1.0, "
+    "model: {patch_size: 4, channels: 32, multipliers: [1, 2], attention_levels: [1]}}",
+)
+"""The critic of recipes that have none."""
 COLUMNS = {
-    "psnr_video": "frames, dB",
-    "psnr_audio": "audio image, dB",
+    "psnr": "frames, dB",
+    "detail": "detail",
+    "mel_error": "sound, dB",
     "recall": "recall 50 ms",
     "precision": "precision 50 ms",
     "class_accuracy": "class right",
 }
+BATCH = 16
+
+
+def rows(fine_tuned: bool) -> list[tuple[str, ...]]:
+    """The parts of each row: added one by one, then one left out of all but the critic."""
+    parts = [part for part in PARTS if part != IMAGE_DECODER or fine_tuned]
+    most = parts[:-1]
+    added = [tuple(parts[: count + 1]) for count in range(len(parts))]
+    left_out = [tuple(part for part in most if part != out) for out in most]
+    return list(dict.fromkeys(added + left_out))
+
+
+def switched(config: RunConfig, parts: tuple[str, ...], steps: int | None, seed: int) -> RunConfig:
+    """The recipe with these parts on and the others off; everything else as it was."""
+    data: dict[str, Any] = config.model_dump(mode="json")
+    job = data["autoencoder"]
+    steps = steps or job["train"]["steps"]
+    job["train"].update(steps=steps, validate_every=0, preview_every=0, save_every=steps)
+    data["seed"] = seed
+    if CRITIC in parts:
+        for change in () if job["critic"] else SMALL_CRITIC:
+            override(data, change)
+        job["critic"]["start_step"] = steps // 2
+    for part in PARTS.keys() - set(parts):
+        for change in PARTS[part]:
+            override(data, change)
+    return parse(RunConfig, data, " + ".join(parts))
+
+
+@dataclass
+class Bench:
+    """What all rows share: the image latents they train on and the held-out clips that judge them."""
+
+    folder: RunFolder
+    out: Path
+    caches: Splits
+    clips: list[Clip]
+    labels: list[int]
+    device: torch.device
+
+    @classmethod
+    def open(cls, config: RunConfig, folder: RunFolder, out: Path, count: int) -> "Bench":
+        manifest, device = Manifest.load(folder.manifest), choose_device(None)
+        target = folder.cache("image_latents")
+        vae = load_image_vae(folder.export("vae"))
+        with ProgressLine() as line:
+            cache_image_latents(config, manifest, vae, target, device, line)
+        windows = WindowDataset(manifest, config.clip, "held_out", config.seed)
+        items = [windows[(0, i)] for i in spread(count, len(windows))]
+        found = [item for item in items if not isinstance(item, Failed)]
+        rates = config.clip.fps, config.clip.sample_rate
+        clips = [Clip(item["frames"], item["waveform"], *rates) for item in found]
+        labels = [item["class_label"] for item in found]
+        return cls(folder, out, Splits.open(target), clips, labels, device)
+
+    def vae(self, config: RunConfig, fine_tuned: bool) -> Any:
+        if fine_tuned or config.vae.pretrained is None:
+            return load_image_vae(self.folder.export("vae"))
+        return load_image_vae(config.vae.pretrained)
+
+    def ceiling(self, config: RunConfig, fine_tuned: bool) -> dict[str, float]:
+        """What the image VAE alone keeps."""
+        vae = self.vae(config, fine_tuned).eval()
+        return self.judge(
+            [through_image_vae(vae, clip, config.clip) for clip in self.clips], config
+        )
+
+    def row(self, config: RunConfig, parts: tuple[str, ...], seed: int) -> dict[str, float]:
+        fine_tuned = IMAGE_DECODER in parts or config.vae.pretrained is None
+        # Without a critic no pixel is decoded in training: both image decoders judge one autoencoder.
+        seen = parts if CRITIC in parts else [part for part in parts if part != IMAGE_DECODER]
+        target = self.out / f"{'+'.join(seen).replace(' ', '-')}_seed-{seed}"
+        result = target / ("tuned.json" if fine_tuned else "pretrained.json")
+        if not result.is_file():
+            minutes = self.train(config, fine_tuned, target)
+            result.write_text(json.dumps({**self.measure(config, fine_tuned, target), **minutes}))
+        values: dict[str, float] = json.loads(result.read_text())
+        return values
+
+    def train(self, config: RunConfig, fine_tuned: bool, target: Path) -> dict[str, float]:
+        if (target / "export").is_dir():
+            return {}
+        started = time.perf_counter()
+        stage = AutoencoderStage(config, self.vae(config, fine_tuned), self.caches, self.device)
+        if config.autoencoder.decoder_init is not None:
+            initialise_decoder(stage.autoencoder, config.autoencoder.decoder_init)
+        job = config.autoencoder.train
+        train(stage, job, target, seed=config.seed, console=Console(stderr=True))
+        return {"minutes": (time.perf_counter() - started) / 60}
+
+    @torch.no_grad()
+    def measure(self, config: RunConfig, fine_tuned: bool, target: Path) -> dict[str, float]:
+        """Held-out clips through the trained autoencoder."""
+        model = MultiModalAutoencoder.from_pretrained(target / "export").to(self.device).eval()
+        vae = self.vae(config, fine_tuned).to(self.device).eval()
+        codec = ImageCodec(vae, model.image_statistics).to(self.device)
+        audio_image = AudioImage(config.clip).to(self.device)
+        scheduler = make_scheduler(parse(ScheduleConfig, config.autoencoder.schedule, "schedule"))
+        made: list[Clip] = []
+        right: list[bool] = []
+        for start in range(0, len(self.clips), BATCH):
+            clips = self.clips[start : start + BATCH]
+            media = _stack(clips).map(lambda x: x.to(self.device))
+            latents: AV[Any] = encode_media(model, codec, audio_image, media)
+            if model.config.num_classes:
+                heard = model.class_logits(model.semantics(latents)).argmax(1).tolist()
+                right += [a == b for a, b in zip(heard, self.labels[start:], strict=False)]
+            images = decode_latents(
+                model, codec, scheduler, latents,
+                num_frames=config.clip.num_frames, steps=config.sample.decoder_steps,
+                generators=[torch.Generator().manual_seed(start + i) for i in range(len(clips))],
+            )  # fmt: skip
+            waveforms = audio_image.waveform(images.audio.clamp(-1, 1)).cpu()
+            pictures = images_to_frames(images.video).cpu()
+            made += [
+                Clip(picture, sound, clip.fps, clip.sample_rate)
+                for picture, sound, clip in zip(pictures, waveforms, clips, strict=True)
+            ]
+        return {
+            **self.judge(made, config),
+            **({"class_accuracy": statistics.fmean(right)} if right else {}),
+        }
+
+    def judge(self, made: list[Clip], config: RunConfig) -> dict[str, float]:
+        """Closeness to the real clips, and sync by pixels and waveform alone."""
+        kept, real = _stack(made), _stack(self.clips)
+        sync = alignment_report(made, empty=background(real.video))["sync"][0]
+        return {
+            "psnr": float(psnr(kept.video, real.video).mean()),
+            "detail": _gradients(kept.video) / _gradients(real.video),
+            "mel_error": float(mel_error(kept.audio, real.audio, AudioImage(config.clip)).mean()),
+            **{name: sync[name] or 0.0 for name in ("recall", "precision")},
+        }
+
+
+def _stack(clips: list[Clip]) -> AV[Tensor]:
+    return AV(
+        torch.stack([clip.waveform for clip in clips]), torch.stack([clip.frames for clip in clips])
+    )
+
+
+def _gradients(frames: Tensor) -> float:
+    """Mean absolute difference of neighbouring pixels: less where a picture is blurred."""
+    pixels = frames.float()
+    across, down = pixels.diff(dim=-1).abs().mean(), pixels.diff(dim=-2).abs().mean()
+    return float(across + down)
+
+
+def table(results: dict[tuple[str, ...], list[dict[str, float]]], steps: int) -> str:
+    """Markdown: a tick for each part; mean over seeds, and the standard deviation where there are several."""
+    parts = list(dict.fromkeys(part for row in results for part in row))
+    seeds = max(len(runs) for runs in results.values())
+    lines = [
+        f"| {' | '.join([*parts, *COLUMNS.values()])} |",
+        "|---" * (len(parts) + len(COLUMNS)) + "|",
+    ]
+    for row, runs in results.items():
+        ticks = ["✓" if part in row else "" for part in parts]
+        cells = [_cell([run[name] for run in runs if name in run]) for name in COLUMNS]
+        lines.append(f"| {' | '.join(ticks + cells)} |")
+    return "\n".join([*lines, "", f"{steps} steps, {seeds} seeds (mean ± standard deviation)."])
+
+
+def _cell(values: list[float]) -> str:
+    spread_ = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
+    return f"{statistics.fmean(values):.3f}{spread_}" if values else "-"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path)
-    parser.add_argument("--steps", type=int, default=500)
+    parser.add_argument("--steps", type=int, help="of each row; default: the recipe's")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="changes")
     parser.add_argument("--clips", type=int, default=96, help="held-out clips measured")
-    parser.add_argument("--out", type=Path, default=Path("runs/ablation"))
+    parser.add_argument("--out", type=Path, help="default: RUN/ablation")
     options = parser.parse_args()
-    folder = RunFolder(options.run)
-    caches = Splits.open(folder.cache("image_latents"))
-    config = load_config(folder.config)
-    results: dict[str, list[dict[str, float]]] = {}
+    folder, out = RunFolder(options.run), options.out or options.run / "ablation"
+    config = load_config(folder.config, options.changes)
+    bench = Bench.open(config, folder, out, options.clips)
+    pretrained = config.vae.pretrained is not None and config.vae.train is not None
+    for fine_tuned in (False, True) if pretrained else (True,):
+        print("image VAE alone, fine-tuned:", fine_tuned, bench.ceiling(config, fine_tuned))
+    results: dict[tuple[str, ...], list[dict[str, float]]] = {}
     for seed in options.seeds:
-        for row in options.rows:
-            target = options.out / f"{row.replace(' ', '_').replace(',', '')}-{seed}"
-            if not (target / "result.json").is_file():
-                changed = _change(config, row, options.steps, seed)
-                minutes = _train(changed, folder, caches, target)
-                result = _measure(changed, folder, caches, target, options.clips)
-                (target / "result.json").write_text(json.dumps({**result, "minutes": minutes}))
-            result = json.loads((target / "result.json").read_text())
-            results.setdefault(row, []).append(result)
-            print(row, seed, {name: round(value, 3) for name, value in result.items()}, flush=True)
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "table.md").write_text(table(results, options.steps) + "\n")
-    print(table(results, options.steps))
-
-
-def _change(config: RunConfig, row: str, steps: int, seed: int) -> RunConfig:
-    data: dict[str, Any] = config.model_dump(mode="json")
-    cadence = {"validate_every": 0, "preview_every": 0, "save_every": steps}
-    data["autoencoder"]["train"].update(steps=steps, **cadence)
-    data["seed"] = seed
-    for change in ROWS[row]:
-        override(data, change)
-    if data["autoencoder"]["critic"]:
-        data["autoencoder"]["critic"]["start_step"] = steps // 2
-    return parse(RunConfig, data, row)
-
-
-def _train(config: RunConfig, folder: RunFolder, caches: Splits, target: Path) -> float:
-    started = time.perf_counter()
-    vae = load_image_vae(folder.export("vae"))
-    stage = AutoencoderStage(config, vae, caches, torch.device("cpu"))
-    train(stage, config.autoencoder.train, target, seed=config.seed, console=Console(stderr=True))
-    return (time.perf_counter() - started) / 60
-
-
-@torch.no_grad()
-def _measure(
-    config: RunConfig, folder: RunFolder, caches: Splits, target: Path, count: int
-) -> dict[str, float]:
-    """Held-out clips through the trained autoencoder, one decoder step, against the image VAE alone."""
-    model = MultiModalAutoencoder.from_pretrained(target / "export").eval()
-    codec = ImageCodec(load_image_vae(folder.export("vae")), model.image_statistics).eval()
-    scheduler = make_scheduler(parse(ScheduleConfig, config.autoencoder.schedule, "schedule"))
-    audio_image, spec = AudioImage(config.clip), config.clip
-    batches = torch.tensor(spread(count, len(caches.held_out))).split(16)
-    clips: list[Clip] = []
-    ceiling: list[torch.Tensor] = []
-    errors: dict[str, list[float]] = {"psnr_audio": [], "psnr_video": []}
-    right: list[bool] = []
-    for indices in batches:
-        batch = caches.held_out[indices]
-        clean = MODALITIES.map(lambda m, b=batch: codec.normalise(b[f"{m}_mean"], m))
-        latents = model.encode(clean).map(lambda p: p.mode())
-        made = decode_latents(
-            model, codec, scheduler, latents, num_frames=spec.num_frames, steps=1,
-            generators=[torch.Generator().manual_seed(int(i)) for i in indices],
-        )  # fmt: skip
-        kept = MODALITIES.map(lambda m, c=clean: codec.decode(getattr(c, m), m))
-        pictures = [images.map(images_to_frames) for images in (kept, made)]
-        for modality in MODALITIES:
-            original, decoded = (getattr(frames, modality) for frames in pictures)
-            errors[f"psnr_{modality}"] += psnr(decoded, original).tolist()
-        ceiling += list(pictures[0].video)
-        waveforms = audio_image.waveform(made.audio)
-        pairs = zip(pictures[1].video, waveforms, strict=True)
-        clips += [Clip(picture, sound, spec.fps, spec.sample_rate) for picture, sound in pairs]
-        logits = model.class_logits(model.semantics(latents))
-        right += (logits.argmax(1) == batch["label"]).tolist()
-    sync = alignment_report(clips, empty=background(ceiling))["sync"][0]
-    means = {name: statistics.fmean(values) for name, values in errors.items()}
-    rates = {name: sync[name] or 0.0 for name in ("recall", "precision")}
-    return {**means, **rates, "class_accuracy": statistics.fmean(right)}
-
-
-def table(results: dict[str, list[dict[str, float]]], steps: int) -> str:
-    """Markdown: mean over seeds, and the spread where there are several."""
-    lines = [
-        f"| {steps} steps | seeds | " + " | ".join(COLUMNS.values()) + " | minutes |",
-        "|---" * (len(COLUMNS) + 3) + "|",
-    ]
-    for row, runs in results.items():
-        cells = [_cell([run[name] for run in runs]) for name in (*COLUMNS, "minutes")]
-        lines.append(f"| {row} | {len(runs)} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
-def _cell(values: list[float]) -> str:
-    spread_ = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
-    return f"{statistics.fmean(values):.2f}{spread_}"
+        for parts in rows(pretrained):
+            changed = switched(config, parts, options.steps, seed)
+            result = bench.row(changed, parts, seed)
+            results.setdefault(parts, []).append(result)
+            print(
+                seed, *parts, {name: round(value, 3) for name, value in result.items()}, flush=True
+            )
+            (out / "table.md").write_text(table(results, changed.autoencoder.train.steps) + "\n")
+    print((out / "table.md").read_text())
 
 
 if __name__ == "__main__":

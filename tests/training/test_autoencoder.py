@@ -138,3 +138,21 @@ def test_critic_stays_out_before_its_start_step(stage: AutoencoderStage) -> None
     assert stage.active_turns(1) == ("model", "critic")
     terms = stage.turns["model"](next(batches(stage)), StepRandom(0, 0, "model", ROWS))
     assert "adversarial" not in terms
+
+
+def test_leaving_the_adversarial_loss_out_leaves_weights_and_other_terms_as_they_were(
+    finished: Journey, stage: AutoencoderStage
+) -> None:
+    recipe = smallest_recipe(critic=False)
+    vae = load_image_vae(finished.folder.export("vae"))
+    without = AutoencoderStage(recipe, vae, stage.caches, torch.device("cpu"))
+    assert set(without.turns) == {"model"}
+    theirs, ours = stage.autoencoder.state_dict(), without.autoencoder.state_dict()
+    assert theirs.keys() == ours.keys()
+    assert all(torch.equal(theirs[name], ours[name]) for name in ours)
+    batch = next(batches(stage))
+    with_critic = stage.turns["model"](batch, StepRandom(0, 5, "model", ROWS))
+    alone = without.turns["model"](batch, StepRandom(0, 5, "model", ROWS))
+    assert with_critic.keys() - alone.keys() == {"adversarial"}
+    for name in alone.keys() - {"loss"}:
+        assert torch.equal(alone[name], with_critic[name]), name

@@ -10,6 +10,7 @@ import torch
 from mmldm.data.latents import Splits
 from mmldm.data.manifest import Manifest
 from mmldm.errors import UserError
+from mmldm.models.image_vae import load_image_vae
 from mmldm.models.signal_decoder import SignalDecoder
 from mmldm.pipelines.sounding_video import SoundingVideoPipeline
 from mmldm.training.journey import JOBS, Journey, find_manifest
@@ -59,6 +60,24 @@ def test_generators_latents_are_standardised_by_the_caches_statistics(finished: 
         assert normal.mean((0, 2, 3, 4)).abs().max() < 1e-2
         total = normal.var((0, 2, 3, 4), correction=0) + posterior.mean((0, 2, 3, 4))
         assert (total - 1).abs().max() < 2e-2
+
+
+def test_fine_tuning_a_pretrained_image_vae_moves_its_decoder_alone(
+    finished: Journey, tmp_path: Path
+) -> None:
+    recipe = smallest_recipe(steps=2)
+    source = str(finished.folder.export("vae"))
+    section = recipe.vae.model_copy(update={"pretrained": source, "model": None})
+    run = journey(recipe.model_copy(update={"vae": section}), finished.manifest, tmp_path)
+    run.run("vae")
+    before, after = load_image_vae(source), load_image_vae(run.folder.export("vae"))
+    moved = {
+        name
+        for name, weight in after.state_dict().items()
+        if not torch.equal(weight, before.state_dict()[name])
+    }
+    decoder = {name for name in after.state_dict() if name.startswith("decoder.")}
+    assert moved == decoder
 
 
 def test_paper_form_trains_with_the_same_code(manifest: Manifest, tmp_path: Path) -> None:

@@ -1,0 +1,86 @@
+"""The script of the ablation table: its rows switch what they name, and nothing else."""
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from mmldm.config import RunConfig, load_config
+
+ROOT = Path(__file__).parents[1]
+RECIPE = ROOT / "configs" / "landscape.yaml"
+
+
+@pytest.fixture(scope="module")
+def ablation() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("ablation", ROOT / "runs" / "ablation.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def leaves(value: Any, path: str = "") -> dict[str, Any]:
+    """Every setting of a recipe by its path."""
+    if not isinstance(value, dict):
+        return {path: value}
+    return {k: v for key, inner in value.items() for k, v in leaves(inner, f"{path}.{key}").items()}
+
+
+def differences(one: RunConfig, other: RunConfig) -> set[str]:
+    a, b = (leaves(config.model_dump(mode="json")) for config in (one, other))
+    absent = object()
+    return {key for key in a | b if a.get(key, absent) != b.get(key, absent)}
+
+
+@pytest.mark.parametrize(
+    ("part", "settings"),
+    [
+        ("modality prompt", {".autoencoder.model.prompt_tokens"}),
+        ("pooled latent", {".autoencoder.model.with_pooled_latent"}),
+        ("class embedding", {".autoencoder.model.with_class_token"}),
+        ("semantic features", {".autoencoder.model.with_semantics"}),
+        ("fine-tuned image decoder", set()),  # the image VAE's weights, see the next test
+    ],
+)
+def test_leaving_a_part_out_changes_its_setting_and_no_other(
+    ablation: ModuleType, part: str, settings: set[str]
+) -> None:
+    recipe, parts = load_config(RECIPE), tuple(ablation.PARTS)
+    whole = ablation.switched(recipe, parts, None, 0)
+    without = ablation.switched(recipe, tuple(p for p in parts if p != part), None, 0)
+    assert differences(whole, without) == settings
+
+
+def test_leaving_the_adversarial_loss_out_removes_critic_and_weight(ablation: ModuleType) -> None:
+    parts = tuple(ablation.PARTS)
+    whole = ablation.switched(load_config(RECIPE), parts, None, 0)
+    without = ablation.switched(load_config(RECIPE), parts[:-1], None, 0)
+    changed = differences(whole, without)
+    assert {name.split(".")[2] for name in changed} == {"critic", "loss"}
+    assert without.autoencoder.critic is None
+    assert without.autoencoder.loss.adversarial == 0
+    assert whole.autoencoder.critic is not None
+
+
+def test_all_parts_on_is_the_recipe_but_for_budget_and_seed(ablation: ModuleType) -> None:
+    recipe = load_config(RECIPE)
+    whole = ablation.switched(recipe, tuple(ablation.PARTS), 500, 7)
+    allowed = {".seed", ".autoencoder.critic.start_step"} | {
+        f".autoencoder.train.{name}"
+        for name in ("steps", "save_every", "validate_every", "preview_every")
+    }
+    assert differences(recipe, whole) == allowed
+    assert whole.autoencoder.critic is not None and whole.autoencoder.critic.start_step == 250
+
+
+def test_rows_add_the_six_parts_in_order_and_leave_out_each(ablation: ModuleType) -> None:
+    parts = tuple(ablation.PARTS)
+    found = ablation.rows(fine_tuned=True)
+    assert found[:6] == [parts[: n + 1] for n in range(6)]
+    for part in parts[:5]:
+        assert tuple(p for p in parts[:5] if p != part) in found
+    assert len(found) == len(set(found)) == 10
+    assert all("fine-tuned image decoder" not in row for row in ablation.rows(fine_tuned=False))
