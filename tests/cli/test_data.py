@@ -3,9 +3,11 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from mmldm.data.manifest import Manifest
 from mmldm.media.reader import probe
+from mmldm.media.writer import write_wav
 
 from .commandline import contents, mmldm
 
@@ -24,6 +26,16 @@ def test_scan_finds_classes_by_a_pattern(clip_folder: Path) -> None:
     words = ("--frames", 4, "--workers", 1, "--class-pattern", "(oo|las)")
     out = mmldm("scan", clip_folder, *words).succeeded()
     assert "class las: 5 clips" in out and "class oo: 5 clips" in out
+
+
+def test_scan_keeps_sound_alone_where_allowed(clip_folder: Path, tmp_path: Path) -> None:
+    sound = tmp_path / "alone.wav"
+    write_wav(sound, torch.sin(torch.arange(32_000) / 9), 16_000)
+    assert "no media files" in mmldm("scan", tmp_path).complaint()
+    assert (
+        "without picture: 1 (such as alone.wav)"
+        in mmldm("scan", tmp_path, "--allow-missing").succeeded()
+    )
 
 
 def test_scan_says_why_nothing_can_be_used(tmp_path: Path) -> None:

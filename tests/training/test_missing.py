@@ -13,7 +13,7 @@ from mmldm.data.latents import Splits
 from mmldm.data.manifest import Manifest, scan
 from mmldm.errors import UserError
 from mmldm.media.clip import Clip
-from mmldm.media.reader import read_clip
+from mmldm.media.reader import read_audio, read_clip
 from mmldm.models.image_vae import load_image_vae
 from mmldm.pipelines.sounding_video import SoundingVideoPipeline
 from mmldm.training.autoencoder import AutoencoderStage
@@ -204,6 +204,17 @@ def test_statistics_count_only_what_is_there(mixed_folder: Path, tmp_path: Path)
     for modality, here in zip(("audio", "video"), rows["present"].T, strict=True):
         mean = rows[f"{modality}_mean"][here].mean((0, 1, 3, 4))
         assert torch.tensor(cache.extra["statistics"][modality]["mean"]).allclose(mean, atol=1e-3)
+
+
+def test_vocoder_reads_the_sound_of_every_file_that_has_one(mixed_folder: Path) -> None:
+    found = scan(mixed_folder, CLIP, workers=1, held_out=0.25, allow_missing=True)
+    windows = WindowDataset(found, CLIP, "train", seed=0, sound_only=True)
+    rows = [row for row in found.split("train") if row.has_audio]
+    assert len(windows) == len(rows) == len(found.split("train")) - 1
+    for i, row in enumerate(rows):
+        item = windows[(0, i)]
+        assert isinstance(item, dict) and "frames" not in item
+        assert torch.equal(item["waveform"], read_audio(found.file(row), CLIP, windows.start(0, i)))
 
 
 def test_folder_without_a_whole_clip_is_refused(mixed_folder: Path, tmp_path: Path) -> None:

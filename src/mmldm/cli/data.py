@@ -21,6 +21,9 @@ def scan(
     skip_silent: Annotated[
         bool, typer.Option("--skip-silent", help="Reject clips whose sound is silence.")
     ] = False,
+    allow_missing: Annotated[
+        bool, typer.Option("--allow-missing", help="Keep files with sound or picture alone.")
+    ] = False,
     class_pattern: Annotated[
         str | None,
         typer.Option(
@@ -47,6 +50,7 @@ def scan(
             workers=workers,
             held_out=held_out,
             skip_silent=skip_silent,
+            allow_missing=allow_missing,
             class_pattern=data.class_pattern,
             progress=lambda done, total: line("scan", done, total),
         )
