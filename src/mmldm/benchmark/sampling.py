@@ -20,7 +20,7 @@ from mmldm.media.spectrogram import AudioImage
 from mmldm.models.generator import JointGenerator
 from mmldm.models.image_codec import ImageCodec
 from mmldm.pipelines.decoding import decode_to_image_latents
-from mmldm.pipelines.sounding_video import SoundingVideoPipeline
+from mmldm.pipelines.sounding_video import IMAGES_PER_CALL, SoundingVideoPipeline
 from mmldm.pipelines.vocoding import sound
 from mmldm.training.generator import generator_arguments
 from mmldm.training.journey import assemble
@@ -72,9 +72,11 @@ class Sampling:
         folder: Path,
     ) -> None:
         self.pipeline, self.count, self.options, self.folder = pipeline, clips, options, folder
+        self.settings = pipeline.settings(**options)
         self.device = pipeline.device
         statistics = pipeline.autoencoder.image_statistics
-        self.codec = ImageCodec(pipeline.vae, statistics).to(self.device)
+        size = IMAGES_PER_CALL.get(self.device.type, 64)
+        self.codec = ImageCodec(pipeline.vae, statistics, size).to(self.device)
         self.audio_image = AudioImage(pipeline.clip_spec).to(self.device)
         self.latents: AV[Tensor] = self._latents().map(lambda z: z.to(self.device))
         self.image_latents = self._image_latents()
@@ -106,14 +108,14 @@ class Sampling:
         return self._sample("latent").latents
 
     def _image_latents(self) -> AV[Tensor]:
-        steps = self.options.get("decoder_steps")
         return decode_to_image_latents(
             self.pipeline.autoencoder,
             self.pipeline.decoder_scheduler,
             self.latents,
             num_frames=self.pipeline.clip_spec.num_frames,
-            steps=self.pipeline.config.decoder_steps if steps is None else steps,
+            steps=self.settings.decoder_steps,
             generators=[torch.Generator().manual_seed(i) for i in range(self.count)],
+            images_per_call=self.codec.images_per_call,
         )
 
     @torch.no_grad()
@@ -122,7 +124,8 @@ class Sampling:
 
     @torch.no_grad()
     def _waveforms(self) -> Tensor:
-        return sound(self.images.audio, self.audio_image, self.pipeline.vocoder)
+        iterations = self.settings.phase_iterations
+        return sound(self.images.audio, self.audio_image, self.pipeline.vocoder, iterations)
 
     def _finished(self) -> list[Clip]:
         spec = self.pipeline.clip_spec

@@ -6,6 +6,9 @@ conditions -> (noisy AV((B,...)), t) -> prediction AV((B,...)). MM-LDM §3.1 (de
 
 from __future__ import annotations
 
+import math
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -22,6 +25,7 @@ def generator_denoiser(
     given: AV[Tensor | None],
     class_labels: Tensor | None,
     scale: AV[float],
+    guided_timesteps: tuple[float, float] = (0.0, math.inf),
 ) -> Denoiser:
     """The generator under classifier-free and cross-modal guidance (Eq. 8).
 
@@ -37,8 +41,11 @@ def generator_denoiser(
         given: Clean normalised latents of the known modality.
         class_labels: (B,), as `JointGenerator.forward`.
         scale: phi of Eq. 8 per modality.
+        guided_timesteps: Those in [from, to) are guided, the others cost one evaluation
+            (Kynkäänniemi et al. 2024).
     """
-    batch, dtype = len(noise.audio), generator.dtype
+    batch, dtype, device = len(noise.audio), generator.dtype, noise.audio.device
+    guided_from, guided_to = guided_timesteps
     nulls: list[AV[bool]] = []
     """Sets of null rows, as which streams they keep; a stream not kept holds noise."""
     if scale != (1.0, 1.0):
@@ -56,29 +63,46 @@ def generator_denoiser(
     mask: AV[Tensor | None] = AV(None, None)
     labels = class_labels
     if nulls:
-        own_rows = torch.arange(copies * batch, device=noise.audio.device) < batch
+        own_rows = torch.arange(copies * batch, device=device) < batch
         mask = present.map(lambda known: None if known is None else own_rows)
         if labels is not None:
             null_labels = torch.full_like(labels, generator.null_class)
             labels = torch.cat([labels, *[null_labels] * len(nulls)])
 
     def denoise(sample: AV[Tensor], t: Tensor) -> AV[Tensor]:
-        sets = [sample, *(sample.map(lambda x, n, k: x if k else n, noise, k) for k in nulls)]
+        used = nulls if guided_from <= int(t) < guided_to else []
+        sets = [sample, *(sample.map(lambda x, n, k: x if k else n, noise, k) for k in used)]
         inputs = AV(*(torch.cat(streams).to(dtype) for streams in zip(*sets, strict=True)))
-        prediction = generator(inputs, t.expand(copies * batch), present, mask, labels)
+        rows = len(inputs.audio)
+        told, told_mask = (pair.map(partial(_first, rows)) for pair in (present, mask))
+        times = t.to(device).expand(rows)
+        prediction = generator(inputs, times, told, told_mask, _first(rows, labels))
         predictions = prediction.map(lambda p: p.float().split(batch))
-        null = predictions.map(lambda p, i: p[i], null_set)
-        return guide(predictions.map(lambda p: p[0]), null, scale)
+        own = predictions.map(lambda p: p[0])
+        if not used:
+            return own
+        return guide(own, predictions.map(lambda p, i: p[i], null_set), scale)
 
     return denoise
 
 
-def decoder_denoiser(autoencoder: MultiModalAutoencoder, conditions: Conditions) -> Denoiser:
-    """The signal decoder with the clips' conditions, at one noise level for all images."""
+def _first(rows: int, values: Tensor | None) -> Tensor | None:
+    return None if values is None else values[:rows]
+
+
+def decoder_denoiser(
+    autoencoder: MultiModalAutoencoder, conditions: Conditions, images_per_call: int | None = None
+) -> Denoiser:
+    """The signal decoder with the clips' conditions, at one noise level for all images.
+
+    Args:
+        images_per_call: As `MultiModalAutoencoder.denoise`.
+    """
 
     def denoise(sample: AV[Tensor], t: Tensor) -> AV[Tensor]:
-        timesteps = sample.map(lambda x: t.expand(x.shape[:2]))
+        timesteps = sample.map(lambda x: t.to(x.device).expand(x.shape[:2]))
         inputs = sample.map(lambda x: x.to(autoencoder.dtype))
-        return autoencoder.denoise(inputs, timesteps, conditions).map(Tensor.float)
+        prediction = autoencoder.denoise(inputs, timesteps, conditions, images_per_call)
+        return prediction.map(Tensor.float)
 
     return denoise
