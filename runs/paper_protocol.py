@@ -18,7 +18,7 @@ from mmldm.media.images import images_to_frames
 from mmldm.media.spectrogram import AudioImage
 from mmldm.models.image_codec import ImageCodec
 from mmldm.pipelines.decoding import decode_to_image_latents
-from mmldm.pipelines.sounding_video import IMAGES_PER_CALL, SoundingVideoPipeline
+from mmldm.pipelines.sounding_video import SoundingVideoPipeline
 from mmldm.types import MODALITIES
 
 CLIPS = 2
@@ -37,7 +37,6 @@ def step() -> None:
     latents = own(
         num_samples=CLIPS, seed=0, quality="best", num_inference_steps=STEPS, output_type="latent"
     ).latents
-    size = IMAGES_PER_CALL.get(device.type, 64)
     image_latents = decode_to_image_latents(
         own.autoencoder,
         own.decoder_scheduler,
@@ -45,9 +44,8 @@ def step() -> None:
         num_frames=spec.num_frames,
         steps=STEPS,
         generators=[torch.Generator().manual_seed(i) for i in range(2 * CLIPS)],
-        images_per_call=size,
     )
-    codec = ImageCodec(own.vae, own.autoencoder.image_statistics, size).to(device)
+    codec = ImageCodec(own.vae, own.autoencoder.image_statistics).to(device)
     images = image_latents.map(lambda x: x[:CLIPS]).map(codec.decode, MODALITIES)
     waveforms = AudioImage(spec).to(device).waveform(images.audio).cpu()
     with tempfile.TemporaryDirectory() as folder:

@@ -140,7 +140,6 @@ def test_evaluations_are_the_steps_asked_for(
             scheduler=scheduler,
             num_inference_steps=steps,
             decoder_steps=decoder_steps,
-            images_per_call=64,
         )
     assert (calls["generator"], calls["decoder"]) == (steps, decoder_steps)
 

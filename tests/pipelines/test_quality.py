@@ -40,7 +40,7 @@ def test_published_row_that_is_none_is_refused(row: object) -> None:
 
 def test_model_folder_publishes_rows_and_its_default(tmp_path) -> None:  # type: ignore[no-untyped-def]
     pipeline = build_pipeline()
-    rows = {"fast": {"num_inference_steps": 2, "guidance_interval": [0.25, 0.5]}}
+    rows = {"fast": {"num_inference_steps": 2, "phase_iterations": 4}}
     published = SoundingVideoPipeline(
         **pipeline.components,
         clip_spec=pipeline.config.clip_spec,
@@ -51,7 +51,7 @@ def test_model_folder_publishes_rows_and_its_default(tmp_path) -> None:  # type:
     published.save_pretrained(tmp_path)
     loaded = SoundingVideoPipeline.from_pretrained(tmp_path)
     assert loaded.settings().num_inference_steps == 2
-    assert loaded.settings().guidance_interval == (0.25, 0.5)
+    assert loaded.settings().phase_iterations == 4
     assert loaded.settings("best").num_inference_steps == 50
 
 
@@ -64,15 +64,3 @@ def test_default_quality_that_is_no_row_is_refused() -> None:
             class_names=list(pipeline.class_names),
             default_quality="good",
         )
-
-
-def test_only_noise_levels_in_the_interval_are_guided() -> None:
-    pipeline, rows = build_pipeline(guidance_scale=2.5), list[int]()
-    hook = pipeline.generator.register_forward_hook(
-        lambda module, inputs, output: rows.append(len(output.audio))
-    )
-    pipeline.qualities = Qualities(OWN, {"mine": {"guidance_interval": (0.2, 0.8)}})
-    pipeline(num_samples=1, quality="mine", num_inference_steps=5, output_type="latent", seed=0)
-    hook.remove()
-    # Timesteps 999, 799, 599, 399, 199.
-    assert rows == [1, 3, 3, 3, 1]

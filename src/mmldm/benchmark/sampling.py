@@ -20,7 +20,7 @@ from mmldm.media.spectrogram import AudioImage
 from mmldm.models.generator import JointGenerator
 from mmldm.models.image_codec import ImageCodec
 from mmldm.pipelines.decoding import decode_to_image_latents
-from mmldm.pipelines.sounding_video import IMAGES_PER_CALL, SoundingVideoPipeline
+from mmldm.pipelines.sounding_video import SoundingVideoPipeline
 from mmldm.pipelines.vocoding import sound
 from mmldm.training.generator import generator_arguments
 from mmldm.training.journey import assemble
@@ -75,8 +75,7 @@ class Sampling:
         self.settings = pipeline.settings(**options)
         self.device = pipeline.device
         statistics = pipeline.autoencoder.image_statistics
-        size = IMAGES_PER_CALL.get(self.device.type, 64)
-        self.codec = ImageCodec(pipeline.vae, statistics, size).to(self.device)
+        self.codec = ImageCodec(pipeline.vae, statistics).to(self.device)
         self.audio_image = AudioImage(pipeline.clip_spec).to(self.device)
         self.latents: AV[Tensor] = self._latents().map(lambda z: z.to(self.device))
         self.image_latents = self._image_latents()
@@ -115,7 +114,6 @@ class Sampling:
             num_frames=self.pipeline.clip_spec.num_frames,
             steps=self.settings.decoder_steps,
             generators=[torch.Generator().manual_seed(i) for i in range(self.count)],
-            images_per_call=self.codec.images_per_call,
         )
 
     @torch.no_grad()

@@ -69,11 +69,9 @@ def decode_latents(
     steps: int,
     generators: Sequence[torch.Generator],
     class_labels: Tensor | None = None,
+    images_per_call: int | None = None,
 ) -> AV[Tensor]:
-    """Decodes clips to images about [-1, 1], not clamped. Arguments as `decode_to_image_latents`.
-
-    The signal decoder sees as many images at once as the codec's image VAE.
-    """
+    """Decodes clips to images about [-1, 1], not clamped. Arguments as `decode_to_image_latents`."""
     image_latents = decode_to_image_latents(
         autoencoder,
         scheduler,
@@ -82,6 +80,6 @@ def decode_latents(
         steps=steps,
         generators=generators,
         class_labels=class_labels,
-        images_per_call=codec.images_per_call,
+        images_per_call=images_per_call,
     )
     return image_latents.map(codec.decode, MODALITIES)

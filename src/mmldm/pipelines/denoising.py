@@ -6,9 +6,6 @@ conditions -> (noisy AV((B,...)), t) -> prediction AV((B,...)). MM-LDM §3.1 (de
 
 from __future__ import annotations
 
-import math
-from functools import partial
-
 import torch
 from torch import Tensor
 
@@ -25,7 +22,6 @@ def generator_denoiser(
     given: AV[Tensor | None],
     class_labels: Tensor | None,
     scale: AV[float],
-    guided_timesteps: tuple[float, float] = (0.0, math.inf),
 ) -> Denoiser:
     """The generator under classifier-free and cross-modal guidance (Eq. 8).
 
@@ -41,11 +37,8 @@ def generator_denoiser(
         given: Clean normalised latents of the known modality.
         class_labels: (B,), as `JointGenerator.forward`.
         scale: phi of Eq. 8 per modality.
-        guided_timesteps: Those in [from, to) are guided, the others cost one evaluation
-            (Kynkäänniemi et al. 2024).
     """
     batch, dtype, device = len(noise.audio), generator.dtype, noise.audio.device
-    guided_from, guided_to = guided_timesteps
     nulls: list[AV[bool]] = []
     """Sets of null rows, as which streams they keep; a stream not kept holds noise."""
     if scale != (1.0, 1.0):
@@ -70,24 +63,14 @@ def generator_denoiser(
             labels = torch.cat([labels, *[null_labels] * len(nulls)])
 
     def denoise(sample: AV[Tensor], t: Tensor) -> AV[Tensor]:
-        used = nulls if guided_from <= int(t) < guided_to else []
-        sets = [sample, *(sample.map(lambda x, n, k: x if k else n, noise, k) for k in used)]
+        sets = [sample, *(sample.map(lambda x, n, k: x if k else n, noise, k) for k in nulls)]
         inputs = AV(*(torch.cat(streams).to(dtype) for streams in zip(*sets, strict=True)))
-        rows = len(inputs.audio)
-        told, told_mask = (pair.map(partial(_first, rows)) for pair in (present, mask))
-        times = t.to(device).expand(rows)
-        prediction = generator(inputs, times, told, told_mask, _first(rows, labels))
+        prediction = generator(inputs, t.to(device).expand(copies * batch), present, mask, labels)
         predictions = prediction.map(lambda p: p.float().split(batch))
-        own = predictions.map(lambda p: p[0])
-        if not used:
-            return own
-        return guide(own, predictions.map(lambda p, i: p[i], null_set), scale)
+        null = predictions.map(lambda p, i: p[i], null_set)
+        return guide(predictions.map(lambda p: p[0]), null, scale)
 
     return denoise
-
-
-def _first(rows: int, values: Tensor | None) -> Tensor | None:
-    return None if values is None else values[:rows]
 
 
 def decoder_denoiser(

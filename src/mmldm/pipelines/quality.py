@@ -1,7 +1,7 @@
 """Settings of sampling, and rows of them that trade time for quality.
 
 the model's own settings, a row's name, what is asked for -> Settings. The rows were measured on the
-bundled model (docs/performance.md); guidance in an interval is of Kynkäänniemi et al. 2024.
+bundled model (docs/performance.md).
 """
 
 from __future__ import annotations
@@ -17,12 +17,7 @@ from mmldm.errors import UserError
 QUALITY_ROWS: Mapping[str, Mapping[str, Any]] = {
     "best": {},
     "balanced": {"scheduler": "unipc", "num_inference_steps": 20, "phase_iterations": 16},
-    "fast": {
-        "scheduler": "unipc",
-        "num_inference_steps": 10,
-        "guidance_interval": (0.2, 0.8),
-        "phase_iterations": 8,
-    },
+    "fast": {"scheduler": "unipc", "num_inference_steps": 10, "phase_iterations": 8},
 }
 """What differs from a model's own settings, for models that publish no row of this name."""
 
@@ -35,8 +30,6 @@ class Settings(BaseModel):
         num_inference_steps: Generator steps.
         decoder_steps: Signal decoder steps.
         guidance_scale: phi of Eq. 8.
-        guidance_interval: Noise levels that are guided, as shares [from, to) of the schedule's
-            timesteps.
         phase_iterations: Of Griffin-Lim, for a model without a vocoder.
     """
 
@@ -46,7 +39,6 @@ class Settings(BaseModel):
     num_inference_steps: int
     decoder_steps: int
     guidance_scale: float
-    guidance_interval: tuple[float, float] = (0.0, 1.0)
     phase_iterations: int = 32
 
 

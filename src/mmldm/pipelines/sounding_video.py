@@ -26,7 +26,7 @@ from mmldm.media.images import images_to_frames
 from mmldm.media.spectrogram import AudioImage
 from mmldm.models.autoencoder import MultiModalAutoencoder
 from mmldm.models.generator import JointGenerator
-from mmldm.models.image_codec import ImageCodec
+from mmldm.models.image_codec import IMAGES_PER_CALL, ImageCodec
 from mmldm.models.pretrained_vocoder import Vocoder
 from mmldm.pipelines.decoding import decode_latents
 from mmldm.pipelines.denoising import generator_denoiser
@@ -38,8 +38,6 @@ from mmldm.pipelines.vocoding import check_vocoder, sound
 from mmldm.types import AV, ClipSpec
 
 COMPONENTS = ("vae", "autoencoder", "generator", "scheduler", "decoder_scheduler", "vocoder")
-IMAGES_PER_CALL = {"cpu": 8}
-"""Images that are decoded at once; few on a CPU, whose caches hold them. Elsewhere 64."""
 OWN_SETTINGS = ("num_inference_steps", "decoder_steps", "guidance_scale")
 HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "token")
 StepCallback = Callable[[Any, int, Tensor, dict[str, Any]], dict[str, Any] | None]
@@ -224,7 +222,7 @@ class SoundingVideoPipeline(DiffusionPipeline):
             seed: Alternative to `generator`: clip i is made from seed + i, or from seed[i].
             batch_size: Clips in memory at once.
             images_per_call: Images that signal decoder and image VAE see at once; bounds memory,
-                changes no number. Default: IMAGES_PER_CALL of the device.
+                changes no number. Default: all, and the image VAE's own number.
             output_type: "clip", or "latent" to skip decoding.
             return_dict: False: returns the tuple (clips, latents).
             callback_on_step_end: Called after each generator step as callback(pipeline, step,
@@ -251,8 +249,6 @@ class SoundingVideoPipeline(DiffusionPipeline):
         sampler, steps, scale = self.scheduler, chosen.num_inference_steps, chosen.guidance_scale
         if chosen.scheduler is not None:
             sampler = make_scheduler(schedule_of(self.scheduler), chosen.scheduler)
-        length = sampler.config.num_train_timesteps
-        guided_from, guided_to = (length * share for share in chosen.guidance_interval)
 
         device = self._execution_device
         clips: list[Clip] = []
@@ -276,12 +272,7 @@ class SoundingVideoPipeline(DiffusionPipeline):
                 )
                 noise = initial_noise(self.generator.latent_shapes, generators, device)
                 denoise = generator_denoiser(
-                    self.generator,
-                    noise,
-                    given,
-                    own_labels,
-                    AV(scale, scale),
-                    (guided_from, guided_to),
+                    self.generator, noise, given, own_labels, AV(scale, scale)
                 )
                 normal = sample(denoise, noise, sampler, steps, given, generators, after_step)
                 batch = self.generator.denormalise(normal)
@@ -358,6 +349,7 @@ class SoundingVideoPipeline(DiffusionPipeline):
             steps=chosen.decoder_steps,
             generators=generators,
             class_labels=class_labels,
+            images_per_call=images_per_call,
         )
         if waveforms is None:
             waveforms = sound(
@@ -388,9 +380,9 @@ class SoundingVideoPipeline(DiffusionPipeline):
         return self.decode(latents, generators=generators, decoder_steps=decoder_steps)[0]
 
     def _codec(self, images_per_call: int | None = None) -> ImageCodec:
-        device = self._execution_device
-        size = images_per_call or IMAGES_PER_CALL.get(device.type, 64)
-        return ImageCodec(self.vae, self.autoencoder.image_statistics, size).to(device)
+        size = images_per_call or IMAGES_PER_CALL
+        codec = ImageCodec(self.vae, self.autoencoder.image_statistics, size)
+        return codec.to(self._execution_device)
 
     def _audio_image(self) -> AudioImage:
         return AudioImage(self.clip_spec).to(self._execution_device)
