@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-NNLS_ITERATIONS = 60
+NNLS_ITERATIONS = 20
 MOMENTUM = 0.99
 
 
