@@ -48,8 +48,9 @@ def main() -> None:
     parser.add_argument("source", type=Path, metavar="CLIPS", help="folder or manifest.jsonl")
     parser.add_argument("model", nargs="?", type=Path, default=BUNDLED)
     parser.add_argument("--clips", type=int, default=500, help="per task")
-    parser.add_argument("--guidance", type=float, help="default: the model's")
-    parser.add_argument("--steps", type=int, help="default: the model's")
+    parser.add_argument("--quality", help="best, balanced, fast; default: the model's")
+    parser.add_argument("--guidance", type=float, help="default: the quality's")
+    parser.add_argument("--steps", type=int, help="default: the quality's")
     parser.add_argument("--classifiers", type=Path, help="kept here, and not trained again")
     parser.add_argument("--out", type=Path, help="JSON; .md and .png (nearest pairs) beside it")
     options = parser.parse_args()
@@ -59,7 +60,11 @@ def main() -> None:
     world = World(options.source, pipeline, options.clips)
     classifiers = world.classifiers(options.classifiers)
     training = world.training()
-    sampling = {"guidance_scale": options.guidance, "num_inference_steps": options.steps}
+    sampling = {
+        "quality": options.quality,
+        "guidance_scale": options.guidance,
+        "num_inference_steps": options.steps,
+    }
     closeness: list[tuple[float, float]] = []
     tasks = {
         "real": world.read(world.real, "real"),

@@ -270,8 +270,12 @@ class VocoderConfig(Section):
 
 
 class SampleConfig(Section):
-    """How the trained system samples unless told otherwise."""
+    """How the trained system samples unless told otherwise.
 
+    `quality` is the default row of `pipelines.quality`; "best" is the settings below.
+    """
+
+    quality: Literal["best", "balanced", "fast"] = "best"
     scheduler: str = "ddim"
     num_inference_steps: int = Field(50, gt=0)
     decoder_steps: int = Field(1, gt=0)

@@ -208,3 +208,12 @@ def test_saved_folder_does_not_tell_where_it_was_loaded_from(pipeline, tmp_path)
     SoundingVideoPipeline.from_pretrained(tmp_path / "first").save_pretrained(tmp_path / "second")
     for file in (tmp_path / "second").rglob("*.json"):
         assert str(tmp_path) not in file.read_text(), file
+
+
+def test_images_per_call_changes_no_number(pipeline):
+    whole, parts = (
+        pipeline(num_samples=2, seed=0, images_per_call=images).clips for images in (64, 3)
+    )
+    for a, b in zip(whole, parts, strict=True):
+        assert (a.frames.int() - b.frames.int()).abs().max() <= 1
+        assert torch.allclose(a.waveform, b.waveform, atol=1e-4)

@@ -10,8 +10,11 @@ from torch import Tensor
 from mmldm.data.latents import Splits
 from mmldm.models.image_vae import load_image_vae
 from mmldm.training.autoencoder import AutoencoderStage
+from mmldm.training.distributed import Process
 from mmldm.training.journey import Journey
 from mmldm.training.randomness import StepRandom
+from mmldm.training.turn import Turn
+from mmldm.types import AV
 
 from ..smallest import smallest_recipe
 
@@ -156,3 +159,61 @@ def test_leaving_the_adversarial_loss_out_leaves_weights_and_other_terms_as_they
     assert with_critic.keys() - alone.keys() == {"adversarial"}
     for name in alone.keys() - {"loss"}:
         assert torch.equal(alone[name], with_critic[name]), name
+
+
+def test_adversary_decodes_only_what_counts_and_the_loss_is_that_of_all_clips(
+    stage: AutoencoderStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two clips of four are below the highest noise level; one of them is incomplete."""
+    adversary = stage.adversary
+    assert adversary is not None
+    generator = torch.Generator().manual_seed(0)
+    batch = next(batches(stage))
+    shapes = AV(batch["audio_mean"][:, :1].shape, batch["video_mean"][:, :2].shape)
+    prediction, noisy, target = (
+        shapes.map(lambda shape: torch.randn(shape, generator=generator)) for _ in range(3)
+    )
+    prediction = prediction.map(lambda x: x.requires_grad_())
+    last = stage.process.num_timesteps - 1
+    levels = AV(
+        torch.tensor([[0], [9], [9], [last]]), torch.tensor([[9, 9], [9, last], [0, 9], [9, 9]])
+    )
+    complete = torch.tensor([True, True, False, True])
+    monkeypatch.setattr(adversary, "max_noise", 0.5)
+    decoded: list[int] = []
+    decode = stage.vae.decode
+    monkeypatch.setattr(stage.vae, "decode", lambda z: (decoded.append(len(z)), decode(z))[1])
+    stage.adversary.critic.requires_grad_(False)
+    loss = adversary.model_loss(prediction, noisy, levels, target, stage.process, 0, complete)
+    own = torch.autograd.grad(loss, tuple(prediction))
+
+    assert sum(decoded) == 2 * 3 * 2  # two clips of three images, real and fake
+    estimate = prediction.map(stage.process.to_x0, noisy, levels)
+    scores = adversary.critic(adversary.images(estimate))
+    expected = torch.relu(1 - scores[0]) / 4
+    wanted = torch.autograd.grad(expected, tuple(prediction))
+    assert torch.allclose(loss, expected, atol=1e-6)
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(own, wanted, strict=True))
+
+
+def test_step_of_both_turns_asks_the_device_for_nothing(
+    stage: AutoencoderStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = smallest_recipe().autoencoder.train
+    turns = {name: Turn(name, m, config, 1e-3, Process()) for name, m in stage.turns.items()}
+    batch = next(batches(stage))
+    asked: list[str] = []
+    for name in ("item", "tolist", "cpu", "numpy", "__bool__", "__float__", "__int__", "__index__"):
+        original = getattr(Tensor, name)
+
+        def noted(self: Tensor, *args: Any, name: str = name, original: Any = original) -> Any:
+            asked.append(name)
+            return original(self, *args)
+
+        monkeypatch.setattr(Tensor, name, noted)
+    for step in (1, 2):
+        for name, turn in turns.items():
+            for other in turns.values():
+                other.open(trainable=other.name == name)
+            turn.step([batch], seed=0, step=step, factor=1.0)
+    assert asked == []

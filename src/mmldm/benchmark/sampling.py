@@ -72,6 +72,7 @@ class Sampling:
         folder: Path,
     ) -> None:
         self.pipeline, self.count, self.options, self.folder = pipeline, clips, options, folder
+        self.settings = pipeline.settings(**options)
         self.device = pipeline.device
         statistics = pipeline.autoencoder.image_statistics
         self.codec = ImageCodec(pipeline.vae, statistics).to(self.device)
@@ -106,13 +107,12 @@ class Sampling:
         return self._sample("latent").latents
 
     def _image_latents(self) -> AV[Tensor]:
-        steps = self.options.get("decoder_steps")
         return decode_to_image_latents(
             self.pipeline.autoencoder,
             self.pipeline.decoder_scheduler,
             self.latents,
             num_frames=self.pipeline.clip_spec.num_frames,
-            steps=self.pipeline.config.decoder_steps if steps is None else steps,
+            steps=self.settings.decoder_steps,
             generators=[torch.Generator().manual_seed(i) for i in range(self.count)],
         )
 
@@ -122,7 +122,8 @@ class Sampling:
 
     @torch.no_grad()
     def _waveforms(self) -> Tensor:
-        return sound(self.images.audio, self.audio_image, self.pipeline.vocoder)
+        iterations = self.settings.phase_iterations
+        return sound(self.images.audio, self.audio_image, self.pipeline.vocoder, iterations)
 
     def _finished(self) -> list[Clip]:
         spec = self.pipeline.clip_spec

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mmldm.cli.generate import DeviceOption, load_model
+from mmldm.cli.generate import DeviceOption, QualityOption, load_model
 from mmldm.cli.output import require_writable
 from mmldm.cli.progress import ProgressLine
 from mmldm.cli.train import JOBS
@@ -43,6 +43,7 @@ def benchmark(
         int | None,
         typer.Option(min=1, help="Clips a call. Default: 2 to sample, a recipe's pass to train."),
     ] = None,
+    quality: QualityOption = None,
     repeats: Annotated[int, typer.Option(min=1, help="Rounds of every call.")] = 5,
     precision: Annotated[
         str | None, typer.Option(help="fp32 or bf16. Default: bf16 on a GPU, else fp32.")
@@ -80,7 +81,7 @@ def benchmark(
     chosen = choose_device(device)
     used = precision or ("bf16" if chosen.type == "cuda" else "fp32")
     step = None if against is None else load_step(against)
-    system = _system(model, config, changes or [], used, chosen)
+    system = _system(model, config, changes or [], quality, used, chosen)
     about = facts(chosen, used, shlex.join(["mmldm", *sys.argv[1:]]))
     rows = []
     with ProgressLine() as line:
@@ -96,7 +97,12 @@ def benchmark(
 
 
 def _system(
-    model: str | None, config: Path | None, changes: list[str], precision: str, device: torch.device
+    model: str | None,
+    config: Path | None,
+    changes: list[str],
+    quality: str | None,
+    precision: str,
+    device: torch.device,
 ) -> System:
     """What the options name: a recipe, a run folder (model and recipe), or a model alone."""
     from mmldm.benchmark.machine import DTYPES
@@ -108,13 +114,16 @@ def _system(
 
     own = None if model is None else Path(model) / "config.yaml"
     if config is not None or (own is not None and own.is_file()):
-        recipe = load_config(config or own or "", changes)
+        recipe = load_config(config or own or "")
     elif model is None:
-        recipe = changed(tiny_recipe(), changes)
+        recipe = tiny_recipe()
     elif changes:
         raise UserError(f"--set changes a recipe, and {model} is a model without one.")
     else:
-        return System(lambda: load_model(model, str(device)).to(DTYPES[precision]), {}, None)
+        options = {"quality": quality}
+        return System(lambda: load_model(model, str(device)).to(DTYPES[precision]), options, None)
+    written = recipe.sample
+    recipe = changed(recipe, changes)
     trained = [job for job in JOBS if getattr(getattr(recipe, job), "train", None) is not None]
     recipe = changed(recipe, [f"{job}.train.precision={precision}" for job in trained])
     summary = summarise(recipe, len(CLASSES))
@@ -124,4 +133,7 @@ def _system(
             return load_model(model, str(device)).to(DTYPES[precision])
         return untrained_pipeline(recipe, summary).to(device, DTYPES[precision])
 
-    return System(pipeline, recipe.sample.model_dump(), (recipe, summary))
+    # A pipeline has a recipe's or a model's own settings; what is changed here is told to it.
+    sample = {k: v for k, v in recipe.sample if v != getattr(written, k)}
+    options = {**sample, "quality": quality or sample.get("quality")}
+    return System(pipeline, options, (recipe, summary))

@@ -24,8 +24,12 @@ ModelOption = Annotated[
 ]
 OutOption = Annotated[Path, typer.Option(help="Folder for the mp4 files and the sheet.")]
 DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda. Default: the best.")]
+QualityOption = Annotated[
+    str | None,
+    typer.Option(help="best, balanced, fast: quality for time. Default: the model's choice."),
+]
 DecoderStepsOption = Annotated[
-    int | None, typer.Option(min=1, max=1000, help="Signal decoder steps. Default: the model's.")
+    int | None, typer.Option(min=1, max=1000, help="Signal decoder steps. Default: the quality's.")
 ]
 
 
@@ -46,8 +50,9 @@ def generate(
     class_name: Annotated[
         str | None, typer.Option("--class", metavar="NAME", help="Generate one class.")
     ] = None,
+    quality: QualityOption = None,
     steps: Annotated[
-        int | None, typer.Option(min=1, max=1000, help="Generator steps. Default: the model's.")
+        int | None, typer.Option(min=1, max=1000, help="Generator steps. Default: the quality's.")
     ] = None,
     decoder_steps: DecoderStepsOption = None,
     guidance: Annotated[
@@ -81,7 +86,7 @@ def generate(
     spec = pipeline.clip_spec
     given_audio = None if audio is None else read_audio(audio, spec, start)
     given_frames = None if video is None else read_frames(video, spec, start)
-    count = steps or pipeline.config.num_inference_steps
+    count = pipeline.settings(quality, num_inference_steps=steps).num_inference_steps
     total, done = -(-num_samples // BATCH) * count, 0
 
     with ProgressLine() as line:
@@ -98,6 +103,7 @@ def generate(
             audio=given_audio,
             frames=given_frames,
             class_labels=class_name,
+            quality=quality,
             guidance_scale=guidance,
             num_inference_steps=steps,
             decoder_steps=decoder_steps,

@@ -17,7 +17,7 @@ from mmldm.errors import UserError
 from mmldm.types import AV
 
 Denoiser = Callable[[AV[Tensor], Tensor], AV[Tensor]]
-"""(sample AV((B,...)), t 0-d long) -> the network's prediction AV((B,...))."""
+"""(sample AV((B,...)), t 0-d long on the CPU) -> the network's prediction AV((B,...))."""
 
 
 def pack(pair: AV[Tensor]) -> Tensor:
@@ -55,11 +55,12 @@ def initial_noise(
     return AV(*(torch.stack(clips).to(device, dtype) for clips in zip(*drawn, strict=True)))
 
 
-def _set_timesteps(scheduler: SchedulerMixin, steps: int, device: torch.device) -> None:
+def _set_timesteps(scheduler: SchedulerMixin, steps: int) -> None:
     longest = scheduler.config.num_train_timesteps
     if not 1 <= steps <= longest:
         raise UserError(f"the number of sampling steps must be from 1 to {longest}, not {steps}")
-    scheduler.set_timesteps(steps, device=device)
+    # On the CPU: schedulers look tables up by t, and a GPU would be waited for at every step.
+    scheduler.set_timesteps(steps)
     # Rounding in diffusers' "trailing" spacing adds a timestep -1 for some counts (61, 103, 121).
     if len(scheduler.timesteps) != steps:
         raise UserError(f"{steps} sampling steps cannot be spaced evenly: use {steps - 1}")
@@ -98,7 +99,7 @@ def sample(
     Raises:
         UserError: The scheduler cannot space this number of steps.
     """
-    _set_timesteps(scheduler, num_inference_steps, noise.video.device)
+    _set_timesteps(scheduler, num_inference_steps)
     step_options: dict[str, Any] = {"return_dict": False}
     if "generator" in inspect.signature(scheduler.step).parameters:
         step_options["generator"] = generator

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-NNLS_ITERATIONS = 60
+NNLS_ITERATIONS = 20
 MOMENTUM = 0.99
 
 
@@ -22,10 +22,11 @@ def linear_magnitudes(mel: Tensor, filterbank: Tensor) -> Tensor:
     Bins that no filter sees stay zero.
     """
     target = filterbank.T @ mel
-    gram = filterbank.T @ filterbank
     magnitudes = target.clone()
     for _ in range(NNLS_ITERATIONS):
-        magnitudes = magnitudes * target / (gram @ magnitudes).clamp(min=1e-12)
+        # Two products with the (M,F) filterbank cost less than one with its (F,F) square.
+        projected = filterbank.T @ (filterbank @ magnitudes)
+        magnitudes = magnitudes * target / projected.clamp(min=1e-12)
     return magnitudes
 
 

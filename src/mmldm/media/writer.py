@@ -40,7 +40,7 @@ def write_mp4(path: Path, frames: Tensor, waveform: Tensor, fps: float, sample_r
         rate = Fraction(fps).limit_denominator(1001)
         # x264's macroblock tree reads memory it has not set in pictures of few macroblocks: the same
         # clip would be another file each time.
-        options = {"crf": "17", "preset": "medium", "x264-params": "mbtree=0"}
+        options = {"crf": "17", "preset": "veryfast", "x264-params": "mbtree=0"}
         video = output.add_stream("libx264", rate=rate, options=options)
         video.width, video.height = pictures.shape[2], pictures.shape[1]
         video.pix_fmt = "yuv420p"

@@ -266,7 +266,11 @@ class MultiModalAutoencoder(ModelMixin, ConfigMixin):
         return [self.class_tokens(labels)[:, None]]
 
     def denoise(
-        self, sample: AV[Tensor], timesteps: AV[Tensor], conditions: Conditions
+        self,
+        sample: AV[Tensor],
+        timesteps: AV[Tensor],
+        conditions: Conditions,
+        images_per_call: int | None = None,
     ) -> AV[Tensor]:
         """One evaluation of the signal decoder for both modalities in one batch.
 
@@ -274,19 +278,29 @@ class MultiModalAutoencoder(ModelMixin, ConfigMixin):
             sample: AV (B,1,c,h,w), (B,F,c,h,w) noisy normalised image latents.
             timesteps: AV (B,1), (B,F), one per image.
             conditions: Of the same B clips and F frames.
+            images_per_call: Images the U-Net sees at once; bounds memory, changes no number. None:
+                all.
 
         Returns:
             AV of the prediction, shaped like `sample`, in the schedule's parameterisation.
         """
         p = self.config.decoder_patch_size
         B, F = sample.video.shape[:2]
-        rows = torch.cat([images.flatten(0, 1) for images in sample])
-        out = self.decoder(
-            patchify(rows, (p, p)),
-            torch.cat([t.flatten() for t in timesteps]),
-            conditions.context,
-            taps=conditions.taps,
-            pooled=conditions.pooled,
+        rows = patchify(torch.cat([images.flatten(0, 1) for images in sample]), (p, p))
+        times = torch.cat([t.flatten() for t in timesteps])
+        size = images_per_call or len(rows)
+        parts = [slice(start, start + size) for start in range(0, len(rows), size)]
+        out = torch.cat(
+            [
+                self.decoder(
+                    rows[part],
+                    times[part],
+                    conditions.context[part],
+                    taps=[tap[part] for tap in conditions.taps],
+                    pooled=None if conditions.pooled is None else conditions.pooled[part],
+                )
+                for part in parts
+            ]
         )
         audio, video = unpatchify(out, (p, p)).split([B, B * F])
         return AV(audio.unflatten(0, (B, 1)), video.unflatten(0, (B, F)))

@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from mmldm.models.image_vae import ImageVAE
 from mmldm.types import AV
 
+IMAGES_PER_CALL = 17
+"""A clip of 16 frames: a GPU is busy, and what passes between layers stays in a CPU's caches."""
 Modality = Literal["audio", "video"]
 
 
@@ -101,7 +103,7 @@ class ImageCodec(nn.Module):
     std: Tensor
 
     def __init__(
-        self, vae: ImageVAE, statistics: LatentStatistics, images_per_call: int = 64
+        self, vae: ImageVAE, statistics: LatentStatistics, images_per_call: int = IMAGES_PER_CALL
     ) -> None:
         super().__init__()
         self.vae = vae

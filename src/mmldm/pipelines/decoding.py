@@ -28,6 +28,7 @@ def decode_to_image_latents(
     steps: int,
     generators: Sequence[torch.Generator],
     class_labels: Tensor | None = None,
+    images_per_call: int | None = None,
 ) -> AV[Tensor]:
     """The signal decoder's part: the audio image and the first `num_frames` frames of every clip.
 
@@ -35,6 +36,8 @@ def decode_to_image_latents(
         latents: AV((B,C,T',H',W')), as the autoencoder encodes them.
         generators: One CPU generator per clip, for the decoder's noise.
         class_labels: (B,); None: the autoencoder predicts the class from the latents.
+        images_per_call: Images the signal decoder sees at once; bounds memory, changes no number.
+            None: all.
 
     Returns:
         Normalised image latents AV((B,1,c,h,w), (B,F,c,h,w)).
@@ -47,7 +50,7 @@ def decode_to_image_latents(
     shape = tuple(autoencoder.config.image_latent_shape)
     noise = initial_noise(AV((1, *shape), (num_frames, *shape)), generators, device)
     return sample(
-        decoder_denoiser(autoencoder, conditions),
+        decoder_denoiser(autoencoder, conditions, images_per_call),
         noise,
         scheduler,
         steps,
@@ -66,6 +69,7 @@ def decode_latents(
     steps: int,
     generators: Sequence[torch.Generator],
     class_labels: Tensor | None = None,
+    images_per_call: int | None = None,
 ) -> AV[Tensor]:
     """Decodes clips to images about [-1, 1], not clamped. Arguments as `decode_to_image_latents`."""
     image_latents = decode_to_image_latents(
@@ -76,5 +80,6 @@ def decode_latents(
         steps=steps,
         generators=generators,
         class_labels=class_labels,
+        images_per_call=images_per_call,
     )
     return image_latents.map(codec.decode, MODALITIES)

@@ -38,7 +38,7 @@ def generator_denoiser(
         class_labels: (B,), as `JointGenerator.forward`.
         scale: phi of Eq. 8 per modality.
     """
-    batch, dtype = len(noise.audio), generator.dtype
+    batch, dtype, device = len(noise.audio), generator.dtype, noise.audio.device
     nulls: list[AV[bool]] = []
     """Sets of null rows, as which streams they keep; a stream not kept holds noise."""
     if scale != (1.0, 1.0):
@@ -56,7 +56,7 @@ def generator_denoiser(
     mask: AV[Tensor | None] = AV(None, None)
     labels = class_labels
     if nulls:
-        own_rows = torch.arange(copies * batch, device=noise.audio.device) < batch
+        own_rows = torch.arange(copies * batch, device=device) < batch
         mask = present.map(lambda known: None if known is None else own_rows)
         if labels is not None:
             null_labels = torch.full_like(labels, generator.null_class)
@@ -65,7 +65,7 @@ def generator_denoiser(
     def denoise(sample: AV[Tensor], t: Tensor) -> AV[Tensor]:
         sets = [sample, *(sample.map(lambda x, n, k: x if k else n, noise, k) for k in nulls)]
         inputs = AV(*(torch.cat(streams).to(dtype) for streams in zip(*sets, strict=True)))
-        prediction = generator(inputs, t.expand(copies * batch), present, mask, labels)
+        prediction = generator(inputs, t.to(device).expand(copies * batch), present, mask, labels)
         predictions = prediction.map(lambda p: p.float().split(batch))
         null = predictions.map(lambda p, i: p[i], null_set)
         return guide(predictions.map(lambda p: p[0]), null, scale)
@@ -73,12 +73,19 @@ def generator_denoiser(
     return denoise
 
 
-def decoder_denoiser(autoencoder: MultiModalAutoencoder, conditions: Conditions) -> Denoiser:
-    """The signal decoder with the clips' conditions, at one noise level for all images."""
+def decoder_denoiser(
+    autoencoder: MultiModalAutoencoder, conditions: Conditions, images_per_call: int | None = None
+) -> Denoiser:
+    """The signal decoder with the clips' conditions, at one noise level for all images.
+
+    Args:
+        images_per_call: As `MultiModalAutoencoder.denoise`.
+    """
 
     def denoise(sample: AV[Tensor], t: Tensor) -> AV[Tensor]:
-        timesteps = sample.map(lambda x: t.expand(x.shape[:2]))
+        timesteps = sample.map(lambda x: t.to(x.device).expand(x.shape[:2]))
         inputs = sample.map(lambda x: x.to(autoencoder.dtype))
-        return autoencoder.denoise(inputs, timesteps, conditions).map(Tensor.float)
+        prediction = autoencoder.denoise(inputs, timesteps, conditions, images_per_call)
+        return prediction.map(Tensor.float)
 
     return denoise

@@ -26,17 +26,19 @@ from mmldm.media.images import images_to_frames
 from mmldm.media.spectrogram import AudioImage
 from mmldm.models.autoencoder import MultiModalAutoencoder
 from mmldm.models.generator import JointGenerator
-from mmldm.models.image_codec import ImageCodec
+from mmldm.models.image_codec import IMAGES_PER_CALL, ImageCodec
 from mmldm.models.pretrained_vocoder import Vocoder
 from mmldm.pipelines.decoding import decode_latents
 from mmldm.pipelines.denoising import generator_denoiser
 from mmldm.pipelines.encoding import encode_media
 from mmldm.pipelines.loading import check_model_folder, check_tensors
+from mmldm.pipelines.quality import Qualities, Settings
 from mmldm.pipelines.request import Labels, class_indices, clip_count, clip_seeds, given_media
 from mmldm.pipelines.vocoding import check_vocoder, sound
 from mmldm.types import AV, ClipSpec
 
 COMPONENTS = ("vae", "autoencoder", "generator", "scheduler", "decoder_scheduler", "vocoder")
+OWN_SETTINGS = ("num_inference_steps", "decoder_steps", "guidance_scale")
 HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "token")
 StepCallback = Callable[[Any, int, Tensor, dict[str, Any]], dict[str, Any] | None]
 
@@ -70,9 +72,12 @@ class SoundingVideoPipeline(DiffusionPipeline):
         vocoder: Turns mel spectrograms into sound; None: Griffin-Lim.
         clip_spec: `ClipSpec` of the training clips, as JSON.
         class_names: Names of the generator's classes, in order.
-        num_inference_steps: Default number of generator steps.
-        decoder_steps: Default number of decoder steps.
-        guidance_scale: Default scale of guidance by a given modality or class.
+        num_inference_steps: The model's own number of generator steps.
+        decoder_steps: Its own number of decoder steps.
+        guidance_scale: Its own scale of guidance by a given modality or class.
+        default_quality: The row of `pipelines.quality` that is used unless another is asked for;
+            "best" is the model's own settings.
+        quality_rows: Rows measured on this model, as JSON, over those of `pipelines.quality`.
     """
 
     vae: nn.Module
@@ -96,6 +101,8 @@ class SoundingVideoPipeline(DiffusionPipeline):
         num_inference_steps: int = 50,
         decoder_steps: int = 1,
         guidance_scale: float = 1.0,
+        default_quality: str = "best",
+        quality_rows: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.register_modules(
@@ -114,7 +121,12 @@ class SoundingVideoPipeline(DiffusionPipeline):
             num_inference_steps=num_inference_steps,
             decoder_steps=decoder_steps,
             guidance_scale=guidance_scale,
+            default_quality=default_quality,
+            quality_rows=quality_rows,
         )
+        own = {name: self.config[name] for name in OWN_SETTINGS}
+        self.qualities = Qualities(own, quality_rows or {})
+        self.settings()
         if generator.latent_shapes != autoencoder.latent_shapes:
             raise UserError(
                 f"the generator models latents {tuple(generator.latent_shapes)}, but the "
@@ -175,6 +187,7 @@ class SoundingVideoPipeline(DiffusionPipeline):
         audio: Tensor | None = None,
         frames: Tensor | None = None,
         class_labels: Labels | None = None,
+        quality: str | None = None,
         guidance_scale: float | None = None,
         num_inference_steps: int | None = None,
         decoder_steps: int | None = None,
@@ -182,6 +195,7 @@ class SoundingVideoPipeline(DiffusionPipeline):
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
         seed: int | Sequence[int] | None = None,
         batch_size: int = 8,
+        images_per_call: int | None = None,
         output_type: str = "clip",
         return_dict: bool = True,
         callback_on_step_end: StepCallback | None = None,
@@ -196,6 +210,8 @@ class SoundingVideoPipeline(DiffusionPipeline):
             audio: Waveform (S,) for all clips, or (B,S), one per clip.
             frames: uint8 (T,3,H,W) for all clips, or (B,T,3,H,W), one per clip.
             class_labels: Name or index for all clips, or one per clip.
+            quality: "best", "balanced", "fast" or another row of the model's; default: the model's
+                choice. The four arguments below change single settings of it.
             guidance_scale: phi of Eq. 8 for what is given, for the class, and in joint generation
                 for each modality by the other; 1 is no guidance and costs a half or a third. A
                 generator with `null_stream="renoised"` has nothing to guide joint generation by.
@@ -205,6 +221,8 @@ class SoundingVideoPipeline(DiffusionPipeline):
             generator: One for all clips, or one per clip, in diffusers' convention.
             seed: Alternative to `generator`: clip i is made from seed + i, or from seed[i].
             batch_size: Clips in memory at once.
+            images_per_call: Images that signal decoder and image VAE see at once; bounds memory,
+                changes no number. Default: all, and the image VAE's own number.
             output_type: "clip", or "latent" to skip decoding.
             return_dict: False: returns the tuple (clips, latents).
             callback_on_step_end: Called after each generator step as callback(pipeline, step,
@@ -221,13 +239,16 @@ class SoundingVideoPipeline(DiffusionPipeline):
         count = clip_count(num_samples, num_given)
         labels = class_indices(class_labels, self.class_names, count)
         seeds = clip_seeds(count, seed, generator)
-        scale = float(self.config.guidance_scale if guidance_scale is None else guidance_scale)
-        steps = num_inference_steps
-        if steps is None:
-            steps = self.config.num_inference_steps
-        sampler = self.scheduler
-        if scheduler is not None:
-            sampler = make_scheduler(schedule_of(self.scheduler), scheduler)
+        chosen = self.settings(
+            quality,
+            scheduler=scheduler,
+            num_inference_steps=num_inference_steps,
+            decoder_steps=decoder_steps,
+            guidance_scale=guidance_scale,
+        )
+        sampler, steps, scale = self.scheduler, chosen.num_inference_steps, chosen.guidance_scale
+        if chosen.scheduler is not None:
+            sampler = make_scheduler(schedule_of(self.scheduler), chosen.scheduler)
 
         device = self._execution_device
         clips: list[Clip] = []
@@ -257,11 +278,31 @@ class SoundingVideoPipeline(DiffusionPipeline):
                 batch = self.generator.denormalise(normal)
                 latents.append(batch.map(Tensor.cpu))
                 if output_type == "clip":
-                    clips += self.decode(batch, own_media, own_labels, generators, decoder_steps)
+                    clips += self.decode(
+                        batch,
+                        own_media,
+                        own_labels,
+                        generators,
+                        decoder_steps,
+                        quality,
+                        images_per_call,
+                    )
         together = AV(*(torch.cat(parts) for parts in zip(*latents, strict=True)))
         if not return_dict:
             return clips, together
         return SoundingVideoOutput(clips=clips, latents=together)
+
+    def settings(self, quality: str | None = None, **asked: Any) -> Settings:
+        """What a call with these arguments samples with.
+
+        Args:
+            quality: Name of a row; None: the model's default.
+            asked: Fields of `Settings`; None: not asked for.
+
+        Raises:
+            UserError: There is no such row.
+        """
+        return self.qualities.settings(quality or self.config.default_quality, **asked)
 
     def encode(self, media: AV[Tensor | None]) -> AV[Tensor | None]:
         """Waveforms (B,S) and frames uint8 (B,T,3,H,W) -> latents AV((B,C,T',H',W')).
@@ -279,6 +320,8 @@ class SoundingVideoPipeline(DiffusionPipeline):
         class_labels: Tensor | None = None,
         generators: Sequence[torch.Generator] | None = None,
         decoder_steps: int | None = None,
+        quality: str | None = None,
+        images_per_call: int | None = None,
     ) -> list[Clip]:
         """Latents -> clips, by the signal decoder, the image VAE and the vocoder or Griffin-Lim.
 
@@ -288,24 +331,30 @@ class SoundingVideoPipeline(DiffusionPipeline):
             class_labels: (B,); None: the autoencoder predicts the class from the latents.
             generators: One CPU generator per clip for the decoder's noise; None: clip i has seed i.
             decoder_steps: Signal decoder steps.
+            quality: As in the call.
+            images_per_call: As in the call.
         """
+        chosen = self.settings(quality, decoder_steps=decoder_steps)
         spec, device, count = self.clip_spec, self._execution_device, len(latents.audio)
         if generators is None:
             generators = [torch.Generator().manual_seed(i) for i in range(count)]
         waveforms, frames = media
         images = decode_latents(
             self.autoencoder,
-            self._codec(),
+            self._codec(images_per_call),
             self.decoder_scheduler,
             latents.map(lambda z: z.to(device)),
             # Known frames need no decoding; the signal decoder asks for one at least.
             num_frames=spec.num_frames if frames is None else 1,
-            steps=self.config.decoder_steps if decoder_steps is None else decoder_steps,
+            steps=chosen.decoder_steps,
             generators=generators,
             class_labels=class_labels,
+            images_per_call=images_per_call,
         )
         if waveforms is None:
-            waveforms = sound(images.audio, self._audio_image(), self.vocoder).cpu()
+            waveforms = sound(
+                images.audio, self._audio_image(), self.vocoder, chosen.phase_iterations
+            ).cpu()
         if frames is None:
             frames = images_to_frames(images.video).cpu()
         return [
@@ -330,8 +379,9 @@ class SoundingVideoPipeline(DiffusionPipeline):
         generators = [torch.Generator().manual_seed(seed)]
         return self.decode(latents, generators=generators, decoder_steps=decoder_steps)[0]
 
-    def _codec(self) -> ImageCodec:
-        codec = ImageCodec(self.vae, self.autoencoder.image_statistics)
+    def _codec(self, images_per_call: int | None = None) -> ImageCodec:
+        size = images_per_call or IMAGES_PER_CALL
+        codec = ImageCodec(self.vae, self.autoencoder.image_statistics, size)
         return codec.to(self._execution_device)
 
     def _audio_image(self) -> AudioImage:

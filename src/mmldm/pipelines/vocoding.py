@@ -32,10 +32,16 @@ def check_vocoder(vocoder: Vocoder, spec: ClipSpec) -> None:
 
 
 @torch.no_grad()
-def sound(image: Tensor, audio_image: AudioImage, vocoder: Vocoder | None) -> Tensor:
-    """Waveforms (B,S) in [-1,1] of audio images (B,1,3,H,W)."""
+def sound(
+    image: Tensor, audio_image: AudioImage, vocoder: Vocoder | None, phase_iterations: int = 32
+) -> Tensor:
+    """Waveforms (B,S) in [-1,1] of audio images (B,1,3,H,W).
+
+    Args:
+        phase_iterations: Of Griffin-Lim, where there is no vocoder.
+    """
     if vocoder is None:
-        return audio_image.waveform(image)
+        return audio_image.waveform(image, phase_iterations)
     decibels = vocoder_input(image, audio_image, vocoder.spectrogram)
     waveform = vocode(decibels.to(vocoder.dtype), vocoder, audio_image.spec.num_samples)
     return waveform.float().clamp(-1, 1)

@@ -38,17 +38,17 @@ class Adversary:
         self.handoff: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
 
     def images(self, latents: AV[Tensor]) -> Tensor:
-        """Image latents of the audio image and two frames -> images (B, 3, 3, H, W)."""
+        """Image latents of the audio image and of F frames -> <audio, first, last> (B, 3, 3, H, W)."""
+        ends = torch.cat([latents.video[:, :1], latents.video[:, -1:]], dim=1)
         return torch.cat(
-            [self.codec.decode(latents.audio, "audio"), self.codec.decode(latents.video, "video")],
-            dim=1,
+            [self.codec.decode(latents.audio, "audio"), self.codec.decode(ends, "video")], dim=1
         )
 
     def model_loss(
         self,
         prediction: AV[Tensor],
         noisy: AV[Tensor],
-        timesteps: AV[Tensor],
+        levels: AV[Tensor],
         target: AV[Tensor],
         process: NoiseProcess,
         micro: int,
@@ -56,18 +56,30 @@ class Adversary:
     ) -> Tensor:
         """The adversarial term of Eq. 3; keeps real and fake images for the critic's turn.
 
+        Only judged clips are decoded and scored: the others would count as zero. One is decoded at
+        least, since the critic has to take part in every step.
+
         Args:
+            levels: Timesteps AV((B,1), (B,F)) on the CPU: the host has to know how many clips are
+                judged.
             complete: (B,) bool, clips with both modalities; of others there is no real tuple.
         """
-        ends = torch.tensor([0, -1], device=target.video.device)
-        estimate = prediction.map(process.to_x0, noisy, timesteps)
-        fake = self.images(AV(estimate.audio, estimate.video[:, ends]))
+        count, device = len(complete), complete.device
+        ends = torch.cat([levels.audio, levels.video[:, :1], levels.video[:, -1:]], dim=1)
+        low = ends < self.max_noise * process.num_timesteps
+        judged = low.all(dim=1)
+        chosen = judged.nonzero()[:, 0]
+        if len(chosen) == 0:
+            chosen = torch.zeros(1, dtype=torch.long)
+        rows = chosen.to(device, non_blocking=True)
+        times = levels.map(lambda t: t[chosen].to(device, non_blocking=True))
+        estimate = prediction.map(lambda p, x, t: process.to_x0(p[rows], x[rows], t), noisy, times)
+        fake = self.images(estimate)
         with torch.no_grad():
-            real = self.images(AV(target.audio, target.video[:, ends]))
-        levels = torch.cat([timesteps.audio, timesteps.video[:, ends]], dim=1)
-        usable = complete & (levels < self.max_noise * process.num_timesteps).all(dim=1)
-        self.handoff[micro] = (real, fake.detach(), usable)
-        return (adversarial_loss(self.critic(fake)) * usable).mean()
+            real = self.images(target.map(lambda x: x[rows]))
+        share = (complete & judged.to(device, non_blocking=True))[rows] / count
+        self.handoff[micro] = (real, fake.detach(), share)
+        return (adversarial_loss(self.critic(fake)) * share).sum()
 
 
 class CriticTurn(nn.Module):
@@ -79,12 +91,12 @@ class CriticTurn(nn.Module):
         self.handoff = adversary.handoff
 
     def forward(self, batch: dict[str, Tensor], random: StepRandom) -> dict[str, Tensor]:
-        real, fake, usable = self.handoff.pop(random.micro)
+        real, fake, share = self.handoff.pop(random.micro)
         real_tuples, fake_tuples = tuples(*real.unbind(1), *fake.unbind(1))
         scores = self.critic(torch.cat([real_tuples, fake_tuples]))
         real_scores, fake_scores = scores[: len(real)], scores[len(real) :]
         return {
-            "loss": (critic_loss(real_scores, fake_scores) * usable).mean(),
+            "loss": (critic_loss(real_scores, fake_scores) * share).sum(),
             "score/real": real_scores.mean().detach(),
             "score/fake": fake_scores.mean().detach(),
         }

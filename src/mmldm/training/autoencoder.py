@@ -88,7 +88,8 @@ class AutoencoderTurn(nn.Module):
         alone = alone.map(lambda own: own | (~complete & (labels < 0)))
         conditions = model.condition(latents, frames, classes, dropped, alone)
 
-        timesteps = target.map(lambda x: self._timesteps(random, x.shape[:2]))
+        levels = target.map(lambda x: self._timesteps(random.host, x.shape[:2]))
+        timesteps = levels.map(lambda t: t.to(device, non_blocking=True))
         noise = target.map(lambda x: random.normal(x.shape))
         noisy = target.map(self.process.add_noise, noise, timesteps)
         prediction = model.denoise(noisy, timesteps, conditions)
@@ -123,7 +124,7 @@ class AutoencoderTurn(nn.Module):
             loss = loss + loss_config.contrastive * terms["contrastive"]
         if self.adversary is not None and random.step >= self.adversary.start_step:
             terms["adversarial"] = self.adversary.model_loss(
-                prediction, noisy, timesteps, target, self.process, random.micro, complete
+                prediction, noisy, levels, target, self.process, random.micro, complete
             )
             loss = loss + loss_config.adversarial * terms["adversarial"]
         return {"loss": loss, **{name: value.detach() for name, value in terms.items()}}

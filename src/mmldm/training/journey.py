@@ -266,6 +266,7 @@ def assemble(
         num_inference_steps=sample.num_inference_steps,
         decoder_steps=sample.decoder_steps,
         guidance_scale=sample.guidance_scale,
+        default_quality=sample.quality,
     )
 
 

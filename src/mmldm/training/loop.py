@@ -7,6 +7,7 @@ saves and leaves. The host waits for the device only where it reports or saves.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -135,6 +136,9 @@ class _Run:
     notes: list[str]
     step: int = 0
     window: dict[str, list[Tensor]] = field(default_factory=dict)
+    waited: float = 0.0
+    """Seconds since `logged` in which the loop had no batch."""
+    logged: float = field(init=False)
     report: Report = field(init=False)
 
     def __post_init__(self) -> None:
@@ -161,6 +165,7 @@ class _Run:
         first = self.step
         batches = self.stage.batches(first, self.process.rank, self.process.world)
         reason = None
+        self.logged = time.perf_counter()
         while True:
             if self.step > first:
                 self._report_and_save()
@@ -173,7 +178,10 @@ class _Run:
             if reason is not None:
                 report.note(f"stopped by {reason} after step {self.step}; the same command resumes")
                 break
-            self._train_step(next(batches))
+            asked = time.perf_counter()
+            batch = next(batches)
+            self.waited += time.perf_counter() - asked
+            self._train_step(batch)
             report.advance(self.step)
         self._save(final=True)
         export = None
@@ -227,7 +235,14 @@ class _Run:
         self.window.clear()
         in_a_row, most, total = self.health.counts.tolist()
         self.health.counts[1] = in_a_row
-        values = {**means, "learning_rate": self._learning_rate(), "skipped_updates": total}
+        now = time.perf_counter()
+        values = {
+            **means,
+            "learning_rate": self._learning_rate(),
+            "skipped_updates": total,
+            "data/waited": self.waited / (now - self.logged),
+        }
+        self.logged, self.waited = now, 0.0
         failures = self.stage.failures
         if failures:
             values["data/failed"] = len(failures)

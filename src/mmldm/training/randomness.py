@@ -53,6 +53,10 @@ class StepRandom:
         self.device = torch.device(device)
         self._generator = torch.Generator(self.device)
         self._generator.manual_seed(derive_seed(seed, step, turn))
+        self.host = self
+        """For what the host has to know: on a GPU, reading the device's draws would wait for it."""
+        if self.device.type != "cpu":
+            self.host = StepRandom(seed, step, turn, batch_size, rows, micro)
 
     def normal(self, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
         """Standard normal numbers of `shape` (rows, ...)."""

@@ -162,7 +162,12 @@ def tiny_recipe(clip: ClipSpec | None = None, **changes: Any) -> RunConfig:
                 "ema_decay": 0.998,
             },
         },
-        "sample": {"num_inference_steps": 50, "decoder_steps": 1, "guidance_scale": 2.5},
+        "sample": {
+            "quality": "fast",
+            "num_inference_steps": 50,
+            "decoder_steps": 1,
+            "guidance_scale": 2.5,
+        },
     }
     return RunConfig.model_validate({**sections, **changes})
 
