@@ -65,7 +65,7 @@ def generator_denoiser(
     def denoise(sample: AV[Tensor], t: Tensor) -> AV[Tensor]:
         sets = [sample, *(sample.map(lambda x, n, k: x if k else n, noise, k) for k in nulls)]
         inputs = AV(*(torch.cat(streams).to(dtype) for streams in zip(*sets, strict=True)))
-        prediction = generator(inputs, t.expand(copies * batch), present, mask, labels)
+        prediction = generator(inputs, t.expand(batch).repeat(copies), present, mask, labels)
         predictions = prediction.map(lambda p: p.float().split(batch))
         null = predictions.map(lambda p, i: p[i], null_set)
         return guide(predictions.map(lambda p: p[0]), null, scale)
@@ -74,10 +74,10 @@ def generator_denoiser(
 
 
 def decoder_denoiser(autoencoder: MultiModalAutoencoder, conditions: Conditions) -> Denoiser:
-    """The signal decoder with the clips' conditions, at one noise level for all images."""
+    """The signal decoder with the clips' conditions, at one noise level for all images of a clip."""
 
     def denoise(sample: AV[Tensor], t: Tensor) -> AV[Tensor]:
-        timesteps = sample.map(lambda x: t.expand(x.shape[:2]))
+        timesteps = sample.map(lambda x: t.reshape(-1, 1).expand(x.shape[:2]))
         inputs = sample.map(lambda x: x.to(autoencoder.dtype))
         return autoencoder.denoise(inputs, timesteps, conditions).map(Tensor.float)
 

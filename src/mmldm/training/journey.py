@@ -79,6 +79,11 @@ class RunFolder:
         """The finished pipeline: what `mmldm generate --model` loads."""
         return self.root / "model"
 
+    @property
+    def distilled(self) -> Path:
+        """The same with the students of `mmldm distill` in place of their teachers."""
+        return self.root / "distilled"
+
     def job(self, name: str) -> Path:
         return self.root / name
 
@@ -130,16 +135,16 @@ class Journey:
             self.process.on_main(lambda: build_vae(self.config).save_pretrained(export))
             return None
         stage = VaeStage(self.config, job.train, self.manifest, self.process.device)
-        return self._train(stage, job.train)
+        return self.train(stage, job.train)
 
     def _autoencoder(self) -> TrainResult:
         vae = self._load_vae()
-        caches = self._image_latents()
+        caches = self.image_latents()
         stage = AutoencoderStage(self.config, vae, caches, self.process.device)
         notes = []
         if self._decoder_init is not None:
             notes.append(str(initialise_decoder(stage.autoencoder, self._decoder_init)))
-        return self._train(stage, self.config.autoencoder.train, notes)
+        return self.train(stage, self.config.autoencoder.train, notes)
 
     @property
     def _decoder_init(self) -> str | None:
@@ -150,23 +155,11 @@ class Journey:
     def _generator(self) -> TrainResult:
         autoencoder = self._load_autoencoder()
         vae = self._load_vae()
-        codec = ImageCodec(vae, autoencoder.image_statistics)
-        images = self._image_latents()
-        caches = self._on_main(
-            lambda: cache_latents(
-                autoencoder,
-                codec,
-                images,
-                self.folder.cache("latents"),
-                self.process.device,
-                self.progress,
-            ),
-            "latents",
-        )
+        caches = self.latents()
         generator = build_generator(self.config, caches.train, len(self.manifest.classes))
         pipeline = assemble(self.config, vae, autoencoder, generator, self.manifest.classes)
         stage = GeneratorStage(self.config, pipeline, caches, self.process.device)
-        result = self._train(stage, self.config.generator.train)
+        result = self.train(stage, self.config.generator.train)
         if result.export is not None:
             self._publish()
         return result
@@ -184,7 +177,7 @@ class Journey:
             self.process.on_main(take)
             return None
         stage = VocoderStage(self.config, job, job.train, self.manifest, self.process.device)
-        result = self._train(stage, job.train)
+        result = self.train(stage, job.train)
         if result.export is not None:
             self._publish()
         return result
@@ -197,9 +190,10 @@ class Journey:
             if self.config.vocoder is not None and vocoder.is_dir():
                 add_vocoder(vocoder, self.folder.model, self.config.clip)
 
-    def _train(
+    def train(
         self, stage: Stage, train_config: TrainConfig, notes: Sequence[str] = ()
     ) -> TrainResult:
+        """Trains one job in its folder."""
         return train(
             stage,
             train_config,
@@ -223,7 +217,8 @@ class Journey:
             raise UserError(f"{export} is missing: run the {job} job first (mmldm train {job}).")
         return export
 
-    def _image_latents(self) -> Splits:
+    def image_latents(self) -> Splits:
+        """Image latents of every window, cached."""
         return self._on_main(
             lambda: cache_image_latents(
                 self.config,
@@ -234,6 +229,23 @@ class Journey:
                 self.progress,
             ),
             "image_latents",
+        )
+
+    def latents(self) -> Splits:
+        """Latents of every window, cached."""
+        autoencoder = self._load_autoencoder()
+        codec = ImageCodec(self._load_vae(), autoencoder.image_statistics)
+        images = self.image_latents()
+        return self._on_main(
+            lambda: cache_latents(
+                autoencoder,
+                codec,
+                images,
+                self.folder.cache("latents"),
+                self.process.device,
+                self.progress,
+            ),
+            "latents",
         )
 
     def _on_main(self, write: Callable[[], Splits], cache: str) -> Splits:
