@@ -105,13 +105,14 @@ class DecoderDistillation(DistillationStage):
         steps: int,
         teacher_steps: int,
     ) -> None:
+        teacher = deepcopy(pipeline.autoencoder)
         assert config.distill_decoder is not None, "the caller adds what the recipe lacks"
         super().__init__(
             f"decoder_{steps}",
             config.distill_decoder,
             pipeline,
             pipeline.decoder_scheduler,
-            deepcopy(pipeline.autoencoder),
+            teacher,
             caches,
             device,
             seed=config.seed,
@@ -123,7 +124,7 @@ class DecoderDistillation(DistillationStage):
         self.turn = DecoderDistillationTurn(
             student.train(),
             self.process,
-            self.teacher,
+            teacher,
             self.matching,
             ImageCodec(pipeline.vae, student.image_statistics).to(device),
             config.autoencoder.target_frames,
@@ -137,7 +138,7 @@ class DecoderDistillation(DistillationStage):
     @torch.no_grad()
     def validate(self, random: StepRandom) -> dict[str, float]:
         """Held-out errors against the teacher."""
-        batch = self.held_out()
+        batch = self.held_out(16)
         draws = StepRandom(self.seed, 0, "validate", len(batch["label"]), device=self.device)
         errors = self.turn.errors(batch, draws)
         return {f"mse/{m}": float(e.mean()) for m, e in zip(MODALITIES, errors, strict=True)}

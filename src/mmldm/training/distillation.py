@@ -23,9 +23,6 @@ from mmldm.pipelines.previews import save_clips
 from mmldm.pipelines.sounding_video import SoundingVideoPipeline
 from mmldm.training.caching import weights_key
 
-VALIDATED_CLIPS = 64
-
-
 class DistillationStage:
     """The part of a `training.stage.Stage` that does not depend on what is distilled.
 
@@ -90,10 +87,10 @@ class DistillationStage:
     def failures(self) -> dict[str, str]:
         return {}
 
-    def held_out(self) -> dict[str, Tensor]:
-        """Cached rows of held-out clips."""
+    def held_out(self, count: int) -> dict[str, Tensor]:
+        """Cached rows of at most `count` held-out clips."""
         cache = self.caches.held_out
-        rows = torch.tensor(spread(VALIDATED_CLIPS, len(cache)))
+        rows = torch.tensor(spread(count, len(cache)))
         return {name: value.to(self.device) for name, value in cache[rows].items()}
 
     def preview(self, folder: Path, step: int) -> None:

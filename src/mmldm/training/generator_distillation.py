@@ -103,7 +103,7 @@ class GeneratorDistillationTurn(nn.Module):
             class_dropout: Share of rows whose class is not told.
         """
         matching, rows = self.matching, len(batch["label"])
-        clean = self.student.normalise(MODALITIES.map(lambda m: batch[f"{m}_mean"]))
+        clean: AV[Any] = self.student.normalise(MODALITIES.map(lambda m: batch[f"{m}_mean"]))
         noise = clean.map(lambda z: random.normal(z.shape))
         step = random.integers(0, matching.steps, (rows,))
         forget = random.bernoulli(class_dropout, (rows,))
@@ -115,9 +115,9 @@ class GeneratorDistillationTurn(nn.Module):
         for task, part in parts.items():
             for mask, is_given in zip(known, KNOWN[task], strict=True):
                 mask[part] = is_given
-            own = (x.map(lambda x, rows=part: x[rows]) for x in (clean, noise, state))
+            own = [x.map(lambda x, rows=part: x[rows]) for x in (clean, noise, state)]
             told = None if labels is None else labels[part]
-            targets.append(self._target(task, *own, step[part], told))
+            targets.append(self._target(KNOWN[task], own[0], own[1], own[2], step[part], told))
         target = AV(*(torch.cat(streams) for streams in zip(*targets, strict=True)))
 
         t = matching.timesteps(step)
@@ -130,15 +130,15 @@ class GeneratorDistillationTurn(nn.Module):
 
     def _target(
         self,
-        task: str,
+        known: AV[bool],
         clean: AV[Tensor],
         noise: AV[Tensor],
         state: AV[Tensor],
         step: Tensor,
         labels: Tensor | None,
     ) -> AV[Tensor]:
-        """Where the guided teacher leads the rows of one task, as the pipeline would bind it to them."""
-        given = clean.map(lambda z, is_given: z if is_given else None, KNOWN[task])
+        """Where the guided teacher leads the rows of one task, bound to them as in sampling."""
+        given = clean.map(lambda z, is_given: z if is_given else None, known)
         scale = AV(self.scale, self.scale)
         teacher = generator_denoiser(self.frozen[0], noise, given, labels, scale)
         return self.matching.target(teacher, state, step, given, noise)
@@ -162,13 +162,14 @@ class GeneratorDistillation(DistillationStage):
         steps: int,
         teacher_steps: int,
     ) -> None:
+        teacher = deepcopy(pipeline.generator)
         assert config.distill_generator is not None, "the caller adds what the recipe lacks"
         super().__init__(
             f"generator_{steps}",
             config.distill_generator,
             pipeline,
             pipeline.scheduler,
-            deepcopy(pipeline.generator),
+            teacher,
             caches,
             device,
             seed=config.seed,
@@ -179,7 +180,7 @@ class GeneratorDistillation(DistillationStage):
         self.turn = GeneratorDistillationTurn(
             pipeline.generator.train(),
             self.process,
-            self.teacher,
+            teacher,
             self.matching,
             self.guidance_scale,
             config.generator.tasks,
@@ -197,7 +198,7 @@ class GeneratorDistillation(DistillationStage):
     @torch.no_grad()
     def validate(self, random: StepRandom) -> dict[str, float]:
         """Held-out errors against the teacher, per task, without a class."""
-        batch = self.held_out()
+        batch = self.held_out(64)
         rows = len(batch["label"])
         results: dict[str, float] = {}
         for task, known in KNOWN.items():
