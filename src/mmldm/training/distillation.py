@@ -23,6 +23,7 @@ from mmldm.pipelines.previews import save_clips
 from mmldm.pipelines.sounding_video import SoundingVideoPipeline
 from mmldm.training.caching import weights_key
 
+
 class DistillationStage:
     """The part of a `training.stage.Stage` that does not depend on what is distilled.
 

@@ -39,7 +39,7 @@ from mmldm.models.pretrained_vocoder import load_vocoder
 from mmldm.pipelines.sounding_video import SoundingVideoPipeline
 from mmldm.training.autoencoder import AutoencoderStage
 from mmldm.training.caching import Progress, cache_image_latents, cache_latents
-from mmldm.training.checkpoint import refuse_changes, run_lock
+from mmldm.training.checkpoint import refuse_changes, run_lock, whole_folder
 from mmldm.training.distributed import Process
 from mmldm.training.generator import GeneratorStage, build_generator
 from mmldm.training.loop import TrainResult, train
@@ -381,16 +381,9 @@ def _selection(config: RunConfig) -> dict[str, Any]:
 
 
 def replace_folder(source: Path, target: Path) -> None:
-    """Copies a folder beside `target` and renames it, so that `target` is always whole."""
-    partial = target.with_name(f".{target.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    shutil.copytree(source, partial)
-    old = target.with_name(f".{target.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if target.exists():
-        target.rename(old)
-    partial.rename(target)
-    shutil.rmtree(old, ignore_errors=True)
+    """Copies a folder over another one, which is whole at any time."""
+    with whole_folder(target) as unfinished:
+        shutil.copytree(source, unfinished, dirs_exist_ok=True)
 
 
 def add_vocoder(source: Path, model: Path, clip: ClipSpec) -> None:
