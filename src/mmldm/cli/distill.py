@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from mmldm.cli.output import require_writable
+from mmldm.cli.output import require_writable, silence_diffusers
 from mmldm.cli.progress import ProgressLine
 from mmldm.errors import UserError
 
@@ -42,6 +42,7 @@ def distill(
     from mmldm.training.report_page import write_report_page
     from mmldm.training.students import distil, with_distillation
 
+    silence_diffusers()
     folder = RunFolder(run)
     config = changed(with_distillation(load_config(run / "config.yaml"), part.value), changes or [])
     with ProgressLine() as line, process_group(device) as process:
