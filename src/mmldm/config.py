@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +22,8 @@ from mmldm.types import ClipSpec, SpectrogramSpec
 
 __all__ = [
     "TASKS", "AutoencoderConfig", "AutoencoderLoss", "CriticConfig", "DataConfig",
-    "GeneratorConfig", "RunConfig", "SampleConfig", "TrainConfig", "VaeConfig", "VaeLoss",
+    "DistillationConfig", "GeneratorConfig", "RunConfig", "SampleConfig", "TrainConfig",
+    "VaeConfig", "VaeLoss",
     "VocoderConfig", "VocoderLoss", "bind", "load_config", "override", "parse", "save_config",
 ]  # fmt: skip
 
@@ -269,6 +271,26 @@ class VocoderConfig(Section):
         return self
 
 
+class DistillationConfig(Section):
+    """Distillation of the generator, or of the signal decoder, to fewer steps."""
+
+    teacher_steps: int = Field(gt=0)
+    """DDIM steps of the model that is distilled."""
+    steps: tuple[int, ...] = Field(min_length=1)
+    """Of the students, each the next one's teacher, and each trained as `train` says."""
+    train: TrainConfig
+
+    @model_validator(mode="after")
+    def _check(self) -> DistillationConfig:
+        for teacher, student in pairwise((self.teacher_steps, *self.steps)):
+            if not 0 < student < teacher or teacher % student:
+                raise ValueError(
+                    f"a student of {student} steps cannot follow a teacher of {teacher}: the number "
+                    "must be smaller and divide it"
+                )
+        return self
+
+
 class SampleConfig(Section):
     """How the trained system samples unless told otherwise.
 
@@ -292,6 +314,9 @@ class RunConfig(Section):
     generator: GeneratorConfig
     vocoder: VocoderConfig | None = None
     """None: Griffin-Lim."""
+    distill_generator: DistillationConfig | None = None
+    distill_decoder: DistillationConfig | None = None
+    """Not part of `mmldm train`: `mmldm distill` writes both."""
     sample: SampleConfig = SampleConfig()
     seed: int = Field(0, ge=0)
 

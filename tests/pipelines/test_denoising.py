@@ -155,3 +155,16 @@ def test_a_trained_generator_follows_the_given_audio_the_more_the_stronger_the_g
     assert agreement[0.0] == pytest.approx(0.5, abs=0.08)
     assert agreement[1.0] > 0.9
     assert agreement[2.0] > agreement[1.0]
+
+
+def test_clips_may_stand_at_different_noise_levels(pipeline):
+    generator, nothing, scale = pipeline.generator, AV(None, None), AV(2.0, 2.0)
+    noise, x = (initial_noise(generator.latent_shapes, seeds) for seeds in ([0, 1], [2, 3]))
+    levels = torch.tensor([100, 900])
+    together = generator_denoiser(generator, noise, nothing, None, scale)(x, levels)
+    for row, t in enumerate(levels):
+        own_noise, own, wanted = (
+            pair.map(lambda v, row=row: v[row : row + 1]) for pair in (noise, x, together)
+        )
+        alone = generator_denoiser(generator, own_noise, nothing, None, scale)(own, t)
+        assert close(alone, wanted)

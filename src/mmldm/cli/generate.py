@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mmldm.cli.output import require_writable
+from mmldm.cli.output import require_writable, silence_diffusers
 from mmldm.cli.progress import ProgressLine
 from mmldm.errors import UserError
 
@@ -179,13 +179,10 @@ def reconstruct(
 
 def load_model(model: str | None, device: str | None) -> SoundingVideoPipeline:
     """The model of a model folder, a run folder or a hub name, silent and on its device."""
-    from diffusers.utils import logging as diffusers_logging
-
     from mmldm.pipelines.sounding_video import SoundingVideoPipeline
     from mmldm.training.distributed import choose_device
 
-    diffusers_logging.set_verbosity_error()
-    diffusers_logging.disable_progress_bar()
+    silence_diffusers()
     chosen = choose_device(device)
     name = model if model is not None else str(BUNDLED)
     if model is None and not BUNDLED.is_dir():

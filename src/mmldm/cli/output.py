@@ -1,4 +1,4 @@
-"""Whether an output folder can be written: asked before minutes of work, and nothing is made."""
+"""What may be written where: an output folder asked before minutes of work, and no foreign chatter."""
 
 from __future__ import annotations
 
@@ -25,3 +25,11 @@ def require_writable(folder: Path) -> None:
         raise UserError(
             f"cannot write into {folder}: no permission in {nearest}; choose another --out."
         )
+
+
+def silence_diffusers() -> None:
+    """Turns off its warnings and progress bars: the command line has its own."""
+    from diffusers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()

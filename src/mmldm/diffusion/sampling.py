@@ -17,7 +17,7 @@ from mmldm.errors import UserError
 from mmldm.types import AV
 
 Denoiser = Callable[[AV[Tensor], Tensor], AV[Tensor]]
-"""(sample AV((B,...)), t 0-d long on the CPU) -> the network's prediction AV((B,...))."""
+"""(sample AV((B,...)), t 0-d or (B,) long, on any device) -> the network's prediction AV((B,...))."""
 
 
 def pack(pair: AV[Tensor]) -> Tensor:

@@ -65,7 +65,8 @@ def generator_denoiser(
     def denoise(sample: AV[Tensor], t: Tensor) -> AV[Tensor]:
         sets = [sample, *(sample.map(lambda x, n, k: x if k else n, noise, k) for k in nulls)]
         inputs = AV(*(torch.cat(streams).to(dtype) for streams in zip(*sets, strict=True)))
-        prediction = generator(inputs, t.to(device).expand(copies * batch), present, mask, labels)
+        times = t.to(device).expand(batch).repeat(copies)
+        prediction = generator(inputs, times, present, mask, labels)
         predictions = prediction.map(lambda p: p.float().split(batch))
         null = predictions.map(lambda p, i: p[i], null_set)
         return guide(predictions.map(lambda p: p[0]), null, scale)
@@ -76,14 +77,14 @@ def generator_denoiser(
 def decoder_denoiser(
     autoencoder: MultiModalAutoencoder, conditions: Conditions, images_per_call: int | None = None
 ) -> Denoiser:
-    """The signal decoder with the clips' conditions, at one noise level for all images.
+    """The signal decoder with the clips' conditions, at one noise level for all images of a clip.
 
     Args:
         images_per_call: As `MultiModalAutoencoder.denoise`.
     """
 
     def denoise(sample: AV[Tensor], t: Tensor) -> AV[Tensor]:
-        timesteps = sample.map(lambda x: t.to(x.device).expand(x.shape[:2]))
+        timesteps = sample.map(lambda x: t.to(x.device).reshape(-1, 1).expand(x.shape[:2]))
         inputs = sample.map(lambda x: x.to(autoencoder.dtype))
         prediction = autoencoder.denoise(inputs, timesteps, conditions, images_per_call)
         return prediction.map(Tensor.float)

@@ -39,7 +39,7 @@ from mmldm.models.pretrained_vocoder import load_vocoder
 from mmldm.pipelines.sounding_video import SoundingVideoPipeline
 from mmldm.training.autoencoder import AutoencoderStage
 from mmldm.training.caching import Progress, cache_image_latents, cache_latents
-from mmldm.training.checkpoint import refuse_changes, run_lock
+from mmldm.training.checkpoint import refuse_changes, run_lock, whole_folder
 from mmldm.training.distributed import Process
 from mmldm.training.generator import GeneratorStage, build_generator
 from mmldm.training.loop import TrainResult, train
@@ -78,6 +78,11 @@ class RunFolder:
     def model(self) -> Path:
         """The finished pipeline: what `mmldm generate --model` loads."""
         return self.root / "model"
+
+    @property
+    def distilled(self) -> Path:
+        """The same with the students of `mmldm distill` in place of their teachers."""
+        return self.root / "distilled"
 
     def job(self, name: str) -> Path:
         return self.root / name
@@ -130,16 +135,16 @@ class Journey:
             self.process.on_main(lambda: build_vae(self.config).save_pretrained(export))
             return None
         stage = VaeStage(self.config, job.train, self.manifest, self.process.device)
-        return self._train(stage, job.train)
+        return self.train(stage, job.train)
 
     def _autoencoder(self) -> TrainResult:
         vae = self._load_vae()
-        caches = self._image_latents()
+        caches = self.image_latents()
         stage = AutoencoderStage(self.config, vae, caches, self.process.device)
         notes = []
         if self._decoder_init is not None:
             notes.append(str(initialise_decoder(stage.autoencoder, self._decoder_init)))
-        return self._train(stage, self.config.autoencoder.train, notes)
+        return self.train(stage, self.config.autoencoder.train, notes)
 
     @property
     def _decoder_init(self) -> str | None:
@@ -150,23 +155,11 @@ class Journey:
     def _generator(self) -> TrainResult:
         autoencoder = self._load_autoencoder()
         vae = self._load_vae()
-        codec = ImageCodec(vae, autoencoder.image_statistics)
-        images = self._image_latents()
-        caches = self._on_main(
-            lambda: cache_latents(
-                autoencoder,
-                codec,
-                images,
-                self.folder.cache("latents"),
-                self.process.device,
-                self.progress,
-            ),
-            "latents",
-        )
+        caches = self.latents()
         generator = build_generator(self.config, caches.train, len(self.manifest.classes))
         pipeline = assemble(self.config, vae, autoencoder, generator, self.manifest.classes)
         stage = GeneratorStage(self.config, pipeline, caches, self.process.device)
-        result = self._train(stage, self.config.generator.train)
+        result = self.train(stage, self.config.generator.train)
         if result.export is not None:
             self._publish()
         return result
@@ -184,7 +177,7 @@ class Journey:
             self.process.on_main(take)
             return None
         stage = VocoderStage(self.config, job, job.train, self.manifest, self.process.device)
-        result = self._train(stage, job.train)
+        result = self.train(stage, job.train)
         if result.export is not None:
             self._publish()
         return result
@@ -197,9 +190,10 @@ class Journey:
             if self.config.vocoder is not None and vocoder.is_dir():
                 add_vocoder(vocoder, self.folder.model, self.config.clip)
 
-    def _train(
+    def train(
         self, stage: Stage, train_config: TrainConfig, notes: Sequence[str] = ()
     ) -> TrainResult:
+        """Trains one job in its folder."""
         return train(
             stage,
             train_config,
@@ -223,7 +217,8 @@ class Journey:
             raise UserError(f"{export} is missing: run the {job} job first (mmldm train {job}).")
         return export
 
-    def _image_latents(self) -> Splits:
+    def image_latents(self) -> Splits:
+        """Image latents of every window, cached."""
         return self._on_main(
             lambda: cache_image_latents(
                 self.config,
@@ -234,6 +229,23 @@ class Journey:
                 self.progress,
             ),
             "image_latents",
+        )
+
+    def latents(self) -> Splits:
+        """Latents of every window, cached."""
+        autoencoder = self._load_autoencoder()
+        codec = ImageCodec(self._load_vae(), autoencoder.image_statistics)
+        images = self.image_latents()
+        return self._on_main(
+            lambda: cache_latents(
+                autoencoder,
+                codec,
+                images,
+                self.folder.cache("latents"),
+                self.process.device,
+                self.progress,
+            ),
+            "latents",
         )
 
     def _on_main(self, write: Callable[[], Splits], cache: str) -> Splits:
@@ -370,16 +382,9 @@ def _selection(config: RunConfig) -> dict[str, Any]:
 
 
 def replace_folder(source: Path, target: Path) -> None:
-    """Copies a folder beside `target` and renames it, so that `target` is always whole."""
-    partial = target.with_name(f".{target.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    shutil.copytree(source, partial)
-    old = target.with_name(f".{target.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if target.exists():
-        target.rename(old)
-    partial.rename(target)
-    shutil.rmtree(old, ignore_errors=True)
+    """Copies a folder over another one, which is whole at any time."""
+    with whole_folder(target) as unfinished:
+        shutil.copytree(source, unfinished, dirs_exist_ok=True)
 
 
 def add_vocoder(source: Path, model: Path, clip: ClipSpec) -> None:

@@ -25,10 +25,9 @@ def write_report_page(folder: RunFolder) -> Path:
     """Writes report.html and returns its path."""
     parts = [f"<!doctype html><meta charset=utf-8><title>mmldm run</title><style>{STYLE}</style>"]
     parts.append(f"<h1>{html.escape(folder.root.name)}</h1>")
-    for job in JOBS:
-        metrics = folder.job(job) / METRICS
-        if metrics.is_file():
-            parts.append(_job_section(folder, job, read_metrics(metrics)))
+    jobs = {path.parent.name for path in folder.root.glob(f"*/{METRICS}")}
+    for job in (*(j for j in JOBS if j in jobs), *sorted(jobs - set(JOBS))):
+        parts.append(_job_section(folder, job, read_metrics(folder.job(job) / METRICS)))
     page = folder.root / "report.html"
     with atomic_path(page) as partial:
         partial.write_text("\n".join(parts), encoding="utf-8")

@@ -15,7 +15,7 @@ from mmldm.training.randomness import StepRandom
 
 
 class Stage(Protocol):
-    """One job: `vae`, `autoencoder`, `generator` or `vocoder`.
+    """One job: `vae`, `autoencoder`, `generator`, `vocoder`, or a student of `mmldm distill`.
 
     A turn is one optimiser's share of a step. Its module's `forward(batch, random: StepRandom)`
     returns a dict of 0-d tensors, means over its rows, among them "loss", which is minimised; the

@@ -1,0 +1,122 @@
+"""Progressive distillation: what one step must predict to land where a teacher lands in several.
+
+state AV((B,...)), number of the step (B,) -> clean estimate AV((B,...)) that one DDIM step takes there.
+Salimans & Ho, "Progressive distillation for fast sampling of diffusion models", 2022, Alg. 2. A guided
+teacher hands its guidance down: Meng et al., "On distillation of guided diffusion models", 2023.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from mmldm.diffusion.sampling import Denoiser
+from mmldm.diffusion.schedules import NoiseProcess
+from mmldm.errors import UserError
+from mmldm.types import AV
+
+CLEAN = -1
+"""The timestep of the clean sample."""
+
+
+class StepMatching:
+    """A student's DDIM steps on a teacher's forward process, each divided into steps of the teacher.
+
+    The student starts its step 0 from pure noise, as sampling does, also where the process leaves
+    some signal at its last timestep.
+
+    Args:
+        process: Of the teacher, on the data's device.
+        steps: Of the student, from noise to the clean sample.
+        teacher_steps: Of the teacher, over the same way.
+
+    Raises:
+        UserError: The timesteps cannot be divided so.
+    """
+
+    def __init__(self, process: NoiseProcess, steps: int, teacher_steps: int) -> None:
+        total = process.num_timesteps
+        if total % steps or teacher_steps % steps or teacher_steps > total:
+            raise UserError(
+                f"a student of {steps} steps needs a number that divides {total} timesteps and its "
+                f"teacher's {teacher_steps} steps"
+            )
+        self.process, self.steps = process, steps
+        device = process.alphas_cumprod.device
+        starts = total - 1 - torch.arange(steps, device=device) * (total // steps)
+        parts = teacher_steps // steps
+        offsets = torch.arange(parts + 1, device=device) * (total // steps) // parts
+        self.stops = starts[:, None] - offsets
+        """(steps, parts + 1): timesteps of the teacher within each step; the last one is `CLEAN`."""
+        # The clean sample's comes last, where index CLEAN finds it.
+        power = torch.cat([process.alphas_cumprod, process.alphas_cumprod.new_ones(1)])
+        self._signal, self._sigma = power.sqrt(), (1 - power).sqrt()
+
+    def timesteps(self, step: Tensor) -> Tensor:
+        """Where the steps `step` (B,) start, (B,)."""
+        return self.stops[step, 0]
+
+    def start(self, clean: AV[Tensor], noise: AV[Tensor], step: Tensor) -> AV[Tensor]:
+        """The noisy state in which each row's step begins."""
+        t = self.timesteps(step)
+
+        def noisy(x: Tensor, n: Tensor) -> Tensor:
+            return torch.where(_like(step == 0, x), n, self.process.add_noise(x, n, t))
+
+        return clean.map(noisy, noise)
+
+    @torch.no_grad()
+    def target(
+        self,
+        teacher: Denoiser,
+        state: AV[Tensor],
+        step: Tensor,
+        given: AV[Tensor | None],
+        noise: AV[Tensor],
+    ) -> AV[Tensor]:
+        """The clean estimate with which one DDIM step ends where the teacher's steps do.
+
+        Args:
+            teacher: Its prediction for timesteps (B,), with guidance and conditions bound.
+            state: As `start` gives it.
+            step: (B,).
+            given: Clean value of a known modality, noised anew at each timestep as in sampling.
+            noise: The clips' own.
+        """
+        stops = self.stops[step]
+        first, last = stops[:, 0], stops[:, -1]
+        now = state
+        for t, following in pairwise(stops.unbind(1)):
+            now = now.map(
+                lambda x, clean, n, t=t: (
+                    x if clean is None else self.process.add_noise(clean, n, t)
+                ),
+                given,
+                noise,
+            )
+            estimate = teacher(now, t).map(lambda p, x, t=t: self.process.to_x0(p, x, t), now)
+            now = now.map(lambda x, x0, t=t, s=following: self._ddim(x, x0, t, s), estimate)
+
+        def estimate_of_one_step(end: Tensor, x: Tensor) -> Tensor:
+            ratio = _like(self._sigma[last] / self._sigma[first], x)
+            signal = _like(self._signal[last], x) - ratio * _like(self._signal[first], x)
+            return (end - ratio * x) / signal
+
+        return now.map(estimate_of_one_step, state)
+
+    def error(self, estimate: Tensor, target: Tensor, step: Tensor) -> Tensor:
+        """Squared error (B,) of clean estimates, weighted as that of v: 1 + SNR of the step's start."""
+        errors = (estimate - target).square().flatten(1).mean(1)
+        return errors / self._sigma[self.timesteps(step)].square()
+
+    def _ddim(self, x: Tensor, x0: Tensor, t: Tensor, following: Tensor) -> Tensor:
+        """Song et al., "Denoising diffusion implicit models", 2021, Eq. 12 with eta 0."""
+        noise = (x - _like(self._signal[t], x) * x0) / _like(self._sigma[t], x)
+        return _like(self._signal[following], x) * x0 + _like(self._sigma[following], x) * noise
+
+
+def _like(values: Tensor, x: Tensor) -> Tensor:
+    """(B,) -> (B,1,...), to be broadcast over `x`."""
+    return values.view(-1, *(1,) * (x.ndim - 1))
