@@ -9,6 +9,7 @@ import torch
 from mmldm.config import DistillationConfig, RunConfig
 from mmldm.data.latents import Splits
 from mmldm.errors import UserError
+from mmldm.pipelines.quality import QUALITY_ROWS
 from mmldm.pipelines.sounding_video import SoundingVideoPipeline
 from mmldm.training.generator_distillation import KNOWN, GeneratorDistillation
 from mmldm.training.journey import Journey
@@ -123,6 +124,9 @@ def test_job_resumes_to_the_same_bits_and_exports_unguided_steps(
     assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
     assert exports[0].config.num_inference_steps == 2
     assert exports[0].config.guidance_scale == 1.0
+    for quality in QUALITY_ROWS:
+        chosen = exports[0].settings(quality)
+        assert (chosen.scheduler, chosen.num_inference_steps, chosen.guidance_scale) == (None, 2, 1)
 
 
 def test_resuming_with_another_teacher_is_refused(finished: Journey, tmp_path: Path) -> None:

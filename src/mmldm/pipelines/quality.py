@@ -21,6 +21,12 @@ QUALITY_ROWS: Mapping[str, Mapping[str, Any]] = {
 }
 """What differs from a model's own settings, for models that publish no row of this name."""
 
+UNCHANGED_STEPS: Mapping[str, Mapping[str, Any]] = {
+    name: {key: value for key, value in row.items() if key == "phase_iterations"}
+    for name, row in QUALITY_ROWS.items()
+}
+"""Rows of a generator that knows its own steps alone, because it was distilled to them."""
+
 
 class Settings(BaseModel):
     """What one call of the pipeline samples with.

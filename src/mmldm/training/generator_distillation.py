@@ -22,6 +22,7 @@ from mmldm.diffusion.distillation import StepMatching
 from mmldm.diffusion.schedules import NoiseProcess, make_scheduler
 from mmldm.models.generator import JointGenerator
 from mmldm.pipelines.denoising import generator_denoiser
+from mmldm.pipelines.quality import UNCHANGED_STEPS
 from mmldm.pipelines.sounding_video import SoundingVideoPipeline
 from mmldm.training.distillation import DistillationStage
 from mmldm.training.randomness import StepRandom
@@ -189,7 +190,9 @@ class GeneratorDistillation(DistillationStage):
         self.turns["model"] = self.turn
         self.ema_modules["generator"] = pipeline.generator
         pipeline.register_modules(scheduler=make_scheduler(self.process.config))
-        pipeline.register_to_config(num_inference_steps=steps, guidance_scale=1.0)
+        pipeline.register_to_config(
+            num_inference_steps=steps, guidance_scale=1.0, quality_rows=dict(UNCHANGED_STEPS)
+        )
 
     def fingerprint(self) -> dict[str, Any]:
         mix = {"ends": self.turn.ends, "class_dropout": self.turn.class_dropout}

@@ -27,7 +27,7 @@ COMPONENTS: dict[Student, tuple[str, ...]] = {
     "decoder": ("autoencoder", "decoder_scheduler"),
 }
 SETTINGS: dict[Student, tuple[str, ...]] = {
-    "generator": ("num_inference_steps", "guidance_scale"),
+    "generator": ("num_inference_steps", "guidance_scale", "quality_rows"),
     "decoder": ("decoder_steps",),
 }
 """What a student brings into a model folder; the number of steps comes first."""
