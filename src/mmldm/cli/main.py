@@ -15,7 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 from mmldm import __version__
-from mmldm.cli import benchmark, data, generate, train
+from mmldm.cli import benchmark, data, evaluate, generate, train
 from mmldm.errors import RefusedElsewhereError, UserError
 
 
@@ -64,6 +64,7 @@ app = typer.Typer(
 app.command("train")(train.train)
 app.command("generate")(generate.generate)
 app.command("reconstruct")(generate.reconstruct)
+app.command("evaluate")(evaluate.evaluate)
 app.command("scan")(data.scan)
 app.command("synthesize")(data.synthesize)
 app.command("benchmark")(benchmark.benchmark)

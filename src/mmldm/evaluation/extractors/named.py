@@ -35,8 +35,8 @@ def load_extractor(
 
     Args:
         name: One of `BUILDERS`, or "clap".
-        weights: File; for CLAP a hub name or folder. None: the file in the folder of weights, for CLAP
-            `laion/clap-htsat-unfused`.
+        weights: File, or folder that holds it; for CLAP a hub name or its folder. None: the file in
+            the folder of weights, for CLAP `laion/clap-htsat-unfused`.
         device: Where it runs.
 
     Raises:
