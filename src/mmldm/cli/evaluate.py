@@ -161,13 +161,13 @@ def _sides(
         real = clip_set("real", manifest, manifest.split("held_out"), rules).require()
     else:
         anchor, real = halves(whole.require(4), rules.seed)
-    model = any((generated / part / "model_index.json").is_file() for part in (".", "model"))
-    if not model and not (generated / "config.yaml").is_file():
+    model = generated / "model" if (generated / "model").is_dir() else generated
+    if not any((generated / sign).is_file() for sign in ("config.yaml", "model_index.json")):
         return Sides(read("generated", generated).require(), whole, anchor, real)
     from mmldm.evaluation.model_sets import model_sha256, write_reconstructions, write_samples
 
     pipeline = load_model(str(generated), device)
-    sha256 = model_sha256(generated)
+    sha256 = model_sha256(model)
     count = rules.samples or min(len(whole.clips), MOST_SAMPLES)
     write_samples(pipeline, sha256, out / "samples", count, line)
     write_reconstructions(pipeline, sha256, real, out / "reconstructions", line)
@@ -203,7 +203,7 @@ def _measures(
             if name in plain:
                 measures.append(plain[name]())
             elif name in EXTRACTORS:
-                measures.append(Features(load_extractor(name, weights, device)))
+                measures.append(Features(name, load_extractor(name, weights, device)))
             elif name == "impacts":
                 measures.append(impacts(sides.anchor, rules.spec))
             else:
@@ -218,6 +218,7 @@ def _extractors(measures: list[Measure]) -> dict[str, dict[str, Any]]:
 
     def facts(extractor: Extractor) -> dict[str, Any]:
         return {
+            "network": extractor.name,
             "sha256": extractor.sha256,
             "licence": extractor.licence,
             "features": extractor.dim,

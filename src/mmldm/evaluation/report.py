@@ -145,9 +145,9 @@ def as_markdown(report: Mapping[str, Any], pictures: Mapping[str, str]) -> str:
         _about_sets(report),
         table(report),
         "In brackets a 95 % interval, in parentheses the value with the sounds of other clips: what chance "
-        "gives; n clips of the set, after the colon those compared with. ↓ lower is better, ↑ higher, ≈ nearer "
-        "to the real column. *real* is real clips against other real clips: no model can be expected to do "
-        "better.",
+        "gives; n clips of the set, after the colon those compared with. ↓ lower is better, ↑ higher, ≈ "
+        "nearer to the real column. *real* is real clips against other real clips: no model can be expected "
+        "to do better.",
         _caveats(report),
     ]
     if report["undefined"]:
@@ -276,9 +276,8 @@ def _memorised(report: Mapping[str, Any]) -> str:
     low, high = near["median_held_out_interval"]
     return (
         f"{100 * near['share_near']:.1f} % of the generated clips are nearer to a reference clip than 99 % of "
-        f"the real clips are; inventing gives about 1 %. Median distance {near['median']:.3f}, of real clips "
-        f"{near['median_held_out']:.3f} [{low:.3f}, {high:.3f}]; 1 is the distance of two clips drawn at "
-        "random."
+        f"the real ones are; inventing gives about 1 %. Median distance {near['median']:.3f}, of real ones "
+        f"{near['median_held_out']:.3f} [{low:.3f}, {high:.3f}]; two clips drawn at random are 1 apart."
     )
 
 
