@@ -136,7 +136,7 @@ def test_only_runs_on_the_same_terms_are_compared(
     sentence = evaluate(other, world, tmp_path / "seed", *words, "--seed", 1).complaint()
     assert "the other report is of another protocol" in sentence
     sentence = evaluate(world, other, tmp_path / "reference", *words).complaint()
-    assert "the other report is of another reference clips" in sentence
+    assert "the other report is of another set of reference clips" in sentence
     assert not (tmp_path / "seed" / "report.json").exists()
 
 
@@ -146,7 +146,7 @@ def test_files_that_cannot_be_used_are_named_and_the_rest_is_measured(
     folder = tmp_path / "mixed"
     shutil.copytree(other / "wood", folder)
     whole = sorted(folder.glob("*.mp4"))[0].read_bytes()
-    (folder / "cut.mp4").write_bytes(whole[: len(whole) // 3])
+    (folder / "cut.mp4").write_bytes(whole[:200])
     clip = render_clip(ImpactsConfig(), 0).clip
     Clip(clip.frames[:8], clip.waveform[:12_800], 10.0, 16_000).save(folder / "short.mp4")
     Clip(clip.frames, torch.zeros(25_600), 10.0, 16_000).save(folder / "mute.mp4")
@@ -177,7 +177,8 @@ def test_model_is_sampled_reconstructed_and_not_sampled_again(world: Path, tmp_p
     assert numbers(out)["av-align"].keys() == {"generated", "real", "reconstruction"}
     (out / "samples" / "000002.mp4").unlink()
     evaluate(model, world, out, *words).succeeded()
-    assert contents(out / "samples") == made
+    again = contents(out / "samples")
+    assert again.keys() == made.keys() and again["000001.mp4"] == made["000001.mp4"]
     index["num_inference_steps"] = 2
     (model / "model_index.json").write_text(json.dumps(index))
     assert "holds clips of another model" in evaluate(model, world, out, *words).complaint()
@@ -188,7 +189,6 @@ def test_model_is_sampled_reconstructed_and_not_sampled_again(world: Path, tmp_p
     [
         (("--metrics", "av-align,fid"), "--metrics: unknown 'fid'"),
         (("--metrics", "fvd"), "I3D needs its weights"),
-        (("--metrics", "fad-clap", "--weights", "/nowhere"), "is no CLAP model"),
         (("--protocol", "fvd2048"), "there is no protocol 'fvd2048'"),
         (("--against", "/nowhere"), "cannot be read as a report"),
         (("--held-out", "/nowhere"), "does not exist"),
