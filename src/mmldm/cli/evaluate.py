@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -17,17 +16,6 @@ from mmldm.cli.generate import DeviceOption, load_model
 from mmldm.cli.output import require_writable
 from mmldm.cli.progress import ProgressLine
 from mmldm.errors import UserError
-
-if TYPE_CHECKING:
-    from mmldm.evaluation.evaluate import Sides
-    from mmldm.evaluation.extractors.extractor import Extractor
-    from mmldm.evaluation.measures import Measure
-    from mmldm.evaluation.metrics import Metric
-    from mmldm.evaluation.protocol import Protocol
-    from mmldm.evaluation.sets import ClipSet
-
-MOST_SAMPLES = 2048
-"""Drawn from a model where nothing else is said."""
 
 
 def evaluate(
@@ -80,24 +68,33 @@ def evaluate(
     from mmldm.evaluation.against import differences, require_comparable
     from mmldm.evaluation.evaluate import evaluate as compare
     from mmldm.evaluation.feature_cache import FeatureCache
+    from mmldm.evaluation.measure_building import build_measures
+    from mmldm.evaluation.measures import Features
     from mmldm.evaluation.pictures import write_pictures
     from mmldm.evaluation.protocol import find_protocol
     from mmldm.evaluation.registry import choose
-    from mmldm.evaluation.report import as_json, load, save, table
+    from mmldm.evaluation.report import as_json, load, not_measured, save, table
+    from mmldm.evaluation.sides import Finder
     from mmldm.training.distributed import choose_device
 
     rules = find_protocol(protocol, samples, seed)
+    named = None if metrics is None else choose(metrics.split(","), rules.spec.fps)
     other = None if against is None else load(against)
     run_device = choose_device(device)
     threads = workers or os.cpu_count() or 1
     with ProgressLine() as line:
-        sides = _sides(generated, reference, held_out, rules, out, threads, device, line)
+        finder = Finder(out, rules, threads, line)
+        known = finder.real_sets(reference, held_out)
         if other is not None:
-            require_comparable(rules.sha256, sides.reference.sha256, other)
-        impacts = (Path(sides.reference.origin) / CONFIG_FILE).is_file()
-        names = None if metrics is None else metrics.split(",")
-        chosen = choose(names, rules.spec.fps, impacts)
-        measures, undefined = _measures(chosen, sides, rules, weights, str(run_device), line)
+            require_comparable(rules.sha256, known.reference.sha256, other)
+        if any((generated / sign).is_file() for sign in ("config.yaml", "model_index.json")):
+            model = generated / "model" if (generated / "model").is_dir() else generated
+            sides = finder.model_sides(load_model(str(generated), device), model, known)
+        else:
+            sides = finder.folder_sides(generated, known)
+        impacts = (Path(known.reference.origin) / CONFIG_FILE).is_file()
+        chosen = named or choose(None, rules.spec.fps, impacts)
+        measures, undefined = build_measures(chosen, known.anchor, rules, line, weights, run_device)
         if rules.name != "default":
             undefined["FAD of MM-Diffusion"] = (
                 "AudioCLIP, whose features it is made from (times 10,000), is not built here; FAD by VGGish "
@@ -111,7 +108,7 @@ def evaluate(
         report = as_json(
             found,
             rules,
-            _extractors(measures),
+            [measure for measure in measures if isinstance(measure, Features)],
             undefined,
             {
                 "command": shlex.join(["mmldm", *sys.argv[1:]]),
@@ -123,104 +120,8 @@ def evaluate(
         page = save(report, write_pictures(found, rules.spec, out), out)
     typer.echo(table(report))
     typer.echo(f"\n{report['speed']['sentence']}")
-    for name, reason in undefined.items():
-        typer.echo(f"not measured, {name}: {reason}")
+    for sentence in not_measured(report):
+        typer.echo(f"not measured: {sentence}")
     if other is not None:
         typer.echo(f"\n{differences(report, other)}")
     typer.echo(f"\nreport: {page}")
-
-
-def _sides(
-    generated: Path,
-    reference: Path,
-    held_out: Path | None,
-    rules: Protocol,
-    out: Path,
-    workers: int,
-    device: str | None,
-    line: ProgressLine,
-) -> Sides:
-    """The sets that the arguments name; a model's are made first."""
-    from mmldm.evaluation.evaluate import Sides
-    from mmldm.evaluation.sets import clip_set, find_manifest, halves
-
-    def read(name: str, source: Path) -> ClipSet:
-        kept = out / "sets" / f"{name}.jsonl"
-        manifest = find_manifest(source, kept, rules.spec, workers, line)
-        return clip_set(name, manifest, manifest.rows, rules)
-
-    kept = out / "sets" / "reference.jsonl"
-    manifest = find_manifest(reference, kept, rules.spec, workers, line)
-    own_split = held_out is None and reference.is_file() and manifest.split("held_out")
-    rows = manifest.split("train") if own_split else manifest.rows
-    whole = clip_set("reference", manifest, rows, rules)
-    if held_out is not None:
-        anchor, real = whole.require(), read("real", held_out).require()
-    elif own_split:
-        anchor = whole.require()
-        real = clip_set("real", manifest, manifest.split("held_out"), rules).require()
-    else:
-        anchor, real = halves(whole.require(4), rules.seed)
-    model = any((generated / part / "model_index.json").is_file() for part in (".", "model"))
-    if not model and not (generated / "config.yaml").is_file():
-        return Sides(read("generated", generated).require(), whole, anchor, real)
-    from mmldm.evaluation.model_sets import model_sha256, write_reconstructions, write_samples
-
-    pipeline = load_model(str(generated), device)
-    sha256 = model_sha256(generated)
-    count = rules.samples or min(len(whole.clips), MOST_SAMPLES)
-    write_samples(pipeline, sha256, out / "samples", count, line)
-    write_reconstructions(pipeline, sha256, real, out / "reconstructions", line)
-    made = read("generated", out / "samples").require()
-    return Sides(
-        made, whole, anchor, real, read("reconstruction", out / "reconstructions").require()
-    )
-
-
-def _measures(
-    chosen: list[Metric],
-    sides: Sides,
-    rules: Protocol,
-    weights: Path | None,
-    device: str,
-    line: ProgressLine,
-) -> tuple[list[Measure], dict[str, str]]:
-    """What the metrics read, and the metrics that cannot be computed, with the reason."""
-    from mmldm.evaluation.extractors.named import load_extractor
-    from mmldm.evaluation.measures import Alarms, Events, Features, Fingerprints
-    from mmldm.evaluation.registry import EXTRACTORS
-    from mmldm.evaluation.trained_measures import impacts, verdicts
-
-    plain: dict[str, Callable[[], Measure]] = {
-        "events": Events,
-        "alarms": Alarms,
-        "fingerprints": Fingerprints,
-    }
-    measures: list[Measure] = []
-    undefined: dict[str, str] = {}
-    for name in dict.fromkeys(metric.measure for metric in chosen):
-        try:
-            if name in plain:
-                measures.append(plain[name]())
-            elif name in EXTRACTORS:
-                measures.append(Features(load_extractor(name, weights, device)))
-            elif name == "impacts":
-                measures.append(impacts(sides.anchor, rules.spec))
-            else:
-                measures.append(verdicts(sides.anchor, rules, line))
-        except UserError as error:
-            undefined |= {m.name: str(error) for m in chosen if m.measure == name}
-    return measures, undefined
-
-
-def _extractors(measures: list[Measure]) -> dict[str, dict[str, Any]]:
-    from mmldm.evaluation.measures import Features
-
-    def facts(extractor: Extractor) -> dict[str, Any]:
-        return {
-            "sha256": extractor.sha256,
-            "licence": extractor.licence,
-            "features": extractor.dim,
-        }
-
-    return {m.name: facts(m.extractor) for m in measures if isinstance(m, Features)}

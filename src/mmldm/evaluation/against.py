@@ -25,7 +25,7 @@ def require_comparable(
     """
     for what, own, theirs in (
         ("protocol", protocol_sha256, other["protocol_sha256"]),
-        ("reference clips", reference_sha256, other["reference_sha256"]),
+        ("set of reference clips", reference_sha256, other["reference_sha256"]),
     ):
         if own != theirs:
             raise UserError(

@@ -1,6 +1,6 @@
 """One evaluation: sets measured, every metric beside its anchors.
 
-generated, reference and held-out ClipSets, metrics -> Evaluation (numbers by set, classes, memorisation)
+Sides, metrics, measures -> Evaluation (numbers by set, classes, memorisation)
 
 The anchors are real clips against other real clips, a model's reconstructions where there are any, and for
 joint metrics each set's pictures with other sounds. Numbers whose mean depends on how many clips there are
@@ -20,28 +20,10 @@ from mmldm.evaluation.memorisation import memorisation_report
 from mmldm.evaluation.metrics import Metric, Number, Value, nearest
 from mmldm.evaluation.protocol import Protocol
 from mmldm.evaluation.sets import ClipSet, Progress
+from mmldm.evaluation.sides import Sides
 
 EQUAL = "generated, equal n"
 """Generated clips cut to as many as there are real ones, against the clips that those are compared with."""
-
-
-@dataclass(frozen=True)
-class Sides:
-    """What is compared with what.
-
-    Attributes:
-        generated: The clips in question.
-        reference: All real clips that they are compared with.
-        anchor: Those of them that other real clips are compared with: all, or a half.
-        real: The other real clips: held out, or the other half.
-        reconstruction: `real` through the model's autoencoder.
-    """
-
-    generated: ClipSet
-    reference: ClipSet
-    anchor: ClipSet
-    real: ClipSet
-    reconstruction: ClipSet | None = None
 
 
 @dataclass(frozen=True)
@@ -97,10 +79,11 @@ def evaluate(
     def measured(clips: ClipSet) -> Measured:
         return measure_set(clips, measures, protocol.spec, cache, workers, progress, speed)
 
-    sets = {"generated": measured(sides.generated), "reference": measured(sides.reference)}
-    split = sides.anchor is not sides.reference
-    anchor = sets["reference"].part(sides.anchor) if split else sets["reference"]
-    sets["real"] = sets["reference"].part(sides.real) if split else measured(sides.real)
+    known = sides.known
+    sets = {"generated": measured(sides.generated), "reference": measured(known.reference)}
+    split = known.anchor is not known.reference
+    anchor = sets["reference"].part(known.anchor) if split else sets["reference"]
+    sets["real"] = sets["reference"].part(known.real) if split else measured(known.real)
     if sides.reconstruction is not None:
         sets["reconstruction"] = measured(sides.reconstruction)
     lines = []

@@ -47,7 +47,7 @@ def jackknife(
         statistic(*(order[torch.arange(len(order)) % count != j].sort().values for order in sides))
         for j in range(count)
     ]
-    error = (count - 1) * float(np.std(without)) / (count - 1) ** 0.5
+    error = (count - 1) ** 0.5 * float(np.std(without))
     return STUDENT[max(known for known in STUDENT if known <= count)] * error
 
 

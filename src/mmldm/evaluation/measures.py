@@ -34,16 +34,16 @@ class Measure(ABC):
 
     Attributes:
         name: As reports write it.
-        sha256: Of all that its rows depend on besides the clips and this package.
+        identity: Names all that its rows depend on besides the clips and this package; "" for nothing.
     """
 
     name: str
-    sha256: str = ""
+    identity: str = ""
 
     @property
     def key(self) -> str:
-        """Hash of name, `sha256` and the package's version."""
-        return hashlib.sha256(f"{self.name} {self.sha256} {__version__}".encode()).hexdigest()
+        """Hash of name, `identity` and the package's version."""
+        return hashlib.sha256(f"{self.name} {self.identity} {__version__}".encode()).hexdigest()
 
     @abstractmethod
     def __call__(self, clips: Sequence[Clip]) -> list[Row]:
@@ -51,11 +51,15 @@ class Measure(ABC):
 
 
 class Features(Measure):
-    """Features (W,D) of an extractor, under "features"."""
+    """Features (W,D) of an extractor, under "features".
 
-    def __init__(self, extractor: Extractor) -> None:
-        self.extractor = extractor
-        self.name, self.sha256 = extractor.name, extractor.sha256
+    Args:
+        name: Of the extractor in `registry`.
+    """
+
+    def __init__(self, name: str, extractor: Extractor) -> None:
+        self.name, self.extractor = name, extractor
+        self.identity = f"{extractor.name} {extractor.sha256}"
 
     def __call__(self, clips: Sequence[Clip]) -> list[Row]:
         return [{"features": windows} for windows in self.extractor(clips)]
@@ -113,7 +117,7 @@ class Impacts(Measure):
 
     def __init__(self, empty: Tensor) -> None:
         self.empty = empty
-        self.sha256 = hashlib.sha256(empty.numpy().tobytes()).hexdigest()
+        self.identity = hashlib.sha256(empty.numpy().tobytes()).hexdigest()
 
     def __call__(self, clips: Sequence[Clip]) -> list[Row]:
         return [
@@ -136,7 +140,7 @@ class Verdicts(Measure):
     name = "classes"
 
     def __init__(self, classifiers: Classifiers, sha256: str) -> None:
-        self.classifiers, self.sha256 = classifiers, sha256
+        self.classifiers, self.identity = classifiers, sha256
 
     def __call__(self, clips: Sequence[Clip]) -> list[Row]:
         heard, seen = self.classifiers.judge(clips).classes

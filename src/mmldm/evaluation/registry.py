@@ -118,12 +118,12 @@ def _late(heard: Row, seen: Row) -> Counts:
     return float(distances.sum()), float(len(distances))
 
 
-def choose(names: list[str] | None, fps: float, impacts: bool) -> list[Metric]:
+def choose(names: list[str] | None, fps: float, impacts: bool = False) -> list[Metric]:
     """The metrics of these names.
 
     Args:
         names: As `--metrics` has them; None: all but `OPTIONAL`.
-        impacts: Whether the real clips are of the impacts world, whose sync is then measured, too.
+        impacts: Whether the real clips are of the impacts world; without names its sync is measured, too.
 
     Raises:
         UserError: There is no metric of a name.

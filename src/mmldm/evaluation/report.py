@@ -16,6 +16,7 @@ from typing import Any
 
 from mmldm.errors import UserError
 from mmldm.evaluation.evaluate import EQUAL, Evaluation
+from mmldm.evaluation.measures import Features
 from mmldm.evaluation.measuring import Measured
 from mmldm.evaluation.protocol import Protocol
 from mmldm.media.atomic import atomic_path
@@ -29,14 +30,14 @@ ARROWS = {"lower": "↓", "higher": "↑", "like real": "≈"}
 def as_json(
     found: Evaluation,
     protocol: Protocol,
-    extractors: Mapping[str, Mapping[str, Any]],
+    extractors: Sequence[Features],
     undefined: Mapping[str, str],
     about: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Everything about an evaluation as plain values.
 
     Args:
-        extractors: By name: sha256, licence, number of features.
+        extractors: Of features, whose weights' hashes it then holds.
         undefined: Metrics that were asked for and could not be computed, with the reason.
         about: Further facts: command, date, versions.
     """
@@ -50,7 +51,15 @@ def as_json(
         "protocol": protocol.model_dump(mode="json"),
         "protocol_sha256": protocol.sha256,
         "reference_sha256": reference.clips.sha256,
-        "extractors": {name: dict(facts) for name, facts in extractors.items()},
+        "extractors": {
+            measure.name: {
+                "network": measure.extractor.name,
+                "sha256": measure.extractor.sha256,
+                "licence": measure.extractor.licence,
+                "features": measure.extractor.dim,
+            }
+            for measure in extractors
+        },
         "sets": {name: _set(measured) for name, measured in found.sets.items()},
         "real_against": {"name": found.anchor.clips.name, "clips": len(found.anchor)},
         "numbers": [
@@ -145,13 +154,13 @@ def as_markdown(report: Mapping[str, Any], pictures: Mapping[str, str]) -> str:
         _about_sets(report),
         table(report),
         "In brackets a 95 % interval, in parentheses the value with the sounds of other clips: what chance "
-        "gives; n clips of the set, after the colon those compared with. ↓ lower is better, ↑ higher, ≈ nearer "
-        "to the real column. *real* is real clips against other real clips: no model can be expected to do "
-        "better.",
+        "gives; n clips of the set, after the colon those compared with. ↓ lower is better, ↑ higher, ≈ "
+        "nearer to the real column. *real* is real clips against other real clips: no model can be expected "
+        "to do better.",
         _caveats(report),
     ]
     if report["undefined"]:
-        parts += ["## Not measured", _list(_undefined(report["undefined"]))]
+        parts += ["## Not measured", _list(not_measured(report))]
     if report["classes"]:
         parts += ["## By class", _class_table(report)]
     if report["memorisation"]:
@@ -182,6 +191,14 @@ def table(report: Mapping[str, Any]) -> str:
         for line in report["numbers"]
     ]
     return markdown_table(["", *columns], rows)
+
+
+def not_measured(report: Mapping[str, Any]) -> list[str]:
+    """A line per reason, with all metrics it holds for."""
+    by_reason: dict[str, list[str]] = {}
+    for name, reason in report["undefined"].items():
+        by_reason.setdefault(reason, []).append(name)
+    return [f"{', '.join(names)}: {reason}." for reason, names in by_reason.items()]
 
 
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -253,14 +270,6 @@ def _caveats(report: Mapping[str, Any]) -> str:
     return _list(f"\\* {note}" for note in sorted(notes))
 
 
-def _undefined(reasons: Mapping[str, str]) -> list[str]:
-    """A line per reason, with all metrics it holds for."""
-    by_reason: dict[str, list[str]] = {}
-    for name, reason in reasons.items():
-        by_reason.setdefault(reason, []).append(name)
-    return [f"{', '.join(names)}: {reason}." for reason, names in by_reason.items()]
-
-
 def _class_table(report: Mapping[str, Any]) -> str:
     titles = {line["name"]: line["title"] for line in report["numbers"]}
     names = list(next(iter(report["classes"].values())))
@@ -275,10 +284,9 @@ def _memorised(report: Mapping[str, Any]) -> str:
     near = report["memorisation"]
     low, high = near["median_held_out_interval"]
     return (
-        f"{100 * near['share_near']:.1f} % of the generated clips are nearer to a reference clip than 99 % of "
-        f"the real clips are; inventing gives about 1 %. Median distance {near['median']:.3f}, of real clips "
-        f"{near['median_held_out']:.3f} [{low:.3f}, {high:.3f}]; 1 is the distance of two clips drawn at "
-        "random."
+        f"{100 * near['share_near']:.1f} % of the generated clips are nearer to a reference clip than 99 % "
+        f"of real ones are; inventing gives about 1 %. Median distance {near['median']:.3f}, of real ones "
+        f"{near['median_held_out']:.3f} [{low:.3f}, {high:.3f}]; two clips drawn at random are 1 apart."
     )
 
 

@@ -122,6 +122,7 @@ def find_manifest(
         source,
         spec,
         workers=workers,
+        held_out=0.0,
         progress=None if progress is None else partial(progress, f"scan {source.name}"),
     )
     manifest.save(kept)
