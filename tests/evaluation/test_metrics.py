@@ -80,6 +80,16 @@ def test_regions_of_one_law_are_full_and_of_another_empty():
     assert all(value.interval[0] <= value.value <= value.interval[1] for value in [*near, *far])
 
 
+def test_density_of_clips_in_the_midst_of_all_regions_exceeds_one():
+    values = SharedRegions("net").values([{"features": torch.zeros(1, 4)}] * 8, drawn(40, 0), RULES)
+    found = {
+        number.name: value
+        for number, value in zip(SharedRegions("net").numbers, values, strict=True)
+    }
+    density = found["density-net"]
+    assert density.value > 1 and density.interval == pytest.approx((density.value, density.value))
+
+
 def test_sounds_of_other_clips_align_less_than_a_clips_own(real):
     rows = Events()(real)
     (value,) = named("av-align").values(rows, rows, RULES)

@@ -197,10 +197,11 @@ class SharedRegions(Metric):
         values = []
         for name, points in found._asdict().items():
             mean = points.mean().item()
-            interval: Interval | None = wilson(mean, len(points))
-            if name == "density":
+            if name == "density":  # no share: it can exceed 1
                 counts = torch.stack([points, torch.ones_like(points)], dim=1).numpy()
                 interval = ratio_interval(counts, protocol.bootstraps, protocol.seed)
+            else:
+                interval = wilson(mean, len(points))
             values.append(Value(mean, interval, len(rows), len(real)))
         return values
 
