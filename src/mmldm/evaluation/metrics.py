@@ -197,10 +197,12 @@ class SharedRegions(Metric):
         values = []
         for name, points in found._asdict().items():
             mean = points.mean().item()
-            interval: Interval | None = wilson(mean, len(points))
-            if name == "density":
-                counts = torch.stack([points, torch.ones_like(points)], dim=1).numpy()
-                interval = ratio_interval(counts, protocol.bootstraps, protocol.seed)
+            counts = torch.stack([points, torch.ones_like(points)], dim=1).numpy()
+            interval = (
+                ratio_interval(counts, protocol.bootstraps, protocol.seed)
+                if name == "density"
+                else wilson(mean, len(points))
+            )
             values.append(Value(mean, interval, len(rows), len(real)))
         return values
 

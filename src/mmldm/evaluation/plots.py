@@ -15,7 +15,7 @@ from mmldm.evaluation.metrics import Value
 from mmldm.evaluation.report import digits
 from mmldm.media.sheet import FAINT, INK, MARGIN, PAPER
 
-COLOURS = ((214, 96, 20), (150, 150, 150), (30, 90, 180), (40, 140, 70), (150, 60, 160), (160, 130, 20),
+COLOURS = ((214, 96, 20), (120, 120, 120), (30, 90, 180), (40, 140, 70), (150, 60, 160), (160, 130, 20),
            (200, 60, 90), (60, 150, 160))  # fmt: skip
 """Of the series, in turn."""
 LABELS, AXIS, ROW, NUMBERS = 330, 420, 18, 150
