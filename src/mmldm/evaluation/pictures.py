@@ -61,7 +61,7 @@ def write_pictures(found: Evaluation, spec: ClipSpec, folder: Path) -> dict[str,
         )
         measure, clouds = next(iter(described.items()))
         distances = torch.cdist(clouds["generated"], clouds["reference"]).amin(1)
-        words = f"the nearest reference clip by {measure}"
+        words = f"distance to the nearest reference clip ({measure})"
         pictures |= _ends(
             found.sets["generated"], distances, words, "reference", spec, folder, False
         )

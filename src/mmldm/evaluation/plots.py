@@ -5,6 +5,7 @@ titles -> series -> Value -> picture;  titles -> series -> points (N,2) -> pictu
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -41,7 +42,9 @@ def interval_plot(lines: Mapping[str, Mapping[str, Value]]) -> Image.Image:
         ]
         low, high = (min(ends), max(ends)) if ends else (0.0, 1.0)
         span = (high - low) or 1.0
-        draw.text((MARGIN, top), title, fill=INK, font=font)
+        # The font that comes with Pillow has no accents.
+        plain = unicodedata.normalize("NFKD", title).encode("ascii", "ignore").decode()
+        draw.text((MARGIN, top), plain, fill=INK, font=font)
         for name, value in values.items():
             middle, colour = top + ROW // 2, COLOURS[series.index(name) % len(COLOURS)]
             draw.line((LABELS, middle, LABELS + AXIS, middle), fill=(235, 235, 235))

@@ -261,13 +261,13 @@ def _about_sets(report: Mapping[str, Any]) -> str:
 
 
 def _caveats(report: Mapping[str, Any]) -> str:
-    notes = {
-        f"{line['title']}: {value['note']}."
-        for line in report["numbers"]
-        for value in line["values"].values()
-        if value["note"] and value["value"] is not None
-    }
-    return _list(f"\\* {note}" for note in sorted(notes))
+    """A line per caveat, with all numbers it is about."""
+    titles: dict[str, dict[str, None]] = {}
+    for line in report["numbers"]:
+        for value in line["values"].values():
+            if value["note"] and value["value"] is not None:
+                titles.setdefault(value["note"], {})[line["title"]] = None
+    return _list(f"\\* {'; '.join(about)}: {note}." for note, about in titles.items())
 
 
 def _class_table(report: Mapping[str, Any]) -> str:
