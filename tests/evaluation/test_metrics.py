@@ -77,6 +77,9 @@ def test_regions_of_one_law_are_full_and_of_another_empty():
     near, far = (SharedRegions("net").values(drawn(60, 1, shift=s), real, RULES) for s in (0, 50))
     assert min(value.value for value in near) > 0.6
     assert [value.value for value in far] == [0, 0, 0, 0]
+    assert {value.note for value in near} == {None}
+    few = SharedRegions("net").values(drawn(10, 1), real, RULES)
+    assert all("10 clips lie far apart" in value.note for value in few)
     assert all(value.interval[0] <= value.value <= value.interval[1] for value in [*near, *far])
 
 
@@ -93,7 +96,7 @@ def test_density_of_clips_in_the_midst_of_all_regions_exceeds_one():
 def test_sounds_of_other_clips_align_less_than_a_clips_own(real):
     rows = Events()(real)
     (value,) = named("av-align").values(rows, rows, RULES)
-    assert value.value > 2 * value.shuffled and value.against is None
+    assert value.value > 1.5 * value.shuffled and value.against is None
     low, high = value.interval
     assert value.shuffled < low < value.value < high
 

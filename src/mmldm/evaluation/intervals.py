@@ -77,7 +77,8 @@ def wilson(share: float, count: int) -> Interval:
     centre = (share + z * z / (2 * count)) / (1 + z * z / count)
     half = z / (1 + z * z / count)
     half *= (share * (1 - share) / count + z * z / (4 * count * count)) ** 0.5
-    return max(centre - half, 0.0), min(centre + half, 1.0)
+    # At 0 and 1 an end is the share itself, which rounding would miss.
+    return min(max(centre - half, 0.0), share), max(min(centre + half, 1.0), share)
 
 
 def difference_interval(

@@ -53,7 +53,7 @@ class Measured:
         """Those that are also in a part of the set."""
         names = {clip.name for clip in clips.clips}
         part = self.take([i for i, clip in enumerate(self.clips.clips) if clip.name in names])
-        return replace(part, clips=replace(part.clips, name=clips.name))
+        return replace(part, clips=replace(part.clips, name=clips.name, skipped=(), notes=()))
 
 
 @dataclass

@@ -194,18 +194,25 @@ class SharedRegions(Metric):
     def compute(self, rows: Sequence[Row], real: Sequence[Row], protocol: Protocol) -> list[Value]:
         first, second = (of_clips([row["features"] for row in side]) for side in (rows, real))
         found = regions(first, second, protocol.neighbours, protocol.density_neighbours)
+        few = min(len(rows), len(real))
+        note = None
+        if few < ENOUGH_FOR_REGIONS:
+            note = f"{few} clips lie far apart, and chance makes most of such wide regions"
         values = []
         for name, points in found._asdict().items():
             mean = points.mean().item()
-            if name == "density":  # no share: it can exceed 1
-                counts = torch.stack([points, torch.ones_like(points)], dim=1).numpy()
-                interval = ratio_interval(counts, protocol.bootstraps, protocol.seed)
-            else:
-                interval = wilson(mean, len(points))
-            values.append(Value(mean, interval, len(rows), len(real)))
+            counts = torch.stack([points, torch.ones_like(points)], dim=1).numpy()
+            interval = (
+                ratio_interval(counts, protocol.bootstraps, protocol.seed)
+                if name == "density"
+                else wilson(mean, len(points))
+            )
+            values.append(Value(mean, interval, len(rows), len(real), None, note))
         return values
 
 
+ENOUGH_FOR_REGIONS = 50
+"""Clips below which shares of neighbours come with a warning."""
 REGIONS: dict[str, Better] = {
     "precision": "like real",
     "recall": "like real",

@@ -18,6 +18,7 @@ from mmldm.evaluation.memorisation import nearest_pairs, pairs_sheet
 from mmldm.evaluation.metrics import ClipRatio, nearest
 from mmldm.evaluation.plots import interval_plot, principal_plane, scatter_plot
 from mmldm.evaluation.registry import EXTRACTORS
+from mmldm.media.clip import Clip
 from mmldm.media.sheet import contact_sheet, save_png
 from mmldm.types import ClipSpec
 
@@ -60,7 +61,7 @@ def write_pictures(found: Evaluation, spec: ClipSpec, folder: Path) -> dict[str,
         )
         measure, clouds = next(iter(described.items()))
         distances = torch.cdist(clouds["generated"], clouds["reference"]).amin(1)
-        words = f"the nearest reference clip by {measure}"
+        words = f"distance to the nearest reference clip ({measure})"
         pictures |= _ends(
             found.sets["generated"], distances, words, "reference", spec, folder, False
         )
@@ -130,5 +131,5 @@ def _nearest(found: Evaluation, spec: ClipSpec, folder: Path) -> dict[str, str]:
     return {"nearest.png": "The generated clips that are nearest to a reference clip, above it"}
 
 
-def _read(side: Measured, indices: Sequence[int], spec: ClipSpec) -> list:
+def _read(side: Measured, indices: Sequence[int], spec: ClipSpec) -> list[Clip]:
     return [side.clips.clips[i].read(spec) for i in indices]

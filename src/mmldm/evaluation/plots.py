@@ -5,6 +5,7 @@ titles -> series -> Value -> picture;  titles -> series -> points (N,2) -> pictu
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -15,7 +16,7 @@ from mmldm.evaluation.metrics import Value
 from mmldm.evaluation.report import digits
 from mmldm.media.sheet import FAINT, INK, MARGIN, PAPER
 
-COLOURS = ((214, 96, 20), (150, 150, 150), (30, 90, 180), (40, 140, 70), (150, 60, 160), (160, 130, 20),
+COLOURS = ((214, 96, 20), (120, 120, 120), (30, 90, 180), (40, 140, 70), (150, 60, 160), (160, 130, 20),
            (200, 60, 90), (60, 150, 160))  # fmt: skip
 """Of the series, in turn."""
 LABELS, AXIS, ROW, NUMBERS = 330, 420, 18, 150
@@ -41,7 +42,9 @@ def interval_plot(lines: Mapping[str, Mapping[str, Value]]) -> Image.Image:
         ]
         low, high = (min(ends), max(ends)) if ends else (0.0, 1.0)
         span = (high - low) or 1.0
-        draw.text((MARGIN, top), title, fill=INK, font=font)
+        # The font that comes with Pillow has no accents.
+        plain = unicodedata.normalize("NFKD", title).encode("ascii", "ignore").decode()
+        draw.text((MARGIN, top), plain, fill=INK, font=font)
         for name, value in values.items():
             middle, colour = top + ROW // 2, COLOURS[series.index(name) % len(COLOURS)]
             draw.line((LABELS, middle, LABELS + AXIS, middle), fill=(235, 235, 235))

@@ -261,13 +261,13 @@ def _about_sets(report: Mapping[str, Any]) -> str:
 
 
 def _caveats(report: Mapping[str, Any]) -> str:
-    notes = {
-        f"{line['title']}: {value['note']}."
-        for line in report["numbers"]
-        for value in line["values"].values()
-        if value["note"] and value["value"] is not None
-    }
-    return _list(f"\\* {note}" for note in sorted(notes))
+    """A line per caveat, with all numbers it is about."""
+    titles: dict[str, dict[str, None]] = {}
+    for line in report["numbers"]:
+        for value in line["values"].values():
+            if value["note"] and value["value"] is not None:
+                titles.setdefault(value["note"], {})[line["title"]] = None
+    return _list(f"\\* {'; '.join(about)}: {note}." for note, about in titles.items())
 
 
 def _class_table(report: Mapping[str, Any]) -> str:
@@ -281,12 +281,13 @@ def _class_table(report: Mapping[str, Any]) -> str:
 
 
 def _memorised(report: Mapping[str, Any]) -> str:
-    near = report["memorisation"]
+    near, count = report["memorisation"], report["sets"]["real"]["clips"]
+    few = "" if count >= 100 else f" With {count} real clips that share is a rough guess."
     low, high = near["median_held_out_interval"]
     return (
         f"{100 * near['share_near']:.1f} % of the generated clips are nearer to a reference clip than 99 % "
         f"of real ones are; inventing gives about 1 %. Median distance {near['median']:.3f}, of real ones "
-        f"{near['median_held_out']:.3f} [{low:.3f}, {high:.3f}]; two clips drawn at random are 1 apart."
+        f"{near['median_held_out']:.3f} [{low:.3f}, {high:.3f}]; two clips drawn at random are 1 apart.{few}"
     )
 
 

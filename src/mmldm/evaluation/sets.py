@@ -147,7 +147,7 @@ def clip_set(name: str, manifest: Manifest, rows: Sequence[Row], protocol: Proto
             why = f"{row.duration:.2f} s can be used, a clip needs {duration:g} s"
             skipped.append(Skipped(row.path, "too_short", why))
         else:
-            usable.append(row)
+            usable.append(row.model_copy(update={"duration": max(row.duration or 0, duration)}))
     wanted = protocol.samples
     chosen = windows(usable, protocol.spec, 1)
     if wanted is not None and wanted > len(usable) > 0:

@@ -76,7 +76,7 @@ class Finder:
         """
         manifest = self._manifest("reference", reference)
         split = manifest.split("held_out") if held_out is None and reference.is_file() else []
-        rows = manifest.split("train") if split else manifest.rows
+        rows = [row for row in manifest.rows if not split or row.split != "held_out"]
         whole = clip_set("reference", manifest, rows, self.protocol)
         if held_out is not None:
             return RealSets(whole.require(), whole, self._folder("real", held_out))
