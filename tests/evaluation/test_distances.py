@@ -9,6 +9,7 @@ from mmldm.evaluation.distances import (
     compare,
     frechet_caveat,
     frechet_distance,
+    frechet_distance_of,
     kernel_audio_distance,
     kernel_distance,
     median_distance,
@@ -172,9 +173,17 @@ def test_kernel_audio_distance_of_one_law_is_zero_in_the_mean_and_grows_with_a_s
 
 
 def test_distance_of_fewer_features_than_numbers_comes_with_a_caveat():
-    few, many = (FeatureMoments.of(drawn(count, 16, 0)) for count in (16, 17))
-    assert frechet_caveat(many, many) is None
-    assert "16 features of 16 numbers" in (frechet_caveat(many, few) or "")
+    assert frechet_caveat(17, 16) is None
+    assert "16 features of 16 numbers" in (frechet_caveat(16, 16) or "")
+
+
+@pytest.mark.parametrize(("n", "m", "dim"), [(5, 7, 16), (16, 40, 16), (400, 300, 6)])
+def test_distance_of_features_is_that_of_their_moments(n, m, dim):
+    a, b = drawn(n, dim, 0), drawn(m, dim, 1) + 3
+    moments = (FeatureMoments.of(features) for features in (a, b))
+    assert frechet_distance_of(a, b) == pytest.approx(frechet_distance(*moments), rel=1e-9)
+    with pytest.raises(ValueError, match="at least 2 features"):
+        frechet_distance_of(a[:1], b[:2])
 
 
 def two_classes(shares, apart, seed, shift=0.0):

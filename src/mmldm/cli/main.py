@@ -15,7 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 from mmldm import __version__
-from mmldm.cli import benchmark, data, distill, generate, train
+from mmldm.cli import benchmark, data, distill, evaluate, generate, train
 from mmldm.errors import RefusedElsewhereError, UserError
 
 
@@ -65,6 +65,7 @@ app.command("train")(train.train)
 app.command("distill")(distill.distill)
 app.command("generate")(generate.generate)
 app.command("reconstruct")(generate.reconstruct)
+app.command("evaluate")(evaluate.evaluate)
 app.command("scan")(data.scan)
 app.command("synthesize")(data.synthesize)
 app.command("benchmark")(benchmark.benchmark)

@@ -267,7 +267,7 @@ def assign_splits(rows: list[Row], held_out: float, seed: int) -> list[Row]:
     sound or picture trains, because held-out clips are for measuring.
     """
     open_rows = [row for row in rows if row.usable and row.split is None]
-    draws = {row.path: _draw(row.path, seed) for row in open_rows}
+    draws = {row.path: draw(row.path, seed) for row in open_rows}
     ordered = sorted((row for row in open_rows if row.complete), key=lambda row: draws[row.path])
     chosen = {row.path for row in ordered if draws[row.path] < held_out}
     free: Counter[str | None] = Counter(
@@ -291,7 +291,8 @@ def assign_splits(rows: list[Row], held_out: float, seed: int) -> list[Row]:
     ]
 
 
-def _draw(path: str, seed: int) -> float:
+def draw(path: str, seed: int) -> float:
+    """A number in [0, 1) that a file keeps whatever other files there are."""
     digest = hashlib.blake2b(f"{seed}:{path}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") / 2**64
 

@@ -70,7 +70,11 @@ def av_align(clip: Clip) -> float | None:
 def beat_alignment(clip: Clip) -> float | None:
     """Mean closeness in [0,1] of each rest of the motion to its nearest onset; None without both."""
     onsets = detect_onsets(clip.waveform, clip.sample_rate)
-    rests = motion_rests(clip.frames, clip.fps)
+    return closeness(onsets, motion_rests(clip.frames, clip.fps))
+
+
+def closeness(onsets: np.ndarray, rests: np.ndarray) -> float | None:
+    """Mean over the rests (M,) of a Gaussian of the distance to the nearest onset (N,); None without both."""
     if not (len(onsets) and len(rests)):
         return None
     nearest = np.abs(np.subtract.outer(rests, onsets)).min(1)

@@ -92,9 +92,34 @@ def frechet_distance(a: FeatureMoments, b: FeatureMoments) -> float:
     return max((gap + traces - 2 * overlap).item(), 0.0)
 
 
-def frechet_caveat(a: FeatureMoments, b: FeatureMoments) -> str | None:
-    """What a Fréchet distance of these moments must be read with; None where nothing is."""
-    count, dim = min(a.count, b.count), len(a.mean)
+def frechet_distance_of(a: Tensor, b: Tensor) -> float:
+    """`frechet_distance` of features (N,D) and (M,D) that are in memory, the quicker way for their number.
+
+    The last trace is also the sum of singular values of the centred features' (N,M) products.
+
+    Raises:
+        ValueError: Fewer than two features in a set.
+    """
+    if len(a) * len(b) >= a.shape[1] ** 2:
+        return frechet_distance(FeatureMoments.of(a), FeatureMoments.of(b))
+    if min(len(a), len(b)) < 2:
+        raise ValueError(f"a covariance needs at least 2 features, not {min(len(a), len(b))}")
+    a, b = (x.detach().cpu().double() for x in (a, b))
+    gap = (a.mean(0) - b.mean(0)).square().sum()
+    # Divided by N - 1 under the root, as the covariances are.
+    centred = [(x - x.mean(0)) / (len(x) - 1) ** 0.5 for x in (a, b)]
+    traces = sum(x.square().sum() for x in centred)
+    overlap = torch.linalg.svdvals(centred[0] @ centred[1].T).sum()
+    return max((gap + traces - 2 * overlap).item(), 0.0)
+
+
+def frechet_caveat(count: int, dim: int) -> str | None:
+    """What a Fréchet distance must be read with; None where nothing is.
+
+    Args:
+        count: Features in the smaller set.
+        dim: D.
+    """
     if count > dim:
         return None
     return (

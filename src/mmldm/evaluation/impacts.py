@@ -23,6 +23,7 @@ from mmldm.errors import UserError
 from mmldm.evaluation.alignment import Moments, derangement, detect, lags, sync_report
 from mmldm.evaluation.classifiers import Classifiers, Verdicts, accuracy
 from mmldm.evaluation.distances import compare
+from mmldm.evaluation.intervals import wilson
 from mmldm.evaluation.memorisation import Neighbours, fingerprints, memorisation_report
 from mmldm.media.clip import Clip
 from mmldm.types import AV
@@ -195,11 +196,8 @@ def _shares(found: Measured, seed: int) -> dict[str, Any]:
 
 def share(hits: Tensor) -> dict[str, Any]:
     """Share of true values (N,) bool, with its 95 % interval by Wilson's score."""
-    n, z = len(hits), 1.96
-    p = hits.double().mean().item()
-    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * (p * (1 - p) / n + z * z / (4 * n * n)) ** 0.5
-    return {"value": p, "interval": [max(centre - half, 0.0), min(centre + half, 1.0)]}
+    value = hits.double().mean().item()
+    return {"value": value, "interval": list(wilson(value, len(hits)))}
 
 
 def _targets(report: dict[str, Any], real: dict[str, Any], name: str) -> dict[str, dict[str, Any]]:

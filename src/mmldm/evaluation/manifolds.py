@@ -43,6 +43,47 @@ class DensityCoverage(NamedTuple):
     coverage: float
 
 
+class Regions(NamedTuple):
+    """What `precision_recall` and `density_coverage` are the means of.
+
+    Attributes:
+        precision: (N,) 1 for features of the set within the region of the real ones.
+        recall: (M,) 1 for real features within the region of the set.
+        density: (N,) real balls that a feature lies in, over k.
+        coverage: (M,) 1 for real balls that hold a feature of the set.
+    """
+
+    precision: Tensor
+    recall: Tensor
+    density: Tensor
+    coverage: Tensor
+
+
+def regions(features: Tensor, real: Tensor, k: int = 3, density_k: int = 5) -> Regions:
+    """All four by feature, float64, from distances that are computed once.
+
+    Args:
+        features: (N,D), N > k.
+        real: (M,D), M > k and `density_k`.
+        k: Neighbours of precision and recall; the paper's 3.
+        density_k: Neighbours of density and coverage; the paper's 5.
+
+    Raises:
+        ValueError: A set has too few features.
+    """
+    features, real = (x.detach().cpu().double() for x in (features, real))
+    own, wide = _radii(real, k), _radii(real, density_k)
+    reach = _radii(features, k)
+    across = torch.cat([_distances(rows, real) for rows in features.split(CHUNK)])
+    within = (across <= wide).double()
+    return Regions(
+        precision=(across <= own).any(1).double(),
+        recall=(across <= reach[:, None]).any(0).double(),
+        density=within.sum(1) / density_k,
+        coverage=within.amax(0),
+    )
+
+
 def precision_recall(features: Tensor, real: Tensor, k: int = 3) -> PrecisionRecall:
     """Improved precision and recall; both depend on N and M, so compare at equal ones.
 
@@ -54,36 +95,31 @@ def precision_recall(features: Tensor, real: Tensor, k: int = 3) -> PrecisionRec
     Raises:
         ValueError: A set has no more than k features.
     """
-    features, real = (x.detach().cpu().double() for x in (features, real))
-    inside = _inside(features, real, k).any(1)
-    reached = _inside(real, features, k).any(1)
-    return PrecisionRecall(inside.double().mean().item(), reached.double().mean().item())
+    found = regions(features, real, k, k)
+    return PrecisionRecall(found.precision.mean().item(), found.recall.mean().item())
 
 
 def density_coverage(features: Tensor, real: Tensor, k: int = 5) -> DensityCoverage:
     """Density and coverage; both depend on N and M, so compare at equal ones.
 
     Args:
-        features: (N,D).
+        features: (N,D), N > k.
         real: (M,D), M > k.
         k: Neighbours; the paper's 5.
 
     Raises:
-        ValueError: There are no more than k real features.
+        ValueError: A set has no more than k features.
     """
-    features, real = (x.detach().cpu().double() for x in (features, real))
-    inside = _inside(features, real, k).double()
-    return DensityCoverage(inside.sum(1).mean().item() / k, inside.amax(0).mean().item())
+    found = regions(features, real, k, k)
+    return DensityCoverage(found.density.mean().item(), found.coverage.mean().item())
 
 
-def _inside(points: Tensor, centres: Tensor, k: int) -> Tensor:
-    """Whether each of the points (N,D) lies in each ball of the region of the centres (M,D): (N,M) bool."""
+def _radii(centres: Tensor, k: int) -> Tensor:
+    """Distance (M,) of each of the centres (M,D) to its k-th nearest other."""
     if len(centres) <= k:
         raise ValueError(f"{len(centres)} features have no {k} neighbours each")
-    radii = torch.cat(
-        [_distances(rows, centres).kthvalue(k + 1).values for rows in centres.split(CHUNK)]
-    )
-    return torch.cat([_distances(rows, centres) <= radii for rows in points.split(CHUNK)])
+    nearest = [_distances(rows, centres).kthvalue(k + 1).values for rows in centres.split(CHUNK)]
+    return torch.cat(nearest)
 
 
 def _distances(a: Tensor, b: Tensor) -> Tensor:

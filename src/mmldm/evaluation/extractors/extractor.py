@@ -51,7 +51,7 @@ class FileExtractor(Extractor):
     """An extractor whose network is written here, and whose weights are a file of somebody else's.
 
     Args:
-        weights: File; None: the one in the folder of weights.
+        weights: File, or folder that holds it; None: the folder of weights.
         device: Where the network runs.
 
     Raises:

@@ -17,6 +17,7 @@ from mmldm.evaluation.extractors.extractor import Extractor
 from mmldm.evaluation.extractors.i3d import I3D
 from mmldm.evaluation.extractors.squeezenet import SqueezeNet
 from mmldm.evaluation.extractors.vggish import VGGish
+from mmldm.evaluation.extractors.weights_file import weights_folder
 from mmldm.evaluation.extractors.yamnet import YAMNet
 
 BUILDERS: dict[str, Callable[..., Extractor]] = {
@@ -35,15 +36,16 @@ def load_extractor(
 
     Args:
         name: One of `BUILDERS`, or "clap".
-        weights: File; for CLAP a hub name or folder. None: the file in the folder of weights, for CLAP
-            `laion/clap-htsat-unfused`.
+        weights: File, or folder that holds it; for CLAP a hub name, its folder, or one that holds
+            `clap-htsat-unfused`. None: the folder of weights, and for CLAP `laion/clap-htsat-unfused`.
         device: Where it runs.
 
     Raises:
         UserError: There is no such extractor, or its weights are not there.
     """
     if name == "clap":
-        return CLAP(weights or DEFAULT, device)
+        beside = Path(weights or weights_folder()) / DEFAULT.rpartition("/")[2]
+        return CLAP(beside if beside.is_dir() else weights or DEFAULT, device)
     if name not in BUILDERS:
         raise UserError(
             f"there is no extractor {name!r}; there are {', '.join([*BUILDERS, 'clap'])}"

@@ -57,17 +57,17 @@ class WeightsFile:
     licence: str
 
     def find(self, path: str | Path | None = None) -> Path:
-        """The file at `path`, or under one of `names` in the folder of weights.
+        """The file at `path`, or under one of `names` in the folder at `path`; None: in that of weights.
 
         Raises:
             UserError: It is not there; the message says which file is missing and where to put it.
         """
-        folder = weights_folder()
-        candidates = [folder / name for name in self.names] if path is None else [Path(path)]
-        for candidate in candidates:
+        given = weights_folder() if path is None else Path(path)
+        in_folder = path is None or given.is_dir()
+        for candidate in [given / name for name in self.names] if in_folder else [given]:
             if candidate.is_file():
                 return candidate
-        wanted = candidates[0] if path is not None else f"{' or '.join(self.names)} in {folder}"
+        wanted = f"{' or '.join(self.names)} in {given}" if in_folder else given
         raise UserError(
             f"{self.network} needs its weights, and there is no {wanted}: get the file from "
             f"{self.source} and put it there, or name its folder in ${FOLDER_VARIABLE}"

@@ -1,0 +1,195 @@
+"""Which metric of `mmldm evaluate` notices what: real clips damaged in grades, against other real clips.
+
+    python runs/measure_corruptions.py CLIPS [--samples 150] [--metrics NAMES] [--out FOLDER]
+
+CLIPS is a folder of clips or a manifest. One half is damaged, the other half (or the manifest's training
+clips) is what distances are to. A number has moved where its interval and that of the undamaged clips have
+nothing in common; each must move under some damage and must stay under other. What breaks that is listed
+below the table. An interrupted run goes on where it stopped.
+"""
+
+import argparse
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from mmldm.cli.progress import ProgressLine
+from mmldm.data.impacts import CONFIG_FILE
+from mmldm.evaluation.corruptions import CORRUPTIONS, Corruption, corrupted
+from mmldm.evaluation.feature_cache import FeatureCache
+from mmldm.evaluation.measure_building import build_measures
+from mmldm.evaluation.measures import Features
+from mmldm.evaluation.measuring import Measured, measure_set
+from mmldm.evaluation.metrics import Metric, Value
+from mmldm.evaluation.protocol import find_protocol
+from mmldm.evaluation.registry import choose
+from mmldm.evaluation.sets import ClipSet
+from mmldm.evaluation.sides import Finder
+
+PICTURE, SOUND, PAIR = (
+    {c.name for c in CORRUPTIONS if c.damaged == what} for what in ("picture", "sound", "pair")
+)
+PIXELS = PICTURE - {"frame order"}
+SEES = {
+    "i3d": PICTURE,
+    "i3d-pooled": PICTURE,
+    "squeezenet": PIXELS,
+    "yamnet": SOUND,
+    "vggish": SOUND,
+    "clap": SOUND,
+    "events": PAIR,
+    "impacts": PAIR,
+    "classes": {"other clips' sounds"},
+}
+"""What the numbers of a measure must notice at its grossest."""
+BLIND = {
+    "i3d": SOUND | PAIR,
+    "i3d-pooled": SOUND | PAIR,
+    "squeezenet": SOUND | PAIR | {"frame order"},
+    "yamnet": PICTURE | PAIR,
+    "vggish": PICTURE | PAIR,
+    "clap": PICTURE | PAIR,
+    "classes": {"frame order", "delay"},
+    "alarms": PICTURE | SOUND | PAIR,
+}
+"""What must not move them; what is in neither may."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("clips", type=Path, metavar="CLIPS")
+    parser.add_argument("--samples", type=int, default=150, help="clips of each side at most")
+    parser.add_argument("--metrics", help="with commas between; default: those of mmldm evaluate")
+    parser.add_argument("--weights", type=Path, help="folder of networks' weights")
+    parser.add_argument("--out", type=Path, default=Path("runs/corruptions"))
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    options = parser.parse_args()
+
+    rules = find_protocol("default", options.samples)
+    with ProgressLine() as line:
+        sides = Finder(options.out, rules, options.workers, line).real_sets(options.clips, None)
+        impacts = (Path(sides.reference.origin) / CONFIG_FILE).is_file()
+        names = options.metrics.split(",") if options.metrics else None
+        chosen = choose(names, rules.spec.fps, impacts)
+        measures, undefined = build_measures(
+            chosen, sides.anchor, rules, line, options.weights, torch.device("cpu")
+        )
+        usable = [metric for metric in chosen if metric.name not in undefined]
+        cache = FeatureCache(options.out / "cache", rules.spec)
+
+        def values(measured: Measured) -> dict[str, Value]:
+            return {
+                number.name: value
+                for metric in usable
+                for number, value in zip(
+                    metric.numbers,
+                    metric.values(
+                        measured.rows[metric.measure], anchor.rows[metric.measure], rules
+                    ),
+                    strict=True,
+                )
+            }
+
+        def measure(clips: ClipSet, like: Measured | None = None, damaged: str = "") -> Measured:
+            """Measures a set; what reads undamaged pictures or sounds alone is that of the set `like`."""
+            untouched = {"picture": ("audio",), "sound": ("video",), "pair": ("video",)}.get(
+                damaged, ()
+            )
+            kept = {
+                measure.name: like.rows[measure.name]
+                for measure in measures
+                if like is not None
+                and isinstance(measure, Features)
+                and measure.extractor.modality in untouched
+            }
+            wanted = [measure for measure in measures if measure.name not in kept]
+            found = measure_set(clips, wanted, rules.spec, cache, options.workers, line)
+            return replace(found, rows={**found.rows, **kept})
+
+        anchor, real = measure(sides.anchor), measure(sides.real)
+        undamaged = values(real)
+        found = {
+            (corruption.name, grade): values(
+                measure(corrupted(real.clips, corruption, grade), real, corruption.damaged)
+            )
+            for corruption in CORRUPTIONS
+            for grade in corruption.grades
+        }
+    report = table(undamaged, found)
+    for metric in usable:
+        report += verdicts(metric, undamaged, found)
+    for name, reason in undefined.items():
+        report.append(f"- {name} was not measured: {reason}")
+    (options.out / "table.md").write_text("\n".join(report) + "\n")
+    rows = [
+        {"damage": name, "grade": grade, **{k: v.value for k, v in row.items()}}
+        for (name, grade), row in found.items()
+    ]
+    (options.out / "table.json").write_text(json.dumps(rows, indent=1))
+    print("\n".join(report))
+
+
+def moved(value: Value, undamaged: Value) -> bool:
+    """Whether the intervals are apart; a number that is no longer defined has moved."""
+    if value.value is None or undamaged.value is None:
+        return value.value is not undamaged.value
+    if value.interval is None or undamaged.interval is None:
+        return value.value != undamaged.value
+    (low, high), (other_low, other_high) = value.interval, undamaged.interval
+    return low > other_high or high < other_low
+
+
+def table(
+    undamaged: dict[str, Value], found: dict[tuple[str, float], dict[str, Value]]
+) -> list[str]:
+    """Markdown: a row for each grade of damage, a column for each number; in bold what has moved."""
+    units = {corruption.name: corruption.unit for corruption in CORRUPTIONS}
+    lines = [
+        f"| damage | {' | '.join(undamaged)} |",
+        "|---" * (len(undamaged) + 1) + "|",
+        f"| none | {' | '.join(_cell(value) for value in undamaged.values())} |",
+    ]
+    for (name, grade), row in found.items():
+        cells = [
+            f"**{_cell(value)}**" if moved(value, undamaged[number]) else _cell(value)
+            for number, value in row.items()
+        ]
+        lines.append(f"| {name}, {grade:g} {units[name]} | {' | '.join(cells)} |")
+    return [*lines, ""]
+
+
+def verdicts(
+    metric: Metric,
+    undamaged: dict[str, Value],
+    found: dict[tuple[str, float], dict[str, Value]],
+) -> list[str]:
+    """A sentence for each damage that a metric should have noticed and did not, or the other way round."""
+    lines = []
+    for number in metric.numbers:
+
+        def at(corruption: Corruption, grade: float, name: str = number.name) -> bool:
+            return moved(found[corruption.name, grade][name], undamaged[name])
+
+        for corruption in CORRUPTIONS:
+            if corruption.name in SEES.get(metric.measure, ()) and not at(
+                corruption, corruption.grades[-1]
+            ):
+                lines.append(f"- {number.name} does not see {corruption.name}")
+            felt = [grade for grade in corruption.grades if at(corruption, grade)]
+            if corruption.name in BLIND.get(metric.measure, ()) and felt:
+                grades = ", ".join(f"{grade:g}" for grade in felt)
+                lines.append(
+                    f"- {number.name} moves under {corruption.name} ({grades} {corruption.unit})"
+                )
+    return lines
+
+
+def _cell(value: Value) -> str:
+    return "undefined" if value.value is None else f"{value.value:.3g}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,127 @@
+"""`mmldm evaluate`: how good a folder of clips, or a model, is beside real clips."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mmldm import __version__
+from mmldm.cli.generate import DeviceOption, load_model
+from mmldm.cli.output import require_writable
+from mmldm.cli.progress import ProgressLine
+from mmldm.errors import UserError
+
+
+def evaluate(
+    generated: Annotated[
+        Path, typer.Argument(help="Folder of clips, or a model or run folder to sample from.")
+    ],
+    reference: Annotated[
+        Path, typer.Argument(help="Folder of real clips, or a manifest or list of them.")
+    ],
+    held_out: Annotated[
+        Path | None,
+        typer.Option(help="Real clips that no model was trained on. Default: half of REFERENCE."),
+    ] = None,
+    protocol: Annotated[
+        str, typer.Option(help="default, mm-diffusion (by way of 64x64), mm-diffusion-256.")
+    ] = "default",
+    out: Annotated[Path, typer.Option(help="Folder for report, pictures and samples.")] = Path(
+        "evaluation"
+    ),
+    weights: Annotated[
+        Path | None,
+        typer.Option(help="Folder with the networks' weights. Default: docs/evaluation.md."),
+    ] = None,
+    metrics: Annotated[
+        str | None,
+        typer.Option(metavar="NAMES", help="With commas between. Default: most of them."),
+    ] = None,
+    samples: Annotated[
+        int | None, typer.Option("--samples", "-n", min=2, help="Clips of a set at most.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of splits and intervals.")] = 0,
+    against: Annotated[
+        Path | None,
+        typer.Option(metavar="REPORT", help="Also prints differences to this report.json."),
+    ] = None,
+    cache: Annotated[
+        Path | None, typer.Option(help="Folder for what was measured. Default: OUT/cache.")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="For decoding. Default: all cores.")
+    ] = None,
+    device: DeviceOption = None,
+) -> None:
+    """Measures quality, alignment, variety and memorisation of clips, beside what real clips reach."""
+    require_writable(out)
+
+    import torch
+
+    from mmldm.data.impacts import CONFIG_FILE
+    from mmldm.evaluation.against import differences, require_comparable
+    from mmldm.evaluation.evaluate import evaluate as compare
+    from mmldm.evaluation.feature_cache import FeatureCache
+    from mmldm.evaluation.measure_building import build_measures
+    from mmldm.evaluation.measures import Features
+    from mmldm.evaluation.pictures import write_pictures
+    from mmldm.evaluation.protocol import find_protocol
+    from mmldm.evaluation.registry import choose
+    from mmldm.evaluation.report import as_json, load, not_measured, save, table
+    from mmldm.evaluation.sides import Finder
+    from mmldm.training.distributed import choose_device
+
+    rules = find_protocol(protocol, samples, seed)
+    named = None if metrics is None else choose(metrics.split(","), rules.spec.fps)
+    other = None if against is None else load(against)
+    run_device = choose_device(device)
+    threads = workers or os.cpu_count() or 1
+    with ProgressLine() as line:
+        finder = Finder(out, rules, threads, line)
+        known = finder.real_sets(reference, held_out)
+        if other is not None:
+            require_comparable(rules.sha256, known.reference.sha256, other)
+        if any((generated / sign).is_file() for sign in ("config.yaml", "model_index.json")):
+            model = generated / "model" if (generated / "model").is_dir() else generated
+            sides = finder.model_sides(load_model(str(generated), device), model, known)
+        else:
+            sides = finder.folder_sides(generated, known)
+        impacts = (Path(known.reference.origin) / CONFIG_FILE).is_file()
+        chosen = named or choose(None, rules.spec.fps, impacts)
+        measures, undefined = build_measures(chosen, known.anchor, rules, line, weights, run_device)
+        if rules.name != "default":
+            undefined["FAD of MM-Diffusion"] = (
+                "AudioCLIP, whose features it is made from (times 10,000), is not built here; FAD by VGGish "
+                "stands in and has another scale"
+            )
+        usable = [metric for metric in chosen if metric.name not in undefined]
+        if not usable:
+            raise UserError(next(iter(undefined.values())))
+        store = FeatureCache(cache or out / "cache", rules.spec)
+        found = compare(sides, usable, measures, rules, store, threads, line)
+        report = as_json(
+            found,
+            rules,
+            [measure for measure in measures if isinstance(measure, Features)],
+            undefined,
+            {
+                "command": shlex.join(["mmldm", *sys.argv[1:]]),
+                "date": datetime.now(UTC).date().isoformat(),
+                "mmldm": __version__,
+                "torch": torch.__version__,
+            },
+        )
+        page = save(report, write_pictures(found, rules.spec, out), out)
+    typer.echo(table(report))
+    typer.echo(f"\n{report['speed']['sentence']}")
+    for sentence in not_measured(report):
+        typer.echo(f"not measured: {sentence}")
+    if other is not None:
+        typer.echo(f"\n{differences(report, other)}")
+    typer.echo(f"\nreport: {page}")

@@ -1,0 +1,54 @@
+"""Measures of clips on disk, so that an interrupted evaluation goes on, and real clips are measured once.
+
+(measure, reading, clip's content) -> folder/measure-hash/content-hash.safetensors
+
+Every row is a file of its own, which appears whole or not at all. A key holds all that a row depends on: the
+content of the file, the window, how it is read, the network's weights and the version of this package.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from mmldm.evaluation.measures import Measure, Row
+from mmldm.media.atomic import atomic_path
+from mmldm.types import ClipSpec
+
+
+class FeatureCache:
+    """Rows of one way of reading clips.
+
+    Args:
+        folder: Made where it is missing; several runs may share it.
+        spec: How the clips were read.
+    """
+
+    def __init__(self, folder: Path, spec: ClipSpec) -> None:
+        self.folder = folder
+        self._spec = spec.model_dump_json()
+
+    def path(self, measure: Measure, clip_key: str) -> Path:
+        """Where a clip's row lies."""
+        key = hashlib.sha256(f"{measure.key} {self._spec}".encode()).hexdigest()
+        name = measure.name.replace("/", "_").replace(":", "_")
+        return self.folder / f"{name}-{key[:16]}" / f"{clip_key}.safetensors"
+
+    def get(self, measure: Measure, clip_key: str) -> Row | None:
+        """A clip's row; None where there is none that can be read."""
+        try:
+            return load_file(self.path(measure, clip_key))
+        except (OSError, SafetensorError):
+            return None
+
+    def put(self, measure: Measure, clip_key: str, row: Row) -> None:
+        """Keeps a clip's row.
+
+        Raises:
+            UserError: The folder cannot be written.
+        """
+        with atomic_path(self.path(measure, clip_key)) as temporary:
+            save_file({name: x.contiguous() for name, x in row.items()}, temporary)

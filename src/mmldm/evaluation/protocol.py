@@ -1,0 +1,73 @@
+"""Everything a number of the evaluation depends on besides the clips and the networks.
+
+name -> Protocol -> sha256, which reports carry and without which two of them are not compared
+
+Sources: Ruan et al., "MM-Diffusion", CVPR 2023, and its evaluation code (2,048 clips of 16 frames at 10 fps,
+shown to I3D by way of 64 or 256 pixels); docs/evaluation.md says where ours is not theirs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from mmldm.errors import UserError
+from mmldm.types import ClipSpec
+
+
+class Protocol(BaseModel):
+    """How clips are read and estimates made."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    version: int = 1
+    """Rises when the same clips get other numbers."""
+    spec: ClipSpec
+    """Frames, rates and the size all pictures are brought to, before networks bring them to their own."""
+    samples: int | None = Field(None, ge=2)
+    """Windows of a set at most; where a set has fewer files, several are taken of each. None: one of each."""
+    seed: int = Field(0, ge=0)
+    """Of splits, derangements, groups and bootstraps."""
+    groups: int = 20
+    """Of the jackknife."""
+    bootstraps: int = 1000
+    shuffles: int = 8
+    """Derangements that a shuffled value is the mean of."""
+    neighbours: int = 3
+    """Of precision and recall."""
+    density_neighbours: int = 5
+    """Of density and coverage."""
+
+    @property
+    def sha256(self) -> str:
+        """Of all settings, in hex."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+
+
+def _square(size: int) -> ClipSpec:
+    return ClipSpec(num_frames=16, fps=10.0, height=size, width=size, sample_rate=16_000)
+
+
+PROTOCOLS = {
+    "default": Protocol(name="default", spec=_square(224)),
+    "mm-diffusion": Protocol(name="mm-diffusion", spec=_square(64), samples=2048),
+    "mm-diffusion-256": Protocol(name="mm-diffusion-256", spec=_square(256), samples=2048),
+}
+
+
+def find_protocol(name: str, samples: int | None = None, seed: int = 0) -> Protocol:
+    """A protocol by name.
+
+    Args:
+        samples: In place of its own number of windows.
+        seed: In place of 0.
+
+    Raises:
+        UserError: There is none of this name.
+    """
+    if name not in PROTOCOLS:
+        raise UserError(f"there is no protocol {name!r}; there are {', '.join(PROTOCOLS)}")
+    changes = {"seed": seed} if samples is None else {"seed": seed, "samples": samples}
+    return PROTOCOLS[name].model_copy(update=changes)

@@ -1,0 +1,230 @@
+"""Sets of clips, each clip read when it is needed: what all sides of an evaluation are.
+
+folder or manifest -> ClipSet (names, keys of content, classes, readers; what was skipped, and why)
+
+A corrupted set is another ClipSet whose readers change what they read, and whose keys say so.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from mmldm.data.clips import spread, windows
+from mmldm.data.folder import find_media, json_lines
+from mmldm.data.manifest import SILENT_SHARE, TOLERANCE, Manifest, Row, draw, scan
+from mmldm.errors import UserError
+from mmldm.evaluation.protocol import Protocol
+from mmldm.media.clip import Clip
+from mmldm.media.reader import read_clip
+from mmldm.types import ClipSpec
+
+Progress = Callable[[str, int, int], None]
+"""Called with (what, done, total)."""
+
+
+@dataclass(frozen=True)
+class ClipSource:
+    """A clip that is not in memory.
+
+    Attributes:
+        name: Different from all others of its set.
+        file: What it is cut from: windows of one file have one.
+        key: Hash of what `read` gives but for the spec: content and window.
+        class_name: None where it has none.
+        read: Gives the clip; raises MediaError where it cannot be read.
+    """
+
+    name: str
+    file: str
+    key: str
+    class_name: str | None
+    read: Callable[[ClipSpec], Clip]
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A file that could not be used: a code of docs/data.md and a sentence."""
+
+    file: str
+    reason: str
+    sentence: str
+
+
+@dataclass(frozen=True)
+class ClipSet:
+    """Clips that are measured and compared as one.
+
+    Attributes:
+        name: Of the set in reports.
+        origin: Where its clips come from.
+        clips: In a fixed order.
+        skipped: What else there was.
+        notes: Sentences on clips that are used.
+    """
+
+    name: str
+    origin: str
+    clips: tuple[ClipSource, ...]
+    skipped: tuple[Skipped, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def sha256(self) -> str:
+        """Of the contents and windows, whatever their names and order."""
+        return hashlib.sha256(
+            "\n".join(sorted(clip.key for clip in self.clips)).encode()
+        ).hexdigest()
+
+    def require(self, least: int = 2) -> ClipSet:
+        """This set.
+
+        Raises:
+            UserError: It has fewer clips than `least`; the message says what was skipped.
+        """
+        if len(self.clips) >= least:
+            return self
+        reasons = Counter(skipped.reason for skipped in self.skipped).most_common(3)
+        listed = ", ".join(f"{count} {reason}" for reason, count in reasons)
+        raise UserError(
+            f"the {self.name} set ({self.origin}) has {len(self.clips)} usable "
+            f"clip{'s' * (len(self.clips) != 1)}, and {least} are the least that can be measured"
+            + (f"; skipped: {listed} (docs/data.md)" if listed else "")
+        )
+
+
+def find_manifest(
+    source: Path, kept: Path, spec: ClipSpec, workers: int = 1, progress: Progress | None = None
+) -> Manifest:
+    """The manifest of a folder or list, or the manifest that `source` is.
+
+    Args:
+        kept: Where an earlier run has left the manifest of this folder; written if it is not there, or the
+            folder has changed.
+        workers: Decoding processes.
+
+    Raises:
+        UserError: There is no such folder, or no media file in it.
+    """
+    if source.is_file() and "format" in next(json_lines(source), (0, {}))[1]:
+        return Manifest.load(source)
+    if kept.is_file() and source.is_dir():
+        manifest = Manifest.load(kept)
+        paths = {entry["path"] for entry in find_media(source)[0]}
+        same = manifest.root == source and paths == {row.path for row in manifest.rows}
+        if same and not manifest.changed():
+            return manifest
+    manifest = scan(
+        source,
+        spec,
+        workers=workers,
+        held_out=0.0,
+        progress=None if progress is None else partial(progress, f"scan {source.name}"),
+    )
+    manifest.save(kept)
+    return manifest
+
+
+def clip_set(name: str, manifest: Manifest, rows: Sequence[Row], protocol: Protocol) -> ClipSet:
+    """Windows of the usable rows: one from the middle of each, or as many as the protocol asks for.
+
+    Several windows of a file do not overlap. Which are taken of too many is spread over the rows.
+
+    Args:
+        rows: Of the manifest.
+    """
+    duration = protocol.spec.duration
+    usable, skipped = [], []
+    for row in rows:
+        if not (row.usable and row.complete):
+            why = row.note or "it lacks sound or picture"
+            skipped.append(Skipped(row.path, row.reason or "incomplete", why))
+        elif (row.duration or 0) < duration - TOLERANCE:
+            why = f"{row.duration:.2f} s can be used, a clip needs {duration:g} s"
+            skipped.append(Skipped(row.path, "too_short", why))
+        else:
+            usable.append(row.model_copy(update={"duration": max(row.duration or 0, duration)}))
+    wanted = protocol.samples
+    chosen = windows(usable, protocol.spec, 1)
+    if wanted is not None and wanted > len(usable) > 0:
+        per_clip = -(-wanted // len(usable))
+        fitting = [min(per_clip, max(1, int((row.duration or 0) / duration))) for row in usable]
+        chosen = [
+            window
+            for row, count in zip(usable, fitting, strict=True)
+            for window in windows([row], protocol.spec, count)
+        ]
+    if wanted is not None:
+        chosen = [chosen[i] for i in spread(wanted, len(chosen))]
+    repeated = Counter(row.path for row, _ in chosen)
+    contents = {row.path: _content(manifest.file(row)) for row, _ in chosen}
+    gone = [path for path, content in contents.items() if content is None]
+    skipped += [Skipped(path, "unreadable", "it has gone since it was scanned") for path in gone]
+    clips = [
+        ClipSource(
+            name=row.path if repeated[row.path] == 1 else f"{row.path} at {start:.2f} s",
+            file=row.path,
+            key=hashlib.sha256(f"{contents[row.path]} {start:.6f}".encode()).hexdigest(),
+            class_name=row.class_name,
+            read=partial(read_clip, manifest.file(row), start),
+        )
+        for row, start in chosen
+        if contents[row.path] is not None
+    ]
+    notes = _notes(usable, protocol.spec)
+    return ClipSet(name, str(manifest.root), tuple(clips), tuple(skipped), tuple(notes))
+
+
+def _content(path: Path) -> str | None:
+    """The sha256 of a file, in hex; None if it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return None
+
+
+def halves(reference: ClipSet, seed: int) -> tuple[ClipSet, ClipSet]:
+    """Two disjoint sets of equally many files of each class, by a seeded hash of their names."""
+    files = {clip.file: clip.class_name or "" for clip in reference.clips}
+    ordered = sorted(files, key=lambda file: (files[file], draw(file, seed)))
+    chosen = set(ordered[::2])
+    first, second = (
+        tuple(clip for clip in reference.clips if (clip.file in chosen) is wanted)
+        for wanted in (True, False)
+    )
+    return (
+        replace(reference, name="first half of the reference", clips=first),
+        replace(reference, name="real", clips=second, skipped=(), notes=()),
+    )
+
+
+def _notes(rows: Sequence[Row], spec: ClipSpec) -> list[str]:
+    """One sentence each on other rates and sizes than the protocol's, on silence and on damage."""
+    size = f"{spec.width}x{spec.height}"
+    kinds: dict[str, list[str]] = {
+        f"with another frame rate than {spec.fps:g}; frames are those shown at the protocol's instants": [
+            f"{row.path}: {row.fps:.4g}"
+            for row in rows
+            if row.fps and abs(row.fps - spec.fps) > 0.01
+        ],
+        f"of another size than {size}; brought to it by scaling and cutting": [
+            f"{row.path}: {row.width}x{row.height}"
+            for row in rows
+            if (row.width, row.height) != (spec.width, spec.height)
+        ],
+        f"with another sample rate than {spec.sample_rate} Hz; resampled": [
+            f"{row.path}: {row.sample_rate}" for row in rows if row.sample_rate != spec.sample_rate
+        ],
+        "digitally silent": [row.path for row in rows if (row.silent_share or 0) >= SILENT_SHARE],
+        "damaged; what decodes is used": [row.path for row in rows if row.decode_errors],
+    }
+    return [
+        f"{len(found)} file{'s' * (len(found) > 1)} {kind} (such as {found[0]})"
+        for kind, found in kinds.items()
+        if found
+    ]

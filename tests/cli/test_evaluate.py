@@ -1,0 +1,214 @@
+"""`mmldm evaluate` as a person meets it: reports, anchors, refusals, and what it says of bad files."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mmldm.cli.generate import BUNDLED
+from mmldm.data.impacts import ImpactsConfig, render_clip, synthesize
+from mmldm.media.clip import Clip
+
+from .commandline import Result, contents, mmldm
+
+FREE = "av-align,beat-alignment,memorisation,silent,frozen"
+"""Metrics that need no weights."""
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("worlds") / "real"
+    synthesize(folder, ImpactsConfig(seed=1, materials=("wood", "glass")), 12, workers=1)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("worlds") / "other"
+    synthesize(folder, ImpactsConfig(seed=2, materials=("wood", "glass")), 8, workers=1)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def no_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("MMLDM_WEIGHTS", str(tmp_path / "weights"))
+
+
+@pytest.fixture(scope="module")
+def evaluated(world: Path, other: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("evaluated") / "first"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MMLDM_WEIGHTS", str(out / "weights"))
+        evaluate(other, world, out).succeeded()
+    return out
+
+
+def evaluate(generated: Path, reference: Path, out: Path, *words: object) -> Result:
+    return mmldm(
+        "evaluate", generated, reference, "--out", out, "--workers", 1, "--device", "cpu", *words
+    )
+
+
+def report(out: Path) -> dict[str, Any]:
+    def refuse(word: str) -> None:
+        raise AssertionError(f"{word} in the report")
+
+    return json.loads((out / "report.json").read_text(), parse_constant=refuse)
+
+
+def numbers(out: Path) -> dict[str, dict[str, Any]]:
+    return {line["name"]: line["values"] for line in report(out)["numbers"]}
+
+
+def test_without_any_weights_all_that_needs_none_is_measured_beside_its_anchors(
+    evaluated: Path, world: Path
+) -> None:
+    found = numbers(evaluated)
+    free = {"av-align", "beat-alignment", "nearest-median", "nearest-5", "silent", "frozen"}
+    assert free | {"sync-recall-50", "sync-error"} <= found.keys()
+    align = found["av-align"]
+    assert align["generated"]["n"] == 8 and align["real"]["n"] == 6
+    assert align["real"]["shuffled"] < align["real"]["value"]
+    assert found["nearest-median"]["generated"]["against"] == 12
+    assert found["nearest-median"]["generated, equal n"]["against"] == 6
+    assert found["nearest-median"]["real"]["against"] == 6
+    undefined = report(evaluated)["undefined"]
+    assert "there is no i3d_pretrained_400.pt or" in undefined["fvd"]
+    assert {"fvd", "kvd", "fad", "kad", "frame-fd", "regions-yamnet"} <= undefined.keys()
+    assert report(evaluated)["classes"].keys() == {"wood", "glass"}
+
+
+def test_page_shows_numbers_reasons_and_pictures_that_are_there(evaluated: Path) -> None:
+    page = (evaluated / "report.md").read_text()
+    assert "| AV-Align ↑ | " in page and "nan" not in page.lower()
+    assert "the reference was split by a hash of names: 6 of its clips against the other 6" in page
+    assert "fvd, kvd, regions-i3d: I3D needs its weights" in page
+    shown = {line.partition("](")[2].rstrip(")") for line in page.splitlines() if "](" in line}
+    pictures = {path.name for path in evaluated.glob("*.png")}
+    assert shown == pictures and {"map.png", "intervals.png", "nearest.png"} <= pictures
+    assert {"best_alignment.png", "worst_alignment.png", "classes.png"} <= pictures
+
+
+def test_repeated_command_measures_nothing_again_and_says_the_same(
+    evaluated: Path, world: Path, other: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "again"
+    shutil.copytree(evaluated, out)
+    assert "All clips had been measured before." in evaluate(other, world, out).succeeded()
+    assert numbers(out) == numbers(evaluated)
+
+
+def test_clips_against_themselves_are_copies_at_no_distance(
+    world: Path, evaluated: Path, tmp_path: Path
+) -> None:
+    evaluate(world, world, tmp_path, "--metrics", FREE, "--cache", evaluated / "cache").succeeded()
+    assert numbers(tmp_path)["nearest-median"]["generated"]["value"] == pytest.approx(0, abs=1e-6)
+    assert len(report(tmp_path)["copies"]) == 12
+    page = (tmp_path / "report.md").read_text()
+    assert "**12 generated clips are byte for byte in the reference**" in page
+    assert report(tmp_path)["speed"]["clips"] == 0
+
+
+def test_distances_of_features_are_nothing_between_equal_sets(
+    shared: Path, world: Path, tmp_path: Path
+) -> None:
+    words = ("--metrics", "fad-yamnet,kad,regions-yamnet", "--weights", shared / "weights")
+    evaluate(world, world, tmp_path, *words).succeeded()
+    found = numbers(tmp_path)
+    assert found["fad-yamnet"]["generated"]["value"] == pytest.approx(0, abs=1e-6)
+    assert "do not determine a covariance" in found["fad-yamnet"]["generated"]["note"]
+    assert found["kad"]["generated"]["value"] < 0 < found["fad-yamnet"]["real"]["value"]
+    assert found["precision-yamnet"]["generated"]["value"] == 1
+    assert report(tmp_path)["extractors"]["yamnet"]["sha256"].startswith("797445261da0")
+    assert "- \\* Fréchet, YAMNet: " in (tmp_path / "report.md").read_text()
+
+
+def test_only_runs_on_the_same_terms_are_compared(
+    evaluated: Path, world: Path, other: Path, tmp_path: Path
+) -> None:
+    words = ("--metrics", FREE, "--cache", evaluated / "cache", "--against", evaluated)
+    out = evaluate(world, world, tmp_path / "same", *words).succeeded()
+    assert "| AV-Align |" in out.partition("the other | difference")[2]
+    assert "not compared: n 12 and 8" in out
+    sentence = evaluate(other, world, tmp_path / "seed", *words, "--seed", 1).complaint()
+    assert "the other report is of another protocol" in sentence
+    sentence = evaluate(world, other, tmp_path / "reference", *words).complaint()
+    assert "the other report is of another set of reference clips" in sentence
+    assert not (tmp_path / "seed" / "report.json").exists()
+
+
+def test_files_that_cannot_be_used_are_named_and_the_rest_is_measured(
+    world: Path, other: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "mixed"
+    shutil.copytree(other / "wood", folder)
+    whole = sorted(folder.glob("*.mp4"))[0].read_bytes()
+    (folder / "cut.mp4").write_bytes(whole[:200])
+    clip = render_clip(ImpactsConfig(), 0).clip
+    Clip(clip.frames[:8], clip.waveform[:12_800], 10.0, 16_000).save(folder / "short.mp4")
+    Clip(clip.frames, torch.zeros(25_600), 10.0, 16_000).save(folder / "mute.mp4")
+    faster = clip.frames.repeat_interleave(2, 0)
+    Clip(faster, clip.waveform, 20.0, 16_000).save(folder / "faster.mp4")
+    evaluate(folder, world, tmp_path / "out", "--metrics", FREE).succeeded()
+    found = report(tmp_path / "out")["sets"]["generated"]
+    reasons = {skipped["file"]: skipped["reason"] for skipped in found["skipped"]}
+    assert reasons == {"cut.mp4": "unreadable", "short.mp4": "too_short"}
+    assert found["alarms"] == {"silent": ["mute.mp4"], "frozen": []} and found["clips"] == 6
+    page = (tmp_path / "out" / "report.md").read_text()
+    assert "1 skipped, too_short: short.mp4: 0.80 s can be used, a clip needs 1.6 s." in page
+    assert "generated: 1 silent: mute.mp4." in page
+    assert "1 file with another frame rate than 10" in page and "faster.mp4: 20" in page
+
+
+def test_model_is_sampled_reconstructed_and_not_sampled_again(world: Path, tmp_path: Path) -> None:
+    model, out = tmp_path / "model", tmp_path / "out"
+    shutil.copytree(BUNDLED, model)
+    index = json.loads((model / "model_index.json").read_text())
+    index |= {"num_inference_steps": 1, "guidance_scale": 1.0}
+    (model / "model_index.json").write_text(json.dumps(index))
+    words = ("--metrics", FREE, "--samples", 4)
+    evaluate(model, world, out, *words).succeeded()
+    made = contents(out / "samples")
+    assert made.keys() == {*(f"{seed:06d}.mp4" for seed in range(4)), "model.json"}
+    assert report(out)["sets"]["reconstruction"]["clips"] == 2
+    assert numbers(out)["av-align"].keys() == {"generated", "real", "reconstruction"}
+    (out / "samples" / "000002.mp4").unlink()
+    evaluate(model, world, out, *words).succeeded()
+    again = contents(out / "samples")
+    assert again.keys() == made.keys() and again["000001.mp4"] == made["000001.mp4"]
+    index["num_inference_steps"] = 2
+    (model / "model_index.json").write_text(json.dumps(index))
+    assert "holds clips of another model" in evaluate(model, world, out, *words).complaint()
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("--metrics", "av-align,fid"), "--metrics: unknown 'fid'"),
+        (("--metrics", "fvd"), "I3D needs its weights"),
+        (("--protocol", "fvd2048"), "there is no protocol 'fvd2048'"),
+        (("--against", "/nowhere"), "cannot be read as a report"),
+        (("--held-out", "/nowhere"), "does not exist"),
+    ],
+)
+def test_mistake_is_one_sentence(
+    world: Path, evaluated: Path, tmp_path: Path, words: tuple[object, ...], sentence: str
+) -> None:
+    shutil.copytree(evaluated / "sets", tmp_path / "out" / "sets")
+    assert sentence in evaluate(world, world, tmp_path / "out", *words).complaint()
+
+
+def test_folders_without_enough_clips_are_one_sentence(world: Path, tmp_path: Path) -> None:
+    (tmp_path / "none").mkdir()
+    one = tmp_path / "one"
+    one.mkdir()
+    shutil.copy(sorted(world.glob("wood/*.mp4"))[0], one)
+    out = tmp_path / "out"
+    assert "holds no media files" in evaluate(tmp_path / "none", world, out).complaint()
+    sentence = evaluate(one, world, out).complaint()
+    assert "the generated set" in sentence and "has 1 usable clip, and 2 are the least" in sentence
+    assert "4 are the least" in evaluate(world, one, out).complaint()
+    assert "does not exist" in evaluate(tmp_path / "nowhere", world, out).complaint()
