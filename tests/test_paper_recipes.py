@@ -4,6 +4,7 @@ Totals are those of the classic latent-diffusion and DiT code, counted on tensor
 multiplication and an addition are 2 FLOP.
 """
 
+import json
 import os
 import shutil
 import subprocess
@@ -174,6 +175,8 @@ def test_script_rehearses_the_whole_recipe_on_the_impacts_world(
     pipeline = SoundingVideoPipeline.from_pretrained(out / "run" / "model")
     assert pipeline.autoencoder.config.num_classes == len(manifest.classes)
     assert pipeline.class_names == ()
+    report = json.loads((out / "evaluation" / "report.json").read_text())
+    assert report["protocol"]["name"] == "mm-diffusion-256"
     log = (out / "run" / "autoencoder" / "train.log").read_text()
     assert "signal decoder from" in log
 
