@@ -199,7 +199,7 @@ def test_statistics_count_only_what_is_there(mixed_folder: Path, tmp_path: Path)
     config = mixed_recipe()
     run = journey(config, scan(mixed_folder, CLIP, workers=1, allow_missing=True), tmp_path)
     run.run("vae")
-    cache = run._image_latents().train
+    cache = run.image_latents().train
     rows = cache[torch.arange(len(cache))]
     for modality, here in zip(("audio", "video"), rows["present"].T, strict=True):
         mean = rows[f"{modality}_mean"][here].mean((0, 1, 3, 4))

@@ -279,7 +279,7 @@ def _open(path: Path, formats: str, limits: Limits) -> InputContainer:
     }
     try:
         # "file:" keeps a name such as "http:x.mp4" or "concat:a|b" from choosing the protocol.
-        return av.open(f"file:{path}", options=options, metadata_errors="replace")
+        container = av.open(f"file:{path}", options=options, metadata_errors="replace")
     except av.ArgumentError as error:
         raise MediaError(
             "format_not_allowed",
@@ -289,6 +289,13 @@ def _open(path: Path, formats: str, limits: Limits) -> InputContainer:
         raise MediaError(
             "unreadable", f"cannot open {path}: {error.strerror}; the file is damaged or not media"
         ) from error
+    if not container.streams.video and not container.streams.audio:
+        container.close()
+        raise MediaError(
+            "unreadable",
+            f"{path} holds neither picture nor sound; it is damaged or no sounding video",
+        )
+    return container
 
 
 def _picture(frame: av.VideoFrame, time: float, stream: VideoStream) -> Picture:
