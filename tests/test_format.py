@@ -68,6 +68,8 @@ def test_model_index_names_the_pinned_module_paths(folder: RunFolder) -> None:
         "scheduler": ["diffusers", "DDIMScheduler"],
         "decoder_scheduler": ["diffusers", "DDIMScheduler"],
         "vocoder": ["mmldm.models.vocoder", "FourierVocoder"],
+        "student": [None, None],
+        "student_scheduler": [None, None],
         "class_names": ["glass", "wood"],
     }
     assert {key for key in index if not isinstance(index[key], list)} == {

@@ -1,11 +1,13 @@
 """`mmldm distill`: a finished run gets a fast model; mistakes cost a sentence."""
 
+import json
 import shutil
 from pathlib import Path
 
 import pytest
 
 from mmldm.config import load_config
+from mmldm.pipelines.quality import student_row
 
 from .commandline import contents, mmldm
 
@@ -31,6 +33,14 @@ def test_generator_of_a_run_gets_students_and_the_same_command_passes_over_them(
     before = contents(copied_run / "distilled")
     mmldm("distill", "generator", copied_run, "--device", "cpu").succeeded()
     assert contents(copied_run / "distilled") == before
+    index = json.loads((copied_run / "distilled" / "model_index.json").read_text())
+    assert index["default_quality"] == "fast"
+    assert index["quality_rows"]["fast"] == student_row(1)
+    model, distilled = contents(copied_run / "model"), contents(copied_run / "distilled")
+    assert (
+        model["generator/diffusion_pytorch_model.safetensors"]
+        == (distilled["generator/diffusion_pytorch_model.safetensors"])
+    )
     assert "already done" in (copied_run / "generator_1" / "train.log").read_text()
     out = ("--out", tmp_path / "clips", "-n", 1, "--device", "cpu")
     mmldm("generate", "--model", copied_run / "distilled", *out).succeeded()

@@ -86,7 +86,13 @@ def generate(
     spec = pipeline.clip_spec
     given_audio = None if audio is None else read_audio(audio, spec, start)
     given_frames = None if video is None else read_frames(video, spec, start)
-    count = pipeline.settings(quality, num_inference_steps=steps).num_inference_steps
+    settings: dict[str, Any] = {
+        "guidance_scale": guidance,
+        "num_inference_steps": steps,
+        "decoder_steps": decoder_steps,
+        "scheduler": scheduler,
+    }
+    count = pipeline.settings(quality, **settings).num_inference_steps
     total, done = -(-num_samples // BATCH) * count, 0
 
     with ProgressLine() as line:
@@ -104,10 +110,7 @@ def generate(
             frames=given_frames,
             class_labels=class_name,
             quality=quality,
-            guidance_scale=guidance,
-            num_inference_steps=steps,
-            decoder_steps=decoder_steps,
-            scheduler=scheduler,
+            **settings,
             seed=seed,
             batch_size=BATCH,
             callback_on_step_end=after_step,

@@ -1,4 +1,4 @@
-"""Latents -> images, by the signal decoder and the image VAE: what sampling and previews share.
+"""Latents -> images -> clips, by the signal decoder and the image VAE: what sampling and previews share.
 
 latents AV((B,C,T',H',W')) -> image latents -> images AV((B,1,3,H,W), (B,F,3,H,W)). MM-LDM §3.1.
 """
@@ -12,10 +12,11 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor
 
 from mmldm.diffusion.sampling import initial_noise, sample
+from mmldm.media.clip import Clip
 from mmldm.models.autoencoder import MultiModalAutoencoder
 from mmldm.models.image_codec import ImageCodec
 from mmldm.pipelines.denoising import decoder_denoiser
-from mmldm.types import AV, MODALITIES
+from mmldm.types import AV, MODALITIES, ClipSpec
 
 
 @torch.no_grad()
@@ -83,3 +84,16 @@ def decode_latents(
         images_per_call=images_per_call,
     )
     return image_latents.map(codec.decode, MODALITIES)
+
+
+def clips_of(waveforms: Tensor, frames: Tensor, count: int, spec: ClipSpec) -> list[Clip]:
+    """Waveforms (B,S) and frames uint8 (B,T,3,H,W) -> `count` clips; one row of either serves all."""
+    return [
+        Clip(
+            frames=frames[i if len(frames) > 1 else 0],
+            waveform=waveforms[i if len(waveforms) > 1 else 0],
+            fps=spec.fps,
+            sample_rate=spec.sample_rate,
+        )
+        for i in range(count)
+    ]

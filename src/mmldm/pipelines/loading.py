@@ -7,8 +7,9 @@ package only.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -51,6 +52,28 @@ def check_model_folder(
             raise UserError(f"{folder}: the weights of {name!r} are missing (no .safetensors file)")
         tensors[name] = set().union(*map(_tensor_names, weights))
     return tensors
+
+
+def check_parts(components: Mapping[str, Any], class_names: Sequence[str]) -> None:
+    """Checks that the autoencoder, the generator and its student belong together.
+
+    Raises:
+        UserError: They model other latents, or another number of classes than there are names.
+    """
+    shapes = components["autoencoder"].latent_shapes
+    for name in ("generator", "student"):
+        part = components[name]
+        if part is None:
+            continue
+        if part.latent_shapes != shapes:
+            raise UserError(
+                f"the {name} models latents {tuple(part.latent_shapes)}, but the autoencoder makes "
+                f"{tuple(shapes)}: they do not belong together"
+            )
+        if len(class_names) != part.null_class:
+            raise UserError(
+                f"{len(class_names)} class names for the {name}'s {part.null_class} classes"
+            )
 
 
 def check_tensors(folder: str, component: str, stored: set[str], network: nn.Module) -> None:

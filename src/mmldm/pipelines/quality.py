@@ -7,7 +7,7 @@ bundled model (docs/performance.md).
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -27,6 +27,20 @@ UNCHANGED_STEPS: Mapping[str, Mapping[str, Any]] = {
 }
 """Rows of a generator that knows its own steps alone, because it was distilled to them."""
 
+KNOWN_TO_STUDENT = ("scheduler", "num_inference_steps", "guidance_scale")
+"""What a student was distilled with, and cannot be changed."""
+
+
+def student_row(steps: int) -> dict[str, Any]:
+    """The row of a model whose student makes so many steps: "fast", but for the generator."""
+    phase = QUALITY_ROWS["fast"]["phase_iterations"]
+    return {
+        "student": True,
+        "num_inference_steps": steps,
+        "guidance_scale": 1.0,
+        "phase_iterations": phase,
+    }
+
 
 class Settings(BaseModel):
     """What one call of the pipeline samples with.
@@ -37,6 +51,7 @@ class Settings(BaseModel):
         decoder_steps: Signal decoder steps.
         guidance_scale: phi of Eq. 8.
         phase_iterations: Of Griffin-Lim, for a model without a vocoder.
+        student: Whether the model's distilled generator samples, in its own steps, without guidance.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -46,6 +61,7 @@ class Settings(BaseModel):
     decoder_steps: int
     guidance_scale: float
     phase_iterations: int = 32
+    student: bool = False
 
 
 class Qualities:
@@ -54,13 +70,16 @@ class Qualities:
     Args:
         own: The model's own settings, which "best" leaves as they are.
         published: Rows of the model's index, over QUALITY_ROWS.
+        default: The row that is used unless another is asked for.
 
     Raises:
-        UserError: A published row is not valid.
+        UserError: A published row is not valid, or the default is none.
     """
 
-    def __init__(self, own: Mapping[str, Any], published: Mapping[str, Any]) -> None:
-        self._own = own
+    def __init__(
+        self, own: Mapping[str, Any], published: Mapping[str, Any], default: str = "best"
+    ) -> None:
+        self._own, self._default = own, default
         self._rows = {**QUALITY_ROWS, **published}
         for name in self._rows:
             try:
@@ -69,22 +88,58 @@ class Qualities:
                 raise UserError(
                     f"quality row {name!r} of the model is not valid: {error}"
                 ) from None
+        self.settings()
 
-    def settings(self, name: str, **asked: Any) -> Settings:
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._rows)
+
+    def settings(self, name: str | None = None, **asked: Any) -> Settings:
         """What is asked for, else the row's setting, else the model's own.
 
         Args:
-            name: Of the row.
+            name: Of the row; None: the default, or "best" where what is asked for cannot be had of
+                the default row's student.
             asked: Fields of `Settings`; None: not asked for.
 
         Raises:
-            UserError: There is no such row; the sentence lists those there are.
+            UserError: There is no such row (the sentence lists those there are), or its student
+                cannot do what is asked for.
         """
+        row = self._row(name or self._default)
+        wanted = {field: value for field, value in asked.items() if value is not None}
+        changed = row.model_copy(update=wanted)
+        foreign = [
+            field for field in KNOWN_TO_STUDENT if getattr(changed, field) != getattr(row, field)
+        ]
+        if not (row.student and foreign):
+            return Settings(**changed.model_dump())
+        if name is None:
+            return self.settings("best", **asked)
+        raise UserError(
+            f"quality {name!r} samples with a generator that was distilled to "
+            f"{row.num_inference_steps} steps without guidance: leave {' and '.join(foreign)} out, or "
+            "ask for quality 'best'"
+        )
+
+    def _row(self, name: str) -> Settings:
         if name not in self._rows:
             near = difflib.get_close_matches(name, self._rows, n=1)
             hint = f", did you mean {near[0]!r}?" if near else ":"
             raise UserError(
                 f"unknown quality {name!r}{hint} this model knows {', '.join(self._rows)}"
             )
-        wanted = {field: value for field, value in asked.items() if value is not None}
-        return Settings(**{**self._own, **self._rows[name], **wanted})
+        return Settings(**{**self._own, **self._rows[name]})
+
+
+def check_students(qualities: Qualities, *student: object | None) -> None:
+    """Checks that what rows sample with is there.
+
+    Args:
+        student: The generator and its sampler.
+
+    Raises:
+        UserError: A row asks for them, and one is None.
+    """
+    for name in qualities:
+        if qualities.settings(name).student and None in student:
+            raise UserError(f"quality row {name!r} samples with a student, and there is none")

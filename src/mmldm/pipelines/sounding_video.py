@@ -28,16 +28,25 @@ from mmldm.models.autoencoder import MultiModalAutoencoder
 from mmldm.models.generator import JointGenerator
 from mmldm.models.image_codec import IMAGES_PER_CALL, ImageCodec
 from mmldm.models.pretrained_vocoder import Vocoder
-from mmldm.pipelines.decoding import decode_latents
+from mmldm.pipelines.decoding import clips_of, decode_latents
 from mmldm.pipelines.denoising import generator_denoiser
 from mmldm.pipelines.encoding import encode_media
-from mmldm.pipelines.loading import check_model_folder, check_tensors
-from mmldm.pipelines.quality import Qualities, Settings
+from mmldm.pipelines.loading import check_model_folder, check_parts, check_tensors
+from mmldm.pipelines.quality import Qualities, Settings, check_students
 from mmldm.pipelines.request import Labels, class_indices, clip_count, clip_seeds, given_media
 from mmldm.pipelines.vocoding import check_vocoder, sound
 from mmldm.types import AV, ClipSpec
 
-COMPONENTS = ("vae", "autoencoder", "generator", "scheduler", "decoder_scheduler", "vocoder")
+COMPONENTS = (
+    "vae",
+    "autoencoder",
+    "generator",
+    "scheduler",
+    "decoder_scheduler",
+    "vocoder",
+    "student",
+    "student_scheduler",
+)
 OWN_SETTINGS = ("num_inference_steps", "decoder_steps", "guidance_scale")
 HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "token")
 StepCallback = Callable[[Any, int, Tensor, dict[str, Any]], dict[str, Any] | None]
@@ -70,6 +79,8 @@ class SoundingVideoPipeline(DiffusionPipeline):
         scheduler: Sampler of the generator.
         decoder_scheduler: Sampler of the autoencoder's signal decoder.
         vocoder: Turns mel spectrograms into sound; None: Griffin-Lim.
+        student: The generator distilled to a few steps without guidance, for the rows that ask for it.
+        student_scheduler: Its sampler.
         clip_spec: `ClipSpec` of the training clips, as JSON.
         class_names: Names of the generator's classes, in order.
         num_inference_steps: The model's own number of generator steps.
@@ -86,7 +97,9 @@ class SoundingVideoPipeline(DiffusionPipeline):
     scheduler: SchedulerMixin
     decoder_scheduler: SchedulerMixin
     vocoder: Vocoder | None
-    _optional_components = ["vocoder"]
+    student: JointGenerator | None
+    student_scheduler: SchedulerMixin | None
+    _optional_components = ["vocoder", "student", "student_scheduler"]
 
     def __init__(
         self,
@@ -96,6 +109,8 @@ class SoundingVideoPipeline(DiffusionPipeline):
         scheduler: SchedulerMixin,
         decoder_scheduler: SchedulerMixin,
         vocoder: Vocoder | None = None,
+        student: JointGenerator | None = None,
+        student_scheduler: SchedulerMixin | None = None,
         clip_spec: dict[str, Any] | None = None,
         class_names: list[str] | None = None,
         num_inference_steps: int = 50,
@@ -112,6 +127,8 @@ class SoundingVideoPipeline(DiffusionPipeline):
             scheduler=scheduler,
             decoder_scheduler=decoder_scheduler,
             vocoder=vocoder,
+            student=student,
+            student_scheduler=student_scheduler,
         )
         self.clip_spec = ClipSpec.model_validate(dict(clip_spec or {}))
         self.class_names = tuple(class_names or ())
@@ -125,20 +142,11 @@ class SoundingVideoPipeline(DiffusionPipeline):
             quality_rows=quality_rows,
         )
         own = {name: self.config[name] for name in OWN_SETTINGS}
-        self.qualities = Qualities(own, quality_rows or {})
-        self.settings()
-        if generator.latent_shapes != autoencoder.latent_shapes:
-            raise UserError(
-                f"the generator models latents {tuple(generator.latent_shapes)}, but the "
-                f"autoencoder makes {tuple(autoencoder.latent_shapes)}: they do not belong together"
-            )
+        self.qualities = Qualities(own, quality_rows or {}, default_quality)
+        check_parts(self.components, self.class_names)
         if vocoder is not None:
             check_vocoder(vocoder, self.clip_spec)
-        if len(self.class_names) != generator.null_class:
-            raise UserError(
-                f"{len(self.class_names)} class names for the generator's "
-                f"{generator.null_class} classes"
-            )
+        check_students(self.qualities, student, student_scheduler)
 
     @classmethod
     def from_pretrained(
@@ -211,7 +219,8 @@ class SoundingVideoPipeline(DiffusionPipeline):
             frames: uint8 (T,3,H,W) for all clips, or (B,T,3,H,W), one per clip.
             class_labels: Name or index for all clips, or one per clip.
             quality: "best", "balanced", "fast" or another row of the model's; default: the model's
-                choice. The four arguments below change single settings of it.
+                choice. The four arguments below change single settings of it; where the choice is a
+                row of a student, which has its own steps and guidance, they change "best".
             guidance_scale: phi of Eq. 8 for what is given, for the class, and in joint generation
                 for each modality by the other; 1 is no guidance and costs a half or a third. A
                 generator with `null_stream="renoised"` has nothing to guide joint generation by.
@@ -246,9 +255,8 @@ class SoundingVideoPipeline(DiffusionPipeline):
             decoder_steps=decoder_steps,
             guidance_scale=guidance_scale,
         )
-        sampler, steps, scale = self.scheduler, chosen.num_inference_steps, chosen.guidance_scale
-        if chosen.scheduler is not None:
-            sampler = make_scheduler(schedule_of(self.scheduler), chosen.scheduler)
+        model, sampler = self._sampled_with(chosen)
+        steps, scale = chosen.num_inference_steps, chosen.guidance_scale
 
         device = self._execution_device
         clips: list[Clip] = []
@@ -267,25 +275,17 @@ class SoundingVideoPipeline(DiffusionPipeline):
                 generators = [torch.Generator().manual_seed(s) for s in seeds[rows]]
                 own_media = media.map(lambda m, r=rows: m[r] if m is not None and len(m) > 1 else m)
                 own_labels = None if labels is None else labels[rows].to(device)
-                given = self.generator.normalise(self.encode(own_media)).map(
+                given = model.normalise(self.encode(own_media)).map(
                     lambda z, g=generators: None if z is None else z.expand(len(g), *z.shape[1:])
                 )
-                noise = initial_noise(self.generator.latent_shapes, generators, device)
-                denoise = generator_denoiser(
-                    self.generator, noise, given, own_labels, AV(scale, scale)
-                )
+                noise = initial_noise(model.latent_shapes, generators, device)
+                denoise = generator_denoiser(model, noise, given, own_labels, AV(scale, scale))
                 normal = sample(denoise, noise, sampler, steps, given, generators, after_step)
-                batch = self.generator.denormalise(normal)
+                batch = model.denormalise(normal)
                 latents.append(batch.map(Tensor.cpu))
                 if output_type == "clip":
-                    clips += self.decode(
-                        batch,
-                        own_media,
-                        own_labels,
-                        generators,
-                        decoder_steps,
-                        quality,
-                        images_per_call,
+                    clips += self._decode(
+                        batch, own_media, own_labels, generators, chosen, images_per_call
                     )
         together = AV(*(torch.cat(parts) for parts in zip(*latents, strict=True)))
         if not return_dict:
@@ -300,9 +300,9 @@ class SoundingVideoPipeline(DiffusionPipeline):
             asked: Fields of `Settings`; None: not asked for.
 
         Raises:
-            UserError: There is no such row.
+            UserError: There is no such row, or its student cannot do what is asked for.
         """
-        return self.qualities.settings(quality or self.config.default_quality, **asked)
+        return self.qualities.settings(quality, **asked)
 
     def encode(self, media: AV[Tensor | None]) -> AV[Tensor | None]:
         """Waveforms (B,S) and frames uint8 (B,T,3,H,W) -> latents AV((B,C,T',H',W')).
@@ -334,10 +334,21 @@ class SoundingVideoPipeline(DiffusionPipeline):
             quality: As in the call.
             images_per_call: As in the call.
         """
-        chosen = self.settings(quality, decoder_steps=decoder_steps)
-        spec, device, count = self.clip_spec, self._execution_device, len(latents.audio)
         if generators is None:
-            generators = [torch.Generator().manual_seed(i) for i in range(count)]
+            generators = [torch.Generator().manual_seed(i) for i in range(len(latents.audio))]
+        chosen = self.settings(quality, decoder_steps=decoder_steps)
+        return self._decode(latents, media, class_labels, generators, chosen, images_per_call)
+
+    def _decode(
+        self,
+        latents: AV[Tensor],
+        media: AV[Tensor | None],
+        class_labels: Tensor | None,
+        generators: Sequence[torch.Generator],
+        chosen: Settings,
+        images_per_call: int | None,
+    ) -> list[Clip]:
+        spec, device = self.clip_spec, self._execution_device
         waveforms, frames = media
         images = decode_latents(
             self.autoencoder,
@@ -357,15 +368,7 @@ class SoundingVideoPipeline(DiffusionPipeline):
             ).cpu()
         if frames is None:
             frames = images_to_frames(images.video).cpu()
-        return [
-            Clip(
-                frames=frames[i if len(frames) > 1 else 0],
-                waveform=waveforms[i if len(waveforms) > 1 else 0],
-                fps=spec.fps,
-                sample_rate=spec.sample_rate,
-            )
-            for i in range(count)
-        ]
+        return clips_of(waveforms, frames, len(latents.audio), spec)
 
     def reconstruct(self, clip: Clip, decoder_steps: int | None = None, seed: int = 0) -> Clip:
         """What the autoencoder keeps of a clip: encoded to the posterior's mode and decoded.
@@ -378,6 +381,14 @@ class SoundingVideoPipeline(DiffusionPipeline):
         latents: AV[Any] = self.encode(AV(audio.audio, video.video))
         generators = [torch.Generator().manual_seed(seed)]
         return self.decode(latents, generators=generators, decoder_steps=decoder_steps)[0]
+
+    def _sampled_with(self, chosen: Settings) -> tuple[JointGenerator, SchedulerMixin]:
+        if chosen.student:
+            assert self.student is not None and self.student_scheduler is not None
+            return self.student, self.student_scheduler
+        if chosen.scheduler is None:
+            return self.generator, self.scheduler
+        return self.generator, make_scheduler(schedule_of(self.scheduler), chosen.scheduler)
 
     def _codec(self, images_per_call: int | None = None) -> ImageCodec:
         size = images_per_call or IMAGES_PER_CALL

@@ -12,6 +12,7 @@ from typing import Literal
 
 from mmldm.config import DistillationConfig, RunConfig, TrainConfig
 from mmldm.errors import UserError
+from mmldm.pipelines.quality import student_row
 from mmldm.pipelines.sounding_video import SoundingVideoPipeline
 from mmldm.training.checkpoint import whole_folder
 from mmldm.training.decoder_distillation import DecoderDistillation
@@ -22,15 +23,8 @@ from mmldm.training.loop import TrainResult
 Student = Literal["generator", "decoder"]
 STEPS: dict[Student, tuple[int, ...]] = {"generator": (16, 8, 4), "decoder": (20, 4, 2, 1)}
 """The teacher's and the students' steps, unless the recipe has others."""
-COMPONENTS: dict[Student, tuple[str, ...]] = {
-    "generator": ("generator", "scheduler"),
-    "decoder": ("autoencoder", "decoder_scheduler"),
-}
-SETTINGS: dict[Student, tuple[str, ...]] = {
-    "generator": ("num_inference_steps", "guidance_scale", "quality_rows"),
-    "decoder": ("decoder_steps",),
-}
-"""What a student brings into a model folder; the number of steps comes first."""
+OWN_STEPS: dict[Student, str] = {"generator": "num_inference_steps", "decoder": "decoder_steps"}
+"""The setting of a model folder that counts them."""
 SHARE = 8
 """A student is trained for one part in so many of its teacher's steps."""
 
@@ -102,7 +96,7 @@ def distil(journey: Journey, student: Student) -> TrainResult:
 
 
 def _refuse_fast(pipeline: SoundingVideoPipeline, student: Student, steps: int) -> None:
-    name = SETTINGS[student][0]
+    name = OWN_STEPS[student]
     if pipeline.config[name] <= steps:
         raise UserError(
             f"the {student} samples in {pipeline.config[name]} already ({name} of the model): a "
@@ -116,15 +110,27 @@ def _section(config: RunConfig, student: Student) -> DistillationConfig:
 
 
 def _publish(journey: Journey) -> None:
-    """Writes distilled/: model/ with the last student of each part that has one."""
+    """Writes distilled/: model/ with its last students, the generator's for the row "fast"."""
     folder = journey.folder
     pipeline = SoundingVideoPipeline.from_pretrained(folder.model)
-    for student, components in COMPONENTS.items():
-        job = _section(journey.config, student)
-        export = None if job is None else folder.export(f"{student}_{job.steps[-1]}")
-        if export is not None and export.is_dir():
-            fast = SoundingVideoPipeline.from_pretrained(export)
-            pipeline.register_modules(**{name: getattr(fast, name) for name in components})
-            pipeline.register_to_config(**{name: fast.config[name] for name in SETTINGS[student]})
+    if (fast := _last(journey, "decoder")) is not None:
+        pipeline.register_modules(
+            autoencoder=fast.autoencoder, decoder_scheduler=fast.decoder_scheduler
+        )
+        pipeline.register_to_config(decoder_steps=fast.config.decoder_steps)
+    if (fast := _last(journey, "generator")) is not None:
+        pipeline.register_modules(student=fast.generator, student_scheduler=fast.scheduler)
+        row = student_row(fast.config.num_inference_steps)
+        rows = {**(pipeline.config.quality_rows or {}), "fast": row}
+        pipeline.register_to_config(quality_rows=rows, default_quality="fast")
     with whole_folder(folder.distilled) as unfinished:
         pipeline.save_pretrained(unfinished)
+
+
+def _last(journey: Journey, student: Student) -> SoundingVideoPipeline | None:
+    """The model of a part's last student, where it is trained."""
+    job = getattr(journey.config, f"distill_{student}")
+    export = None if job is None else journey.folder.export(f"{student}_{job.steps[-1]}")
+    if export is None or not export.is_dir():
+        return None
+    return SoundingVideoPipeline.from_pretrained(export)
