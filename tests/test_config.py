@@ -129,6 +129,7 @@ def test_keeping_one_checkpoint_is_refused_with_a_reason(recipe: Path) -> None:
         ("generator.tasks={joint: 0.5}", "sum to 1"),
         ("generator.tasks={joint: 0.5, dubbing: 0.5}", "unknown task 'dubbing'"),
         ("vae.pretrained=taesd", "exactly one"),
+        ("vae.decoder={decoder_blocks: 1}", "belongs to a pretrained VAE"),
         ("autoencoder.loss.adversarial=0.1", "critic"),
         ("vae.train.accumulate=3", "multiple of accumulate"),
         ("data.class_pattern='(['", "data.class_pattern: '([' is no regular expression"),

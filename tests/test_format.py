@@ -15,8 +15,8 @@ from .smallest import CLIP, smallest_recipe
 
 CONFIG_KEYS = {
     "vae": {
-        "base_channels", "decoder_blocks", "encoder_blocks", "in_channels", "latent_channels",
-        "patch_size", "upsample_channels",
+        "base_channels", "decoder_blocks", "decoder_channels", "encoder_blocks", "in_channels",
+        "latent_channels", "patch_size", "upsample_channels",
     },
     "autoencoder": {
         "adapter_config", "audio_encoder_config", "contrastive_dim", "decoder_config",

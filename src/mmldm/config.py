@@ -140,6 +140,8 @@ class VaeConfig(Section):
 
     pretrained: str | None = None
     model: dict[str, Any] | None = None
+    decoder: dict[str, Any] | None = None
+    """Widths of a new decoder for the `pretrained` small VAE, whose encoder and latents stay."""
     frames_per_clip: int = Field(3, gt=0)
     """Random frames taken of each clip, beside its audio image."""
     loss: VaeLoss = VaeLoss()
@@ -149,8 +151,11 @@ class VaeConfig(Section):
     def _check(self) -> VaeConfig:
         if (self.pretrained is None) == (self.model is None):
             raise ValueError("exactly one of pretrained and model must be set")
-        if self.model is not None and self.train is None:
-            raise ValueError("a model needs a train section")
+        if self.decoder is not None and self.pretrained is None:
+            raise ValueError("a decoder belongs to a pretrained VAE; a model names its own")
+        for name in ("model", "decoder"):
+            if getattr(self, name) is not None and self.train is None:
+                raise ValueError(f"a {name} needs a train section")
         return self
 
 

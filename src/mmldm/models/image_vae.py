@@ -42,6 +42,7 @@ class PatchAutoencoderKL(ModelMixin, ConfigMixin):
         base_channels: Width at latent resolution.
         upsample_channels: Widths of the decoder between latent and half resolution, one per
             doubling: log2(patch_size) - 1 of them.
+        decoder_channels: The decoder's width at latent resolution; None: `base_channels`.
     """
 
     @register_to_config
@@ -54,6 +55,7 @@ class PatchAutoencoderKL(ModelMixin, ConfigMixin):
         encoder_blocks: int = 2,
         decoder_blocks: int = 4,
         upsample_channels: tuple[int, ...] = (48,),
+        decoder_channels: int | None = None,
     ) -> None:
         super().__init__()
         if patch_size != 2 ** (len(upsample_channels) + 1):
@@ -67,9 +69,9 @@ class PatchAutoencoderKL(ModelMixin, ConfigMixin):
             *(ResBlock(base_channels, base_channels) for _ in range(encoder_blocks)),
             nn.Conv2d(base_channels, 2 * latent_channels, 1),
         )
-        layers: list[nn.Module] = [nn.Conv2d(latent_channels, base_channels, 3, padding=1)]
-        layers += [ResBlock(base_channels, base_channels) for _ in range(decoder_blocks)]
-        width = base_channels
+        width = decoder_channels or base_channels
+        layers: list[nn.Module] = [nn.Conv2d(latent_channels, width, 3, padding=1)]
+        layers += [ResBlock(width, width) for _ in range(decoder_blocks)]
         for channels in upsample_channels:
             layers += [nn.Conv2d(width, 4 * channels, 1), nn.PixelShuffle(2), ResConv(channels)]
             width = channels
@@ -83,6 +85,19 @@ class PatchAutoencoderKL(ModelMixin, ConfigMixin):
     def decode(self, z: Tensor) -> DecoderOutput:
         """(N,c,H/f,W/f) -> images (N,3,H,W), about [-1,1], not clamped."""
         return DecoderOutput(sample=self.decoder(z))
+
+    def with_decoder(
+        self, decoder_channels: int, decoder_blocks: int, upsample_channels: tuple[int, ...]
+    ) -> PatchAutoencoderKL:
+        """The same encoder, and so the same latents, with an untrained decoder of these widths."""
+        vae = PatchAutoencoderKL.from_config(
+            self.config,
+            decoder_channels=decoder_channels,
+            decoder_blocks=decoder_blocks,
+            upsample_channels=upsample_channels,
+        )
+        vae.encoder.load_state_dict(self.encoder.state_dict())
+        return vae
 
 
 class ResConv(nn.Module):

@@ -2,7 +2,7 @@
 
 frames u8 (B,T,3,H,W), waveform (B,S) -> images -> reconstruction losses. Paper §3.1 and §4.4.
 One network serves both modalities, because the audio image is a picture (§3.1). A pretrained VAE keeps its
-encoder frozen and only its decoder is trained, so latents made with it stay valid.
+encoder frozen and only its decoder is trained, or another in its place, so latents made with it stay valid.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from mmldm.data.clips import WindowDataset, held_out_windows, present
 from mmldm.data.latents import files_key
 from mmldm.data.loader import IndexedLoader
 from mmldm.data.manifest import Manifest
+from mmldm.errors import UserError
 from mmldm.evaluation.reconstruction import psnr
 from mmldm.media.clip import Clip
 from mmldm.media.images import frames_to_images, images_to_frames
@@ -172,21 +173,30 @@ class VaeStage:
 
 
 def build_vae(config: RunConfig, weights: bool = True) -> ImageVAE:
-    """The VAE a recipe asks for: a pretrained one with its encoder frozen, or a small one from scratch.
+    """The VAE a recipe asks for: a pretrained one with its encoder frozen, with its own decoder or a
+    new one, or a small one from scratch.
 
     Args:
         weights: False: Stable Diffusion's KL-VAE, where it is asked for by one of its hub names,
             comes without its published weights, so that nothing needs to be downloaded.
 
     Raises:
-        UserError: It cannot be loaded, or a key of `vae.model` is wrong.
+        UserError: It cannot be loaded, cannot take a new decoder, or a key of `vae.model` or
+            `vae.decoder` is wrong.
     """
     job = config.vae
+    torch.manual_seed(config.seed)
     if job.model is not None:
-        torch.manual_seed(config.seed)
         return PatchAutoencoderKL(**bind(job.model, PatchAutoencoderKL, "vae.model"))
     known = job.pretrained in SD_IMAGE_VAES and not weights
     vae = sd_image_vae() if known else load_image_vae(job.pretrained or "")
+    if job.decoder is not None:
+        if not isinstance(vae, PatchAutoencoderKL):
+            raise UserError(
+                f"vae.decoder: {job.pretrained} is a {type(vae).__name__}; only the decoder of a "
+                "PatchAutoencoderKL can be replaced, remove the key."
+            )
+        vae = vae.with_decoder(**bind(job.decoder, vae.with_decoder, "vae.decoder"))
     for name, parameter in vae.named_parameters():
         parameter.requires_grad_("decoder" in name or "post_quant" in name)
     return vae
