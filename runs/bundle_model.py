@@ -1,6 +1,7 @@
-"""Puts a trained model into the package, in half precision: python runs/bundle_model.py RUN_FOLDER.
+"""Puts a trained model into the package, in half precision: python runs/bundle_model.py MODEL [--vae VAE].
 
-A model folder holds no optimiser state and no paths; loading turns the weights back to float32.
+MODEL is the `model` or `distilled` folder of a run, VAE a lighter image VAE of the same latents. A model folder
+holds no optimiser state and no paths; loading turns the weights back to float32.
 """
 
 import argparse
@@ -9,17 +10,23 @@ from pathlib import Path
 import torch
 
 from mmldm.cli.generate import BUNDLED
+from mmldm.cli.output import silence_diffusers
+from mmldm.models.image_vae import load_image_vae
 from mmldm.pipelines.sounding_video import SoundingVideoPipeline
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("run", type=Path)
-    run = parser.parse_args().run
-    pipeline = SoundingVideoPipeline.from_pretrained(run / "model")
-    pipeline.to(torch.float16).save_pretrained(BUNDLED)
-    size = sum(file.stat().st_size for file in BUNDLED.rglob("*") if file.is_file())
-    print(f"{BUNDLED}: {size / 1e6:.1f} MB")
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("model", type=Path)
+    parser.add_argument("--vae", help="folder; default: the model's own")
+    parser.add_argument("--out", type=Path, default=BUNDLED)
+    options = parser.parse_args()
+    silence_diffusers()
+    parts = {} if options.vae is None else {"vae": load_image_vae(options.vae)}
+    pipeline = SoundingVideoPipeline.from_pretrained(options.model, **parts)
+    pipeline.to(torch.float16).save_pretrained(options.out)
+    size = sum(file.stat().st_size for file in options.out.rglob("*") if file.is_file())
+    print(f"{options.out}: {size / 1e6:.1f} MB")
 
 
 if __name__ == "__main__":
