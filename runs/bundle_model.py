@@ -1,7 +1,7 @@
 """Puts a trained model into the package, in half precision: python runs/bundle_model.py MODEL [--vae VAE].
 
-MODEL is the `model` or `distilled` folder of a run, VAE a lighter image VAE of the same latents. A model folder
-holds no optimiser state and no paths; loading turns the weights back to float32.
+MODEL is the `model` or `distilled` folder of a run, VAE a lighter image VAE of the same latents. A model
+folder holds no optimiser state and no paths; loading turns the weights back to float32.
 """
 
 import argparse
