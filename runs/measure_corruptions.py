@@ -39,6 +39,7 @@ SEES = {
     "squeezenet": PIXELS,
     "yamnet": SOUND,
     "vggish": SOUND,
+    "audioclip": SOUND,
     "clap": SOUND,
     "events": PAIR,
     "impacts": PAIR,
@@ -51,6 +52,7 @@ BLIND = {
     "squeezenet": SOUND | PAIR | {"frame order"},
     "yamnet": PICTURE | PAIR,
     "vggish": PICTURE | PAIR,
+    "audioclip": PICTURE | PAIR,
     "clap": PICTURE | PAIR,
     "classes": {"frame order", "delay"},
     "alarms": PICTURE | SOUND | PAIR,
@@ -71,9 +73,9 @@ def main() -> None:
     rules = find_protocol("default", options.samples)
     with ProgressLine() as line:
         sides = Finder(options.out, rules, options.workers, line).real_sets(options.clips, None)
-        impacts = (Path(sides.reference.origin) / CONFIG_FILE).is_file()
+        unnamed = ["impacts"] if (Path(sides.reference.origin) / CONFIG_FILE).is_file() else []
         names = options.metrics.split(",") if options.metrics else None
-        chosen = choose(names, rules.spec.fps, impacts)
+        chosen = choose(names, rules.spec.fps, unnamed)
         measures, undefined = build_measures(
             chosen, sides.anchor, rules, line, options.weights, torch.device("cpu")
         )

@@ -81,6 +81,19 @@ def test_without_any_weights_all_that_needs_none_is_measured_beside_its_anchors(
     assert report(evaluated)["classes"].keys() == {"wood", "glass"}
 
 
+def test_protocol_of_mm_diffusion_hears_at_44_khz_and_says_where_audioclip_belongs(
+    evaluated: Path, world: Path, other: Path, tmp_path: Path
+) -> None:
+    evaluate(other, world, tmp_path, "--protocol", "mm-diffusion", "--samples", 8).succeeded()
+    about = report(tmp_path)
+    assert "there is no AudioCLIP-Full-Training.pt or" in about["undefined"]["fad-audioclip"]
+    assert str(tmp_path / "weights") in about["undefined"]["fad-audioclip"]
+    assert "fad-audioclip" not in report(evaluated)["undefined"]
+    assert about["protocol"]["spec"]["sample_rate"] == 44_100
+    heard, usual = (numbers(out)["sync-recall-100"]["generated"] for out in (tmp_path, evaluated))
+    assert heard["value"] == pytest.approx(usual["value"], abs=0.1)
+
+
 def test_page_shows_numbers_reasons_and_pictures_that_are_there(evaluated: Path) -> None:
     page = (evaluated / "report.md").read_text()
     assert "| AV-Align ↑ | " in page and "nan" not in page.lower()

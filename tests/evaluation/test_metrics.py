@@ -43,6 +43,16 @@ def test_distance_of_a_set_to_itself_is_nothing_and_to_another_grows_with_the_sh
     assert near.interval[0] < near.value < near.interval[1] < far.interval[0]
 
 
+def test_audioclips_distance_is_ten_thousand_times_the_frechet_distance():
+    rows, real = drawn(20, 0, shift=1.0), drawn(30, 1)
+    plain, scaled = (
+        metric.values(rows, real, RULES)[0] for metric in (frechet(), named("fad-audioclip"))
+    )
+    assert scaled.value == pytest.approx(10_000 * plain.value)
+    assert scaled.interval == pytest.approx([10_000 * end for end in plain.interval])
+    assert named("fad-audioclip").numbers[0].biased
+
+
 def test_windows_count_for_the_caveat_and_clips_for_n():
     (few,) = frechet().values(drawn(10, 0, dim=16), drawn(30, 1, dim=16), RULES)
     assert few.n == 10 and few.note.startswith("10 features of 16 numbers")
@@ -131,13 +141,12 @@ def test_share_counts_each_clip_once():
 
 
 def test_metrics_are_chosen_by_name_and_the_rest_by_what_the_clips_are():
-    assert {m.name for m in choose(None, 10, False)} == {m.name for m in metrics(10)} - set(
-        OPTIONAL
-    )
-    assert "impacts" in {m.name for m in choose(None, 10, True)}
-    assert [m.measure for m in choose(["kad", "fvd"], 10, True)] == ["i3d", "yamnet"]
+    assert {m.name for m in choose(None, 10)} == {m.name for m in metrics(10)} - set(OPTIONAL)
+    usual, wider = ({m.name for m in choose(None, 10, also)} for also in ((), ["fad-audioclip"]))
+    assert wider - usual == {"fad-audioclip"}
+    assert [m.measure for m in choose(["kad", "fvd"], 10)] == ["i3d", "yamnet"]
     with pytest.raises(UserError, match="unknown 'fid'"):
-        choose(["fid"], 10, False)
+        choose(["fid"], 10)
 
 
 def test_numbers_have_names_of_their_own():
@@ -153,5 +162,6 @@ def test_protocols_differ_in_their_hash_and_so_do_seeds_and_counts():
     ]
     assert len({protocol.sha256 for protocol in protocols}) == len(protocols)
     assert find_protocol("mm-diffusion").samples == 2048
+    assert find_protocol("mm-diffusion-256").spec.num_samples == 70_560
     with pytest.raises(UserError, match="there are default, mm-diffusion, mm-diffusion-256"):
         find_protocol("fvd2048")

@@ -7,6 +7,7 @@ import torch
 from mmldm.data.impacts import ImpactsConfig, render_clip
 from mmldm.evaluation.alignment import match
 from mmldm.evaluation.onsets import detect_onsets
+from mmldm.media.resampling import resample
 
 
 def plucks(times, rate, frequency=700.0, duration=1.6):
@@ -54,3 +55,13 @@ def test_impacts_world_is_heard_as_the_ground_truth_says():
         onsets += len(found)
     assert heard / hits > 0.9
     assert heard / onsets > 0.95
+
+
+def test_sounds_without_treble_have_the_same_onsets_at_44_khz():
+    clips = [render_clip(ImpactsConfig(seed=3), index).clip for index in range(12)]
+    wide = [resample(clip.waveform, clip.sample_rate, 44_100) for clip in clips]
+    found = [detect_onsets(sound, 44_100) for sound in wide]
+    wanted = [detect_onsets(clip.waveform, clip.sample_rate) for clip in clips]
+    assert sum(map(len, found)) == pytest.approx(sum(map(len, wanted)), rel=0.02)
+    for onsets, own in zip(found, wanted, strict=True):
+        assert len(match(onsets, own, 0.011)) >= len(own) - 1

@@ -92,14 +92,12 @@ def evaluate(
             sides = finder.model_sides(load_model(str(generated), device), model, known)
         else:
             sides = finder.folder_sides(generated, known)
-        impacts = (Path(known.reference.origin) / CONFIG_FILE).is_file()
-        chosen = named or choose(None, rules.spec.fps, impacts)
+        extra = {
+            "impacts": (Path(known.reference.origin) / CONFIG_FILE).is_file(),
+            "fad-audioclip": rules.name != "default",
+        }
+        chosen = named or choose(None, rules.spec.fps, [name for name in extra if extra[name]])
         measures, undefined = build_measures(chosen, known.anchor, rules, line, weights, run_device)
-        if rules.name != "default":
-            undefined["FAD of MM-Diffusion"] = (
-                "AudioCLIP, whose features it is made from (times 10,000), is not built here; FAD by VGGish "
-                "stands in and has another scale"
-            )
         usable = [metric for metric in chosen if metric.name not in undefined]
         if not usable:
             raise UserError(next(iter(undefined.values())))

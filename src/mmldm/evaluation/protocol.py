@@ -3,7 +3,7 @@
 name -> Protocol -> sha256, which reports carry and without which two of them are not compared
 
 Sources: Ruan et al., "MM-Diffusion", CVPR 2023, and its evaluation code (2,048 clips of 16 frames at 10 fps,
-shown to I3D by way of 64 or 256 pixels); docs/evaluation.md says where ours is not theirs.
+shown to I3D by way of 64 or 256 pixels, heard at 44.1 kHz); docs/evaluation.md says where ours is not theirs.
 """
 
 from __future__ import annotations
@@ -46,14 +46,14 @@ class Protocol(BaseModel):
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
 
 
-def _square(size: int) -> ClipSpec:
-    return ClipSpec(num_frames=16, fps=10.0, height=size, width=size, sample_rate=16_000)
+def _square(size: int, sample_rate: int) -> ClipSpec:
+    return ClipSpec(num_frames=16, fps=10.0, height=size, width=size, sample_rate=sample_rate)
 
 
 PROTOCOLS = {
-    "default": Protocol(name="default", spec=_square(224)),
-    "mm-diffusion": Protocol(name="mm-diffusion", spec=_square(64), samples=2048),
-    "mm-diffusion-256": Protocol(name="mm-diffusion-256", spec=_square(256), samples=2048),
+    "default": Protocol(name="default", spec=_square(224, 16_000)),
+    "mm-diffusion": Protocol(name="mm-diffusion", spec=_square(64, 44_100), samples=2048),
+    "mm-diffusion-256": Protocol(name="mm-diffusion-256", spec=_square(256, 44_100), samples=2048),
 }
 
 

@@ -5,9 +5,10 @@ names -> metrics, the extractors they need
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import numpy as np
+from torch import Tensor
 
 from mmldm.errors import UserError
 from mmldm.evaluation.alignment import lags, sync
@@ -24,9 +25,20 @@ from mmldm.evaluation.metrics import (
     SharedRegions,
 )
 
-EXTRACTORS = ("i3d", "i3d-pooled", "vggish", "yamnet", "squeezenet", "clap")
-OPTIONAL = ("fvd-pooled", "kvd-pooled", "fad-clap", "kad-clap", "impacts", "agreement")
-"""Measured only where they are asked for; `impacts` also on clips of `mmldm synthesize`."""
+EXTRACTORS = ("i3d", "i3d-pooled", "vggish", "yamnet", "squeezenet", "audioclip", "clap")
+OPTIONAL = (
+    "fvd-pooled", "kvd-pooled", "fad-audioclip", "fad-clap", "kad-clap", "impacts", "agreement",
+)  # fmt: skip
+"""Measured only where they are asked for; `impacts` also on clips of `mmldm synthesize`, `fad-audioclip` also
+by MM-Diffusion's protocols."""
+
+
+def mm_diffusion_fad(a: Tensor, b: Tensor) -> float:
+    """The Fréchet distance of AudioCLIP's features, in the unit of MM-Diffusion's tables."""
+    return 10_000 * frechet_distance_of(a, b)
+
+
+FRECHET = (frechet_distance_of, mm_diffusion_fad)
 SYNC = {
     "recall": ("impacts with an onset", lambda c: (c.impacts_heard, c.impacts)),
     "precision": ("onsets with an impact", lambda c: (c.onsets_seen, c.onsets)),
@@ -40,7 +52,7 @@ def metrics(fps: float) -> list[Metric]:
         fps: Of the clips; AV-Align's tolerance is a frame.
     """
     distances: list[Metric] = [
-        FeatureDistance(name, title, measure, distance, distance is frechet_distance_of)
+        FeatureDistance(name, title, measure, distance, distance in FRECHET)
         for name, title, measure, distance in (
             ("fvd", "FVD (Fréchet, I3D logits)", "i3d", frechet_distance_of),
             ("kvd", "KVD (kernel, I3D logits)", "i3d", kernel_distance),
@@ -50,6 +62,7 @@ def metrics(fps: float) -> list[Metric]:
             ("fad", "FAD (Fréchet, VGGish)", "vggish", frechet_distance_of),
             ("fad-yamnet", "Fréchet, YAMNet", "yamnet", frechet_distance_of),
             ("kad", "KAD, YAMNet", "yamnet", kernel_audio_distance),
+            ("fad-audioclip", "Fréchet x 10,000, AudioCLIP", "audioclip", mm_diffusion_fad),
             ("fad-clap", "Fréchet, CLAP", "clap", frechet_distance_of),
             ("kad-clap", "KAD, CLAP", "clap", kernel_audio_distance),
         )
@@ -118,12 +131,12 @@ def _late(heard: Row, seen: Row) -> Counts:
     return float(distances.sum()), float(len(distances))
 
 
-def choose(names: list[str] | None, fps: float, impacts: bool = False) -> list[Metric]:
+def choose(names: list[str] | None, fps: float, unnamed: Collection[str] = ()) -> list[Metric]:
     """The metrics of these names.
 
     Args:
         names: As `--metrics` has them; None: all but `OPTIONAL`.
-        impacts: Whether the real clips are of the impacts world; without names its sync is measured, too.
+        unnamed: Those of `OPTIONAL` that are measured without names, too.
 
     Raises:
         UserError: There is no metric of a name.
@@ -131,7 +144,7 @@ def choose(names: list[str] | None, fps: float, impacts: bool = False) -> list[M
     every = metrics(fps)
     known = list(dict.fromkeys(metric.name for metric in every))
     if names is None:
-        left_out = set(OPTIONAL) - ({"impacts"} if impacts else set())
+        left_out = set(OPTIONAL).difference(unnamed)
         return [metric for metric in every if metric.name not in left_out]
     unknown = [name for name in names if name not in known]
     if unknown:

@@ -77,6 +77,43 @@ for number, (read, squeezed, expanded) in enumerate(
         SQUEEZENET[f"fire{number}.{part}.bias"] = shape[:1]
 
 
+# AndreyGuzhov/AudioCLIP, without the "audio." before each name.
+AUDIOCLIP = {
+    "fbsp.m": (1025,), "fbsp.fb": (1025,), "fbsp.fc": (1025,), "window": (1654,),
+    "conv1.weight": (64, 3, 7, 7), "fc.weight": (1024, 2048), "fc.bias": (1024,),
+}  # fmt: skip
+AUDIOCLIP_NORMS = {"bn1": 64}
+# Of each stage: blocks, channels read, inside and written, the gate's kernel.
+for number, (depth, read, inside, written, kernel) in enumerate(
+    [(3, 64, 128, 256, (3, 1)), (4, 256, 256, 512, (1, 5)), (6, 512, 512, 1024, (3, 1)),
+     (3, 1024, 1024, 2048, (1, 5)), (0, 2048, 0, 2048, (3, 5))],
+    start=1,
+):  # fmt: skip
+    for place in range(depth):
+        block = f"layer{number}.{place}"
+        AUDIOCLIP |= {
+            f"{block}.conv1.weight": (inside, written if place else read, 1, 1),
+            f"{block}.conv2.weight": (inside, inside // 32, 3, 3),
+            f"{block}.conv3.weight": (written, inside, 1, 1),
+        }
+        AUDIOCLIP_NORMS |= {f"{block}.bn1": inside, f"{block}.bn2": inside, f"{block}.bn3": written}
+    if depth:
+        AUDIOCLIP[f"layer{number}.0.downsample.0.weight"] = (written, read, 1, 1)
+        AUDIOCLIP_NORMS[f"layer{number}.0.downsample.1"] = written
+    AUDIOCLIP |= {
+        f"att{number}.conv_depth.weight": (read, 1, *kernel),
+        f"att{number}.conv_depth.bias": (read,),
+        f"att{number}.conv_point.weight": (written, read, 1, 1),
+        f"att{number}.conv_point.bias": (written,),
+    }
+    AUDIOCLIP_NORMS[f"att{number}.bn"] = written
+AUDIOCLIP |= {
+    f"{norm}.{part}": (channels,)
+    for norm, channels in AUDIOCLIP_NORMS.items()
+    for part in ("weight", "bias", "running_mean", "running_var")
+}
+
+
 def drawn(layout: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
     """Tensors of a layout that keep the scale of what passes through them."""
     rng = torch.Generator().manual_seed(0)
@@ -85,7 +122,7 @@ def drawn(layout: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
         tensor = torch.randn(shape, generator=rng)
         if len(shape) > 1:
             tensor *= (2 / tensor[0].numel()) ** 0.5
-        elif name.endswith(("bn.weight", "running_var")):
+        elif name.endswith((".weight", "running_var")):
             tensor = tensor.abs() + 0.1
         else:
             tensor *= 0.1

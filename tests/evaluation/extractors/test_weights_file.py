@@ -40,6 +40,13 @@ def test_batch_norms_counters_are_left_out(tmp_path: Path) -> None:
     assert published(ear__pt="").read(tmp_path / "ear.pt").tensors.keys() == TENSORS.keys()
 
 
+def test_tensors_of_other_networks_and_empty_ones_are_left(tmp_path: Path) -> None:
+    others = {"eye.weight": torch.ones(2), "weight": torch.ones(3), "ear.none": torch.empty(0)}
+    torch.save({**others, **{f"ear.{k}": v for k, v in TENSORS.items()}}, tmp_path / "ear.pt")
+    found = WeightsFile("EarNet", {"ear.pt": ""}, "somewhere", "MIT", prefix="ear.").read(tmp_path)
+    assert found.tensors.keys() == TENSORS.keys()
+
+
 def test_missing_file_is_named_with_its_folder_and_source(folder: Path) -> None:
     with pytest.raises(UserError) as error:
         published(ear__pt="", ear__safetensors="").read()

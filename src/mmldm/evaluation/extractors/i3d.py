@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from mmldm.errors import UserError
 from mmldm.evaluation.extractors.extractor import FileExtractor
+from mmldm.evaluation.extractors.frozen_norm import FrozenNorm
 from mmldm.evaluation.extractors.weights_file import WeightsFile
 from mmldm.media.clip import Clip
 
@@ -50,25 +51,6 @@ WEIGHTS = WeightsFile(
     "(rgb_imagenet.pt), both linked from their pages on GitHub",
     licence="Apache-2.0",
 )
-
-
-class FrozenNorm(nn.Module):
-    """A trained batch norm; torch's own would ask the file for a counter that old ones lack."""
-
-    weight: Tensor
-    bias: Tensor
-    running_mean: Tensor
-    running_var: Tensor
-
-    def __init__(self, channels: int, epsilon: float) -> None:
-        super().__init__()
-        self.epsilon = epsilon
-        for name in ("weight", "bias", "running_mean", "running_var"):
-            self.register_buffer(name, torch.ones(channels))
-
-    def forward(self, maps: Tensor) -> Tensor:
-        statistics = self.running_mean, self.running_var
-        return F.batch_norm(maps, *statistics, self.weight, self.bias, eps=self.epsilon)
 
 
 class Unit(nn.Module):

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from mmldm.errors import UserError
+from mmldm.evaluation.extractors.audioclip import AudioCLIP
 from mmldm.evaluation.extractors.clap import CLAP, DEFAULT
 from mmldm.evaluation.extractors.extractor import Extractor
 from mmldm.evaluation.extractors.i3d import I3D
@@ -23,6 +24,7 @@ from mmldm.evaluation.extractors.yamnet import YAMNet
 BUILDERS: dict[str, Callable[..., Extractor]] = {
     "yamnet": YAMNet,
     "vggish": VGGish,
+    "audioclip": AudioCLIP,
     "i3d": I3D,
     "i3d-pooled": partial(I3D, pooled=True),
     "squeezenet": SqueezeNet,

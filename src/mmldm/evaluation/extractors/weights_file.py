@@ -31,7 +31,8 @@ class Weights(NamedTuple):
     Attributes:
         path: Of the file.
         sha256: Of the file, in hex.
-        tensors: By name, without the batch norms' counters of batches, which old files lack.
+        tensors: The network's by name, without the file's prefix; without the batch norms' counters of
+            batches, which old files lack, and without empty ones, which a bias that is none leaves.
     """
 
     path: Path
@@ -49,12 +50,14 @@ class WeightsFile:
             or "" where none is known.
         source: How to get it, as the end of "get it from".
         licence: Of the weights.
+        prefix: Of the names of this network's tensors, in a file that holds others, too; those are left.
     """
 
     network: str
     names: Mapping[str, str]
     source: str
     licence: str
+    prefix: str = ""
 
     def find(self, path: str | Path | None = None) -> Path:
         """The file at `path`, or under one of `names` in the folder at `path`; None: in that of weights.
@@ -84,8 +87,14 @@ class WeightsFile:
         sha256 = checked_sha256(found, self.names.get(found.name, ""))
         safe = found.suffix == ".safetensors"
         tensors = read_tensors(found) if safe else _read_pickled_tensors(found)
-        counters = {name for name in tensors if name.endswith(".num_batches_tracked")}
-        return Weights(found, sha256, {k: v for k, v in tensors.items() if k not in counters})
+        own = {
+            name.removeprefix(self.prefix): tensor
+            for name, tensor in tensors.items()
+            if name.startswith(self.prefix)
+            and not name.endswith(".num_batches_tracked")
+            and tensor.numel()
+        }
+        return Weights(found, sha256, own)
 
 
 def weights_folder() -> Path:
