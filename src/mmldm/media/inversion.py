@@ -51,18 +51,28 @@ def phases(
     for _ in range(iterations):
         consistent = stft(istft(spectrum))
         ahead = consistent - MOMENTUM / (1 + MOMENTUM) * previous
-        spectrum = magnitudes * ahead / ahead.abs().clamp(min=1e-16)
+        spectrum = ahead * (magnitudes / ahead.abs().clamp(min=1e-16))
         previous = consistent
     return spectrum
 
 
-def overlap_add(frames: Tensor, window: Tensor, hop: int) -> Tensor:
-    """Least-squares signal (B, (L - 1) * hop + N) of windowed frames (B,L,N), window (N,)."""
-    count, size = frames.shape[1:]
+def overlap_add(frames: Tensor, window: Tensor, hop: int, weight: Tensor) -> Tensor:
+    """Least-squares signal (B, (L - 1) * hop + N) of windowed frames (B,L,N), window (N,).
+
+    Args:
+        weight: As `overlap_weight` gives it.
+    """
+    return _overlapped((frames * window).mT, hop) / weight
+
+
+def overlap_weight(window: Tensor, hop: int, count: int) -> Tensor:
+    """What `count` windows (N,) squared add up to at each sample, (1, (L - 1) * hop + N), above 0."""
+    squared = (window**2)[None, :, None].expand(1, len(window), count)
+    return _overlapped(squared, hop).clamp(min=1e-8)
+
+
+def _overlapped(columns: Tensor, hop: int) -> Tensor:
+    """Columns (B,N,L), each `hop` samples after the last, added up to (B, (L - 1) * hop + N)."""
+    size, count = columns.shape[1:]
     length = (count - 1) * hop + size
-
-    def fold(columns: Tensor) -> Tensor:
-        return F.fold(columns, (1, length), kernel_size=(1, size), stride=(1, hop))[:, 0, 0]
-
-    weight = fold((window**2)[None, :, None].expand(1, size, count))
-    return fold((frames * window).mT) / weight.clamp(min=1e-8)
+    return F.fold(columns, (1, length), kernel_size=(1, size), stride=(1, hop))[:, 0, 0]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mmldm.media.inversion import linear_magnitudes, overlap_add, phases
+from mmldm.media.inversion import linear_magnitudes, overlap_add, overlap_weight, phases
 from mmldm.types import ClipSpec, SpectrogramSpec
 
 SILENCE_LEVEL = 0.02
@@ -62,6 +62,7 @@ class AudioImage(nn.Module):
 
     filterbank: Tensor
     window: Tensor
+    overlap: Tensor
 
     def __init__(self, spec: ClipSpec) -> None:
         super().__init__()
@@ -73,6 +74,8 @@ class AudioImage(nn.Module):
             "filterbank", mel_filterbank(mel, spec.filterbank_rate), persistent=False
         )
         self.register_buffer("window", window, persistent=False)
+        overlap = overlap_weight(window, mel.hop_length, spec.num_columns)
+        self.register_buffer("overlap", overlap, persistent=False)
 
     @property
     def padding(self) -> int:
@@ -132,7 +135,7 @@ class AudioImage(nn.Module):
     def _istft(self, spectrum: Tensor) -> Tensor:
         mel = self.spec.spectrogram
         frames = torch.fft.irfft(spectrum.mT, n=mel.n_fft)
-        padded = overlap_add(frames, self.window, mel.hop_length)
+        padded = overlap_add(frames, self.window, mel.hop_length, self.overlap)
         signal = padded[:, self.padding :][:, : self.spec.num_samples]
         return F.pad(signal, (0, self.spec.num_samples - signal.shape[1]))
 

@@ -38,15 +38,9 @@ from mmldm.pipelines.vocoding import check_vocoder, sound
 from mmldm.types import AV, ClipSpec
 
 COMPONENTS = (
-    "vae",
-    "autoencoder",
-    "generator",
-    "scheduler",
-    "decoder_scheduler",
-    "vocoder",
-    "student",
-    "student_scheduler",
-)
+    "vae", "autoencoder", "generator", "scheduler", "decoder_scheduler", "vocoder",
+    "student", "student_scheduler",
+)  # fmt: skip
 OWN_SETTINGS = ("num_inference_steps", "decoder_steps", "guidance_scale")
 HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "token")
 StepCallback = Callable[[Any, int, Tensor, dict[str, Any]], dict[str, Any] | None]
@@ -275,7 +269,7 @@ class SoundingVideoPipeline(DiffusionPipeline):
                 generators = [torch.Generator().manual_seed(s) for s in seeds[rows]]
                 own_media = media.map(lambda m, r=rows: m[r] if m is not None and len(m) > 1 else m)
                 own_labels = None if labels is None else labels[rows].to(device)
-                given = model.normalise(self.encode(own_media)).map(
+                given = model.normalise(self._encode(own_media, device)).map(
                     lambda z, g=generators: None if z is None else z.expand(len(g), *z.shape[1:])
                 )
                 noise = initial_noise(model.latent_shapes, generators, device)
@@ -285,7 +279,7 @@ class SoundingVideoPipeline(DiffusionPipeline):
                 latents.append(batch.map(Tensor.cpu))
                 if output_type == "clip":
                     clips += self._decode(
-                        batch, own_media, own_labels, generators, chosen, images_per_call
+                        batch, own_media, own_labels, generators, chosen, images_per_call, device
                     )
         together = AV(*(torch.cat(parts) for parts in zip(*latents, strict=True)))
         if not return_dict:
@@ -309,9 +303,7 @@ class SoundingVideoPipeline(DiffusionPipeline):
 
         The latents are the mode of the posterior, not normalised. None stays None.
         """
-        device = self._execution_device
-        on_device = media.map(lambda m: None if m is None else m.to(device))
-        return encode_media(self.autoencoder, self._codec(), self._audio_image(), on_device)
+        return self._encode(media, self._execution_device)
 
     def decode(
         self,
@@ -337,7 +329,17 @@ class SoundingVideoPipeline(DiffusionPipeline):
         if generators is None:
             generators = [torch.Generator().manual_seed(i) for i in range(len(latents.audio))]
         chosen = self.settings(quality, decoder_steps=decoder_steps)
-        return self._decode(latents, media, class_labels, generators, chosen, images_per_call)
+        device = self._execution_device
+        return self._decode(
+            latents, media, class_labels, generators, chosen, images_per_call, device
+        )
+
+    def _encode(self, media: AV[Tensor | None], device: torch.device) -> AV[Tensor | None]:
+        if media.audio is None and media.video is None:
+            return media
+        media = media.map(lambda m: None if m is None else m.to(device))
+        parts = self.autoencoder, self._codec(device), AudioImage(self.clip_spec).to(device)
+        return encode_media(*parts, media)
 
     def _decode(
         self,
@@ -347,12 +349,13 @@ class SoundingVideoPipeline(DiffusionPipeline):
         generators: Sequence[torch.Generator],
         chosen: Settings,
         images_per_call: int | None,
+        device: torch.device,
     ) -> list[Clip]:
-        spec, device = self.clip_spec, self._execution_device
+        spec = self.clip_spec
         waveforms, frames = media
         images = decode_latents(
             self.autoencoder,
-            self._codec(images_per_call),
+            self._codec(device, images_per_call),
             self.decoder_scheduler,
             latents.map(lambda z: z.to(device)),
             # Known frames need no decoding; the signal decoder asks for one at least.
@@ -363,8 +366,9 @@ class SoundingVideoPipeline(DiffusionPipeline):
             images_per_call=images_per_call,
         )
         if waveforms is None:
+            audio_image = AudioImage(spec).to(device)
             waveforms = sound(
-                images.audio, self._audio_image(), self.vocoder, chosen.phase_iterations
+                images.audio, audio_image, self.vocoder, chosen.phase_iterations
             ).cpu()
         if frames is None:
             frames = images_to_frames(images.video).cpu()
@@ -390,10 +394,6 @@ class SoundingVideoPipeline(DiffusionPipeline):
             return self.generator, self.scheduler
         return self.generator, make_scheduler(schedule_of(self.scheduler), chosen.scheduler)
 
-    def _codec(self, images_per_call: int | None = None) -> ImageCodec:
+    def _codec(self, device: torch.device, images_per_call: int | None = None) -> ImageCodec:
         size = images_per_call or IMAGES_PER_CALL
-        codec = ImageCodec(self.vae, self.autoencoder.image_statistics, size)
-        return codec.to(self._execution_device)
-
-    def _audio_image(self) -> AudioImage:
-        return AudioImage(self.clip_spec).to(self._execution_device)
+        return ImageCodec(self.vae, self.autoencoder.image_statistics, size).to(device)
