@@ -46,7 +46,9 @@ def write_mp4(path: Path, frames: Tensor, waveform: Tensor, fps: float, sample_r
         video.pix_fmt = "yuv420p"
         video.codec_context.thread_count = 1
         audio_rate = sample_rate if sample_rate in AAC_RATES else 48000
-        audio = output.add_stream("aac", rate=audio_rate, layout="mono")
+        # FFmpeg's default search of quantisers takes three times as long and keeps less of these sounds.
+        coder = {"aac_coder": "fast"}
+        audio = output.add_stream("aac", rate=audio_rate, layout="mono", options=coder)
         audio.bit_rate = 128_000 if audio_rate >= 32000 else 64_000
 
         for picture in pictures:
