@@ -17,8 +17,8 @@ from mmldm.media.sheet import save_png
 SIZE = 900, 480
 LEFT, TOP, RIGHT, BOTTOM = 80, 30, 870, 410
 RECALLS = 0.84, 0.92
-SECONDS = 0.17, 0.55
-MARKS = 0.2, 0.25, 0.3, 0.4, 0.5
+SECONDS = 0.095, 0.5
+MARKS = 0.1, 0.15, 0.2, 0.3, 0.4
 INK, GRID, DOT = (30, 30, 30), (220, 220, 220), (30, 90, 200)
 
 
