@@ -7,17 +7,13 @@ encoder frozen and only its decoder is trained, or another in its place, so late
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mmldm.config import RunConfig, TrainConfig, VaeConfig, bind
-from mmldm.data.clips import WindowDataset, held_out_windows, present
-from mmldm.data.latents import files_key
-from mmldm.data.loader import IndexedLoader
+from mmldm.data.clips import present
 from mmldm.data.manifest import Manifest
 from mmldm.errors import UserError
 from mmldm.evaluation.reconstruction import psnr
@@ -33,6 +29,7 @@ from mmldm.models.image_vae import (
 )
 from mmldm.pipelines.previews import save_clips
 from mmldm.training.losses import salience, weighted_mean
+from mmldm.training.media_stage import MediaStage
 from mmldm.training.randomness import StepRandom
 from mmldm.types import ClipSpec
 
@@ -86,7 +83,7 @@ class VaeTurn(nn.Module):
         }
 
 
-class VaeStage:
+class VaeStage(MediaStage):
     """Trains (or adapts) the image KL-VAE. See `training.stage.Stage` for the contract."""
 
     name = "vae"
@@ -98,49 +95,15 @@ class VaeStage:
         manifest: Manifest,
         device: torch.device,
     ) -> None:
-        self.config, self.job, self.spec, self.device = config, config.vae, config.clip, device
-        self.manifest, self.train_config = manifest, train_config
         self.vae = build_vae(config)
-        self.vae.to(device).train()
-        self.turns: dict[str, nn.Module] = {
-            "model": VaeTurn(self.vae, self.spec, self.job).to(device)
-        }
-        self.ema_modules: dict[str, nn.Module] = {"vae": self.vae}
-        self.learning_rates: Mapping[str, float] = {}
-        self.audio_image = AudioImage(self.spec).to(device)
-        self.loader: IndexedLoader | None = None
-
-    def active_turns(self, step: int) -> tuple[str, ...]:
-        return ("model",)
-
-    def batches(self, start_step: int, rank: int, world: int) -> Iterator[dict[str, Tensor]]:
-        dataset = WindowDataset(self.manifest, self.spec, split="train", seed=self.config.seed)
-        self.loader = IndexedLoader(
-            dataset,
-            batch_size=self.train_config.batch_size,
-            seed=self.config.seed,
-            start_step=start_step,
-            rank=rank,
-            world=world,
-            workers=self.train_config.workers,
+        turn = VaeTurn(self.vae, config.clip, config.vae)
+        super().__init__(
+            config, config.vae, train_config, manifest, device, turn=turn, network=self.vae
         )
-        return iter(self.loader)
-
-    def fingerprint(self) -> dict[str, Any]:
-        return {
-            "clip": self.spec.model_dump(),
-            "job": self.job.model_dump(exclude={"train"}),
-            "clips": files_key(self.manifest),
-        }
-
-    @property
-    def failures(self) -> Mapping[str, str]:
-        return self.loader.failures if self.loader is not None else {}
 
     @torch.no_grad()
     def _reconstruct(self, count: int) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-        windows = held_out_windows(self.manifest, self.spec, self.config.seed, count)
-        batch = {name: x.to(self.device) for name, x in windows.items()}
+        batch = {name: x.to(self.device) for name, x in self.held_out(count).items()}
         images = torch.cat(
             [self.audio_image.image(batch["waveform"]), frames_to_images(batch["frames"])], dim=1
         )

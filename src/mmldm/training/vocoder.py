@@ -6,17 +6,12 @@ passed through the audio image, as when sampling: the same decibel range, size a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mmldm.config import RunConfig, TrainConfig, VocoderConfig, VocoderLoss, bind
-from mmldm.data.clips import WindowDataset, held_out_windows
-from mmldm.data.latents import files_key
-from mmldm.data.loader import IndexedLoader
 from mmldm.data.manifest import Manifest
 from mmldm.evaluation.reconstruction import mel_error
 from mmldm.evaluation.spectra import spectral_distance
@@ -26,6 +21,7 @@ from mmldm.models.pretrained_vocoder import Vocoder, load_vocoder
 from mmldm.models.vocoder import FourierVocoder
 from mmldm.pipelines.previews import save_clips
 from mmldm.pipelines.vocoding import check_vocoder, sound, vocode, vocoder_input
+from mmldm.training.media_stage import MediaStage
 from mmldm.training.randomness import StepRandom
 from mmldm.types import ClipSpec
 
@@ -60,10 +56,11 @@ class VocoderTurn(nn.Module):
         return {"loss": loss, **{name: term.detach() for name, term in terms.items()}}
 
 
-class VocoderStage:
+class VocoderStage(MediaStage):
     """Trains our own vocoder on the clips' sound. See `training.stage.Stage` for the contract."""
 
     name = "vocoder"
+    sound_only = True
 
     def __init__(
         self,
@@ -73,47 +70,16 @@ class VocoderStage:
         manifest: Manifest,
         device: torch.device,
     ) -> None:
-        self.job, self.spec, self.seed, self.device = job, config.clip, config.seed, device
-        self.manifest, self.train_config = manifest, train_config
-        self.vocoder = build_vocoder(job, self.spec, config.seed).to(device).train()
-        self.turns: dict[str, nn.Module] = {
-            "model": VocoderTurn(self.vocoder, self.spec, job.loss).to(device)
-        }
-        self.ema_modules: dict[str, nn.Module] = {"vocoder": self.vocoder}
-        self.learning_rates: Mapping[str, float] = {}
-        self.audio_image = AudioImage(self.spec).to(device)
-        self.loader: IndexedLoader | None = None
-
-    def active_turns(self, step: int) -> tuple[str, ...]:
-        return ("model",)
-
-    def batches(self, start_step: int, rank: int, world: int) -> Iterator[dict[str, Tensor]]:
-        self.loader = IndexedLoader(
-            WindowDataset(self.manifest, self.spec, "train", self.seed, sound_only=True),
-            batch_size=self.train_config.batch_size,
-            seed=self.seed,
-            start_step=start_step,
-            rank=rank,
-            world=world,
-            workers=self.train_config.workers,
+        self.vocoder = build_vocoder(job, config.clip, config.seed)
+        turn = VocoderTurn(self.vocoder, config.clip, job.loss)
+        super().__init__(
+            config, job, train_config, manifest, device, turn=turn, network=self.vocoder
         )
-        return iter(self.loader)
-
-    def fingerprint(self) -> dict[str, Any]:
-        return {
-            "clip": self.spec.model_dump(),
-            "job": self.job.model_dump(exclude={"train"}),
-            "clips": files_key(self.manifest),
-        }
-
-    @property
-    def failures(self) -> Mapping[str, str]:
-        return self.loader.failures if self.loader is not None else {}
 
     @torch.no_grad()
     def _revoice(self, count: int) -> tuple[Tensor, Tensor, Tensor]:
         """Frames of held-out clips, their sound, and the vocoder's of the same audio images."""
-        windows = held_out_windows(self.manifest, self.spec, self.seed, count)
+        windows = self.held_out(count)
         waveform = windows["waveform"].to(self.device)
         made = sound(self.audio_image.image(waveform), self.audio_image, self.vocoder)
         return windows["frames"], waveform, made
