@@ -27,7 +27,8 @@ __all__ = [
     "VocoderConfig", "VocoderLoss", "bind", "load_config", "override", "parse", "save_config",
 ]  # fmt: skip
 
-TASKS = ("joint", "audio_to_video", "video_to_audio", "audio_only", "video_only")
+SAMPLED_TASKS = ("joint", "audio_to_video", "video_to_audio")
+TASKS = (*SAMPLED_TASKS, "audio_only", "video_only")
 """What a training row of the generator shows: both noisy, one given, or one alone."""
 
 
@@ -331,6 +332,12 @@ class RunConfig(Section):
             raise ValueError(
                 f"autoencoder.target_frames {self.autoencoder.target_frames} exceeds "
                 f"clip.num_frames {self.clip.num_frames}"
+            )
+        sampled = [self.generator.tasks.get(task, 0) for task in SAMPLED_TASKS]
+        if self.distill_generator is not None and not any(sampled):
+            raise ValueError(
+                "distill_generator: nothing that is sampled is among generator.tasks, give one of "
+                f"{', '.join(SAMPLED_TASKS)} a share"
             )
         return self
 

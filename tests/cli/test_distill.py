@@ -56,6 +56,10 @@ def test_generator_of_a_run_gets_students_and_the_same_command_passes_over_them(
             "a student of 6 steps cannot follow a teacher of 16",
         ),
         (("generator", "--set", "distill_generator.stepps=[6]"), "did you mean steps?"),
+        (
+            ("generator", "--set", "generator.tasks={audio_only: 0.5, video_only: 0.5}"),
+            "distill_generator: nothing that is sampled is among generator.tasks",
+        ),
     ],
 )
 def test_what_cannot_be_distilled_is_refused_in_a_sentence(

@@ -151,6 +151,11 @@ def test_another_suffix_is_a_sentence(name: str, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_a_speed_that_never_ends_is_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="at speed 0: give one above 0"):
+        save_animation(tmp_path / "a.webp", [flash_clip()], ["a"], speed=0)
+
+
 def test_a_folder_in_place_of_the_file_is_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "a.webp").mkdir()
     with pytest.raises(UserError, match="cannot write"):

@@ -88,13 +88,15 @@ def save_animation(
         speed: Of playback: 1 is the clips' own, 0.5 half of it.
 
     Raises:
-        UserError: Another suffix, or the file cannot be written.
+        UserError: Another suffix, no positive speed, or the file cannot be written.
         ValueError: No clips, or `clips` and `titles` differ in length.
     """
     path = Path(path)
     suffix = path.suffix.lower()
     if suffix not in (".gif", ".webp", ".apng", ".png"):
         raise UserError(f"cannot save {path}: {suffix!r} is not one of .gif, .webp, .apng, .png")
+    if speed <= 0:
+        raise UserError(f"cannot play {path} at speed {speed:g}: give one above 0")
     pictures = animate(clips, titles, columns)
     starts = [instant / speed for instant in instants(clips)]
     unit = 10 if suffix == ".gif" else 1
