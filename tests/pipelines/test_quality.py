@@ -38,7 +38,9 @@ def test_unknown_quality_is_answered_with_the_names_there_are(
         pipeline(quality="fats")
 
 
-@pytest.mark.parametrize("row", [{"steps": 3}, {"num_inference_steps": "many"}, 3])
+@pytest.mark.parametrize(
+    "row", [{"steps": 3}, {"num_inference_steps": "many"}, 3, {"student": True}]
+)
 def test_published_row_that_is_none_is_refused(row: object) -> None:
     with pytest.raises(UserError, match="quality row 'fast'"):
         Qualities(OWN, {"fast": row})

@@ -10,7 +10,7 @@ import difflib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from mmldm.errors import UserError
 
@@ -63,6 +63,12 @@ class Settings(BaseModel):
     phase_iterations: int = 32
     student: bool = False
 
+    @model_validator(mode="after")
+    def _check(self) -> Settings:
+        if self.student and (self.guidance_scale != 1 or self.scheduler is not None):
+            raise ValueError("a student is sampled by its own scheduler, with guidance_scale 1")
+        return self
+
 
 class Qualities:
     """The rows of one model.
@@ -107,12 +113,13 @@ class Qualities:
         """
         row = self._row(name or self._default)
         wanted = {field: value for field, value in asked.items() if value is not None}
-        changed = row.model_copy(update=wanted)
         foreign = [
-            field for field in KNOWN_TO_STUDENT if getattr(changed, field) != getattr(row, field)
+            field
+            for field in KNOWN_TO_STUDENT
+            if field in wanted and wanted[field] != getattr(row, field)
         ]
         if not (row.student and foreign):
-            return Settings(**changed.model_dump())
+            return Settings(**{**row.model_dump(), **wanted})
         if name is None:
             return self.settings("best", **asked)
         raise UserError(
