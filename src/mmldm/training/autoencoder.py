@@ -8,7 +8,6 @@ through the image decoder; the image VAE and, during the model turn, the critic 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from mmldm.config import AutoencoderConfig, RunConfig, bind, parse
-from mmldm.data.clips import NO_CLASS, present, spread
-from mmldm.data.latents import LatentCache, Splits, cached_batches
+from mmldm.data.clips import NO_CLASS, present
+from mmldm.data.latents import LatentCache, Splits
 from mmldm.diffusion.schedules import NoiseProcess, ScheduleConfig, make_scheduler
 from mmldm.evaluation.reconstruction import psnr
 from mmldm.media.clip import Clip
@@ -30,6 +29,7 @@ from mmldm.models.image_vae import ImageVAE
 from mmldm.pipelines.decoding import decode_latents
 from mmldm.pipelines.previews import save_clips
 from mmldm.training.adversary import Adversary, CriticTurn
+from mmldm.training.cached_stage import CachedStage
 from mmldm.training.losses import classification_loss, contrastive_loss, salience, weighted_mean
 from mmldm.training.randomness import StepRandom
 from mmldm.types import AV, MODALITIES
@@ -143,7 +143,7 @@ def _draw(batch: dict[str, Tensor], modality: str, random: StepRandom) -> Tensor
     return mean + torch.exp(0.5 * logvar) * random.normal(mean.shape)
 
 
-class AutoencoderStage:
+class AutoencoderStage(CachedStage):
     """Trains the multi-modal autoencoder on cached image latents. See `training.stage.Stage`."""
 
     name = "autoencoder"
@@ -151,7 +151,8 @@ class AutoencoderStage:
     def __init__(
         self, config: RunConfig, vae: ImageVAE, caches: Splits, device: torch.device
     ) -> None:
-        self.config, self.job, self.device, self.caches = config, config.autoencoder, device, caches
+        super().__init__(config.autoencoder.train, caches, config.seed, device)
+        self.config, self.job = config, config.autoencoder
         self.vae = vae.to(device).eval().requires_grad_(False)
         statistics = image_statistics(config, caches.train)
         self.codec = ImageCodec(self.vae, statistics).to(device)
@@ -161,8 +162,6 @@ class AutoencoderStage:
         # Several processes require that whatever is trainable takes part in every step's loss.
         self.autoencoder.contrast.requires_grad_(self.job.loss.contrastive > 0)
         self.adversary = None
-        rates: dict[str, float] = {}
-        self.turns: dict[str, nn.Module] = {}
         if self.job.critic is not None:
             arguments = bind(self.job.critic.model, TupleDiscriminator, "autoencoder.critic.model")
             self.adversary = Adversary(
@@ -171,42 +170,24 @@ class AutoencoderStage:
                 self.job.critic.start_step,
                 self.job.critic.max_noise,
             )
-            rates["critic"] = self.job.critic.learning_rate
+            self.learning_rates = {"critic": self.job.critic.learning_rate}
         self.turns["model"] = AutoencoderTurn(
             self.autoencoder, self.process, self.job, self.codec, self.adversary
         )
         if self.adversary is not None:
             self.turns["critic"] = CriticTurn(self.adversary)
-        self.ema_modules: dict[str, nn.Module] = {"autoencoder": self.autoencoder}
-        self.learning_rates: Mapping[str, float] = rates
+        self.ema_modules["autoencoder"] = self.autoencoder
 
     def active_turns(self, step: int) -> tuple[str, ...]:
         playing = self.adversary is not None and step >= self.adversary.start_step
         return ("model", "critic") if playing else ("model",)
 
-    def batches(self, start_step: int, rank: int, world: int) -> Iterator[dict[str, Tensor]]:
-        return cached_batches(
-            self.caches.train,
-            batch_size=self.job.train.batch_size,
-            seed=self.config.seed,
-            start_step=start_step,
-            rank=rank,
-            world=world,
-            device=self.device,
-        )
-
     def fingerprint(self) -> dict[str, Any]:
         return {"job": self.job.model_dump(exclude={"train"}), "cache": self.caches.train.key}
 
-    @property
-    def failures(self) -> dict[str, str]:
-        return {}
-
     def _held_out(self, count: int) -> tuple[dict[str, Tensor], AV[Tensor]]:
         """Cached rows of held-out clips and their latents' means."""
-        cache = self.caches.held_out
-        rows = torch.tensor(spread(count, len(cache)))
-        batch = {name: value.to(self.device) for name, value in cache[rows].items()}
+        batch = self.held_out(count)
         mean = MODALITIES.map(lambda m: self.codec.normalise(batch[f"{m}_mean"], m))
         return batch, self.autoencoder.encode(mean).map(lambda p: p.mode())
 

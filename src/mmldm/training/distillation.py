@@ -6,25 +6,24 @@ model folder, caches -> `training.stage.Stage` whose student makes in `steps` st
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
-from torch import Tensor, nn
+from torch import nn
 
 from mmldm.config import DistillationConfig
-from mmldm.data.clips import spread
-from mmldm.data.latents import Splits, cached_batches
+from mmldm.data.latents import Splits
 from mmldm.diffusion.distillation import StepMatching
 from mmldm.diffusion.schedules import NoiseProcess, ScheduleConfig, schedule_of
 from mmldm.pipelines.previews import save_clips
 from mmldm.pipelines.sounding_video import SoundingVideoPipeline
+from mmldm.training.cached_stage import CachedStage
 from mmldm.training.caching import weights_key
 
 
-class DistillationStage:
+class DistillationStage(CachedStage):
     """The part of a `training.stage.Stage` that does not depend on what is distilled.
 
     Args:
@@ -52,30 +51,14 @@ class DistillationStage:
         steps: int,
         teacher_steps: int,
     ) -> None:
-        self.name, self.job, self.seed, self.caches, self.device = name, job, seed, caches, device
+        super().__init__(job.train, caches, seed, device)
+        self.name = name
         self.pipeline = pipeline.to(device)
         self.pipeline.set_progress_bar_config(disable=True)
         self.teacher = teacher.to(device).eval().requires_grad_(False)
         schedule = schedule_of(scheduler)
         self.matching = StepMatching(NoiseProcess(schedule).to(device), steps, teacher_steps)
         self.process = NoiseProcess(student_schedule(schedule)).to(device)
-        self.turns: dict[str, nn.Module] = {}
-        self.ema_modules: dict[str, nn.Module] = {}
-        self.learning_rates: Mapping[str, float] = {}
-
-    def active_turns(self, step: int) -> tuple[str, ...]:
-        return ("model",)
-
-    def batches(self, start_step: int, rank: int, world: int) -> Iterator[dict[str, Tensor]]:
-        return cached_batches(
-            self.caches.train,
-            batch_size=self.job.train.batch_size,
-            seed=self.seed,
-            start_step=start_step,
-            rank=rank,
-            world=world,
-            device=self.device,
-        )
 
     def fingerprint(self) -> dict[str, Any]:
         return {
@@ -83,16 +66,6 @@ class DistillationStage:
             "teacher": weights_key(self.teacher),
             "cache": self.caches.train.key,
         }
-
-    @property
-    def failures(self) -> dict[str, str]:
-        return {}
-
-    def held_out(self, count: int) -> dict[str, Tensor]:
-        """Cached rows of at most `count` held-out clips."""
-        cache = self.caches.held_out
-        rows = torch.tensor(spread(count, len(cache)))
-        return {name: value.to(self.device) for name, value in cache[rows].items()}
 
     def preview(self, folder: Path, step: int) -> None:
         output = self.pipeline(num_samples=4, seed=0)

@@ -16,7 +16,6 @@ always plays the other's. Only predicted streams enter the loss.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +23,13 @@ import torch
 from torch import Tensor, nn
 
 from mmldm.config import TASKS, GeneratorConfig, RunConfig, bind, parse
-from mmldm.data.clips import present, spread
-from mmldm.data.latents import LatentCache, Splits, cached_batches
+from mmldm.data.clips import present
+from mmldm.data.latents import LatentCache, Splits
 from mmldm.diffusion.schedules import NoiseProcess, ScheduleConfig
 from mmldm.models.generator import JointGenerator
 from mmldm.pipelines.previews import save_clips
 from mmldm.pipelines.sounding_video import SoundingVideoPipeline
+from mmldm.training.cached_stage import CachedStage
 from mmldm.training.randomness import StepRandom
 from mmldm.types import AV, MODALITIES
 
@@ -125,7 +125,7 @@ def _rows(mask: Tensor, like: Tensor) -> Tensor:
     return mask.view(-1, *(1,) * (like.ndim - 1))
 
 
-class GeneratorStage:
+class GeneratorStage(CachedStage):
     """Trains the joint generator on cached latents. See `training.stage.Stage`.
 
     Args:
@@ -141,7 +141,8 @@ class GeneratorStage:
         caches: Splits,
         device: torch.device,
     ) -> None:
-        self.config, self.job, self.device, self.caches = config, config.generator, device, caches
+        super().__init__(config.generator.train, caches, config.seed, device)
+        self.job = config.generator
         self.pipeline = pipeline.to(device)
         self.pipeline.set_progress_bar_config(disable=True)
         self.generator: JointGenerator = pipeline.generator.train()
@@ -149,30 +150,11 @@ class GeneratorStage:
             parse(ScheduleConfig, self.job.schedule, "generator.schedule")
         ).to(device)
         self.turn = GeneratorTurn(self.generator, self.process, self.job).to(device)
-        self.turns: dict[str, nn.Module] = {"model": self.turn}
-        self.ema_modules: dict[str, nn.Module] = {"generator": self.generator}
-        self.learning_rates: Mapping[str, float] = {}
-
-    def active_turns(self, step: int) -> tuple[str, ...]:
-        return ("model",)
-
-    def batches(self, start_step: int, rank: int, world: int) -> Iterator[dict[str, Tensor]]:
-        return cached_batches(
-            self.caches.train,
-            batch_size=self.job.train.batch_size,
-            seed=self.config.seed,
-            start_step=start_step,
-            rank=rank,
-            world=world,
-            device=self.device,
-        )
+        self.turns["model"] = self.turn
+        self.ema_modules["generator"] = self.generator
 
     def fingerprint(self) -> dict[str, Any]:
         return {"job": self.job.model_dump(exclude={"train"}), "cache": self.caches.train.key}
-
-    @property
-    def failures(self) -> dict[str, str]:
-        return {}
 
     @torch.no_grad()
     def validate(self, random: StepRandom) -> dict[str, float]:
@@ -180,14 +162,12 @@ class GeneratorStage:
 
         A class would tell the material, which is what a model should read from the given modality.
         """
-        cache = self.caches.held_out
-        chosen = torch.tensor(spread(256, len(cache)))
-        rows = len(chosen)
-        batch = {name: x.to(self.device) for name, x in cache[chosen].items()}
+        batch = self.held_out(256)
+        rows = len(batch["label"])
         results: dict[str, float] = {}
         for task in TASKS:
             tasks = torch.full((rows,), TASKS.index(task), device=self.device)
-            random = StepRandom(self.config.seed, 0, "validate", rows, device=self.device)
+            random = StepRandom(self.seed, 0, "validate", rows, device=self.device)
             timesteps = random.integers(0, self.process.num_timesteps, (rows,))
             errors, predicted = self.turn.errors(batch, tasks, timesteps, random, class_dropout=1.0)
             for modality, error, used in zip(("audio", "video"), errors, predicted, strict=True):

@@ -81,7 +81,7 @@ class RunFolder:
 
     @property
     def distilled(self) -> Path:
-        """The same with the students of `mmldm distill` in place of their teachers."""
+        """The same with the students of `mmldm distill`: the generator's added, the decoder's in place."""
         return self.root / "distilled"
 
     def job(self, name: str) -> Path:
