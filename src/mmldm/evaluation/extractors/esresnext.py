@@ -10,6 +10,7 @@ deep neural networks", CVPR 2017. Names and shapes of tensors are those of Andre
 from __future__ import annotations
 
 import math
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -50,8 +51,11 @@ class FrequencyBSplines(nn.Module):
         for name in ("m", "fb", "fc"):
             self.register_buffer(name, torch.ones(BINS))
 
+    @cached_property
     def wavelets(self) -> Tensor:
-        """Complex (1025,2048): sqrt(fb / 2048) sinc(fb t / m)^m exp(-i fc t), t from -pi to pi."""
+        """Real and imaginary parts (2,2048,1025): sqrt(fb / 2048) sinc(fb t / m)^m exp(-i fc t), t from
+        -pi to pi. Made once, from the numbers loaded before.
+        """
         time = math.pi * torch.linspace(-1, 1, FFT, device=self.m.device) + EPSILON
         order, width, centre = self.m[:, None], self.fb[:, None], self.fc[:, None]
         # torch's sinc has a pi of its own.
@@ -59,12 +63,13 @@ class FrequencyBSplines(nn.Module):
         # The power of a negative number, to a fraction, is complex.
         envelope = torch.polar(lobes.abs() ** order, math.pi * order * (lobes < 0))
         waves = torch.polar(torch.ones_like(lobes), -centre * time)
-        return (width / FFT).sqrt() * envelope * waves
+        wavelets = (width / FFT).sqrt() * envelope * waves
+        return torch.stack([wavelets.real.T, wavelets.imag.T])
 
     def forward(self, frames: Tensor) -> Tensor:
         """Powers (B,L,1025) of frames (B,L,2048)."""
-        wavelets = self.wavelets().T
-        return (frames @ wavelets.real).square() + (frames @ wavelets.imag).square()
+        real, imaginary = self.wavelets
+        return (frames @ real).square() + (frames @ imaginary).square()
 
 
 class Gate(nn.Module):
