@@ -17,6 +17,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from mmldm.errors import UserError
+from mmldm.files import write_text
 from mmldm.strict import bind, override, parse, read_yaml
 from mmldm.types import ClipSpec, SpectrogramSpec
 
@@ -379,8 +380,4 @@ def changed(config: RunConfig, changes: Sequence[str]) -> RunConfig:
 
 def save_config(config: BaseModel, path: Path) -> None:
     """Writes the resolved recipe, whole or not at all; `load_config` reads it back equal."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(
-        yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), encoding="utf-8"
-    )
-    partial.replace(path)
+    write_text(path, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))

@@ -14,7 +14,7 @@ import torch
 from mmldm.data.manifest import Manifest, Row, assign_splits, scan
 from mmldm.errors import UserError
 from mmldm.media.clip import Clip
-from mmldm.media.container import Limits
+from mmldm.media.limits import Limits
 from mmldm.types import ClipSpec
 
 from ..remux import without

@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 from mmldm.errors import UserError
-from mmldm.media.atomic import atomic_path
+from mmldm.files import whole_file
 from mmldm.media.clip import Clip
 from mmldm.media.reader import probe, read_audio, read_clip
 from mmldm.types import ClipSpec
@@ -135,7 +135,7 @@ def test_a_folder_that_cannot_be_made_is_a_user_error(tmp_path: Path, name: str)
 
 
 def test_an_interrupted_write_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt), atomic_path(tmp_path / "a.txt") as temporary:
+    with pytest.raises(KeyboardInterrupt), whole_file(tmp_path / "a.txt") as temporary:
         temporary.write_text("half")
         raise KeyboardInterrupt
     assert list(tmp_path.iterdir()) == []
@@ -144,8 +144,8 @@ def test_an_interrupted_write_leaves_nothing(tmp_path: Path) -> None:
 def test_a_killed_write_leaves_no_file_under_its_name(tmp_path: Path) -> None:
     code = (
         "import os, signal, sys\n"
-        "from mmldm.media.atomic import atomic_path\n"
-        "with atomic_path(sys.argv[1]) as temporary:\n"
+        "from mmldm.files import whole_file\n"
+        "with whole_file(sys.argv[1]) as temporary:\n"
         "    temporary.write_text('half')\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
     )

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from mmldm.errors import UserError
+from mmldm.files import whole_folder
 from mmldm.training import checkpoint as checkpoint_module
 from mmldm.training.checkpoint import (
     Checkpoint,
@@ -18,7 +19,6 @@ from mmldm.training.checkpoint import (
     SaveError,
     refuse_changes,
     run_lock,
-    whole_folder,
 )
 
 
@@ -68,7 +68,7 @@ def test_every_file_of_a_checkpoint_is_readable_without_pickle(folder: Checkpoin
     assert json.loads((path / "state.json").read_text())["versions"]["torch"] == torch.__version__
 
 
-@pytest.mark.parametrize("call", ["_write_tensors", "_sync", "rename"])
+@pytest.mark.parametrize("call", ["_write_tensors", "sync", "rename"])
 def test_old_checkpoints_survive_a_failure_at_every_call(
     folder: CheckpointFolder, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:

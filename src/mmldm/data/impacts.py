@@ -28,7 +28,7 @@ from mmldm.data.impacts_physics import FLOOR_LEVEL, WALL_THICKNESS, Ball, Impact
 from mmldm.data.impacts_render import render
 from mmldm.data.impacts_sound import render_sound
 from mmldm.errors import UserError
-from mmldm.media.atomic import atomic_path
+from mmldm.files import whole_file
 from mmldm.media.clip import Clip
 from mmldm.types import ClipSpec
 
@@ -216,7 +216,7 @@ def _write_clip(folder: Path, config: ImpactsConfig, index: int) -> None:
 
 
 def _write_json(path: Path, value: object) -> None:
-    with atomic_path(path) as temporary:
+    with whole_file(path) as temporary:
         temporary.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
 
 

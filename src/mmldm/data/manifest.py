@@ -18,9 +18,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mmldm.data.folder import AUDIO_SUFFIXES, MEDIA_SUFFIXES, find_media, json_lines, read_list
 from mmldm.errors import UserError
-from mmldm.media.atomic import atomic_path
-from mmldm.media.container import Limits
+from mmldm.files import whole_file
 from mmldm.media.isolated import Outcome, run_isolated
+from mmldm.media.limits import Limits
 from mmldm.media.probe import measure
 from mmldm.types import ClipSpec
 
@@ -145,7 +145,7 @@ class Manifest(BaseModel):
         }
         lines = [json.dumps(header, ensure_ascii=False)]
         lines += [row.model_dump_json(exclude_defaults=True) for row in self.rows]
-        with atomic_path(path) as temporary:
+        with whole_file(path) as temporary:
             temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
         return Path(path)
 

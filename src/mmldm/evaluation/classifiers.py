@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmldm.errors import UserError
-from mmldm.media.atomic import atomic_path
+from mmldm.files import whole_file
 from mmldm.media.clip import Clip
 from mmldm.media.spectrogram import AudioImage
 from mmldm.types import AV, ClipSpec, SpectrogramSpec
@@ -159,7 +159,7 @@ class Classifiers:
             for modality, network in self.networks._asdict().items()
             for name, tensor in network.state_dict().items()
         }
-        with atomic_path(Path(folder) / "classifiers.safetensors") as temporary:
+        with whole_file(Path(folder) / "classifiers.safetensors") as temporary:
             save_file(tensors, temporary)
         described = {
             "format": FORMAT,
@@ -168,7 +168,7 @@ class Classifiers:
             "sample_rate": self.sample_rate,
             "num_samples": self.num_samples,
         }
-        with atomic_path(Path(folder) / "classifiers.json") as temporary:
+        with whole_file(Path(folder) / "classifiers.json") as temporary:
             temporary.write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
 
     @classmethod

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from mmldm.evaluation.measures import Measure, Row
-from mmldm.media.atomic import atomic_path
+from mmldm.files import whole_file
 from mmldm.types import ClipSpec
 
 
@@ -50,5 +50,5 @@ class FeatureCache:
         Raises:
             UserError: The folder cannot be written.
         """
-        with atomic_path(self.path(measure, clip_key)) as temporary:
+        with whole_file(self.path(measure, clip_key)) as temporary:
             save_file({name: x.contiguous() for name, x in row.items()}, temporary)

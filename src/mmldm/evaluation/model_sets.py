@@ -15,7 +15,7 @@ from typing import Any
 
 from mmldm.errors import MediaError, UserError
 from mmldm.evaluation.sets import ClipSet, Progress
-from mmldm.media.atomic import atomic_path
+from mmldm.files import whole_file
 from mmldm.pipelines.sounding_video import SoundingVideoPipeline
 
 BATCH = 8
@@ -108,7 +108,7 @@ def _claim(folder: Path, sha256: str) -> None:
     """Makes a folder this model's, or checks that it is."""
     owner = folder / OWNER
     if not owner.is_file():
-        with atomic_path(owner) as temporary:
+        with whole_file(owner) as temporary:
             temporary.write_text(json.dumps({"sha256": sha256}) + "\n", encoding="utf-8")
     elif json.loads(owner.read_text(encoding="utf-8")) != {"sha256": sha256}:
         raise UserError(f"{folder} holds clips of another model; name another --out")

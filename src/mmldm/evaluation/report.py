@@ -19,7 +19,7 @@ from mmldm.evaluation.evaluate import EQUAL, Evaluation
 from mmldm.evaluation.measures import Features
 from mmldm.evaluation.measuring import Measured
 from mmldm.evaluation.protocol import Protocol
-from mmldm.media.atomic import atomic_path
+from mmldm.files import whole_file
 
 FORMAT, VERSION = "mmldm-evaluation", 1
 LISTED = 10
@@ -114,10 +114,10 @@ def save(report: Mapping[str, Any], pictures: Mapping[str, str], folder: Path) -
     Raises:
         UserError: The folder cannot be written.
     """
-    with atomic_path(folder / "report.json") as temporary:
+    with whole_file(folder / "report.json") as temporary:
         text = json.dumps(report, indent=1, allow_nan=False, ensure_ascii=False)
         temporary.write_text(text + "\n", encoding="utf-8")
-    with atomic_path(folder / "report.md") as temporary:
+    with whole_file(folder / "report.md") as temporary:
         temporary.write_text(as_markdown(report, pictures), encoding="utf-8")
     return folder / "report.md"
 

@@ -19,6 +19,7 @@ from mmldm.data.folder import find_media, json_lines
 from mmldm.data.manifest import SILENT_SHARE, TOLERANCE, Manifest, Row, draw, scan
 from mmldm.errors import UserError
 from mmldm.evaluation.protocol import Protocol
+from mmldm.files import sha256_of
 from mmldm.media.clip import Clip
 from mmldm.media.reader import read_clip
 from mmldm.types import ClipSpec
@@ -182,8 +183,7 @@ def clip_set(name: str, manifest: Manifest, rows: Sequence[Row], protocol: Proto
 def _content(path: Path) -> str | None:
     """The sha256 of a file, in hex; None if it cannot be read."""
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256_of(path)
     except OSError:
         return None
 

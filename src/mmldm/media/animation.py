@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image, ImageDraw, ImageFont
 
 from mmldm.errors import UserError
-from mmldm.media.atomic import atomic_path
+from mmldm.files import whole_file
 from mmldm.media.sheet import CAPTION_HEIGHT, INK, MARGIN, PAPER, spectrogram_picture
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def save_animation(
             options |= {"format": "WEBP", "quality": 80, "method": 4}
         case _:
             options |= {"format": "PNG"}
-    with atomic_path(path) as temporary:
+    with whole_file(path) as temporary:
         pictures[0].save(temporary, append_images=pictures[1:], **options)
     return path
 

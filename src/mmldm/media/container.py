@@ -9,87 +9,28 @@ from __future__ import annotations
 import heapq
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import av
-import numpy as np
 from av.audio.stream import AudioStream
 from av.container import InputContainer
 from av.video.stream import VideoStream
-from pydantic import BaseModel, ConfigDict, Field
 
 from mmldm.errors import MediaError
+from mmldm.media.limits import Limits
+from mmldm.media.picture import Picture, picture_of
+from mmldm.media.sound import Sound, sound_of
 
 # Without these lists FFmpeg also opens playlists and concat scripts, which name other files and
 # network addresses, whatever the suffix of the file says.
 VIDEO_FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,ogg,flv"
 AUDIO_FORMATS = VIDEO_FORMATS + ",wav,mp3,flac,aac,aiff"
 MAX_SAMPLE_RATE = 768_000
-MAX_PIXEL_ASPECT = 8.0
 # How far (seconds) one stream may run ahead of the other in the file before it counts as first.
 INTERLEAVING = 1.0
 # Decoded pictures kept meanwhile; beyond that the file is opened again rather than held in memory.
 LOOKAHEAD = 10
-# Relative loudness of each speaker in the mono mix (ITU-R BS.775; the low-frequency one is left
-# out), scaled to sum to one: a mix of sounds within [-1,1] is within [-1,1].
-FRONT, CENTRE, AROUND = 1.0, 1.414, 0.707
-USUAL_LAYOUTS, UNNAMED = {6: "5.1", 8: "7.1"}, "NONE"
-SPEAKERS = {"FL": FRONT, "FR": FRONT, "FC": CENTRE, "LFE": 0.0, "LFE2": 0.0}
-
-
-class Limits(BaseModel):
-    """What one foreign file may cost."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    max_pixels: int = Field(4096 * 4096, gt=0)
-    """Pixels in one picture; larger ones are refused from the header, before decoding."""
-    seconds: float = Field(120.0, gt=0)
-    """Wall-clock time for reading one file in a scan."""
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A decoded frame, not yet RGB: it holds decoder memory, so keep few.
-
-    Attributes:
-        time: When it is first shown, in seconds.
-        duration: Seconds it is shown for, as the file claims; 0 if it does not.
-        tick: Seconds per unit of the stream's clock.
-        pixel_aspect: Width of a stored pixel over its height.
-    """
-
-    time: float
-    duration: float
-    tick: float
-    pixel_aspect: float
-    frame: av.VideoFrame
-
-    @property
-    def quarter_turns(self) -> int:
-        """Counter-clockwise quarter turns that bring the stored picture upright."""
-        return round(self.frame.rotation / 90) % 4
-
-    @property
-    def upright_size(self) -> tuple[int, int]:
-        """Width and height in square pixels, upright."""
-        width, height = max(1, round(self.frame.width * self.pixel_aspect)), self.frame.height
-        return (height, width) if self.quarter_turns % 2 else (width, height)
-
-
-@dataclass(frozen=True)
-class Sound:
-    """A decoded block mixed to mono: samples (n,) float32 from `time` (seconds) on."""
-
-    time: float
-    rate: int
-    samples: np.ndarray
-
-    @property
-    def end(self) -> float:
-        return self.time + len(self.samples) / self.rate
 
 
 class MediaFile:
@@ -158,12 +99,12 @@ class MediaFile:
                     if size is not None and size != (frame.width, frame.height):
                         raise self._changed("picture size")
                     size = (frame.width, frame.height)
-                    yield _picture(frame, frame.time, packet.stream)
+                    yield picture_of(frame, frame.time, packet.stream)
                 elif isinstance(frame, av.AudioFrame):
                     if rate is not None and rate != frame.sample_rate:
                         raise self._changed("sample rate")
                     rate = frame.sample_rate
-                    yield _sound(frame, frame.time)
+                    yield sound_of(frame, frame.time)
 
     def from_origin(self) -> tuple[float, Iterator[Picture | Sound]]:
         """The first instant of the file, in its own time, and everything decoded from there.
@@ -296,39 +237,3 @@ def _open(path: Path, formats: str, limits: Limits) -> InputContainer:
             f"{path} holds neither picture nor sound; it is damaged or no sounding video",
         )
     return container
-
-
-def _picture(frame: av.VideoFrame, time: float, stream: VideoStream) -> Picture:
-    tick = float(stream.time_base or 0)
-    aspect = float(stream.sample_aspect_ratio or 1)
-    if not 1 / MAX_PIXEL_ASPECT <= aspect <= MAX_PIXEL_ASPECT:
-        aspect = 1.0
-    return Picture(time, (frame.duration or 0) * tick, tick, aspect, frame)
-
-
-def _sound(frame: av.AudioFrame, time: float) -> Sound:
-    samples = _to_float(frame)
-    mono = samples[0] if len(samples) == 1 else _mix_weights(frame.layout) @ samples
-    return Sound(time, frame.sample_rate, mono)
-
-
-def _mix_weights(layout: av.AudioLayout) -> np.ndarray:
-    speakers = [channel.name for channel in layout.channels]
-    if set(speakers) == {UNNAMED}:
-        usual = USUAL_LAYOUTS.get(len(speakers))
-        speakers = [channel.name for channel in av.AudioLayout(usual).channels] if usual else []
-    weights = np.array([SPEAKERS.get(speaker, AROUND) for speaker in speakers], np.float32)
-    if weights.sum() == 0:
-        weights = np.ones(layout.nb_channels, np.float32)
-    return weights / weights.sum()
-
-
-def _to_float(frame: av.AudioFrame) -> np.ndarray:
-    samples = frame.to_ndarray()
-    if not frame.format.is_planar:
-        samples = samples.reshape(-1, frame.layout.nb_channels).T
-    if samples.dtype == np.uint8:
-        return (samples.astype(np.float32) - 128) / 128
-    if samples.dtype.kind == "i":
-        return samples.astype(np.float32) / 2.0 ** (8 * samples.dtype.itemsize - 1)
-    return samples.astype(np.float32)

@@ -13,7 +13,10 @@ from typing import Any
 import numpy as np
 
 from mmldm.errors import MediaError
-from mmldm.media.container import AUDIO_FORMATS, Limits, MediaFile, Picture, Sound
+from mmldm.media.container import AUDIO_FORMATS, MediaFile
+from mmldm.media.limits import Limits
+from mmldm.media.picture import Picture
+from mmldm.media.sound import Sound
 
 # Loudest level of silence, and the samples judged together.
 SILENCE, SILENCE_BLOCK = 10 ** (-90 / 20), 512

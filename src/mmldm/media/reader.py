@@ -7,18 +7,26 @@ both on one clock, whose zero is the first instant of the file. docs/data.md.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import torch
 from torch import Tensor
 
 from mmldm.media.clip import Clip
-from mmldm.media.container import AUDIO_FORMATS, VIDEO_FORMATS, Limits, MediaFile, Picture, Sound
+from mmldm.media.container import AUDIO_FORMATS, VIDEO_FORMATS, MediaFile
+from mmldm.media.limits import Limits
+from mmldm.media.picture import Picture
 from mmldm.media.probe import MediaInfo, probe
-from mmldm.media.window import FrameTrack, SoundTrack
+from mmldm.media.sound import Sound, SoundTrack
+from mmldm.media.window import FrameTrack
 from mmldm.types import AV, ClipSpec
 
-__all__ = ["MediaInfo", "probe", "read_audio", "read_clip", "read_frames"]
+__all__ = [
+    "MediaInfo", "Windows", "probe", "read_audio", "read_clip", "read_frames", "read_windows",
+]  # fmt: skip
 
 # Windows that start later than this (seconds) are reached by seeking.
 SEEK_FROM = 3.0
@@ -63,6 +71,46 @@ def read_frames(
     return _read(path, start, spec, limits, want_audio=False).video
 
 
+@dataclass(frozen=True)
+class Windows:
+    """Several windows of one file; a source frame that several of them show is held once.
+
+    Attributes:
+        frames: (F,3,H,W) uint8, the source frames that are shown.
+        times: (F,) float64, when each is first shown, in seconds on the file's clock.
+        indices: (W,T) long: which of `frames` each window shows.
+        waveforms: (W,S) float32.
+        starts: (W,) float64: where each window really begins, in seconds on the file's clock.
+    """
+
+    frames: Tensor
+    times: Tensor
+    indices: Tensor
+    waveforms: Tensor
+    starts: Tensor
+
+
+def read_windows(
+    path: str | Path, starts: Sequence[float], spec: ClipSpec, limits: Limits | None = None
+) -> Windows:
+    """Reads windows [start, start + spec.duration) for each of `starts` (seconds, ascending).
+
+    Raises:
+        MediaError: As `read_clip`.
+    """
+    clips = [read_clip(path, start, spec, limits) for start in starts]
+    count = len(clips) * spec.num_frames
+    begins = torch.tensor(list(starts), dtype=torch.float64)
+    offsets = torch.arange(spec.num_frames, dtype=torch.float64) / spec.fps
+    return Windows(
+        frames=torch.cat([clip.frames for clip in clips]),
+        times=(begins[:, None] + offsets).flatten(),
+        indices=torch.arange(count).view(len(clips), spec.num_frames),
+        waveforms=torch.stack([clip.waveform for clip in clips]),
+        starts=begins,
+    )
+
+
 def _read(
     path: str | Path,
     start: float,
@@ -71,40 +119,67 @@ def _read(
     formats: str = VIDEO_FORMATS,
     want_video: bool = True,
     want_audio: bool = True,
-) -> AV[Tensor]:
+) -> AV[Any]:
     limits = limits or Limits()
     if start > SEEK_FROM:
         with MediaFile(path, limits, formats, want_video, want_audio) as media:
             begin = media.from_origin()[0] + start
             if media.seek(begin - PREROLL):
-                tracks = _collect(media, iter(media), begin, spec, limits)
-                if all(track is None or track.saw_beginning for track in tracks):
-                    return _tensors(tracks)
+                tracks = _collected(media, iter(media), begin, spec, limits)
+                if tracks.saw_beginning:
+                    return tracks.media()
     # Near the start, or the seek landed after the window's beginning (a poor index).
     with MediaFile(path, limits, formats, want_video, want_audio) as media:
         origin, events = media.from_origin()
-        return _tensors(_collect(media, events, origin + start, spec, limits))
+        return _collected(media, events, origin + start, spec, limits).media()
 
 
-def _collect(
+@dataclass(frozen=True)
+class _Tracks:
+    """What collects a window; None where that modality is not read."""
+
+    sound: SoundTrack | None
+    frames: FrameTrack | None
+
+    def collect(self, events: Iterator[Picture | Sound]) -> None:
+        """Takes what is decoded until the window is full."""
+        tracks = [track for track in (self.sound, self.frames) if track is not None]
+        for event in events:
+            if isinstance(event, Picture) and self.frames is not None:
+                self.frames.add(event)
+            elif isinstance(event, Sound) and self.sound is not None:
+                self.sound.add(event)
+            if all(track.complete for track in tracks):
+                break
+
+    @property
+    def saw_beginning(self) -> bool:
+        """Whether what is shown and heard when the window begins was decoded."""
+        tracks = [track for track in (self.sound, self.frames) if track is not None]
+        return all(track.saw_beginning for track in tracks)
+
+    def media(self) -> AV[Any]:
+        """Waveform (S,) and frames (T,3,H,W).
+
+        Raises:
+            MediaError: As the tracks.
+        """
+        return AV(
+            None if self.sound is None else torch.from_numpy(self.sound.waveform()),
+            None if self.frames is None else self.frames.tensor(),
+        )
+
+
+def _collected(
     media: MediaFile,
     events: Iterator[Picture | Sound],
     begin: float,
     spec: ClipSpec,
     limits: Limits,
-) -> AV[SoundTrack | FrameTrack | None]:
-    sound = SoundTrack(media.path, begin, spec) if media.audio else None
-    frames = FrameTrack(media.path, begin, spec, limits) if media.video else None
-    tracks = AV(sound, frames)
-    for event in events:
-        if isinstance(event, Picture) and frames is not None:
-            frames.add(event)
-        elif isinstance(event, Sound) and sound is not None:
-            sound.add(event)
-        if all(track is None or track.complete for track in tracks):
-            break
+) -> _Tracks:
+    tracks = _Tracks(
+        SoundTrack(media.path, begin, spec) if media.audio else None,
+        FrameTrack(media.path, begin, spec, limits) if media.video else None,
+    )
+    tracks.collect(events)
     return tracks
-
-
-def _tensors(tracks: AV[SoundTrack | FrameTrack | None]) -> AV[Tensor]:
-    return tracks.map(lambda track: track and track.tensor())

@@ -14,7 +14,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch.nn import functional as F
 
-from mmldm.media.atomic import atomic_path
+from mmldm.files import whole_file
 from mmldm.media.spectrogram import AudioImage
 from mmldm.types import ClipSpec, SpectrogramSpec
 
@@ -60,7 +60,7 @@ def save_png(path: Path, image: Image.Image) -> None:
     Raises:
         UserError: The file cannot be written.
     """
-    with atomic_path(path) as temporary:
+    with whole_file(path) as temporary:
         image.save(temporary, format="PNG")
 
 

@@ -6,6 +6,8 @@ frames (T,3,H,W) u8, waveform (S,) f32 -> file.
 from __future__ import annotations
 
 import wave
+from collections.abc import Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 
@@ -14,7 +16,7 @@ import numpy as np
 from torch import Tensor
 from torch.nn import functional as F
 
-from mmldm.media.atomic import atomic_path
+from mmldm.files import whole_file
 
 AAC_RATES = (96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000)
 
@@ -34,7 +36,8 @@ def write_mp4(path: Path, frames: Tensor, waveform: Tensor, fps: float, sample_r
     """
     pictures = _even(frames).permute(0, 2, 3, 1).contiguous().cpu().numpy()
     with (
-        atomic_path(path) as temporary,
+        whole_file(path) as temporary,
+        _refusals_of_the_disk(),
         av.open(str(temporary), "w", format="mp4", options={"movflags": "+faststart"}) as output,
     ):
         rate = Fraction(fps).limit_denominator(1001)
@@ -71,11 +74,20 @@ def write_wav(path: Path, waveform: Tensor, sample_rate: int) -> None:
         UserError: The file cannot be written.
     """
     samples = (waveform.detach().float().cpu().clamp(-1, 1) * 32767).round().numpy()
-    with atomic_path(path) as temporary, wave.open(str(temporary), "wb") as output:
+    with whole_file(path) as temporary, wave.open(str(temporary), "wb") as output:
         output.setnchannels(1)
         output.setsampwidth(2)
         output.setframerate(sample_rate)
         output.writeframes(samples.astype("<i2").tobytes())
+
+
+@contextmanager
+def _refusals_of_the_disk() -> Iterator[None]:
+    """FFmpeg's errors as those of the system."""
+    try:
+        yield
+    except av.FFmpegError as error:
+        raise OSError(error.errno, error.strerror) from error
 
 
 def _even(frames: Tensor) -> Tensor:

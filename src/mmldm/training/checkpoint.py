@@ -28,6 +28,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from mmldm.errors import UserError
+from mmldm.files import sha256_of, sync
 from mmldm.training.scaling import whole
 
 _STATE = "state.json"
@@ -108,7 +109,7 @@ class CheckpointFolder:
         try:
             _write(partial, checkpoint, wholes)
             partial.rename(target)
-            _sync(self._path)
+            sync(self._path)
         except OSError as error:
             shutil.rmtree(partial, ignore_errors=True)
             last = self.steps()[-1:]
@@ -211,21 +212,6 @@ def refuse_changes(saved: Mapping[str, Any], current: Mapping[str, Any], where: 
         )
 
 
-@contextmanager
-def whole_folder(target: Path) -> Iterator[Path]:
-    """Gives a folder to fill, which takes the place of `target` only if nothing goes wrong."""
-    partial = target.with_name(f".{target.name}.partial")
-    replaced = target.with_name(f".{target.name}.replaced")
-    for leftover in (partial, replaced):
-        shutil.rmtree(leftover, ignore_errors=True)
-    partial.mkdir(parents=True)
-    yield partial
-    if target.exists():
-        target.rename(replaced)
-    partial.rename(target)
-    shutil.rmtree(replaced, ignore_errors=True)
-
-
 def library_versions() -> dict[str, str]:
     """Versions of the libraries that numbers depend on."""
     return {name: version(name) for name in ("torch", "diffusers", "safetensors")}
@@ -238,7 +224,7 @@ def _write(folder: Path, checkpoint: Checkpoint, wholes: Iterator[Tensor]) -> No
     for name, tensors in checkpoint.tensors.items():
         path = folder / f"{name}.safetensors"
         digests[path.name] = _write_tensors(path, _in_file_order(tensors), wholes)
-        _sync(path)
+        sync(path)
     state = {
         "step": checkpoint.step,
         **checkpoint.values,
@@ -247,8 +233,8 @@ def _write(folder: Path, checkpoint: Checkpoint, wholes: Iterator[Tensor]) -> No
     }
     path = folder / _STATE
     path.write_text(json.dumps({**state, "sha256_of_state": _digest(state)}, indent=1))
-    _sync(path)
-    _sync(folder)
+    sync(path)
+    sync(folder)
 
 
 def _write_tensors(path: Path, tensors: Mapping[str, Tensor], wholes: Iterator[Tensor]) -> str:
@@ -294,7 +280,7 @@ def _read(folder: Path, step: int) -> Checkpoint:
         if state.pop("sha256_of_state") != _digest(state) or state["step"] != step:
             raise UserError(f"{folder / _STATE}: damaged, its checksum does not match")
         for name, digest in state["sha256"].items():
-            if _sha256(folder / name) != digest:
+            if sha256_of(folder / name) != digest:
                 raise UserError(f"{folder / name}: damaged, its checksum does not match")
         tensors = {Path(name).stem: load_file(folder / name) for name in state["sha256"]}
     except (OSError, ValueError, KeyError, AttributeError, SafetensorError) as error:
@@ -304,19 +290,6 @@ def _read(folder: Path, step: int) -> Checkpoint:
 
 def _digest(state: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _replace_text(descriptor: int, text: str) -> None:

@@ -29,7 +29,7 @@ from mmldm.data.latents import Splits
 from mmldm.data.manifest import Manifest, scan
 from mmldm.diffusion.schedules import ScheduleConfig, make_scheduler
 from mmldm.errors import UserError
-from mmldm.media.atomic import atomic_path
+from mmldm.files import whole_file, whole_folder
 from mmldm.models.autoencoder import MultiModalAutoencoder
 from mmldm.models.generator import JointGenerator
 from mmldm.models.image_codec import ImageCodec
@@ -39,7 +39,7 @@ from mmldm.models.pretrained_vocoder import load_vocoder
 from mmldm.pipelines.sounding_video import SoundingVideoPipeline
 from mmldm.training.autoencoder import AutoencoderStage
 from mmldm.training.caching import Progress, cache_image_latents, cache_latents
-from mmldm.training.checkpoint import refuse_changes, run_lock, whole_folder
+from mmldm.training.checkpoint import refuse_changes, run_lock
 from mmldm.training.distributed import Process
 from mmldm.training.generator import GeneratorStage, build_generator
 from mmldm.training.loop import TrainResult, train
@@ -368,7 +368,7 @@ def _recorded(folder: RunFolder, config: RunConfig, manifest: Manifest | None) -
             yield
         except UserError:
             if earlier is not None:
-                with atomic_path(folder.config) as partial:
+                with whole_file(folder.config) as partial:
                     partial.write_text(earlier, encoding="utf-8")
             raise
 
@@ -394,5 +394,5 @@ def add_vocoder(source: Path, model: Path, clip: ClipSpec) -> None:
     path = model / "model_index.json"
     index = json.loads(path.read_text(encoding="utf-8"))
     index["vocoder"] = [kind.__module__, kind.__name__]
-    with atomic_path(path) as partial:
+    with whole_file(path) as partial:
         partial.write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")

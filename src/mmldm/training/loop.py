@@ -21,13 +21,13 @@ from torch import Tensor
 
 from mmldm.config import TrainConfig
 from mmldm.errors import UserError
+from mmldm.files import whole_folder
 from mmldm.training.checkpoint import (
     Checkpoint,
     CheckpointFolder,
     library_versions,
     refuse_changes,
     run_lock,
-    whole_folder,
 )
 from mmldm.training.distributed import Process
 from mmldm.training.ema import Average

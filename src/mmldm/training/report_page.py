@@ -9,7 +9,7 @@ import html
 from pathlib import Path
 from typing import Any
 
-from mmldm.media.atomic import atomic_path
+from mmldm.files import whole_file
 from mmldm.training.journey import JOBS, RunFolder
 from mmldm.training.report import METRICS, read_metrics
 
@@ -29,7 +29,7 @@ def write_report_page(folder: RunFolder) -> Path:
     for job in (*(j for j in JOBS if j in jobs), *sorted(jobs - set(JOBS))):
         parts.append(_job_section(folder, job, read_metrics(folder.job(job) / METRICS)))
     page = folder.root / "report.html"
-    with atomic_path(page) as partial:
+    with whole_file(page) as partial:
         partial.write_text("\n".join(parts), encoding="utf-8")
     return page
 

@@ -12,9 +12,9 @@ from typing import Literal
 
 from mmldm.config import DistillationConfig, RunConfig, TrainConfig
 from mmldm.errors import UserError
+from mmldm.files import whole_folder
 from mmldm.pipelines.quality import student_row
 from mmldm.pipelines.sounding_video import SoundingVideoPipeline
-from mmldm.training.checkpoint import whole_folder
 from mmldm.training.decoder_distillation import DecoderDistillation
 from mmldm.training.generator_distillation import GeneratorDistillation
 from mmldm.training.journey import Journey
