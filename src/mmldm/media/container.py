@@ -38,6 +38,9 @@ class MediaFile:
 
     Use it as a context manager and iterate over it once per `seek`; times are the file's own.
 
+    Attributes:
+        notes: Sentences for the person who owns the file: what was chosen, changed or guessed in reading it.
+
     Args:
         formats: FFmpeg's names of the containers allowed.
         want_video: Whether the picture is decoded.
@@ -56,6 +59,7 @@ class MediaFile:
         want_audio: bool = True,
     ) -> None:
         self.path = Path(path)
+        self.notes: list[str] = []
         self._open = partial(self._open_streams, limits, formats, want_video, want_audio)
         self._open()
 
@@ -131,6 +135,11 @@ class MediaFile:
             self._open()
             return min(first.values()), iter(self)
         return min(first.values()), itertools.chain(ahead, events)
+
+    def note(self, sentence: str) -> None:
+        """Adds to `notes`, once."""
+        if sentence not in self.notes:
+            self.notes.append(sentence)
 
     def _open_streams(
         self, limits: Limits, formats: str, want_video: bool, want_audio: bool

@@ -181,7 +181,7 @@ class _SoundTally:
 
 
 def _notes(media: MediaFile, picture: _PictureTally, sound: _SoundTally) -> tuple[str, ...]:
-    notes = []
+    notes = list(media.notes)
     if media.decode_errors:
         notes.append(f"{media.decode_errors} decode errors")
     if media.audio is None or media.video is None:
