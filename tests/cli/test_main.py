@@ -12,7 +12,16 @@ from mmldm.cli.main import Commands
 
 from .commandline import environment, in_process, interrupted, mmldm
 
-COMMANDS = ("train", "generate", "reconstruct", "scan", "synthesize", "version")
+COMMANDS = (
+    "train",
+    "generate",
+    "reconstruct",
+    "scan",
+    "synthesize",
+    "distill",
+    "evaluate",
+    "benchmark",
+)
 
 
 def test_help_names_every_command() -> None:
@@ -33,7 +42,7 @@ def test_no_arguments_show_the_help() -> None:
 
 
 def test_version_is_the_packages() -> None:
-    assert mmldm("version").succeeded().strip() == __version__
+    assert mmldm("--version").succeeded().strip() == __version__
 
 
 def test_command_line_is_there_without_torch() -> None:
@@ -43,6 +52,17 @@ def test_command_line_is_there_without_torch() -> None:
         env=environment(), capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert done.stdout.strip() == "set()"
+
+
+def test_package_gives_its_public_names_without_loading_torch_first() -> None:
+    code = (
+        "import sys, mmldm; assert not {'torch', 'diffusers', 'av'} & set(sys.modules); "
+        "print(all(getattr(mmldm, name).__name__ == name for name in mmldm.__all__))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "True"
 
 
 def test_unknown_command_and_option_are_named() -> None:

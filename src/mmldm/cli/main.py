@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 import threading
 from io import TextIOWrapper
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -55,9 +55,8 @@ def _fail(sentence: str) -> None:
 
 app = typer.Typer(
     cls=Commands,
-    help="Sounding video generation: picture and sound together, from your own clips.",
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -71,10 +70,22 @@ app.command("synthesize")(data.synthesize)
 app.command("benchmark")(benchmark.benchmark)
 
 
-@app.command()
-def version() -> None:
-    """Prints the version."""
-    typer.echo(__version__)
+def _show_version(asked: bool) -> None:
+    if asked:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_show_version, is_eager=True, help="Prints the version."
+        ),
+    ] = False,
+) -> None:
+    """Sounding video generation: picture and sound together, from your own clips."""
 
 
 def run() -> None:

@@ -1,0 +1,106 @@
+"""Makes every picture and film of the README from a model: moving pictures, contact sheets, films with sound.
+
+    python runs/show.py [MODEL] [--clips CLIPS] [--images docs/images] [--media docs/media] [--seed 0]
+
+Nothing is chosen by hand: seeds count up from --seed, and given sounds and pictures are held-out clips,
+evenly spread over CLIPS (a folder or a manifest). Without CLIPS only the joint samples are shown.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from mmldm.cli.generate import BUNDLED
+from mmldm.data.clips import spread
+from mmldm.data.manifest import Manifest, scan
+from mmldm.media.animation import animate, instants, save_animation
+from mmldm.media.clip import Clip
+from mmldm.media.reader import read_clip
+from mmldm.media.sheet import contact_sheet, save_png
+from mmldm.pipelines.sounding_video import SoundingVideoPipeline
+
+GIVEN, SAMPLES = 2, 4
+"""Held-out clips for each task, and samples for each of them."""
+SHEET = 4
+"""Clips on a contact sheet: the first ones of the moving picture."""
+REST = 0.4
+"""Seconds that a film stands still, and is silent, after each clip."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("model", nargs="?", type=Path, default=BUNDLED)
+    parser.add_argument("--clips", type=Path, help="folder or manifest of clips to be given")
+    parser.add_argument("--images", type=Path, default=Path("docs/images"))
+    parser.add_argument("--media", type=Path, default=Path("docs/media"))
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+
+    pipeline = SoundingVideoPipeline.from_pretrained(options.model)
+    pipeline.set_progress_bar_config(disable=True)
+    seeds = [options.seed + i for i in range(GIVEN * SAMPLES)]
+    made = pipeline(num_samples=len(seeds), seed=seeds).clips
+    show("joint", made, [f"joint, seed {seed}" for seed in seeds], options.images, options.media)
+    if options.clips is None:
+        return
+    names, given = held_out(options.clips, pipeline)
+    seeds = seeds[:SAMPLES] * GIVEN
+    waveforms = torch.stack([clip.waveform for clip in given[:GIVEN]])
+    frames = torch.stack([clip.frames for clip in given[GIVEN:]])
+    tasks = (
+        (
+            "audio-to-video",
+            "a2v",
+            names[:GIVEN],
+            {"audio": waveforms.repeat_interleave(SAMPLES, 0)},
+        ),
+        ("video-to-audio", "v2a", names[GIVEN:], {"frames": frames.repeat_interleave(SAMPLES, 0)}),
+    )
+    for file, task, own, media in tasks:
+        words = [f"{task} {name}" for name in own for _ in range(SAMPLES)]
+        titles = [f"{word}, seed {seed}" for word, seed in zip(words, seeds, strict=True)]
+        made = pipeline(num_samples=len(seeds), seed=seeds, **media).clips
+        show(file, made, titles, options.images, options.media)
+
+
+def held_out(source: Path, pipeline: SoundingVideoPipeline) -> tuple[list[str], list[Clip]]:
+    """Names and clips of 2 x `GIVEN` held-out rows, evenly spread."""
+    spec = pipeline.clip_spec
+    manifest = Manifest.load(source) if source.suffix == ".jsonl" else scan(source, spec)
+    rows = manifest.split("held_out")
+    rows = [rows[i] for i in spread(2 * GIVEN, len(rows))]
+    names = [Path(row.path).with_suffix("").as_posix() for row in rows]
+    return names, [read_clip(manifest.file(row), 0.0, spec) for row in rows]
+
+
+def show(
+    name: str, clips: Sequence[Clip], titles: Sequence[str], images: Path, media: Path
+) -> None:
+    """Writes the moving picture, the contact sheet and the film of one task."""
+    print(save_animation(images / f"{name}.webp", clips, titles, columns=SAMPLES))
+    sheet = images / f"{name}.png"
+    save_png(sheet, contact_sheet(clips[:SHEET], titles[:SHEET]))
+    print(sheet)
+    print(film(clips, titles).save(media / f"{name}.mp4"))
+
+
+def film(clips: Sequence[Clip], titles: Sequence[str]) -> Clip:
+    """The clips one after the other, each above its spectrogram with a playhead, with their sounds."""
+    frames, sounds = [], []
+    for clip, title in zip(clips, titles, strict=True):
+        times = instants([clip])
+        rate = 1 / (times[1] - times[0])
+        pictures = [np.array(picture) for picture in animate([clip], [title])]
+        still = [pictures[-1]] * (round(REST * rate) - 1)
+        frames += [torch.from_numpy(picture).permute(2, 0, 1) for picture in (*pictures, *still)]
+        length = round(len(pictures + still) * clip.sample_rate / rate)
+        sounds.append(F.pad(clip.waveform, (0, length - len(clip.waveform))))
+    return Clip(torch.stack(frames), torch.cat(sounds), rate, clips[0].sample_rate)
+
+
+if __name__ == "__main__":
+    main()
