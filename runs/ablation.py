@@ -28,8 +28,6 @@ from mmldm.data.latents import Splits
 from mmldm.data.loader import Failed
 from mmldm.data.manifest import Manifest
 from mmldm.diffusion.schedules import ScheduleConfig, make_scheduler
-from mmldm.evaluation.alignment import alignment_report
-from mmldm.evaluation.motion import background
 from mmldm.evaluation.reconstruction import mel_error, psnr, through_image_vae
 from mmldm.media.clip import Clip
 from mmldm.media.images import images_to_frames
@@ -46,6 +44,8 @@ from mmldm.training.distributed import choose_device
 from mmldm.training.journey import RunFolder
 from mmldm.training.loop import train
 from mmldm.types import AV
+from mmldm.worlds.impacts.motion import background
+from mmldm.worlds.impacts.sync import alignment_report
 
 IMAGE_DECODER, CRITIC = "fine-tuned image decoder", "adversarial loss"
 PARTS: dict[str, tuple[str, ...]] = {

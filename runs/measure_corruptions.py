@@ -17,8 +17,6 @@ from pathlib import Path
 import torch
 
 from mmldm.cli.progress import ProgressLine
-from mmldm.data.impacts import CONFIG_FILE
-from mmldm.evaluation.corruptions import CORRUPTIONS, Corruption, corrupted
 from mmldm.evaluation.feature_cache import FeatureCache
 from mmldm.evaluation.measure_building import build_measures
 from mmldm.evaluation.measures import Features
@@ -28,6 +26,8 @@ from mmldm.evaluation.protocol import find_protocol
 from mmldm.evaluation.registry import choose
 from mmldm.evaluation.sets import ClipSet
 from mmldm.evaluation.sides import Finder
+from mmldm.worlds.impacts.clips import CONFIG_FILE
+from mmldm.worlds.impacts.corruptions import CORRUPTIONS, Corruption, corrupted
 
 PICTURE, SOUND, PAIR = (
     {c.name for c in CORRUPTIONS if c.damaged == what} for what in ("picture", "sound", "pair")

@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from mmldm.evaluation.impacts import calibration, impacts_report, measure, true_impacts
+from mmldm.evaluation.impacts_table import markdown
 
 from mmldm.cli.generate import BUNDLED
 from mmldm.data.clips import spread
@@ -24,10 +26,7 @@ from mmldm.data.manifest import Manifest, Row, scan
 from mmldm.errors import UserError
 from mmldm.evaluation.classifier_training import train_classifiers
 from mmldm.evaluation.classifiers import Classifiers
-from mmldm.evaluation.impacts import calibration, impacts_report, measure, true_impacts
-from mmldm.evaluation.impacts_table import markdown
 from mmldm.evaluation.memorisation import Neighbours, fingerprints, nearest_pairs, pairs_sheet
-from mmldm.evaluation.motion import background
 from mmldm.evaluation.reconstruction import fidelity
 from mmldm.files import whole_file
 from mmldm.media.clip import Clip
@@ -36,6 +35,7 @@ from mmldm.media.sheet import save_png
 from mmldm.media.spectrogram import AudioImage
 from mmldm.pipelines.sounding_video import SoundingVideoPipeline
 from mmldm.types import AV
+from mmldm.worlds.impacts.motion import background
 
 CHUNK = 16
 CLASSIFIER_CLIPS = 1200

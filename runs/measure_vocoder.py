@@ -15,13 +15,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from mmldm.evaluation.impacts import true_impacts
 from torch import Tensor
 
 from mmldm.cli.generate import BUNDLED
 from mmldm.data.clips import spread
 from mmldm.data.manifest import Manifest, scan
-from mmldm.evaluation.alignment import lags
-from mmldm.evaluation.impacts import true_impacts
 from mmldm.evaluation.onsets import detect_onsets
 from mmldm.evaluation.reconstruction import mel_error
 from mmldm.evaluation.spectra import spectral_distance
@@ -33,6 +32,7 @@ from mmldm.pipelines.decoding import decode_latents
 from mmldm.pipelines.sounding_video import SoundingVideoPipeline
 from mmldm.pipelines.vocoding import check_vocoder, sound
 from mmldm.types import AV
+from mmldm.worlds.impacts.sync import lags
 
 TOLERANCE = 0.05
 BATCH = 8

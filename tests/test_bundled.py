@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from mmldm.cli.generate import BUNDLED
-from mmldm.data.impacts import ImpactsConfig, render_clip
-from mmldm.evaluation.alignment import alignment_report
 from mmldm.media.clip import Clip
 from mmldm.media.spectrogram import AudioImage
 from mmldm.pipelines.sounding_video import SoundingVideoPipeline
+from mmldm.worlds.impacts.clips import ImpactsConfig, render_clip
+from mmldm.worlds.impacts.sync import alignment_report
 
 CLIPS = 24
 

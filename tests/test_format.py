@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from mmldm.data.impacts import ImpactsConfig, synthesize
 from mmldm.data.manifest import scan
 from mmldm.training.distributed import Process
 from mmldm.training.journey import JOBS, Journey, RunFolder, claim
+from mmldm.worlds.impacts.clips import ImpactsConfig, synthesize
 
 from .smallest import CLIP, smallest_recipe
 

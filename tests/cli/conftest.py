@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from mmldm.config import save_config
-from mmldm.data.impacts import ImpactsConfig, synthesize
+from mmldm.worlds.impacts.clips import ImpactsConfig, synthesize
 
 from ..smallest import CLIP, smallest_recipe
 from .commandline import mmldm

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from mmldm.cli.generate import BUNDLED
-from mmldm.data.impacts import ImpactsConfig, render_clip, synthesize
 from mmldm.media.clip import Clip
+from mmldm.worlds.impacts.clips import ImpactsConfig, render_clip, synthesize
 
 from .commandline import Result, contents, mmldm
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from mmldm.data.impacts import ImpactsConfig, render_clip
 from mmldm.evaluation.classifier_training import train_classifiers
+from mmldm.worlds.impacts.clips import ImpactsConfig, render_clip
 
 NAMES = ("drum", "glass", "rubber")
 

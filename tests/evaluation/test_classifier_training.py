@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from mmldm.data.impacts import ImpactsConfig, render_clip
 from mmldm.errors import UserError
 from mmldm.evaluation.classifier_training import augment, train_classifiers
+from mmldm.worlds.impacts.clips import ImpactsConfig, render_clip
 
 NAMES = ("drum", "glass", "rubber")
 

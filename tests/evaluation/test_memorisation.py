@@ -6,7 +6,6 @@ import json
 import pytest
 import torch
 
-from mmldm.data.impacts import ImpactsConfig, render_clip
 from mmldm.errors import UserError
 from mmldm.evaluation.memorisation import (
     Neighbours,
@@ -16,6 +15,7 @@ from mmldm.evaluation.memorisation import (
     pairs_sheet,
 )
 from mmldm.types import AV
+from mmldm.worlds.impacts.clips import ImpactsConfig, render_clip
 
 
 @pytest.fixture(scope="module")

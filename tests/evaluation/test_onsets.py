@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from mmldm.data.impacts import ImpactsConfig, render_clip
-from mmldm.evaluation.alignment import match
 from mmldm.evaluation.onsets import detect_onsets
 from mmldm.media.resampling import resample
+from mmldm.worlds.impacts.clips import ImpactsConfig, render_clip
+from mmldm.worlds.impacts.sync import match
 
 
 def plucks(times, rate, frequency=700.0, duration=1.6):

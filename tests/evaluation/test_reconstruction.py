@@ -5,7 +5,6 @@ import dataclasses
 import pytest
 import torch
 
-from mmldm.data.impacts import ImpactsConfig, render_clip
 from mmldm.evaluation.reconstruction import (
     MOST_PSNR,
     fidelity,
@@ -18,6 +17,7 @@ from mmldm.evaluation.reconstruction import (
 from mmldm.media.images import frames_to_images, images_to_frames
 from mmldm.media.spectrogram import AudioImage
 from mmldm.models.image_vae import PatchAutoencoderKL
+from mmldm.worlds.impacts.clips import ImpactsConfig, render_clip
 
 
 @pytest.fixture(scope="module")

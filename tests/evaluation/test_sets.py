@@ -4,11 +4,11 @@ from collections import Counter
 
 import pytest
 
-from mmldm.data.impacts import ImpactsConfig, synthesize
 from mmldm.errors import UserError
 from mmldm.evaluation.protocol import find_protocol
 from mmldm.evaluation.sets import clip_set, find_manifest, halves
 from mmldm.types import ClipSpec
+from mmldm.worlds.impacts.clips import ImpactsConfig, synthesize
 
 RULES = find_protocol("default")
 

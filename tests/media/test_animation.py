@@ -10,7 +10,6 @@ import pytest
 import torch
 from PIL import Image
 
-from mmldm.data.impacts import ImpactsConfig, render_clip
 from mmldm.errors import UserError
 from mmldm.media.animation import (
     PAUSE,
@@ -21,6 +20,7 @@ from mmldm.media.animation import (
 )
 from mmldm.media.clip import Clip
 from mmldm.media.sheet import CAPTION_HEIGHT, MARGIN
+from mmldm.worlds.impacts.clips import ImpactsConfig, render_clip
 
 WIDTH = 192  # of a 64-pixel frame: three times
 STRIP_TOP = MARGIN + CAPTION_HEIGHT + WIDTH + 2

@@ -7,10 +7,10 @@ import torch
 from rich.console import Console
 
 from mmldm.config import RunConfig
-from mmldm.data.impacts import ImpactsConfig, synthesize
 from mmldm.data.manifest import Manifest, scan
 from mmldm.training.distributed import Process
 from mmldm.training.journey import JOBS, Journey, RunFolder
+from mmldm.worlds.impacts.clips import ImpactsConfig, synthesize
 
 from ..smallest import CLIP, smallest_recipe
 

@@ -74,9 +74,9 @@ def synthesize(
     workers: Annotated[int | None, typer.Option(min=1, help="Default: all cores.")] = None,
 ) -> None:
     """Makes the impacts world: mp4 files of bouncing, sounding balls, and when each impact is."""
-    from mmldm.data.impacts import ImpactsConfig
-    from mmldm.data.impacts import synthesize as write_clips
     from mmldm.strict import parse
+    from mmldm.worlds.impacts.clips import ImpactsConfig
+    from mmldm.worlds.impacts.clips import synthesize as write_clips
 
     require_writable(folder)
     spec = {

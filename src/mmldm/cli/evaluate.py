@@ -64,7 +64,6 @@ def evaluate(
 
     import torch
 
-    from mmldm.data.impacts import CONFIG_FILE
     from mmldm.evaluation.against import differences, require_comparable
     from mmldm.evaluation.evaluate import evaluate as compare
     from mmldm.evaluation.feature_cache import FeatureCache
@@ -76,6 +75,7 @@ def evaluate(
     from mmldm.evaluation.report import as_json, load, not_measured, save, table
     from mmldm.evaluation.sides import Finder
     from mmldm.training.distributed import choose_device
+    from mmldm.worlds.impacts.clips import CONFIG_FILE
 
     rules = find_protocol(protocol, samples, seed)
     named = None if metrics is None else choose(metrics.split(","), rules.spec.fps)

@@ -27,12 +27,12 @@ from mmldm.evaluation.measures import (
     Verdicts,
 )
 from mmldm.evaluation.metrics import Metric
-from mmldm.evaluation.motion import background
 from mmldm.evaluation.protocol import Protocol
 from mmldm.evaluation.registry import EXTRACTORS
 from mmldm.evaluation.sets import ClipSet, Progress
 from mmldm.media.clip import Clip
 from mmldm.types import ClipSpec
+from mmldm.worlds.impacts.motion import background
 
 BACKGROUND_CLIPS = 64
 CLASSIFIER_CLIPS = 1200

@@ -17,13 +17,13 @@ from torch import Tensor
 
 from mmldm import __version__
 from mmldm.evaluation.alarms import is_frozen, is_silent
-from mmldm.evaluation.alignment import detect
 from mmldm.evaluation.av_align import motion_peaks, motion_rests
 from mmldm.evaluation.classifiers import Classifiers
 from mmldm.evaluation.extractors.extractor import Extractor
 from mmldm.evaluation.memorisation import fingerprints
 from mmldm.evaluation.onsets import detect_onsets
 from mmldm.media.clip import Clip
+from mmldm.worlds.impacts.sync import detect
 
 Row = Mapping[str, Tensor]
 """What a measure takes down of one clip."""

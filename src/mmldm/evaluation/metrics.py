@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmldm.evaluation.alignment import derangement
 from mmldm.evaluation.distances import frechet_caveat
 from mmldm.evaluation.extractors.extractor import of_clips, of_windows
 from mmldm.evaluation.intervals import (
@@ -33,6 +32,7 @@ from mmldm.evaluation.measures import Row
 from mmldm.evaluation.memorisation import Neighbours
 from mmldm.evaluation.protocol import Protocol
 from mmldm.types import AV
+from mmldm.worlds.impacts.sync import derangement
 
 Better = Literal["lower", "higher", "like real"]
 Counts = tuple[float, float]

@@ -11,7 +11,6 @@ import numpy as np
 from torch import Tensor
 
 from mmldm.errors import UserError
-from mmldm.evaluation.alignment import lags, sync
 from mmldm.evaluation.av_align import closeness, intersection_over_union
 from mmldm.evaluation.distances import frechet_distance_of, kernel_audio_distance, kernel_distance
 from mmldm.evaluation.measures import Row
@@ -24,6 +23,7 @@ from mmldm.evaluation.metrics import (
     Number,
     SharedRegions,
 )
+from mmldm.worlds.impacts.sync import lags, sync
 
 EXTRACTORS = ("i3d", "i3d-pooled", "vggish", "yamnet", "squeezenet", "audioclip", "clap")
 OPTIONAL = (

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from mmldm.data.impacts import ImpactsConfig, render_clip
-from mmldm.data.impacts_materials import MATERIALS, REFERENCE_RADIUS
-from mmldm.data.impacts_physics import Ball, Impact
-from mmldm.data.impacts_sound import FULL_SPEED, render_sound, strike
 from mmldm.types import ClipSpec
+from mmldm.worlds.impacts.clips import ImpactsConfig, render_clip
+from mmldm.worlds.impacts.materials import MATERIALS, REFERENCE_RADIUS
+from mmldm.worlds.impacts.physics import Ball, Impact
+from mmldm.worlds.impacts.sound import FULL_SPEED, render_sound, strike
 
 
 def hit(speed=FULL_SPEED, time=0.5, surface="floor"):

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from mmldm.data.impacts import ImpactsConfig, render_clip
-from mmldm.data.impacts_materials import MATERIALS
-from mmldm.data.impacts_physics import GRAVITY, Ball, Flight, positions, simulate
-from mmldm.data.impacts_render import background, render
 from mmldm.types import ClipSpec
+from mmldm.worlds.impacts.clips import ImpactsConfig, render_clip
+from mmldm.worlds.impacts.materials import MATERIALS
+from mmldm.worlds.impacts.physics import GRAVITY, Ball, Flight, positions, simulate
+from mmldm.worlds.impacts.render import background, render
 
 
 def hung(x, material="plastic", y=0.4):

@@ -23,14 +23,14 @@ import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from mmldm.data.impacts_materials import MATERIALS
-from mmldm.data.impacts_physics import FLOOR_LEVEL, WALL_THICKNESS, Ball, Impact, simulate
-from mmldm.data.impacts_render import render
-from mmldm.data.impacts_sound import render_sound
 from mmldm.errors import UserError
 from mmldm.files import whole_file
 from mmldm.media.clip import Clip
 from mmldm.types import ClipSpec
+from mmldm.worlds.impacts.materials import MATERIALS
+from mmldm.worlds.impacts.physics import FLOOR_LEVEL, WALL_THICKNESS, Ball, Impact, simulate
+from mmldm.worlds.impacts.render import render
+from mmldm.worlds.impacts.sound import render_sound
 
 RADII = (7 / 64, 10 / 64)
 """Smallest and largest ball, in frame heights."""

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from mmldm.evaluation.corruptions import CORRUPTIONS, Corruption, corrupted
 from mmldm.evaluation.sets import ClipSet, ClipSource
 from mmldm.media.clip import Clip
 from mmldm.types import ClipSpec
+from mmldm.worlds.impacts.corruptions import CORRUPTIONS, Corruption, corrupted
 
 SPEC = ClipSpec(num_frames=16, fps=10, height=64, width=64, sample_rate=16_000)
 BY_NAME = {corruption.name: corruption for corruption in CORRUPTIONS}

@@ -12,9 +12,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from mmldm.data.impacts_materials import MATERIALS, Texture
-from mmldm.data.impacts_physics import FLOOR_LEVEL, WALL_THICKNESS, Ball, Flight, positions
 from mmldm.types import ClipSpec
+from mmldm.worlds.impacts.materials import MATERIALS, Texture
+from mmldm.worlds.impacts.physics import FLOOR_LEVEL, WALL_THICKNESS, Ball, Flight, positions
 
 SHUTTER = 0.03
 """Longest exposure in seconds; never more than half a frame."""

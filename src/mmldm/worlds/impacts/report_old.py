@@ -20,13 +20,13 @@ import torch
 from torch import Tensor
 
 from mmldm.errors import UserError
-from mmldm.evaluation.alignment import Moments, derangement, detect, lags, sync_report
 from mmldm.evaluation.classifiers import Classifiers, Verdicts, accuracy
 from mmldm.evaluation.distances import compare
 from mmldm.evaluation.intervals import wilson
 from mmldm.evaluation.memorisation import Neighbours, fingerprints, memorisation_report
 from mmldm.media.clip import Clip
 from mmldm.types import AV
+from mmldm.worlds.impacts.sync import Moments, derangement, detect, lags, sync_report
 
 BATCH = 32
 BOOTSTRAPS = 1000

@@ -5,8 +5,8 @@ from math import sqrt
 import numpy as np
 import pytest
 
-from mmldm.data.impacts import ImpactsConfig, render_clip
-from mmldm.data.impacts_physics import (
+from mmldm.worlds.impacts.clips import ImpactsConfig, render_clip
+from mmldm.worlds.impacts.physics import (
     FLOOR_LEVEL,
     GRAVITY,
     WALL_THICKNESS,

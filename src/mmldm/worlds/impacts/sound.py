@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from mmldm.data.impacts_materials import MATERIALS, REFERENCE_RADIUS
-from mmldm.data.impacts_physics import Ball, Impact
 from mmldm.types import ClipSpec
+from mmldm.worlds.impacts.materials import MATERIALS, REFERENCE_RADIUS
+from mmldm.worlds.impacts.physics import Ball, Impact
 
 FULL_SPEED = 3.0
 """Impact speed in frame heights per second that plays a material at its nominal level."""

@@ -5,7 +5,7 @@ frames u8 (T,3,H,W) -> track (T,2) -> impact times (N,) in seconds
 The ball is what is brighter than the background; its centroid is tracked to a fraction of a pixel.
 A hit at fraction f between frames k and k + 1 changes the velocity by J, which shows as J (1 - f)
 and J f in the second differences at k and k + 1, on top of gravity: the split gives the time inside
-the frame interval. For clips of the impacts world (`mmldm.data.impacts`) with one ball.
+the frame interval. For clips of the impacts world (`mmldm.worlds.impacts.clips`) with one ball.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mmldm.data.impacts_physics import GRAVITY
+from mmldm.worlds.impacts.physics import GRAVITY
 
 CONTRAST = 0.06, 0.16
 """Brightness over the background (in [0,1]) at which a pixel starts to count, and counts fully."""

@@ -6,10 +6,6 @@ import json
 import numpy as np
 import pytest
 import torch
-
-from mmldm.data.impacts import ImpactsConfig, synthesize
-from mmldm.errors import UserError
-from mmldm.evaluation.alignment import Moments
 from mmldm.evaluation.impacts import (
     calibration,
     impacts_report,
@@ -18,7 +14,11 @@ from mmldm.evaluation.impacts import (
     true_impacts,
 )
 from mmldm.evaluation.impacts_table import markdown
-from mmldm.evaluation.motion import background
+
+from mmldm.errors import UserError
+from mmldm.worlds.impacts.clips import ImpactsConfig, synthesize
+from mmldm.worlds.impacts.motion import background
+from mmldm.worlds.impacts.sync import Moments
 
 NAMES = ("drum", "glass", "rubber")
 

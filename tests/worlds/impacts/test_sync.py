@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from mmldm.data.impacts import ImpactsConfig, render_clip
 from mmldm.errors import UserError
-from mmldm.evaluation.alignment import alignment_report, detect, lags, match, sync
+from mmldm.worlds.impacts.clips import ImpactsConfig, render_clip
+from mmldm.worlds.impacts.sync import alignment_report, detect, lags, match, sync
 
 
 @pytest.fixture(scope="module")

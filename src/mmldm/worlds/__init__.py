@@ -1,0 +1,1 @@
+"""Synthetic worlds whose events are known exactly: footage, and the instruments that measure it."""
