@@ -6,12 +6,16 @@ D width, S samples, K classes. Spaces (DESIGN §2): media -> images -> image lat
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Generic, Literal, NamedTuple, TypeVar
+from collections.abc import Callable, Iterable
+from typing import Any, Generic, Literal, NamedTuple, TypeVar, overload
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 T = TypeVar("T")
+U = TypeVar("U")
+V = TypeVar("V")
+W = TypeVar("W")
+R = TypeVar("R")
 
 
 class AV(NamedTuple, Generic[T]):
@@ -23,12 +27,29 @@ class AV(NamedTuple, Generic[T]):
     audio: T
     video: T
 
+    @overload
+    def map(self, fn: Callable[[T], R]) -> AV[R]: ...
+    @overload
+    def map(self, fn: Callable[[T, U], R], second: AV[U], /) -> AV[R]: ...
+    @overload
+    def map(self, fn: Callable[[T, U, V], R], second: AV[U], third: AV[V], /) -> AV[R]: ...
+    @overload
+    def map(
+        self, fn: Callable[[T, U, V, W], R], second: AV[U], third: AV[V], fourth: AV[W], /
+    ) -> AV[R]: ...
     def map(self, fn: Callable[..., Any], *others: AV[Any]) -> AV[Any]:
-        """Applies `fn` to each modality (and to the same modality of each of `others`)."""
+        """Applies `fn` to each modality, and to the same modality of each of `others`."""
         return AV(*(fn(*values) for values in zip(self, *others, strict=True)))
 
+    @staticmethod
+    def zip(pairs: Iterable[AV[T]]) -> AV[list[T]]:
+        """Pairs in a row -> one list per modality."""
+        listed = list(pairs)
+        return AV([pair.audio for pair in listed], [pair.video for pair in listed])
 
-MODALITIES: AV[str] = AV("audio", "video")
+
+Modality = Literal["audio", "video"]
+MODALITIES: AV[Modality] = AV("audio", "video")
 
 
 class SpectrogramSpec(BaseModel):
