@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "src" / "mmldm"
 FILES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = [
-    {"types", "errors", "files", "config", "strict", "__init__"},
+    {"types", "errors", "files", "config", "strict", "text", "__init__"},
     {"media", "models", "diffusion"},
     {"pipelines", "data"},
     {"training", "evaluation", "benchmark"},

@@ -8,6 +8,7 @@ The JSON holds no NaN and no path but those it was given; two of them are compar
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -20,6 +21,7 @@ from mmldm.evaluation.measures import Features
 from mmldm.evaluation.measuring import Measured
 from mmldm.evaluation.protocol import Protocol
 from mmldm.files import whole_file
+from mmldm.text import markdown, printable
 
 FORMAT, VERSION = "mmldm-evaluation", 1
 LISTED = 10
@@ -146,8 +148,8 @@ def as_markdown(report: Mapping[str, Any], pictures: Mapping[str, str]) -> str:
     protocol = report["protocol"]
     spec = protocol["spec"]
     parts = [
-        f"# Evaluation of {sets['generated']['origin']}",
-        f"{report['date']}, mmldm {report['mmldm']}, torch {report['torch']}: `{report['command']}`",
+        f"# Evaluation of {markdown(sets['generated']['origin'])}",
+        f"{report['date']}, mmldm {report['mmldm']}, torch {report['torch']}: {_code(report['command'])}",
         f"Protocol **{protocol['name']}** (sha256 {report['protocol_sha256'][:12]}): {spec['num_frames']} "
         f"frames at {spec['fps']:g} a second, read at {spec['width']}x{spec['height']}, sound at "
         f"{spec['sample_rate']} Hz, seed {protocol['seed']}.",
@@ -202,8 +204,14 @@ def not_measured(report: Mapping[str, Any]) -> list[str]:
 
 
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
+    """A row a line, whatever is in the cells: no cell ends another one, or begins a tag."""
+    lines = [[_one_cell(cell) for cell in line] for line in (head, *rows)]
+    lines.insert(1, ["---"] * len(head))
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _one_cell(text: str) -> str:
+    return re.sub(r"(?<!\\)\|", r"\|", re.sub(r"(?<!\\)<", "&lt;", printable(text)))
 
 
 def _cell(value: Mapping[str, Any] | None) -> str:
@@ -231,7 +239,9 @@ def _about_sets(report: Mapping[str, Any]) -> str:
     sets, against = report["sets"], report["real_against"]
     generated, reference, real = (sets[name] for name in ("generated", "reference", "real"))
     lines = [f"**generated**: {generated['clips']} clips against the reference."]
-    lines.append(f"**reference**: {reference['clips']} real clips of {reference['origin']}.")
+    lines.append(
+        f"**reference**: {reference['clips']} real clips of {markdown(reference['origin'])}."
+    )
     if against["clips"] < reference["clips"]:
         lines.append(
             f"**real**: no held-out clips were given, so the reference was split by a hash of names: "
@@ -277,7 +287,7 @@ def _class_table(report: Mapping[str, Any]) -> str:
         [titles[name], *(_cell(values[name]) for values in report["classes"].values())]
         for name in names
     ]
-    return markdown_table(["", *report["classes"]], rows)
+    return markdown_table(["", *map(markdown, report["classes"])], rows)
 
 
 def _memorised(report: Mapping[str, Any]) -> str:
@@ -309,6 +319,10 @@ def _files(sets: Mapping[str, Any]) -> list[str]:
 
 def _more(count: int) -> str:
     return f" and {count - LISTED} more" if count > LISTED else ""
+
+
+def _code(text: str) -> str:
+    return f"`` {printable(text)} ``" if "`" in text else f"`{printable(text)}`"
 
 
 def _list(lines: Any) -> str:

@@ -15,13 +15,22 @@ from functools import partial
 from pathlib import Path
 
 from mmldm.data.clips import spread, windows
-from mmldm.data.folder import find_media, json_lines
-from mmldm.data.manifest import SILENT_SHARE, TOLERANCE, Manifest, Row, draw, scan
+from mmldm.data.folder import find_media
+from mmldm.data.manifest import (
+    SILENT_SHARE,
+    TOLERANCE,
+    Manifest,
+    Row,
+    draw,
+    is_manifest,
+    scan,
+)
 from mmldm.errors import UserError
 from mmldm.evaluation.protocol import Protocol
 from mmldm.files import sha256_of
 from mmldm.media.clip import Clip
 from mmldm.media.reader import read_clip
+from mmldm.text import printable
 from mmldm.types import ClipSpec
 
 Progress = Callable[[str, int, int], None]
@@ -111,23 +120,43 @@ def find_manifest(
     Raises:
         UserError: There is no such folder, or no media file in it.
     """
-    if source.is_file() and "format" in next(json_lines(source), (0, {}))[1]:
-        return Manifest.load(source)
-    if kept.is_file() and source.is_dir():
-        manifest = Manifest.load(kept)
-        paths = {entry["path"] for entry in find_media(source)[0]}
-        same = manifest.root == source and paths == {row.path for row in manifest.rows}
-        if same and not manifest.changed():
-            return manifest
+    if source.is_file() and is_manifest(source):
+        manifest = Manifest.load(source)
+        if not manifest.root.is_dir():
+            raise UserError(
+                f"{source}: its clips were in {printable(str(manifest.root))}, which is not there; copy the "
+                "manifest into the folder where they are now, and name that copy"
+            )
+        return manifest
+    earlier = _earlier(source, kept)
+    if earlier is not None and not earlier.changed():
+        entries = find_media(source).entries
+        same = {entry.path for entry in entries} == {row.path for row in earlier.rows}
+        if same and not earlier.arrivals(entries):
+            return earlier
     manifest = scan(
         source,
         spec,
         workers=workers,
         held_out=0.0,
-        progress=None if progress is None else partial(progress, f"scan {source.name}"),
+        known=earlier,
+        unfinished=kept.with_name(f"{kept.name}.unfinished"),
+        progress=None if progress is None else partial(progress, f"scan {printable(source.name)}"),
     )
     manifest.save(kept)
     return manifest
+
+
+def _earlier(source: Path, kept: Path) -> Manifest | None:
+    """The manifest of a folder's last scan, if it knows the contents of the files."""
+    if not (kept.is_file() and source.is_dir()):
+        return None
+    try:
+        manifest = Manifest.load(kept)
+    except UserError:
+        return None
+    known = all(row.sha256 for row in manifest.usable)
+    return manifest if known and manifest.root == source.resolve() else None
 
 
 def clip_set(name: str, manifest: Manifest, rows: Sequence[Row], protocol: Protocol) -> ClipSet:

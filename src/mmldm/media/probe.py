@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from mmldm.errors import MediaError
+from mmldm.files import sha256_of
 from mmldm.media.container import AUDIO_FORMATS, MediaFile
 from mmldm.media.limits import Limits
 from mmldm.media.picture import Picture
@@ -118,8 +119,9 @@ def probe(path: str | Path, limits: Limits | None = None, allow_missing: bool = 
 
 
 def measure(path: str, limits: dict[str, Any], allow_missing: bool = False) -> dict[str, Any]:
-    """`probe` with plain values in and out, for a worker process."""
-    return asdict(probe(path, Limits(**limits), allow_missing))
+    """`probe` with plain values in and out, for a worker process, and the sha256 of the file's content."""
+    measured = asdict(probe(path, Limits(**limits), allow_missing))
+    return {**measured, "sha256": sha256_of(Path(path))}
 
 
 def _open(path: str | Path, limits: Limits, allow_missing: bool) -> MediaFile:
