@@ -152,12 +152,12 @@ def test_changed_settings_are_refused_with_old_and_new_value() -> None:
 
 
 HOLD = """
-import sys, time
+import sys
 from pathlib import Path
 from mmldm.training.checkpoint import run_lock
 with run_lock(Path(sys.argv[1]), print):
     print("held", flush=True)
-    time.sleep(60)
+    sys.stdin.read()
 """
 
 
@@ -166,8 +166,9 @@ def test_second_process_is_refused_and_a_dead_ones_lock_is_recovered(
 ) -> None:
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2] / "src")}
     holder = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, env=environment
-    )
+        [sys.executable, "-c", HOLD, str(tmp_path)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment,
+    )  # fmt: skip
     assert holder.stdout is not None
     assert holder.stdout.readline() == b"held\n"
     with (
