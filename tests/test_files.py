@@ -222,3 +222,17 @@ def test_crash_between_two_renames_loses_no_folder(tmp_path: Path, renames: int)
     tidy(tmp_path)
     assert [path.name for path in target.iterdir()] == ["old"]
     assert list(tmp_path.iterdir()) == [target]
+
+
+def test_folder_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
+    target = tmp_path / "export"
+    with whole_folder(target) as partial:
+        (partial / "first").touch()
+    with pytest.raises(UserError), whole_folder(target) as partial:
+        (partial / "second").touch()
+        raise UserError("disk full")
+    assert [path.name for path in target.iterdir()] == ["first"]
+    with whole_folder(target) as partial:
+        (partial / "third").touch()
+    assert [path.name for path in target.iterdir()] == ["third"]
+    assert list(tmp_path.iterdir()) == [target]
