@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from mmldm.training.checkpoint import run_lock
+from mmldm.training.locking import run_lock
 from mmldm.training.report import METRICS, read_metrics
 
 from .commandline import together

@@ -164,7 +164,7 @@ def test_run_about_other_clips_is_refused(copied_run: Path, clip_folder: Path) -
 
 def test_second_process_on_a_run_is_refused(copied_run: Path, clip_folder: Path) -> None:
     hold = (
-        "import sys; from pathlib import Path; from mmldm.training.checkpoint import run_lock\n"
+        "import sys; from pathlib import Path; from mmldm.training.locking import run_lock\n"
         "with run_lock(Path(sys.argv[1]), print): print('held', flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(
