@@ -43,8 +43,8 @@ from mmldm.pipelines.encoding import encode_media
 from mmldm.training.autoencoder import AutoencoderStage
 from mmldm.training.caching import cache_image_latents
 from mmldm.training.distributed import choose_device
-from mmldm.training.journey import RunFolder
 from mmldm.training.loop import train
+from mmldm.training.run_folder import RunFolder
 from mmldm.types import AV
 
 IMAGE_DECODER, CRITIC = "fine-tuned image decoder", "adversarial loss"

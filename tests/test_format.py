@@ -9,7 +9,8 @@ from rich.console import Console
 from mmldm.data.impacts import ImpactsConfig, synthesize
 from mmldm.data.manifest import scan
 from mmldm.training.distributed import Process
-from mmldm.training.journey import JOBS, Journey, RunFolder, claim
+from mmldm.training.journey import JOBS, Journey
+from mmldm.training.run_folder import RunFolder, claim
 
 from .smallest import CLIP, smallest_recipe
 

@@ -47,6 +47,10 @@ class DataConfig(Section):
     class_pattern: str | None = None
     """Regular expression searched in a clip's path below the folder, whose first group names its class;
     None: the first folder does."""
+    group_pattern: str | None = None
+    """The same; its first group names the recording that a clip is cut from. All of one are on one side."""
+    follow_links: bool = False
+    """Links in the folder that lead out of it are followed, to files and to folders."""
     held_out: float = Field(0.1, ge=0, lt=1)
     seed: int = Field(0, ge=0)
     workers: int = Field(2, ge=0)
@@ -56,7 +60,7 @@ class DataConfig(Section):
     allow_missing: bool = False
     """Files without sound or without picture train, too, as far as they go; they are never held out."""
 
-    @field_validator("class_pattern")
+    @field_validator("class_pattern", "group_pattern")
     @classmethod
     def _has_a_group(cls, pattern: str | None) -> str | None:
         try:
@@ -64,7 +68,7 @@ class DataConfig(Section):
         except re.error as error:
             raise ValueError(f"{pattern!r} is no regular expression: {error}") from error
         if not groups:
-            raise ValueError(f"{pattern!r} has no (group) that would name the class")
+            raise ValueError(f"{pattern!r} has no (group) that would name it")
         return pattern
 
 

@@ -15,8 +15,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from mmldm.data.clips import WindowDataset
 from mmldm.data.folder import find_media
 from mmldm.data.latents import cache_key, files_key
+from mmldm.data.loader import Failed
 from mmldm.data.manifest import Manifest, Row, assign_splits, scan
 from mmldm.data.measuring import measure_files
 from mmldm.errors import MediaError, UserError
@@ -468,6 +470,12 @@ def test_changed_content_of_the_same_size_and_time_is_noticed_when_it_is_read(fo
         manifest.file(row)
     assert error.value.reason == "changed"
     assert manifest.file(other) == folder / other.path
+    everything = manifest.model_copy(
+        update={"rows": tuple(r.model_copy(update={"split": "train"}) for r in manifest.usable)}
+    )
+    items = [WindowDataset(everything, SPEC, "train", 0)[(0, index)] for index in range(2)]
+    assert isinstance(items[0], Failed) and items[0].file == row.path
+    assert not isinstance(items[1], Failed)
 
 
 def test_files_that_came_or_were_mended_since_the_scan_are_found(

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from mmldm.cli.output import require_writable
+from mmldm.cli.output import require_writable, say
 from mmldm.cli.progress import ProgressLine
 
 
@@ -30,6 +30,15 @@ def scan(
             metavar="REGEX", help="Its first group, found in a clip's path, names the class."
         ),
     ] = None,
+    group_pattern: Annotated[
+        str | None,
+        typer.Option(
+            metavar="REGEX", help="The same, and names the recording: it is held out whole or not."
+        ),
+    ] = None,
+    follow_links: Annotated[
+        bool, typer.Option("--follow-links", help="Follow links that lead out of the folder.")
+    ] = False,
     frames: Annotated[int, typer.Option(min=1, help="Frames a training window needs.")] = 16,
     fps: Annotated[float, typer.Option(help="Frames per second of a training window.")] = 10.0,
 ) -> None:
@@ -40,7 +49,9 @@ def scan(
     from mmldm.types import ClipSpec
 
     spec = parse(ClipSpec, {"num_frames": frames, "fps": fps}, "a training window")
-    data = parse(DataConfig, {"class_pattern": class_pattern}, "--class-pattern")
+    patterns = {"class_pattern": class_pattern, "group_pattern": group_pattern}
+    for name, pattern in patterns.items():
+        parse(DataConfig, {name: pattern}, f"--{name.replace('_', '-')}")
     if out is not None:
         require_writable(out.parent)
     with ProgressLine() as line:
@@ -51,13 +62,17 @@ def scan(
             held_out=held_out,
             skip_silent=skip_silent,
             allow_missing=allow_missing,
-            class_pattern=data.class_pattern,
+            class_pattern=class_pattern,
+            group_pattern=group_pattern,
+            follow_links=follow_links,
+            unfinished=None if out is None else out.with_name(f"{out.name}.unfinished"),
             progress=lambda done, total: line("scan", done, total),
         )
-    typer.echo(manifest.summary())
+    say(manifest.summary())
     if out is not None:
         manifest.save(out)
-        typer.echo(f"manifest: {out}")
+        say(f"manifest: {out}")
+    manifest.require_clips()
 
 
 def synthesize(

@@ -10,23 +10,15 @@ from __future__ import annotations
 import gc
 import json
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
-from mmldm.config import (
-    RunConfig,
-    TrainConfig,
-    load_config,
-    parse,
-    save_config,
-)
+from mmldm.config import RunConfig, TrainConfig, parse
 from mmldm.data.latents import Splits
-from mmldm.data.manifest import Manifest, scan
+from mmldm.data.manifest import Manifest
 from mmldm.diffusion.schedules import ScheduleConfig, make_scheduler
 from mmldm.errors import UserError
 from mmldm.files import whole_file, whole_folder
@@ -39,11 +31,10 @@ from mmldm.models.pretrained_vocoder import load_vocoder
 from mmldm.pipelines.sounding_video import SoundingVideoPipeline
 from mmldm.training.autoencoder import AutoencoderStage
 from mmldm.training.caching import Progress, cache_image_latents, cache_latents
-from mmldm.training.checkpoint import refuse_changes
 from mmldm.training.distributed import Process
 from mmldm.training.generator import GeneratorStage, build_generator
-from mmldm.training.locking import run_lock
 from mmldm.training.loop import TrainResult, train
+from mmldm.training.run_folder import RunFolder
 from mmldm.training.stage import Stage
 from mmldm.training.vae import VaeStage, build_vae
 from mmldm.training.vocoder import VocoderStage, build_vocoder
@@ -55,45 +46,6 @@ JOBS = ("vae", "autoencoder", "generator", "vocoder")
 def jobs(config: RunConfig) -> tuple[str, ...]:
     """The jobs that a recipe has a section for, in order."""
     return tuple(job for job in JOBS if getattr(config, job) is not None)
-
-
-@dataclass(frozen=True)
-class RunFolder:
-    """Where the parts of one run lie.
-
-    Attributes:
-        root: config.yaml, manifest.jsonl, a folder per job, caches/, and in the end model/.
-    """
-
-    root: Path
-
-    @property
-    def config(self) -> Path:
-        return self.root / "config.yaml"
-
-    @property
-    def manifest(self) -> Path:
-        return self.root / "manifest.jsonl"
-
-    @property
-    def model(self) -> Path:
-        """The finished pipeline: what `mmldm generate --model` loads."""
-        return self.root / "model"
-
-    @property
-    def distilled(self) -> Path:
-        """The same with the students of `mmldm distill`: the generator's added, the decoder's in place."""
-        return self.root / "distilled"
-
-    def job(self, name: str) -> Path:
-        return self.root / name
-
-    def export(self, name: str) -> Path:
-        """A finished job's model."""
-        return self.root / name / "export"
-
-    def cache(self, name: str) -> Path:
-        return self.root / "caches" / name
 
 
 @dataclass
@@ -281,105 +233,6 @@ def assemble(
         guidance_scale=sample.guidance_scale,
         default_quality=sample.quality,
     )
-
-
-def find_manifest(
-    folder: RunFolder, source: str | None, config: RunConfig, progress: Progress
-) -> Manifest:
-    """The run's manifest: the one in the run folder, else a fresh scan of `source`. Writes nothing.
-
-    Raises:
-        UserError: There is neither, no clip is usable, the run is about other clips, or clips
-            changed on disk since the scan.
-    """
-    if folder.manifest.is_file():
-        manifest = Manifest.load(folder.manifest)
-        if source is not None:
-            path = Path(source).resolve()
-            if (path if path.is_dir() else path.parent) != manifest.root.resolve():
-                raise UserError(
-                    f"the run in {folder.root} is about the clips in {manifest.root}, not about "
-                    f"{source}: choose another run folder."
-                )
-        changed = manifest.changed()
-        if changed:
-            raise UserError(
-                f"{len(changed)} clips changed since they were scanned, for example "
-                f"{changed[0].path}: restore them, or start a new run in another folder."
-            )
-        return manifest
-    if source is None:
-        raise UserError("no clips: set data.folder in the recipe, or name a folder of clips.")
-    data = config.data
-    manifest = scan(
-        Path(source),
-        config.clip,
-        workers=max(1, data.workers),
-        held_out=data.held_out,
-        seed=data.seed,
-        class_pattern=data.class_pattern,
-        skip_silent=data.skip_silent,
-        allow_missing=data.allow_missing,
-        progress=lambda done, total: progress("scan", done, total),
-    )
-    manifest.require_clips()
-    if not manifest.complete.split("train"):
-        raise UserError(
-            f"{source}: no clip with both sound and picture is left to train on; the others are "
-            "held out or lack one of them."
-        )
-    return manifest
-
-
-@contextmanager
-def claim(
-    folder: RunFolder, config: RunConfig, manifest: Manifest | None, process: Process
-) -> Iterator[Manifest]:
-    """Holds the run folder for this process, and records recipe and manifest in it.
-
-    Rank 0 does; a recipe that is refused leaves the earlier one in its place.
-
-    Args:
-        manifest: Of rank 0; the others read what it has recorded.
-
-    Yields:
-        The manifest, on every process.
-
-    Raises:
-        UserError: Another process holds the folder, or the clips would be split differently than
-            the run's manifest says.
-    """
-    with ExitStack() as held:
-        process.on_main(lambda: held.enter_context(_recorded(folder, config, manifest)))
-        yield manifest or Manifest.load(folder.manifest)
-
-
-@contextmanager
-def _recorded(folder: RunFolder, config: RunConfig, manifest: Manifest | None) -> Iterator[None]:
-    with run_lock(folder.root, lambda sentence: None):
-        earlier = folder.config.read_text(encoding="utf-8") if folder.config.is_file() else None
-        if not folder.manifest.is_file():
-            assert manifest is not None, "rank 0 has scanned"
-            manifest.save(folder.manifest)
-        elif earlier is not None:
-            old = load_config(folder.config)
-            refuse_changes(_selection(old), _selection(config), str(folder.root))
-        save_config(config, folder.config)
-        try:
-            yield
-        except UserError:
-            if earlier is not None:
-                with whole_file(folder.config) as partial:
-                    partial.write_text(earlier, encoding="utf-8")
-            raise
-
-
-_SCANNED = {"held_out", "seed", "skip_silent", "allow_missing", "class_pattern"}
-
-
-def _selection(config: RunConfig) -> dict[str, Any]:
-    """The settings that the manifest was made with."""
-    return {"data": config.data.model_dump(include=_SCANNED)}
 
 
 def replace_folder(source: Path, target: Path) -> None:

@@ -19,6 +19,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from mmldm.text import printable
+
 METRICS = "metrics.jsonl"
 
 
@@ -128,6 +130,7 @@ class Report:
         if not self._active or (once and sentence in self._said):
             return
         self._said.add(sentence)
+        sentence = printable(sentence)
         self._print(f"{self._name}: {sentence}")
         stamp = time.strftime("%Y-%m-%d %H:%M:%S")
         try:
