@@ -20,8 +20,8 @@ from mmldm.media.sound import Sound
 
 # Loudest level of silence, and the samples judged together.
 SILENCE, SILENCE_BLOCK = 10 ** (-90 / 20), 512
-# Differences between the two streams worth a note, in seconds.
-NOTED_START, NOTED_END = 0.1, 0.5
+# Difference between the ends of the two streams worth a note, in seconds.
+NOTED_END = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +29,7 @@ class MediaInfo:
     """A sounding video as measured by decoding; fields of a stream that is missing are None.
 
     Attributes:
-        duration: Seconds from the first instant of the file to the end of the shorter stream:
+        duration: Seconds from the later of first picture and first sound to the end of the shorter stream:
             windows may lie anywhere in [0, duration].
         width: Upright, with square pixels.
         height: Upright, with square pixels.
@@ -71,7 +71,7 @@ def probe(path: str | Path, limits: Limits | None = None, allow_missing: bool = 
         for event in events:
             if isinstance(event, Picture):
                 picture.add(event)
-            else:
+            elif isinstance(event, Sound):
                 if not np.isfinite(event.samples).all():
                     raise MediaError(
                         "non_finite", f"the sound of {path} holds NaN or Inf; re-encode its sound"
@@ -106,7 +106,9 @@ def probe(path: str | Path, limits: Limits | None = None, allow_missing: bool = 
                 "sample_rate": sound.rate,
                 "channels": audio.codec_context.channels,
                 "audio_codec": audio.codec_context.codec.name,
-                "silent_share": max(0.0, 1 - sound.heard / (sound.rate * (sound.end - origin))),
+                "silent_share": max(
+                    0.0, 1 - sound.heard / (sound.rate * (sound.end - sound.start))
+                ),
             }
         return MediaInfo(
             path=str(path),
@@ -188,9 +190,6 @@ def _notes(media: MediaFile, picture: _PictureTally, sound: _SoundTally) -> tupl
         return (*notes, "no sound" if media.audio is None else "no picture")
     if len(media.container.streams.audio) > 1:
         notes.append(f"first of {len(media.container.streams.audio)} audio tracks used")
-    lag = sound.start - picture.start
-    if abs(lag) > NOTED_START:
-        notes.append(f"{'sound' if lag > 0 else 'picture'} starts {abs(lag):.2f} s late")
     rest = picture.end - sound.end
     if abs(rest) > max(NOTED_END, 2 * picture.widest_gap):
         notes.append(f"{'sound' if rest > 0 else 'picture'} ends {abs(rest):.2f} s early")
