@@ -93,13 +93,17 @@ class Beginning:
 
 
 def nominal_frame(times: Sequence[float]) -> float:
-    """Seconds of a source frame: the lower quartile of the intervals between presentation times.
+    """Seconds of a source frame, from the intervals between presentation times.
 
-    The quartile, because where repeated pictures were dropped, most intervals can be longer than a frame.
+    Where repeated pictures were dropped, most intervals are longer, but not their lower quartile; where times
+    jitter, the frame is the median of all intervals that are no stills by that measure.
 
     Args:
         times: Of the file's first packets, in any order.
     """
     intervals = np.diff(np.unique(times))
     intervals = intervals[intervals > TIE]
-    return min(float(np.quantile(intervals, 0.25)), SLOWEST) if len(intervals) else SLOWEST
+    if not len(intervals):
+        return SLOWEST
+    moving = intervals[intervals <= STILL * np.quantile(intervals, 0.25)]
+    return min(float(np.median(moving)), SLOWEST)

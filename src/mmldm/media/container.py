@@ -136,7 +136,7 @@ class MediaFile:
         """Where picture and sound begin, whether they are wanted or not, and the frame rule.
 
         The nominal frame is measured on the times of the first 64 video packets, without decoding them (in
-        AVI: on the order of packets). The file is then at its start again.
+        AVI: on the order of packets). Rewind before reading on.
 
         Raises:
             MediaError: `corrupt` if nothing can be decoded.
@@ -155,12 +155,8 @@ class MediaFile:
                 break
         if not first:
             raise MediaError("corrupt", f"nothing in {self.path} can be decoded; replace the file")
-        self.rewind()
         clock = FrameClock(nominal_frame(times[:LOOKED_AT]))
-        beginning = Beginning(first.get("video"), first.get("audio"), clock)
-        if beginning.note:
-            self.note(beginning.note)
-        return beginning
+        return Beginning(first.get("video"), first.get("audio"), clock)
 
     def from_origin(self) -> tuple[float, Iterator[Picture | Sound | Shown]]:
         """Zero of the file's clock, in its own time, and everything decoded from the start.
@@ -168,7 +164,11 @@ class MediaFile:
         Raises:
             MediaError: `corrupt` if nothing can be decoded.
         """
-        return self.beginning().origin, iter(self)
+        beginning = self.beginning()
+        self.rewind()
+        if beginning.note:
+            self.note(beginning.note)
+        return beginning.origin, iter(self)
 
     def claimed_length(self, origin: float) -> float | None:
         """Seconds from `origin` to the end of the shorter stream as the file claims, None if it does not."""

@@ -145,7 +145,7 @@ def _undecodable(what: str, path: str | Path) -> MediaError:
 class _PictureTally:
     def __init__(self) -> None:
         self.count = 0
-        self.start = self.last = self.widest_gap = self.last_duration = 0.0
+        self.start = self.last = self.widest_gap = self.last_gap = self.last_duration = 0.0
         self.width = self.height = 0
 
     def add(self, picture: Picture) -> None:
@@ -155,7 +155,8 @@ class _PictureTally:
         elif picture.time <= self.last:
             return
         else:
-            self.widest_gap = max(self.widest_gap, picture.time - self.last)
+            self.last_gap = picture.time - self.last
+            self.widest_gap = max(self.widest_gap, self.last_gap)
         self.count += 1
         self.last = picture.time
         self.last_duration = picture.duration
@@ -163,7 +164,7 @@ class _PictureTally:
     @property
     def end(self) -> float:
         """When the last picture is over; a header may claim that it stands for weeks."""
-        return self.last + min(self.last_duration or self.widest_gap, self.widest_gap)
+        return self.last + min(self.last_duration or self.last_gap, self.widest_gap)
 
 
 class _SoundTally:

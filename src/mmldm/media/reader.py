@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -124,8 +125,10 @@ def read_windows(
     """
     limits = limits or Limits()
     formats = VIDEO_FORMATS if want_video else AUDIO_FORMATS
+    beginning = _beginning(path, limits, formats, want_video, want_audio, _identity(path))
     with MediaFile(path, limits, formats, want_video, want_audio) as media:
-        beginning = media.beginning()
+        if beginning.note:
+            media.note(beginning.note)
         # A usable file may be shorter than a window by the tolerance; then there is slack below zero.
         asked = [beginning.origin + max(start, 0.0) for start in starts]
         if min(starts) > SEEK_FROM and media.seek(min(asked) - PREROLL):
@@ -135,6 +138,29 @@ def read_windows(
             # The seek landed after the window's beginning, or on no key frame before it.
             media.rewind()
         return _Collected(media, beginning, asked, spec, limits).windows()
+
+
+@lru_cache(maxsize=4096)
+def _beginning(
+    path: str | Path,
+    limits: Limits,
+    formats: str,
+    want_video: bool,
+    want_audio: bool,
+    identity: tuple[int, ...],
+) -> Beginning:
+    """Looked up once for all epochs: it takes as long as reading the sound of a window."""
+    with MediaFile(path, limits, formats, want_video, want_audio) as media:
+        return media.beginning()
+
+
+def _identity(path: str | Path) -> tuple[int, ...]:
+    """What changes when another file takes the place of this one."""
+    try:
+        status = Path(path).stat()
+    except OSError:
+        return ()
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 class _Collected:

@@ -69,6 +69,7 @@ class FrameTrack:
         self._runs: list[list[_Run]] = [[] for _ in asked]
         self._first: float | None = None
         self._last: Picture | None = None
+        self._gap = 0.0
         self._converter = FrameConverter(path, spec.height, spec.width, limits)
 
     @property
@@ -98,6 +99,7 @@ class FrameTrack:
         elif picture.time <= self._last.time:
             return
         else:
+            self._gap = picture.time - self._last.time
             self._choose(self._last, picture, picture.time)
         self._last = picture
 
@@ -116,7 +118,7 @@ class FrameTrack:
         return next(run.chosen for run in self._runs[window] if run.start == start)
 
     def _shown(self, picture: Picture) -> float:
-        return max(picture.duration, self.clock.nominal)
+        return max(picture.duration or self._gap, self.clock.nominal)
 
     def _choose(self, earlier: Picture, later: Picture | None, until: float) -> None:
         for asked, runs in zip(self.asked, self._runs, strict=True):
@@ -157,8 +159,9 @@ class ShownTrack:
         """When the last picture seen is over."""
         if not self._durations:
             return -np.inf
-        last = max(self._durations)
-        return last + max(self._durations[last], self.clock.nominal)
+        *_, last = times = sorted(self._durations)
+        gap = last - times[-2] if len(times) > 1 else 0.0
+        return last + max(self._durations[last] or gap, self.clock.nominal)
 
     def add(self, shown: Shown) -> None:
         """Takes the next picture, in any order."""
