@@ -19,6 +19,8 @@ SLOWEST = 0.2
 """Seconds; what lasts longer is a slide, not a frame."""
 LOOKED_AT = 64
 """Packets that the nominal frame is measured on."""
+TOLERANCE = 0.02
+"""Seconds by which a window may outlast the file; the last frame and silence fill in."""
 NOTED_LAG = 0.1
 """Seconds between the beginnings of picture and sound that are worth a note."""
 

@@ -19,19 +19,21 @@ from torch import Tensor
 
 from mmldm.errors import MediaError
 from mmldm.media.clip import Clip
-from mmldm.media.clock import Beginning, Shown
+from mmldm.media.clock import TOLERANCE, Beginning, Shown
 from mmldm.media.container import AUDIO_FORMATS, VIDEO_FORMATS, MediaFile
 from mmldm.media.limits import Limits
 from mmldm.media.picture import Picture
 from mmldm.media.probe import MediaInfo, probe
 from mmldm.media.sound import Sound
-from mmldm.media.window import TOLERANCE, FrameTrack, ShownTrack, SoundBlocks
+from mmldm.media.window import FrameTrack, ShownTrack, SoundBlocks
 from mmldm.types import ClipSpec
 
 __all__ = [
-    "MediaInfo", "Windows", "probe", "read_audio", "read_clip", "read_frames", "read_windows",
+    "READING", "MediaInfo", "Windows", "probe", "read_audio", "read_clip", "read_frames", "read_windows",
 ]  # fmt: skip
 
+READING = 2
+"""Rises when the same window of a file reads differently; keys of what is kept of windows have it."""
 # Windows that start later than this (seconds) are reached by seeking.
 SEEK_FROM = 3.0
 # Seconds decoded before a window after seeking: audio decoders need some to settle.
@@ -64,6 +66,11 @@ class Windows:
     notes: tuple[str, ...] = ()
     length: float | None = None
 
+    def clip(self, window: int, spec: ClipSpec) -> Clip:
+        """One of them, where both modalities were read."""
+        frames = self.frames[self.indices[window]]
+        return Clip(frames, self.waveforms[window], spec.fps, spec.sample_rate)
+
 
 def read_clip(path: str | Path, start: float, spec: ClipSpec, limits: Limits | None = None) -> Clip:
     """Reads one window of spec.duration that begins at the source frame nearest to `start` (seconds).
@@ -74,9 +81,7 @@ def read_clip(path: str | Path, start: float, spec: ClipSpec, limits: Limits | N
     Raises:
         MediaError: As `probe`; `too_short` if the file ends before the window does.
     """
-    windows = read_windows(path, [start], spec, limits)
-    frames = windows.frames[windows.indices[0]]
-    return Clip(frames, windows.waveforms[0], spec.fps, spec.sample_rate)
+    return read_windows(path, [start], spec, limits).clip(0, spec)
 
 
 def read_audio(

@@ -12,14 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
-from mmldm.media.clock import FrameClock, Shown
+from mmldm.media.clock import TOLERANCE, FrameClock, Shown
 from mmldm.media.limits import Limits
 from mmldm.media.picture import FrameConverter, Picture
 from mmldm.media.sound import TAIL, Sound, SoundTrack
 from mmldm.types import ClipSpec
 
-TOLERANCE = 0.02
-"""Seconds by which a window may outlast the file."""
 RUN_IN = 0.3
 """Seconds of sound before a window that decide how its blocks join: as much as is there after a seek, too."""
 REORDERING = 1.0
