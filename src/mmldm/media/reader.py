@@ -37,7 +37,7 @@ READING = 2
 # Windows that start later than this (seconds) are reached by seeking.
 SEEK_FROM = 3.0
 # Seconds decoded before a window after seeking: audio decoders need some to settle.
-PREROLL = 0.5
+PREROLL = 0.75
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ def read_windows(
             media.note(beginning.note)
         # A usable file may be shorter than a window by the tolerance; then there is slack below zero.
         asked = [beginning.origin + max(start, 0.0) for start in starts]
-        if min(starts) > SEEK_FROM and media.seek(min(asked) - PREROLL):
+        if min(starts) > SEEK_FROM and media.seek(min(asked) - beginning.clock.nominal - PREROLL):
             collected = _Collected(media, beginning, asked, spec, limits)
             if collected.saw_beginning:
                 return collected.windows()

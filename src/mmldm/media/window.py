@@ -15,11 +15,11 @@ import numpy as np
 from mmldm.media.clock import TOLERANCE, FrameClock, Shown
 from mmldm.media.limits import Limits
 from mmldm.media.picture import FrameConverter, Picture
-from mmldm.media.sound import TAIL, Sound, SoundTrack
+from mmldm.media.sound import Sound, SoundTrack
 from mmldm.types import ClipSpec
 
-RUN_IN = 0.3
-"""Seconds of sound before a window that decide how its blocks join: as much as is there after a seek, too."""
+RUN_IN = 0.5
+"""Seconds of sound before a window that decide how its blocks join: as much as is there after a seek."""
 REORDERING = 1.0
 """Seconds by which the times of packets in a file may go back."""
 
@@ -141,16 +141,17 @@ class ShownTrack:
         self.asked, self.clock = asked, clock
         self._until = max(asked) + spec.duration + REORDERING
         self._durations: dict[float, float] = {}
+        self._first, self._last = np.inf, -np.inf
 
     @property
     def complete(self) -> bool:
         """Whether pictures well after the last window were seen."""
-        return max(self._durations, default=-np.inf) >= self._until
+        return self._last >= self._until
 
     @property
     def saw_beginning(self) -> bool:
         """As that of `FrameTrack`."""
-        return min(self._durations, default=np.inf) <= min(self.asked)
+        return self._first <= min(self.asked)
 
     @property
     def end(self) -> float:
@@ -164,6 +165,7 @@ class ShownTrack:
     def add(self, shown: Shown) -> None:
         """Takes the next picture, in any order."""
         self._durations[shown.time] = shown.duration
+        self._first, self._last = min(self._first, shown.time), max(self._last, shown.time)
 
     def starts(self, window: int) -> list[float]:
         """Where a window may begin, best first: as asked where the file shows nothing."""
@@ -187,7 +189,7 @@ class SoundBlocks:
     ) -> None:
         self.path, self.spec = path, spec
         self._begin = min(asked) - clock.nominal
-        self._until = max(asked) + clock.nominal + spec.duration + TAIL
+        self._latest = SoundTrack(path, max(asked) + clock.nominal, spec)
         self._blocks: list[Sound] = []
         self.first = np.inf
         self.end = -np.inf
@@ -195,7 +197,7 @@ class SoundBlocks:
     @property
     def complete(self) -> bool:
         """Whether the sound has reached the end of the last window."""
-        return self.end >= self._until
+        return self._latest.complete
 
     @property
     def saw_beginning(self) -> bool:
@@ -207,6 +209,7 @@ class SoundBlocks:
         self.first = min(self.first, sound.time)
         if self.complete:
             return
+        self._latest.add(sound)
         self.end = max(self.end, sound.end)
         if len(self._blocks) > 1 and self._blocks[1].time <= self._begin - RUN_IN:
             self._blocks.pop(0)
