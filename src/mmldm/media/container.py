@@ -19,6 +19,8 @@ from av.video.stream import VideoStream
 
 from mmldm.errors import MediaError
 from mmldm.media.limits import Limits
+from mmldm.media.listening import listened
+from mmldm.media.mixing import usual_mix
 from mmldm.media.picture import Picture, picture_of
 from mmldm.media.sound import Sound, sound_of
 
@@ -39,6 +41,7 @@ class MediaFile:
     Use it as a context manager and iterate over it once per `seek`; times are the file's own.
 
     Attributes:
+        listening: What the first seconds of the sound say of all of it; None for a single channel.
         notes: Sentences for the person who owns the file: what was chosen, changed or guessed in reading it.
 
     Args:
@@ -108,7 +111,7 @@ class MediaFile:
                     if rate is not None and rate != frame.sample_rate:
                         raise self._changed("sample rate")
                     rate = frame.sample_rate
-                    yield sound_of(frame, frame.time)
+                    yield self._sound(frame, frame.time)
 
     def from_origin(self) -> tuple[float, Iterator[Picture | Sound]]:
         """The first instant of the file, in its own time, and everything decoded from there.
@@ -141,6 +144,13 @@ class MediaFile:
         if sentence not in self.notes:
             self.notes.append(sentence)
 
+    def _sound(self, frame: av.AudioFrame, time: float) -> Sound:
+        heard = self.listening
+        if heard is None or len(heard.mix.weights) != frame.layout.nb_channels:
+            return sound_of(frame, time, usual_mix(frame.layout))
+        late = frame.samples / frame.sample_rate if heard.timed_at_end else 0.0
+        return sound_of(frame, time - late, heard.mix)
+
     def _open_streams(
         self, limits: Limits, formats: str, want_video: bool, want_audio: bool
     ) -> None:
@@ -152,6 +162,11 @@ class MediaFile:
         except MediaError:
             self.container.close()
             raise
+        self.listening = None
+        if self.audio is not None:
+            self.listening = listened(_open, self.path, formats, limits, self.audio.index)
+            for sentence in self.listening.notes if self.listening else ():
+                self.note(sentence)
 
     def seek(self, time: float) -> bool:
         """Moves to a key frame at or before `time`; whether the container could.
@@ -181,7 +196,9 @@ class MediaFile:
 
     def _choose_video(self, limits: Limits) -> VideoStream:
         still = av.stream.Disposition.attached_pic | av.stream.Disposition.still_image
-        streams = [s for s in self.container.streams.video if not s.disposition & still]
+        # PyAV gives no codec context to a stream that FFmpeg cannot decode.
+        decodable = [s for s in self.container.streams.video if s.codec_context is not None]
+        streams = [s for s in decodable if not s.disposition & still]
         if not streams:
             raise MediaError("no_video", f"{self.path} has no video stream; use a sounding video")
         stream = streams[0]
@@ -198,9 +215,12 @@ class MediaFile:
         return stream
 
     def _choose_audio(self) -> AudioStream:
-        streams = self.container.streams.audio
+        streams = [s for s in self.container.streams.audio if s.codec_context is not None]
         if not streams:
-            raise MediaError("no_audio", f"{self.path} has no audio stream; use a video with sound")
+            known = " that can be decoded" if self.container.streams.audio else ""
+            raise MediaError(
+                "no_audio", f"{self.path} has no audio stream{known}; use a video with sound"
+            )
         stream = streams[0]
         if stream.codec_context.sample_rate > MAX_SAMPLE_RATE:
             raise MediaError(

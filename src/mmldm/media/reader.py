@@ -178,7 +178,7 @@ def _collected(
     limits: Limits,
 ) -> _Tracks:
     tracks = _Tracks(
-        SoundTrack(media.path, begin, spec) if media.audio else None,
+        SoundTrack(media.path, begin, spec, media.note) if media.audio else None,
         FrameTrack(media.path, begin, spec, limits) if media.video else None,
     )
     tracks.collect(events)
