@@ -23,6 +23,7 @@ from mmldm.media.listening import listened
 from mmldm.media.mixing import usual_mix
 from mmldm.media.picture import Picture, picture_of
 from mmldm.media.sound import Sound, sound_of
+from mmldm.media.tracks import Track, described, preferred
 
 # Without these lists FFmpeg also opens playlists and concat scripts, which name other files and
 # network addresses, whatever the suffix of the file says.
@@ -36,7 +37,7 @@ LOOKAHEAD = 10
 
 
 class MediaFile:
-    """An open file and the streams chosen from it: the first real video and the first audio.
+    """An open file and the streams chosen from it: the video and the audio that a player takes.
 
     Use it as a context manager and iterate over it once per `seek`; times are the file's own.
 
@@ -201,7 +202,7 @@ class MediaFile:
         streams = [s for s in decodable if not s.disposition & still]
         if not streams:
             raise MediaError("no_video", f"{self.path} has no video stream; use a sounding video")
-        stream = streams[0]
+        stream = self._preferred(streams)
         width, height = stream.codec_context.width, stream.codec_context.height
         if width * height > limits.max_pixels:
             raise MediaError(
@@ -221,13 +222,19 @@ class MediaFile:
             raise MediaError(
                 "no_audio", f"{self.path} has no audio stream{known}; use a video with sound"
             )
-        stream = streams[0]
+        stream = self._preferred(streams)
         if stream.codec_context.sample_rate > MAX_SAMPLE_RATE:
             raise MediaError(
                 "too_large",
                 f"{self.path} claims {stream.codec_context.sample_rate} samples per second, more"
                 f" than {MAX_SAMPLE_RATE}; re-encode its sound",
             )
+        return stream
+
+    def _preferred(self, streams: list[Track]) -> Track:
+        stream = preferred(streams)
+        if len(streams) > 1:
+            self.note(f"{described(stream, streams)} is used")
         return stream
 
     def _changed(self, what: str) -> MediaError:
