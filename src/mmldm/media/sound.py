@@ -7,7 +7,7 @@ docs/data.md. Importing this module does not import torch.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import av
@@ -43,6 +43,10 @@ class Sound:
     @property
     def end(self) -> float:
         return self.time + len(self.samples) / self.rate
+
+    def mono(self) -> Sound:
+        """The same block without its channels, to be kept in less memory."""
+        return replace(self, channels=self.samples[np.newaxis])
 
 
 def sound_of(frame: av.AudioFrame, time: float, mix: Mix) -> Sound:
@@ -119,7 +123,7 @@ class SoundTrack:
         self._before += len(sound.samples)
         self._steady += len(sound.samples) / sound.rate
         self._past += len(sound.samples) / sound.rate * (sound.end >= self._until)
-        self._blocks.append(sound)
+        self._blocks.append(sound.mono())
 
     def waveform(self) -> np.ndarray:
         """Samples (S,) float32 in [-1,1].
