@@ -21,8 +21,11 @@ from av.video.stream import VideoStream
 from mmldm.errors import MediaError
 from mmldm.media.clock import LOOKED_AT, Beginning, FrameClock, Shown, nominal_frame
 from mmldm.media.limits import Limits
+from mmldm.media.listening import listened
+from mmldm.media.mixing import usual_mix
 from mmldm.media.picture import Picture, picture_of
 from mmldm.media.sound import Sound, sound_of
+from mmldm.media.tracks import Track, described, preferred
 
 # Without these lists FFmpeg also opens playlists and concat scripts, which name other files and
 # network addresses, whatever the suffix of the file says.
@@ -33,11 +36,12 @@ Chosen = TypeVar("Chosen", VideoStream, AudioStream)
 
 
 class MediaFile:
-    """An open file and the streams chosen from it: the first real video and the first audio.
+    """An open file and the streams chosen from it: the video and the audio that a player takes.
 
     Use it as a context manager and iterate over it once per `seek`; times are the file's own.
 
     Attributes:
+        listening: What the first seconds of the sound say of all of it; None for a single channel.
         notes: Sentences for the person who owns the file: what was chosen, changed or guessed in reading it.
 
     Args:
@@ -108,7 +112,7 @@ class MediaFile:
                     if rate is not None and rate != frame.sample_rate:
                         raise self._changed("sample rate")
                     rate = frame.sample_rate
-                    yield sound_of(frame, at)
+                    yield self._sound(frame, at)
 
     def _decoded(self, packet: av.Packet) -> list[tuple[float, av.VideoFrame | av.AudioFrame]]:
         """The frames that a packet completes, each with its time in seconds."""
@@ -149,7 +153,10 @@ class MediaFile:
             if kind == "video" and time is not None and not packet.is_discard:
                 times.append(time)
             if kind not in first:
-                first.update((kind, at) for at, _ in self._decoded(packet)[:1])
+                for at, frame in self._decoded(packet)[:1]:
+                    if isinstance(frame, av.AudioFrame):
+                        at = self._sound(frame, at).time
+                    first[kind] = at
             measured = len(times) >= LOOKED_AT or "video" not in self._kinds
             if measured and first.keys() == self._kinds:
                 break
@@ -186,6 +193,13 @@ class MediaFile:
         if sentence not in self.notes:
             self.notes.append(sentence)
 
+    def _sound(self, frame: av.AudioFrame, time: float) -> Sound:
+        heard = self.listening
+        if heard is None or len(heard.mix.weights) != frame.layout.nb_channels:
+            return sound_of(frame, time, usual_mix(frame.layout))
+        late = frame.samples / frame.sample_rate if heard.timed_at_end else 0.0
+        return sound_of(frame, time - late, heard.mix)
+
     def _open_streams(self, limits: Limits, formats: str) -> None:
         self.decode_errors = 0
         self._sought = False
@@ -204,6 +218,12 @@ class MediaFile:
         self.audio = audio if self._want_audio else None
         # Packets of MPEG-PS may share one time; decoders then know better.
         self._guessed_times = self.container.format.name == "mpeg"
+        self.listening = None
+        if audio is not None:
+            self.listening = listened(_open, self.path, formats, limits, audio.index)
+        if self.audio is not None and self.listening is not None:
+            for sentence in self.listening.notes:
+                self.note(sentence)
 
     def _chosen(self, wanted: bool, choose: Callable[[], Chosen]) -> Chosen | None:
         noted = list(self.notes)
@@ -250,10 +270,12 @@ class MediaFile:
 
     def _choose_video(self, limits: Limits) -> VideoStream:
         still = av.stream.Disposition.attached_pic | av.stream.Disposition.still_image
-        streams = [s for s in self.container.streams.video if not s.disposition & still]
+        # PyAV gives no codec context to a stream that FFmpeg cannot decode.
+        decodable = [s for s in self.container.streams.video if s.codec_context is not None]
+        streams = [s for s in decodable if not s.disposition & still]
         if not streams:
             raise MediaError("no_video", f"{self.path} has no video stream; use a sounding video")
-        stream = streams[0]
+        stream = self._preferred(streams)
         width, height = stream.codec_context.width, stream.codec_context.height
         if width * height > limits.max_pixels:
             raise MediaError(
@@ -267,16 +289,25 @@ class MediaFile:
         return stream
 
     def _choose_audio(self) -> AudioStream:
-        streams = self.container.streams.audio
+        streams = [s for s in self.container.streams.audio if s.codec_context is not None]
         if not streams:
-            raise MediaError("no_audio", f"{self.path} has no audio stream; use a video with sound")
-        stream = streams[0]
+            known = " that can be decoded" if self.container.streams.audio else ""
+            raise MediaError(
+                "no_audio", f"{self.path} has no audio stream{known}; use a video with sound"
+            )
+        stream = self._preferred(streams)
         if stream.codec_context.sample_rate > MAX_SAMPLE_RATE:
             raise MediaError(
                 "too_large",
                 f"{self.path} claims {stream.codec_context.sample_rate} samples per second, more"
                 f" than {MAX_SAMPLE_RATE}; re-encode its sound",
             )
+        return stream
+
+    def _preferred(self, streams: list[Track]) -> Track:
+        stream = preferred(streams)
+        if len(streams) > 1:
+            self.note(f"{described(stream, streams)} is used")
         return stream
 
     def _changed(self, what: str) -> MediaError:

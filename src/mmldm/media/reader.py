@@ -184,7 +184,8 @@ class _Collected:
         self._frames = FrameTrack(media.path, asked, spec, clock, limits) if media.video else None
         seen = beginning.picture is not None and self._frames is None
         self._shown = ShownTrack(asked, spec, clock) if seen else None
-        self._sound = SoundBlocks(media.path, asked, spec, clock) if media.audio else None
+        heard = SoundBlocks(media.path, asked, spec, clock, media.note)
+        self._sound = heard if media.audio else None
         tracks = (self._frames, self._shown, self._sound)
         self._tracks = [track for track in tracks if track is not None]
         for event in media:
