@@ -19,7 +19,7 @@ from av.video.stream import VideoStream
 
 from mmldm.errors import MediaError
 from mmldm.media.limits import Limits
-from mmldm.media.picture import Picture, picture_of
+from mmldm.media.picture import Picture, PictureMaker
 from mmldm.media.sound import Sound, sound_of
 
 # Without these lists FFmpeg also opens playlists and concat scripts, which name other files and
@@ -58,7 +58,7 @@ class MediaFile:
         want_video: bool = True,
         want_audio: bool = True,
     ) -> None:
-        self.path = Path(path)
+        self.path, self.limits = Path(path), limits
         self.notes: list[str] = []
         self._open = partial(self._open_streams, limits, formats, want_video, want_audio)
         self._open()
@@ -74,11 +74,12 @@ class MediaFile:
 
         Raises:
             MediaError: `format_change` (or `corrupt`, in a damaged file) if the picture size or
-                the sample rate changes.
+                the sample rate changes, `format_not_allowed` if nothing makes RGB of the pixels.
         """
         size: tuple[int, int] | None = None
         rate: int | None = None
         decoding_times: list[int] = []
+        pictures = PictureMaker(self.path, self.video, self.note)
         for packet in self._packets():
             # AVI stores no presentation times, only the order of packets: the n-th picture shown
             # has the n-th smallest packet time. FFmpeg's guess is wrong for B-frames.
@@ -103,12 +104,13 @@ class MediaFile:
                     if size is not None and size != (frame.width, frame.height):
                         raise self._changed("picture size")
                     size = (frame.width, frame.height)
-                    yield picture_of(frame, frame.time, packet.stream)
+                    yield from pictures.add(frame)
                 elif isinstance(frame, av.AudioFrame):
                     if rate is not None and rate != frame.sample_rate:
                         raise self._changed("sample rate")
                     rate = frame.sample_rate
                     yield sound_of(frame, frame.time)
+        yield from pictures.flush()
 
     def from_origin(self) -> tuple[float, Iterator[Picture | Sound]]:
         """The first instant of the file, in its own time, and everything decoded from there.
@@ -129,7 +131,7 @@ class MediaFile:
             if len(first) == wanted or event.time > min(first.values()) + INTERLEAVING:
                 break
         if not first:
-            raise MediaError("corrupt", f"nothing in {self.path} can be decoded; replace the file")
+            raise MediaError("corrupt", f"nothing in {self.path} can be decoded{self._too_large()}")
         if too_far:
             self.container.close()
             self._open()
@@ -190,8 +192,10 @@ class MediaFile:
             raise MediaError(
                 "too_large",
                 f"{self.path} is {width}x{height}, more than {limits.max_pixels} pixels; scale it"
-                " down or raise max_pixels",
+                " down (or, in Python, pass Limits(max_pixels=...))",
             )
+        # Some headers do not say the size, and in others it is not the decoder's.
+        stream.codec_context.options = {"max_pixels": str(limits.max_pixels)}
         # Frame threads multiply the memory and can deadlock with PyAV's log hook.
         stream.codec_context.thread_type = "SLICE"
         stream.codec_context.thread_count = 1
@@ -209,6 +213,15 @@ class MediaFile:
                 f" than {MAX_SAMPLE_RATE}; re-encode its sound",
             )
         return stream
+
+    def _too_large(self) -> str:
+        """The end of a sentence on a file that cannot be decoded."""
+        if self.video is None or self.video.codec_context.width:
+            return "; replace the file"
+        return (
+            f": it is damaged, or its pictures have more than {self.limits.max_pixels} pixels; replace"
+            " the file, or scale it down"
+        )
 
     def _changed(self, what: str) -> MediaError:
         if self.decode_errors:
