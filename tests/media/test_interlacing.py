@@ -14,7 +14,12 @@ from av.video.reformatter import Interpolation
 
 from mmldm.media import reader
 from mmldm.media.container import MediaFile
-from mmldm.media.interlacing import DEINTERLACED, LEFT_INTERLACED, Deinterlacer
+from mmldm.media.interlacing import (
+    DEINTERLACED,
+    LEFT_INTERLACED,
+    SINGLE_FIELDS,
+    Deinterlacer,
+)
 from mmldm.media.limits import Limits
 from mmldm.media.picture import Picture
 from mmldm.media.reader import probe, read_frames
@@ -163,7 +168,7 @@ def test_progressive_pictures_among_interlaced_ones_stay_as_they_are(tmp_path: P
         pairs = list(zip(first.decode(video=0), second.decode(video=0), strict=True))
     frames = [pair[number // 5 % 2] for number, pair in enumerate(pairs)]
     notes: list[str] = []
-    deinterlacer = Deinterlacer(notes.append)
+    deinterlacer = Deinterlacer("ffv1", notes.append)
     given = [ready for frame in frames for ready in deinterlacer.add(frame)]
     given += deinterlacer.flush()
     assert [frame.time for frame in given] == [frame.time for frame in frames]
@@ -188,7 +193,7 @@ def test_a_change_of_pixel_format_loses_no_picture(tmp_path: Path) -> None:
     for number in (3, 4, 5):
         graph.push(frames[number])
         frames[number] = graph.pull()
-    deinterlacer = Deinterlacer(lambda note: None)
+    deinterlacer = Deinterlacer("ffv1", lambda note: None)
     given = [ready for frame in frames for ready in deinterlacer.add(frame)]
     given += deinterlacer.flush()
     assert [frame.time for frame in given] == [frame.time for frame in frames]
@@ -207,3 +212,22 @@ def test_pictures_too_small_to_deinterlace_are_read_and_noted(tmp_path: Path) ->
     assert LEFT_INTERLACED in probe(path, allow_missing=True).notes
     spec = ClipSpec(num_frames=5, fps=25.0, height=8, width=8)
     assert read_frames(path, spec).shape == (5, 3, 8, 8)
+
+
+def test_single_fields_keep_the_shape_of_the_picture(tmp_path: Path) -> None:
+    """HEVC codes fields as pictures of half the height, 50 a second."""
+    path = tmp_path / "a.mp4"
+    with av.open(str(path), "w") as output:
+        options = {"x265-params": "interlace=tff:log-level=none", "crf": "10"}
+        video = output.add_stream("libx265", rate=50, options=options)
+        video.width, video.height, video.pix_fmt = WIDTH, HEIGHT // 2, "yuv420p"
+        for k in range(20):
+            field = np.ascontiguousarray(scene(k)[k % 2 :: 2])
+            output.mux(video.encode(av.VideoFrame.from_ndarray(field, format="rgb24")))
+        output.mux(video.encode(None))
+    info = probe(path, allow_missing=True)
+    assert (info.width, info.height) == (WIDTH // 2, HEIGHT // 2)  # in square pixels
+    assert info.fps == pytest.approx(50)
+    assert SINGLE_FIELDS in info.notes
+    truth = np.stack([scene(2 * k) for k in range(8)])
+    assert psnr(read(path, 8), truth) > 26

@@ -14,6 +14,9 @@ import av
 BWDIF = ("bwdif", "mode=send_frame:parity=auto:deint=interlaced:threads=1")
 DEINTERLACED = "interlaced; deinterlaced (bwdif)"
 LEFT_INTERLACED = "interlaced, and could not be deinterlaced; moving edges are combed"
+SINGLE_FIELDS = "interlaced, coded as single fields; each is shown as a picture of its own"
+# What these decoders flag is no frame with two fields, but one field, half as high as the picture.
+FIELD_CODECS = ("hevc", "vvc")
 
 
 class Deinterlacer:
@@ -23,11 +26,16 @@ class Deinterlacer:
     leaves combs at every size.
 
     Args:
+        codec: FFmpeg's name of the codec that the frames come from.
         note: Called with a sentence when frames are interlaced.
+
+    Attributes:
+        row_height: Of a row in rows of the picture: 2 once a frame was a single field.
     """
 
-    def __init__(self, note: Callable[[str], None]) -> None:
-        self._note = note
+    def __init__(self, codec: str, note: Callable[[str], None]) -> None:
+        self.row_height = 1
+        self._codec, self._note = codec, note
         self._graph: av.filter.Graph | None = None
         self._format: tuple[int, int, str] | None = None
 
@@ -52,6 +60,10 @@ class Deinterlacer:
             yield from self._ready(graph)
 
     def _made_for(self, frame: av.VideoFrame) -> av.filter.Graph:
+        if self._codec in FIELD_CODECS:
+            self.row_height = 2
+            self._note(SINGLE_FIELDS)
+            return _graph_of(frame, "setfield", "mode=prog")
         try:
             graph = _graph_of(frame, *BWDIF)
         except (

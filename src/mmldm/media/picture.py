@@ -65,7 +65,8 @@ class PictureMaker:
 
     def __init__(self, path: Path, stream: VideoStream | None, note: Callable[[str], None]) -> None:
         self._path, self._stream, self._note = path, stream, note
-        self._deinterlacer, self._orientations = Deinterlacer(note), OrientationReader()
+        codec = "" if stream is None else stream.codec_context.name
+        self._deinterlacer, self._orientations = Deinterlacer(codec, note), OrientationReader()
 
     def add(self, frame: av.VideoFrame) -> Iterator[Picture]:
         """Takes the next frame in the order of display, which has a time; gives what is ready.
@@ -88,6 +89,7 @@ class PictureMaker:
         if not 1 / MAX_PIXEL_ASPECT <= aspect <= MAX_PIXEL_ASPECT:
             self._note(f"pixels {aspect:.3g} times as wide as high; square ones were assumed")
             aspect = 1.0
+        aspect /= self._deinterlacer.row_height
         colour = colour_of(frame, stream)
         with _refusals_of_swscale(self._path, frame):
             orientation = self._orientations.of(frame)
