@@ -9,6 +9,7 @@ from typing import NamedTuple
 import av
 import numpy as np
 import pytest
+import torch
 from av.video.reformatter import Colorspace
 
 from mmldm.errors import MediaError
@@ -303,8 +304,6 @@ def test_written_files_say_which_colours_they_hold(
     tmp_path: Path, size: tuple[int, int], number: int, matrix: str
 ) -> None:
     """And hold them: luma and chroma of the bars are those of the matrix stated."""
-    import torch
-
     frames = torch.from_numpy(bars(*size)).permute(2, 0, 1).expand(4, -1, -1, -1)
     path = Clip(frames, torch.zeros(6400), 10.0, 16000).save(tmp_path / "a.mp4")
     with av.open(str(path)) as file:
