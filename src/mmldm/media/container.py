@@ -15,7 +15,6 @@ from typing import TypeVar
 
 import av
 from av.audio.stream import AudioStream
-from av.container import InputContainer
 from av.video.stream import VideoStream
 
 from mmldm.errors import MediaError
@@ -23,14 +22,11 @@ from mmldm.media.clock import LOOKED_AT, Beginning, FrameClock, Shown, nominal_f
 from mmldm.media.limits import Limits
 from mmldm.media.listening import listened
 from mmldm.media.mixing import usual_mix
-from mmldm.media.picture import Picture, picture_of
+from mmldm.media.opening import VIDEO_FORMATS, open_container
+from mmldm.media.picture import Picture, PictureMaker
 from mmldm.media.sound import Sound, sound_of
 from mmldm.media.tracks import Track, described, preferred
 
-# Without these lists FFmpeg also opens playlists and concat scripts, which name other files and
-# network addresses, whatever the suffix of the file says.
-VIDEO_FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,ogg,flv"
-AUDIO_FORMATS = VIDEO_FORMATS + ",wav,mp3,flac,aac,aiff"
 MAX_SAMPLE_RATE = 768_000
 Chosen = TypeVar("Chosen", VideoStream, AudioStream)
 
@@ -61,7 +57,7 @@ class MediaFile:
         want_video: bool = True,
         want_audio: bool = True,
     ) -> None:
-        self.path = Path(path)
+        self.path, self.limits = Path(path), limits
         self.notes: list[str] = []
         self._want_video, self._want_audio = want_video, want_audio
         self._open = partial(self._open_streams, limits, formats)
@@ -81,11 +77,12 @@ class MediaFile:
 
         Raises:
             MediaError: `format_change` (or `corrupt`, in a damaged file) if the picture size or
-                the sample rate changes.
+                the sample rate changes, `format_not_allowed` if nothing makes RGB of the pixels.
         """
         size: tuple[int, int] | None = None
         rate: int | None = None
         key_time = math.inf if self._sought else -math.inf
+        pictures = PictureMaker(self.path, self.video, self.note)
         for packet in self._packets():
             if isinstance(packet.stream, VideoStream):
                 time = _time_of(packet)
@@ -104,15 +101,18 @@ class MediaFile:
                     if size is not None and size != (frame.width, frame.height):
                         raise self._changed("picture size")
                     size = (frame.width, frame.height)
-                    picture = picture_of(frame, at, packet.stream)
-                    if at >= key_time:
-                        shown = Shown(at, picture.duration)
-                        yield picture if self._want_video else shown
+                    if at < key_time:
+                        continue
+                    if self._want_video:
+                        yield from pictures.add(frame)
+                    else:
+                        yield Shown(at, float((frame.duration or 0) * packet.time_base))
                 elif isinstance(frame, av.AudioFrame):
                     if rate is not None and rate != frame.sample_rate:
                         raise self._changed("sample rate")
                     rate = frame.sample_rate
                     yield self._sound(frame, at)
+        yield from pictures.flush()
 
     def _decoded(self, packet: av.Packet) -> list[tuple[float, av.VideoFrame | av.AudioFrame]]:
         """The frames that a packet completes, each with its time in seconds."""
@@ -161,7 +161,7 @@ class MediaFile:
             if measured and first.keys() == self._kinds:
                 break
         if not first:
-            raise MediaError("corrupt", f"nothing in {self.path} can be decoded; replace the file")
+            raise MediaError("corrupt", f"nothing in {self.path} can be decoded{self._too_large()}")
         clock = FrameClock(nominal_frame(times[:LOOKED_AT]))
         return Beginning(first.get("video"), first.get("audio"), clock)
 
@@ -204,7 +204,7 @@ class MediaFile:
         self.decode_errors = 0
         self._sought = False
         self._decoding_times: list[int] = []
-        self.container = _open(self.path, formats, limits)
+        self.container = open_container(self.path, formats, limits)
         try:
             video = self._chosen(self._want_video, partial(self._choose_video, limits))
             audio = self._chosen(self._want_audio, self._choose_audio)
@@ -220,7 +220,7 @@ class MediaFile:
         self._guessed_times = self.container.format.name == "mpeg"
         self.listening = None
         if audio is not None:
-            self.listening = listened(_open, self.path, formats, limits, audio.index)
+            self.listening = listened(open_container, self.path, formats, limits, audio.index)
         if self.audio is not None and self.listening is not None:
             for sentence in self.listening.notes:
                 self.note(sentence)
@@ -281,8 +281,10 @@ class MediaFile:
             raise MediaError(
                 "too_large",
                 f"{self.path} is {width}x{height}, more than {limits.max_pixels} pixels; scale it"
-                " down or raise max_pixels",
+                " down (or, in Python, pass Limits(max_pixels=...))",
             )
+        # Some headers do not say the size, and in others it is not the decoder's.
+        stream.codec_context.options = {"max_pixels": str(limits.max_pixels)}
         # Frame threads multiply the memory and can deadlock with PyAV's log hook.
         stream.codec_context.thread_type = "SLICE"
         stream.codec_context.thread_count = 1
@@ -310,6 +312,15 @@ class MediaFile:
             self.note(f"{described(stream, streams)} is used")
         return stream
 
+    def _too_large(self) -> str:
+        """The end of a sentence on a file that cannot be decoded."""
+        if self.video is None or self.video.codec_context.width:
+            return "; replace the file"
+        return (
+            f": it is damaged, or its pictures have more than {self.limits.max_pixels} pixels; replace"
+            " the file, or scale it down"
+        )
+
     def _changed(self, what: str) -> MediaError:
         if self.decode_errors:
             return MediaError("corrupt", f"{self.path} is damaged: its {what} changes; replace it")
@@ -326,33 +337,3 @@ def _time_of(packet: av.Packet) -> float | None:
     if packet.stream.container.format.name == "avi":
         ticks = packet.dts
     return None if ticks is None else float(ticks * packet.time_base)
-
-
-def _open(path: Path, formats: str, limits: Limits) -> InputContainer:
-    if not path.is_file():
-        raise MediaError("unreadable", f"{path} is not a file; check the path")
-    options = {
-        "format_whitelist": formats,
-        "protocol_whitelist": "file",
-        "max_pixels": str(limits.max_pixels),
-        "threads": "1",
-    }
-    try:
-        # "file:" keeps a name such as "http:x.mp4" or "concat:a|b" from choosing the protocol.
-        container = av.open(f"file:{path}", options=options, metadata_errors="replace")
-    except av.ArgumentError as error:
-        raise MediaError(
-            "format_not_allowed",
-            f"{path} is not a media container that is opened here; convert it to mp4",
-        ) from error
-    except (av.FFmpegError, OSError) as error:
-        raise MediaError(
-            "unreadable", f"cannot open {path}: {error.strerror}; the file is damaged or not media"
-        ) from error
-    if not container.streams.video and not container.streams.audio:
-        container.close()
-        raise MediaError(
-            "unreadable",
-            f"{path} holds neither picture nor sound; it is damaged or no sounding video",
-        )
-    return container

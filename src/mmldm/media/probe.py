@@ -15,9 +15,10 @@ import numpy as np
 
 from mmldm.errors import MediaError
 from mmldm.media import continuity
-from mmldm.media.container import AUDIO_FORMATS, MediaFile
+from mmldm.media.container import MediaFile
 from mmldm.media.limits import Limits
 from mmldm.media.mixing import Powers
+from mmldm.media.opening import AUDIO_FORMATS
 from mmldm.media.picture import Picture
 from mmldm.media.sound import CLIPPED, Sound, clipping
 

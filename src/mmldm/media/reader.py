@@ -20,8 +20,9 @@ from torch import Tensor
 from mmldm.errors import MediaError
 from mmldm.media.clip import Clip
 from mmldm.media.clock import TOLERANCE, Beginning, Shown
-from mmldm.media.container import AUDIO_FORMATS, VIDEO_FORMATS, MediaFile
+from mmldm.media.container import MediaFile
 from mmldm.media.limits import Limits
+from mmldm.media.opening import AUDIO_FORMATS, VIDEO_FORMATS
 from mmldm.media.picture import Picture
 from mmldm.media.probe import MediaInfo, probe
 from mmldm.media.sound import Sound
