@@ -21,9 +21,10 @@ STEPS = 10
 PACE = (
     f"steps={STEPS}", "log_every=1", "save_every=3", "preview_every=0", "validate_every=0",
 )  # fmt: skip
-CLOSE = 2e-3
-"""Relative, of losses: halves of a batch are summed otherwise than the whole, and the steps after it take the
-difference along."""
+CLOSE = 1e-5
+"""Relative, of losses (measured: 1.4e-7): halves of a batch are summed otherwise than the whole."""
+CLOSE_WEIGHTS = 2e-3
+"""Absolute (measured: 4e-4): where a gradient is all rounding, AdamW makes a whole step of it."""
 TRAINED = {
     "vae": ("workers=1", "accumulate=2"),
     "autoencoder": ("precision=bf16", "accumulate=2"),
@@ -132,4 +133,4 @@ def test_job_goes_on_with_another_number_of_processes_after_a_kill(
             CheckpointFolder(x / job / "checkpoints", 2, print).load(STEPS) for x in (one, other)
         ]
         for name, weights in last[0].tensors["ema"].items():
-            assert weights.allclose(last[1].tensors["ema"][name], atol=CLOSE), name
+            assert weights.allclose(last[1].tensors["ema"][name], atol=CLOSE_WEIGHTS), name
