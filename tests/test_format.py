@@ -114,7 +114,7 @@ def test_checkpoint_folder_listing(folder: RunFolder) -> None:
         }  # fmt: skip
         assert set(read(checkpoint / "state.json")) == {
             "identity", "sha256", "sha256_of_state", "skipped_updates", "step", "versions",
-            "window",
+            "window", "withheld",
         }  # fmt: skip
 
 

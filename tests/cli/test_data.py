@@ -12,6 +12,7 @@ from mmldm.data.measuring import measure_files
 from mmldm.media.limits import Limits
 from mmldm.media.reader import probe
 from mmldm.media.writer import write_wav
+from mmldm.training.recipe import tiny_clip
 
 from .commandline import contents, mmldm
 
@@ -121,8 +122,7 @@ def test_scan_refuses_in_a_sentence(
 def test_synthesize_writes_clips_as_asked_and_goes_on_where_it_stopped(tmp_path: Path) -> None:
     folder = tmp_path / "clips"
     words = ("--size", 32, "--seconds", 0.5, "--sample-rate", 8000, "--workers", 1)
-    out = mmldm("synthesize", folder, "--clips", 2, *words).succeeded()
-    assert f"next: mmldm train {folder}" in out
+    mmldm("synthesize", folder, "--clips", 2, *words).succeeded()
     before = contents(folder)
     mmldm("synthesize", folder, "--clips", 3, *words).succeeded()
     files = sorted(folder.glob("*/*.mp4"))
@@ -131,6 +131,38 @@ def test_synthesize_writes_clips_as_asked_and_goes_on_where_it_stopped(tmp_path:
     info = probe(files[0])
     assert (info.width, info.height, info.sample_rate) == (32, 32, 8000)
     assert info.duration == pytest.approx(0.5, abs=0.02)
+
+
+def test_clips_are_made_for_the_recipe_that_comes_next(tmp_path: Path) -> None:
+    folder = tmp_path / "clips"
+    words = ("--clips", 3, "--workers", 1)
+    out = mmldm("synthesize", folder, *words).succeeded()
+    assert out.splitlines() == [f"3 clips in {folder}", f"next: mmldm train {folder}"]
+    info, clip = probe(next(folder.glob("*/*.mp4"))), tiny_clip()
+    assert (info.height, info.width) == (clip.height, clip.width) == (128, 128)
+    assert info.sample_rate == clip.sample_rate
+    run = ("--out", tmp_path / "run", "--device", "cpu", "--dry-run")
+    assert "3 media files, 3 usable" in mmldm("train", folder, *run).succeeded()
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (
+            ("--size", 32),
+            "the recipe that is chosen for them trains at 128 x 128 and scales these 32 x 32",
+        ),
+        (("--sample-rate", 8000), "trains at 16000 Hz and resamples these 8000 Hz"),
+        (("--seconds", 0.5), "next: a recipe with clips of at most 0.5 s"),
+    ],
+)
+def test_what_the_next_recipe_would_change_is_said(
+    words: tuple[object, ...], sentence: str, tmp_path: Path
+) -> None:
+    folder = tmp_path / "clips"
+    out = mmldm("synthesize", folder, "--clips", 1, "--workers", 1, *words).succeeded()
+    assert sentence in out
+    assert (f"next: mmldm train {folder}" in out) == ("--seconds" not in words)
 
 
 def test_synthesize_never_writes_into_a_folder_of_something_else(tmp_path: Path) -> None:

@@ -23,11 +23,12 @@ from mmldm.data.folder import (
     read_list,
 )
 from mmldm.data.measuring import UNNAMED, kept_row, measure_files, measured_row, unnamed_row
-from mmldm.data.rows import SILENT_SHARE, TOLERANCE, Row, Split, Status, content, fingerprint
+from mmldm.data.rows import SILENT_SHARE, Row, Split, Status, content, fingerprint
 from mmldm.data.splits import assign_splits, draw
 from mmldm.data.summary import summary_lines
 from mmldm.errors import MediaError, UserError
 from mmldm.files import write_text
+from mmldm.media.clock import TOLERANCE
 from mmldm.media.limits import Limits
 from mmldm.text import is_utf8, printable
 from mmldm.types import ClipSpec

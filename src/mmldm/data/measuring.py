@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from mmldm.data.folder import Entry
-from mmldm.data.rows import SILENT_SHARE, TOLERANCE, Row, Status, content, fingerprint
+from mmldm.data.rows import SILENT_SHARE, Row, Status, content, fingerprint
 from mmldm.data.splits import COPY
+from mmldm.media.clock import TOLERANCE
 from mmldm.media.isolated import Outcome, run_isolated
 from mmldm.media.limits import Limits
 from mmldm.media.probe import measure

@@ -14,8 +14,6 @@ from pydantic import BaseModel, ConfigDict
 
 from mmldm.files import sha256_of
 
-# A file may be this much (seconds) shorter than a clip; the last frame and silence fill in.
-TOLERANCE = 0.02
 SILENT_SHARE = 0.99
 Split = Literal["train", "held_out"]
 Status = Literal["used", "used_with_note", "skipped"]

@@ -8,6 +8,7 @@ Means and log-variances are kept; statistics for normalisation are fitted on the
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -119,6 +120,7 @@ def cache_image_latents(
                 "classes": manifest.classes,
                 "statistics": _fit(writer, lambda x: x).to_dict(),
                 "failures": failures,
+                "files": _files(writer, dataset),
             }
         )
     return Splits.open(folder)
@@ -171,8 +173,16 @@ def cache_latents(
             progress(f"latents, {split}", int(rows[-1]) + 1, len(cache))
         writer.flush()
         statistics = _fit(writer, lambda x: x.flatten(2)[..., None])
-        writer.close({"classes": cache.extra["classes"], "statistics": statistics.to_dict()})
+        extra = {name: cache.extra[name] for name in ("classes", "files") if name in cache.extra}
+        writer.close({**extra, "statistics": statistics.to_dict()})
     return Splits.open(folder)
+
+
+def _files(writer: CacheWriter, dataset: _Windows) -> list[tuple[str, int]]:
+    """The file of every row: a file has its rows together, so (path, rows) one after the other."""
+    sources = itertools.chain.from_iterable(s["source"].tolist() for s in writer.committed())
+    paths = (dataset.windows[source][0].path for source in sources)
+    return [(path, len(list(rows))) for path, rows in itertools.groupby(paths)]
 
 
 def _fit(writer: CacheWriter, as_images: Callable[[Tensor], Tensor]) -> LatentStatistics:

@@ -22,7 +22,7 @@ from mmldm.data.manifest import Manifest
 from mmldm.diffusion.schedules import ScheduleConfig, make_scheduler
 from mmldm.errors import UserError
 from mmldm.files import whole_file, whole_folder
-from mmldm.models.autoencoder import MultiModalAutoencoder
+from mmldm.models.autoencoder import MultiModalAutoencoder, load_autoencoder
 from mmldm.models.generator import JointGenerator
 from mmldm.models.image_codec import ImageCodec
 from mmldm.models.image_vae import ImageVAE, load_image_vae
@@ -162,7 +162,7 @@ class Journey:
 
     def _load_autoencoder(self) -> MultiModalAutoencoder:
         source = self.config.generator.autoencoder or self._finished("autoencoder")
-        return MultiModalAutoencoder.from_pretrained(source)
+        return load_autoencoder(source)
 
     def _finished(self, job: str) -> Path:
         export = self.folder.export(job)
