@@ -1,4 +1,4 @@
-"""Media files with a stream taken out."""
+"""Media files copied as they are encoded, into another container or without a stream."""
 
 from pathlib import Path
 from typing import Literal
@@ -7,9 +7,18 @@ import av
 
 
 def without(stream: Literal["audio", "video"], source: Path, target: Path) -> Path:
-    """Copies a file's other streams, as they are encoded."""
+    """Copies a file's other streams."""
+    return _copy(source, target, stream)
+
+
+def remux(source: Path, target: Path) -> Path:
+    """Copies a file into the container that the target's suffix names."""
+    return _copy(source, target)
+
+
+def _copy(source: Path, target: Path, left_out: str | None = None) -> Path:
     with av.open(str(source)) as file, av.open(str(target), "w") as output:
-        kept = [s for s in file.streams if s.type != stream]
+        kept = [s for s in file.streams if s.type != left_out]
         copies = {s.index: output.add_stream_from_template(s) for s in kept}
         for packet in file.demux(kept):
             if packet.dts is not None:

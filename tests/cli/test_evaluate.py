@@ -10,8 +10,11 @@ import torch
 
 from mmldm.cli.generate import BUNDLED
 from mmldm.data.impacts import ImpactsConfig, render_clip, synthesize
+from mmldm.evaluation.report import digits
 from mmldm.media.clip import Clip
+from mmldm.types import ClipSpec
 
+from ..remux import remux
 from .commandline import Result, contents, mmldm
 
 FREE = "av-align,beat-alignment,memorisation,silent,frozen"
@@ -61,6 +64,25 @@ def report(out: Path) -> dict[str, Any]:
 
 def numbers(out: Path) -> dict[str, dict[str, Any]]:
     return {line["name"]: line["values"] for line in report(out)["numbers"]}
+
+
+def test_a_remux_of_every_clip_gives_the_same_numbers(tmp_path: Path) -> None:
+    """Containers whose clock has ticks of 1 ms used to double frame 0 and move all others by one."""
+    longer = ImpactsConfig(seed=3, materials=("wood", "glass"), spec=ClipSpec(num_frames=24))
+    synthesize(tmp_path / "mp4", longer, 8, workers=1)
+    for path in (tmp_path / "mp4").rglob("*.mp4"):
+        copy = tmp_path / "mkv" / path.relative_to(tmp_path / "mp4").with_suffix(".mkv")
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        remux(path, copy)
+    synthesize(tmp_path / "real", ImpactsConfig(seed=1, materials=("wood", "glass")), 6, workers=1)
+    printed = []
+    for name in ("mp4", "mkv"):
+        evaluate(tmp_path / name, tmp_path / "real", tmp_path / f"out-{name}").succeeded()
+        found = numbers(tmp_path / f"out-{name}")
+        generated = {title: values["generated"]["value"] for title, values in found.items()}
+        printed.append({title: value and digits(value) for title, value in generated.items()})
+    assert {"av-align", "nearest-median", "sync-recall-50", "sync-error"} <= printed[0].keys()
+    assert printed[0] == printed[1]
 
 
 def test_without_any_weights_all_that_needs_none_is_measured_beside_its_anchors(

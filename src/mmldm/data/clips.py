@@ -27,7 +27,7 @@ class WindowDataset:
     """One window of every clip of a split, at a start drawn anew in each epoch.
 
     The start is uniform in [0, duration - clip] and depends on (seed, epoch, index) alone, so any
-    worker and any resumed run reads the same window.
+    worker and any resumed run reads the same window. It begins at the nearest source frame.
 
     Args:
         manifest: Scanned clips.
@@ -77,7 +77,7 @@ class WindowDataset:
         }
 
     def start(self, epoch: int, index: int) -> float:
-        """Where in its file the window begins, in seconds."""
+        """Where the window is asked for, in seconds; it begins at the source frame nearest to that."""
         draw = np.random.default_rng([self._seed, epoch, index]).random()
         return float(draw * _slack(self._rows[index], self._spec))
 
@@ -142,7 +142,7 @@ def spread(count: int, length: int) -> list[int]:
 
 
 def windows(rows: Sequence[Row], spec: ClipSpec, per_clip: int) -> list[tuple[Row, float]]:
-    """Fixed windows, evenly spread over each clip, the same in every call.
+    """Fixed windows, evenly spread over each clip, the same in every call; each begins at the nearest frame.
 
     Args:
         rows: Usable rows of a manifest.
@@ -150,7 +150,7 @@ def windows(rows: Sequence[Row], spec: ClipSpec, per_clip: int) -> list[tuple[Ro
         per_clip: Windows per clip; a clip that is no longer than a window has one.
 
     Returns:
-        (row, start in seconds), clip by clip.
+        (row, start asked for in seconds), clip by clip.
     """
     chosen: list[tuple[Row, float]] = []
     for row in rows:
@@ -161,6 +161,6 @@ def windows(rows: Sequence[Row], spec: ClipSpec, per_clip: int) -> list[tuple[Ro
 
 
 def _slack(row: Row, spec: ClipSpec) -> float:
-    # A usable row's duration is measured, and at least one window long.
+    # A usable row's duration is measured, and at least one window long but for the tolerance.
     assert row.duration is not None
-    return row.duration - spec.duration
+    return max(0.0, row.duration - spec.duration)

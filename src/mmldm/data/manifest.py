@@ -19,14 +19,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from mmldm.data.folder import AUDIO_SUFFIXES, MEDIA_SUFFIXES, find_media, json_lines, read_list
 from mmldm.errors import UserError
 from mmldm.files import whole_file
+from mmldm.media.clock import TOLERANCE
 from mmldm.media.isolated import Outcome, run_isolated
 from mmldm.media.limits import Limits
 from mmldm.media.probe import measure
 from mmldm.types import ClipSpec
 
 FORMAT, VERSION = "mmldm-manifest", 1
-# A file may be this much (seconds) shorter than a clip; the last frame and silence fill in.
-TOLERANCE = 0.02
 SILENT_SHARE = 0.99
 Split = Literal["train", "held_out"]
 Status = Literal["used", "used_with_note", "skipped"]

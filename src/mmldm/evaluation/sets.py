@@ -21,7 +21,7 @@ from mmldm.errors import UserError
 from mmldm.evaluation.protocol import Protocol
 from mmldm.files import sha256_of
 from mmldm.media.clip import Clip
-from mmldm.media.reader import read_clip
+from mmldm.media.reader import READING, read_clip
 from mmldm.types import ClipSpec
 
 Progress = Callable[[str, int, int], None]
@@ -35,7 +35,7 @@ class ClipSource:
     Attributes:
         name: Different from all others of its set.
         file: What it is cut from: windows of one file have one.
-        key: Hash of what `read` gives but for the spec: content and window.
+        key: Hash of what `read` gives but for the spec: content, window and the reader's version.
         class_name: None where it has none.
         read: Gives the clip; raises MediaError where it cannot be read.
     """
@@ -133,7 +133,8 @@ def find_manifest(
 def clip_set(name: str, manifest: Manifest, rows: Sequence[Row], protocol: Protocol) -> ClipSet:
     """Windows of the usable rows: one from the middle of each, or as many as the protocol asks for.
 
-    Several windows of a file do not overlap. Which are taken of too many is spread over the rows.
+    Each begins at a source frame; several of a file overlap by less than one. Which are taken of too many is
+    spread over the rows.
 
     Args:
         rows: Of the manifest.
@@ -169,7 +170,7 @@ def clip_set(name: str, manifest: Manifest, rows: Sequence[Row], protocol: Proto
         ClipSource(
             name=row.path if repeated[row.path] == 1 else f"{row.path} at {start:.2f} s",
             file=row.path,
-            key=hashlib.sha256(f"{contents[row.path]} {start:.6f}".encode()).hexdigest(),
+            key=hashlib.sha256(f"{contents[row.path]} {start:.6f} {READING}".encode()).hexdigest(),
             class_name=row.class_name,
             read=partial(read_clip, manifest.file(row), start),
         )
@@ -207,7 +208,7 @@ def _notes(rows: Sequence[Row], spec: ClipSpec) -> list[str]:
     """One sentence each on other rates and sizes than the protocol's, on silence and on damage."""
     size = f"{spec.width}x{spec.height}"
     kinds: dict[str, list[str]] = {
-        f"with another frame rate than {spec.fps:g}; frames are those shown at the protocol's instants": [
+        f"with another frame rate than {spec.fps:g}; frames are those nearest to the protocol's instants": [
             f"{row.path}: {row.fps:.4g}"
             for row in rows
             if row.fps and abs(row.fps - spec.fps) > 0.01

@@ -7,10 +7,11 @@ module does not import torch, so that workers that only probe stay small.
 from __future__ import annotations
 
 import heapq
-import itertools
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import av
 from av.audio.stream import AudioStream
@@ -18,6 +19,7 @@ from av.container import InputContainer
 from av.video.stream import VideoStream
 
 from mmldm.errors import MediaError
+from mmldm.media.clock import LOOKED_AT, Beginning, FrameClock, Shown, nominal_frame
 from mmldm.media.limits import Limits
 from mmldm.media.picture import Picture, picture_of
 from mmldm.media.sound import Sound, sound_of
@@ -27,10 +29,7 @@ from mmldm.media.sound import Sound, sound_of
 VIDEO_FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,ogg,flv"
 AUDIO_FORMATS = VIDEO_FORMATS + ",wav,mp3,flac,aac,aiff"
 MAX_SAMPLE_RATE = 768_000
-# How far (seconds) one stream may run ahead of the other in the file before it counts as first.
-INTERLEAVING = 1.0
-# Decoded pictures kept meanwhile; beyond that the file is opened again rather than held in memory.
-LOOKAHEAD = 10
+Chosen = TypeVar("Chosen", VideoStream, AudioStream)
 
 
 class MediaFile:
@@ -60,7 +59,8 @@ class MediaFile:
     ) -> None:
         self.path = Path(path)
         self.notes: list[str] = []
-        self._open = partial(self._open_streams, limits, formats, want_video, want_audio)
+        self._want_video, self._want_audio = want_video, want_audio
+        self._open = partial(self._open_streams, limits, formats)
         self._open()
 
     def __enter__(self) -> MediaFile:
@@ -69,8 +69,11 @@ class MediaFile:
     def __exit__(self, *exc: object) -> None:
         self.container.close()
 
-    def __iter__(self) -> Iterator[Picture | Sound]:
+    def __iter__(self) -> Iterator[Picture | Sound | Shown]:
         """Decodes on; damaged packets are counted in `decode_errors` and passed over.
+
+        Where the picture is not wanted, it is `Shown` in the order of packets, not of times. After a seek
+        only pictures that follow a key frame count: some decoders show others, made of nothing.
 
         Raises:
             MediaError: `format_change` (or `corrupt`, in a damaged file) if the picture size or
@@ -78,80 +81,146 @@ class MediaFile:
         """
         size: tuple[int, int] | None = None
         rate: int | None = None
-        decoding_times: list[int] = []
+        key_time = math.inf if self._sought else -math.inf
         for packet in self._packets():
-            # AVI stores no presentation times, only the order of packets: the n-th picture shown
-            # has the n-th smallest packet time. FFmpeg's guess is wrong for B-frames.
-            reorder = packet.stream is self.video and self.container.format.name == "avi"
-            if reorder and packet.dts is not None and packet.size:
-                heapq.heappush(decoding_times, packet.dts)
-            try:
-                frames = packet.decode()
-            except av.FFmpegError:
-                self.decode_errors += 1
-                if reorder and packet.dts in decoding_times:
-                    decoding_times.remove(packet.dts)
-                    heapq.heapify(decoding_times)
+            if isinstance(packet.stream, VideoStream):
+                time = _time_of(packet)
+                if key_time == math.inf:
+                    if not packet.is_keyframe or time is None:
+                        continue
+                    key_time = time
+                if not self._want_video and not self._guessed_times:
+                    if time is not None and time >= key_time and not packet.is_discard:
+                        yield Shown(time, float((packet.duration or 0) * packet.time_base))
+                    continue
+            elif not self._want_audio:
                 continue
-            for frame in frames:
-                self.decode_errors += bool(frame.is_corrupt)
-                if reorder and decoding_times:
-                    frame.pts = heapq.heappop(decoding_times)
-                if frame.time is None:
-                    self.decode_errors += 1
-                elif isinstance(frame, av.VideoFrame):
+            for at, frame in self._decoded(packet):
+                if isinstance(frame, av.VideoFrame):
                     if size is not None and size != (frame.width, frame.height):
                         raise self._changed("picture size")
                     size = (frame.width, frame.height)
-                    yield picture_of(frame, frame.time, packet.stream)
+                    picture = picture_of(frame, at, packet.stream)
+                    if at >= key_time:
+                        shown = Shown(at, picture.duration)
+                        yield picture if self._want_video else shown
                 elif isinstance(frame, av.AudioFrame):
                     if rate is not None and rate != frame.sample_rate:
                         raise self._changed("sample rate")
                     rate = frame.sample_rate
-                    yield sound_of(frame, frame.time)
+                    yield sound_of(frame, at)
 
-    def from_origin(self) -> tuple[float, Iterator[Picture | Sound]]:
-        """The first instant of the file, in its own time, and everything decoded from there.
+    def _decoded(self, packet: av.Packet) -> list[tuple[float, av.VideoFrame | av.AudioFrame]]:
+        """The frames that a packet completes, each with its time in seconds."""
+        # AVI stores no presentation times, only the order of packets: the n-th picture shown
+        # has the n-th smallest packet time. FFmpeg's guess is wrong for B-frames.
+        reorder = isinstance(packet.stream, VideoStream) and self.container.format.name == "avi"
+        if reorder and packet.dts is not None and packet.size:
+            heapq.heappush(self._decoding_times, packet.dts)
+        try:
+            frames = packet.decode()
+        except av.FFmpegError:
+            self.decode_errors += 1
+            if reorder and packet.dts in self._decoding_times:
+                self._decoding_times.remove(packet.dts)
+                heapq.heapify(self._decoding_times)
+            return []
+        for frame in frames:
+            self.decode_errors += bool(frame.is_corrupt)
+            if reorder and self._decoding_times:
+                frame.pts = heapq.heappop(self._decoding_times)
+            self.decode_errors += frame.time is None
+        return [(frame.time, frame) for frame in frames if frame.time is not None]
+
+    def beginning(self) -> Beginning:
+        """Where picture and sound begin, whether they are wanted or not, and the frame rule.
+
+        The nominal frame is measured on the times of the first 64 video packets, without decoding them (in
+        AVI: on the order of packets). Rewind before reading on.
 
         Raises:
             MediaError: `corrupt` if nothing can be decoded.
         """
-        events = iter(self)
-        too_far = False
-        ahead: list[Picture | Sound] = []
-        first: dict[type, float] = {}
-        wanted = (self.video is not None) + (self.audio is not None)
-        for event in events:
-            first.setdefault(type(event), event.time)
-            too_far = len(ahead) == LOOKAHEAD
-            if not too_far:
-                ahead.append(event)
-            if len(first) == wanted or event.time > min(first.values()) + INTERLEAVING:
+        first: dict[str, float] = {}
+        times: list[float] = []
+        for packet in self._packets():
+            kind = packet.stream.type
+            time = _time_of(packet)
+            if kind == "video" and time is not None and not packet.is_discard:
+                times.append(time)
+            if kind not in first:
+                first.update((kind, at) for at, _ in self._decoded(packet)[:1])
+            measured = len(times) >= LOOKED_AT or "video" not in self._kinds
+            if measured and first.keys() == self._kinds:
                 break
         if not first:
             raise MediaError("corrupt", f"nothing in {self.path} can be decoded; replace the file")
-        if too_far:
-            self.container.close()
-            self._open()
-            return min(first.values()), iter(self)
-        return min(first.values()), itertools.chain(ahead, events)
+        clock = FrameClock(nominal_frame(times[:LOOKED_AT]))
+        return Beginning(first.get("video"), first.get("audio"), clock)
+
+    def from_origin(self) -> tuple[float, Iterator[Picture | Sound | Shown]]:
+        """Zero of the file's clock, in its own time, and everything decoded from the start.
+
+        Raises:
+            MediaError: `corrupt` if nothing can be decoded.
+        """
+        beginning = self.beginning()
+        self.rewind()
+        if beginning.note:
+            self.note(beginning.note)
+        return beginning.origin, iter(self)
+
+    def claimed_length(self, origin: float) -> float | None:
+        """Seconds from `origin` to the end of the shorter stream as the file claims, None if it does not."""
+        ends = [
+            float(((stream.start_time or 0) + stream.duration) * stream.time_base)
+            for stream in (self.video, self.audio)
+            if stream is not None and stream.duration and stream.time_base
+        ]
+        if not ends and self.container.duration is not None:
+            ends = [((self.container.start_time or 0) + self.container.duration) / av.time_base]
+        return min(ends) - origin if ends else None
 
     def note(self, sentence: str) -> None:
         """Adds to `notes`, once."""
         if sentence not in self.notes:
             self.notes.append(sentence)
 
-    def _open_streams(
-        self, limits: Limits, formats: str, want_video: bool, want_audio: bool
-    ) -> None:
+    def _open_streams(self, limits: Limits, formats: str) -> None:
         self.decode_errors = 0
+        self._sought = False
+        self._decoding_times: list[int] = []
         self.container = _open(self.path, formats, limits)
         try:
-            self.video = self._choose_video(limits) if want_video else None
-            self.audio = self._choose_audio() if want_audio else None
+            video = self._chosen(self._want_video, partial(self._choose_video, limits))
+            audio = self._chosen(self._want_audio, self._choose_audio)
         except MediaError:
             self.container.close()
             raise
+        # What is not wanted is still looked at: it says where the file begins and where frames are.
+        self._streams = [stream for stream in (video, audio) if stream is not None]
+        self._kinds = {stream.type for stream in self._streams}
+        self.video = video if self._want_video else None
+        self.audio = audio if self._want_audio else None
+        # Packets of MPEG-PS may share one time; decoders then know better.
+        self._guessed_times = self.container.format.name == "mpeg"
+
+    def _chosen(self, wanted: bool, choose: Callable[[], Chosen]) -> Chosen | None:
+        noted = list(self.notes)
+        try:
+            return choose()
+        except MediaError:
+            if wanted:
+                raise
+            return None
+        finally:
+            if not wanted:
+                self.notes = noted
+
+    def rewind(self) -> None:
+        """Goes back to the start, by opening the file again: not every container can seek."""
+        self.container.close()
+        self._open()
 
     def seek(self, time: float) -> bool:
         """Moves to a key frame at or before `time`; whether the container could.
@@ -164,11 +233,11 @@ class MediaFile:
             self.container.seek(int(time * av.time_base), backward=True)
         except av.FFmpegError:
             return False
+        self._sought = True
         return True
 
     def _packets(self) -> Iterator[av.Packet]:
-        streams = [stream for stream in (self.video, self.audio) if stream is not None]
-        packets = self.container.demux(streams)
+        packets = self.container.demux(self._streams)
         while True:
             try:
                 packet = next(packets, None)
@@ -216,6 +285,16 @@ class MediaFile:
         return MediaError(
             "format_change", f"the {what} of {self.path} changes midway; cut it where it changes"
         )
+
+
+def _time_of(packet: av.Packet) -> float | None:
+    """When a packet's picture is shown, in seconds; in AVI, when one of as many pictures is."""
+    if not packet.size:
+        return None
+    ticks = packet.pts if packet.pts is not None else packet.dts
+    if packet.stream.container.format.name == "avi":
+        ticks = packet.dts
+    return None if ticks is None else float(ticks * packet.time_base)
 
 
 def _open(path: Path, formats: str, limits: Limits) -> InputContainer:

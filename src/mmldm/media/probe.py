@@ -20,8 +20,8 @@ from mmldm.media.sound import Sound
 
 # Loudest level of silence, and the samples judged together.
 SILENCE, SILENCE_BLOCK = 10 ** (-90 / 20), 512
-# Differences between the two streams worth a note, in seconds.
-NOTED_START, NOTED_END = 0.1, 0.5
+# Difference between the ends of the two streams worth a note, in seconds.
+NOTED_END = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +29,7 @@ class MediaInfo:
     """A sounding video as measured by decoding; fields of a stream that is missing are None.
 
     Attributes:
-        duration: Seconds from the first instant of the file to the end of the shorter stream:
+        duration: Seconds from the later of first picture and first sound to the end of the shorter stream:
             windows may lie anywhere in [0, duration].
         width: Upright, with square pixels.
         height: Upright, with square pixels.
@@ -71,7 +71,7 @@ def probe(path: str | Path, limits: Limits | None = None, allow_missing: bool = 
         for event in events:
             if isinstance(event, Picture):
                 picture.add(event)
-            else:
+            elif isinstance(event, Sound):
                 if not np.isfinite(event.samples).all():
                     raise MediaError(
                         "non_finite", f"the sound of {path} holds NaN or Inf; re-encode its sound"
@@ -106,7 +106,9 @@ def probe(path: str | Path, limits: Limits | None = None, allow_missing: bool = 
                 "sample_rate": sound.rate,
                 "channels": audio.codec_context.channels,
                 "audio_codec": audio.codec_context.codec.name,
-                "silent_share": max(0.0, 1 - sound.heard / (sound.rate * (sound.end - origin))),
+                "silent_share": max(
+                    0.0, 1 - sound.heard / (sound.rate * (sound.end - sound.start))
+                ),
             }
         return MediaInfo(
             path=str(path),
@@ -143,7 +145,7 @@ def _undecodable(what: str, path: str | Path) -> MediaError:
 class _PictureTally:
     def __init__(self) -> None:
         self.count = 0
-        self.start = self.last = self.widest_gap = self.last_duration = 0.0
+        self.start = self.last = self.widest_gap = self.last_gap = self.last_duration = 0.0
         self.width = self.height = 0
 
     def add(self, picture: Picture) -> None:
@@ -153,7 +155,8 @@ class _PictureTally:
         elif picture.time <= self.last:
             return
         else:
-            self.widest_gap = max(self.widest_gap, picture.time - self.last)
+            self.last_gap = picture.time - self.last
+            self.widest_gap = max(self.widest_gap, self.last_gap)
         self.count += 1
         self.last = picture.time
         self.last_duration = picture.duration
@@ -161,7 +164,7 @@ class _PictureTally:
     @property
     def end(self) -> float:
         """When the last picture is over; a header may claim that it stands for weeks."""
-        return self.last + min(self.last_duration or self.widest_gap, self.widest_gap)
+        return self.last + min(self.last_duration or self.last_gap, self.widest_gap)
 
 
 class _SoundTally:
@@ -188,9 +191,6 @@ def _notes(media: MediaFile, picture: _PictureTally, sound: _SoundTally) -> tupl
         return (*notes, "no sound" if media.audio is None else "no picture")
     if len(media.container.streams.audio) > 1:
         notes.append(f"first of {len(media.container.streams.audio)} audio tracks used")
-    lag = sound.start - picture.start
-    if abs(lag) > NOTED_START:
-        notes.append(f"{'sound' if lag > 0 else 'picture'} starts {abs(lag):.2f} s late")
     rest = picture.end - sound.end
     if abs(rest) > max(NOTED_END, 2 * picture.widest_gap):
         notes.append(f"{'sound' if rest > 0 else 'picture'} ends {abs(rest):.2f} s early")
