@@ -129,7 +129,7 @@ def test_manifest_header_and_rows(folder: RunFolder) -> None:
 
 
 def test_cache_index(folder: RunFolder) -> None:
-    parts = {"clip", "windows_per_clip", "seed", "clips", "image_vae"}
+    parts = {"reading", "clip", "windows_per_clip", "seed", "clips", "image_vae"}
     for cache, more in (("image_latents", set()), ("latents", {"autoencoder"})):
         part = folder.cache(cache) / "train"
         pictures = set() if more else {"pictures_00000.safetensors"}

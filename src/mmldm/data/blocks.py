@@ -62,9 +62,9 @@ def random_starts(row: Row, spec: ClipSpec, count: int, seed: int) -> list[float
 
 def _frames(row: Row, spec: ClipSpec) -> int:
     """At how many of its frames a window may begin."""
-    # A usable row's duration is measured, and at least one window long.
+    # A usable row's duration is measured, and at least one window long but for the tolerance.
     assert row.duration is not None
-    return int((row.duration - spec.duration) * _rate(row, spec) + 1e-6) + 1
+    return int(max(0.0, row.duration - spec.duration) * _rate(row, spec) + 1e-6) + 1
 
 
 def _rate(row: Row, spec: ClipSpec) -> float:

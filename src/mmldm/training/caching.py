@@ -26,6 +26,7 @@ from mmldm.data.latents import LatentCache, Splits, files_key
 from mmldm.data.loader import MAX_FAILED_SHARE
 from mmldm.data.manifest import Manifest, Split
 from mmldm.errors import MediaError, UserError
+from mmldm.media.reader import READING
 from mmldm.media.spectrogram import AudioImage
 from mmldm.models.autoencoder import MultiModalAutoencoder
 from mmldm.models.image_codec import ImageCodec, LatentStatistics
@@ -52,6 +53,7 @@ def weights_key(model: nn.Module) -> str:
 def image_latents_parts(config: RunConfig, manifest: Manifest, vae: ImageVAE) -> dict[str, Any]:
     """Everything that image latents depend on, by name."""
     return {
+        "reading": READING,
         "clip": config.clip.model_dump(mode="json"),
         "windows_per_clip": config.data.windows_per_clip,
         "seed": config.seed,

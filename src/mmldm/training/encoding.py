@@ -8,7 +8,7 @@ audio image depend on where its window ends, as they do when a clip is generated
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
 
@@ -17,11 +17,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from mmldm.data.blocks import Source, pieces
-from mmldm.data.clips import class_labels, read_row
+from mmldm.data.clips import class_labels
 from mmldm.data.manifest import Manifest, Row
 from mmldm.errors import MediaError, UserError
 from mmldm.media.images import frames_to_images
-from mmldm.media.reader import Windows, read_audio, read_windows
+from mmldm.media.reader import Windows, read_windows
 from mmldm.media.spectrogram import AudioImage
 from mmldm.models.image_codec import ImageCodec
 from mmldm.types import ClipSpec
@@ -98,28 +98,20 @@ def read_piece(manifest: Manifest, row: Row, starts: Sequence[float], spec: Clip
     Raises:
         MediaError: As `read_windows`.
     """
-    path = manifest.file(row)
-    if row.complete:
-        return read_windows(path, starts, spec)
-    begins = torch.tensor(list(starts), dtype=torch.float64)
-    shape = (len(starts), spec.num_frames)
-    if row.has_audio:  # one black picture stands for all
-        return Windows(
+    read = read_windows(
+        manifest.file(row), starts, spec, want_video=row.has_video, want_audio=row.has_audio
+    )
+    count = len(starts)
+    if not row.has_audio:
+        return replace(read, waveforms=torch.zeros(count, spec.num_samples))
+    if not row.has_video:  # one black picture stands for all
+        return replace(
+            read,
             frames=torch.zeros(1, 3, spec.height, spec.width, dtype=torch.uint8),
             times=torch.zeros(1, dtype=torch.float64),
-            indices=torch.zeros(shape, dtype=torch.long),
-            waveforms=torch.stack([read_audio(path, spec, start) for start in starts]),
-            starts=begins,
+            indices=torch.zeros(count, spec.num_frames, dtype=torch.long),
         )
-    clips = [read_row(manifest, row, start, spec) for start in starts]
-    offsets = torch.arange(spec.num_frames, dtype=torch.float64) / spec.fps
-    return Windows(
-        frames=torch.cat([clip.frames for clip in clips]),
-        times=(begins[:, None] + offsets).flatten(),
-        indices=torch.arange(shape[0] * shape[1]).view(shape),
-        waveforms=torch.stack([clip.waveform for clip in clips]),
-        starts=begins,
-    )
+    return read
 
 
 class Encoder:

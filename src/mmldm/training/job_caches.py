@@ -35,6 +35,9 @@ from mmldm.training.checkpoint import CheckpointFolder, refuse_changes
 from mmldm.training.distributed import Process
 from mmldm.training.loop import OUT_OF_TIME
 
+VERSIONS = ("format", "reading")
+"""What a cache depends on besides recipe, clips and networks."""
+
 
 @dataclass(frozen=True)
 class Job:
@@ -161,7 +164,7 @@ class JobCaches:
 def require_same(begun: Begun, job: Job, parts: Mapping[str, Any]) -> None:
     """Refuses to give a job other rows than those it began with.
 
-    A finished job passes if only the format of caches has changed since.
+    A finished job passes if only caches, or how files are read, have another version since.
 
     Raises:
         UserError: What differs, and what to do.
@@ -169,7 +172,7 @@ def require_same(begun: Begun, job: Job, parts: Mapping[str, Any]) -> None:
     now = {"format": FORMAT, **parts}
     if isinstance(begun.cache, dict):
         saved = {name: value for name, value in begun.cache.items() if name != "unreadable"}
-        of_its_time = {**now, "format": saved.get("format")}
+        of_its_time = {**now, **{name: saved.get(name) for name in VERSIONS}}
     else:
         saved, of_its_time = {"key": begun.cache}, {"key": first_key(parts)}
     if saved == now or (saved == of_its_time and begun.ended):
