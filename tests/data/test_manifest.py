@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import threading
 from collections import Counter
 from pathlib import Path
 
@@ -101,7 +102,11 @@ def test_a_usable_row_is_never_shorter_than_a_clip(folder: Path) -> None:
     assert len(scan(folder, spec).usable) == 6
 
 
-def test_a_file_over_its_time_limit_is_a_timeout(folder: Path) -> None:
+def test_a_file_over_its_time_limit_is_a_timeout(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The alarm rings as soon as it is set, before any worker can answer."""
+    monkeypatch.setattr(threading.Timer, "start", threading.Timer.run)
     manifest = scan(folder, SPEC, limits=Limits(seconds=0.001), workers=1)
     assert {row.reason for row in manifest.rows} == {"timeout"}
 

@@ -3,6 +3,7 @@
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -192,14 +193,27 @@ def test_one_turn_never_moves_the_others_weights(tmp_path: Path) -> None:
 
 
 def test_time_limit_saves_exports_and_resumes_to_the_same_bits(
-    unbroken: Path, tmp_path: Path
+    unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    result = run(tmp_path, stage={"pause": 0.1}, max_minutes=0.25 / 60)
-    assert result.stopped_by == "max_minutes"
-    assert 0 < result.step < 12
+    """By a clock that a step moves on by a second."""
+    seconds = [0.0]
+
+    class Clocked(TinyStage):
+        def active_turns(self, step: int) -> tuple[str, ...]:
+            seconds[0] += 1
+            return super().active_turns(step)
+
+    def timed() -> TrainResult:
+        config = tiny_config(max_minutes=4.5 / 60)
+        return train(Clocked(config, 0), config, tmp_path, seed=0, console=Console(quiet=True))
+
+    clock = SimpleNamespace(monotonic=lambda: seconds[0])
+    monkeypatch.setattr("mmldm.training.stopping.time", clock)
+    result = timed()
+    assert (result.step, result.stopped_by) == (5, "max_minutes")
     assert result.export is not None
-    again = run(tmp_path, stage={"pause": 0.1}, max_minutes=0.25 / 60)
-    assert (again.step, again.stopped_by) == (result.step, "max_minutes")  # its time is used up
+    again = timed()
+    assert (again.step, again.stopped_by) == (5, "max_minutes")  # its time is used up
     run(tmp_path)
     assert_same_run(unbroken, tmp_path)
 

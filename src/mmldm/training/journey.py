@@ -39,10 +39,11 @@ from mmldm.models.pretrained_vocoder import load_vocoder
 from mmldm.pipelines.sounding_video import SoundingVideoPipeline
 from mmldm.training.autoencoder import AutoencoderStage
 from mmldm.training.block_work import Progress
-from mmldm.training.checkpoint import refuse_changes, run_lock
+from mmldm.training.checkpoint import refuse_changes
 from mmldm.training.distributed import Process
 from mmldm.training.generator import GeneratorStage, build_generator
 from mmldm.training.job_caches import Job, JobCaches, unread
+from mmldm.training.locking import run_lock
 from mmldm.training.loop import TrainResult, train
 from mmldm.training.stage import Stage
 from mmldm.training.vae import VaeStage, build_vae

@@ -27,10 +27,10 @@ from mmldm.training.checkpoint import (
     CheckpointFolder,
     library_versions,
     refuse_changes,
-    run_lock,
 )
 from mmldm.training.distributed import Process
 from mmldm.training.ema import Average
+from mmldm.training.locking import run_lock
 from mmldm.training.randomness import StepRandom
 from mmldm.training.report import Report
 from mmldm.training.scaling import reassemble, unsharded
