@@ -15,8 +15,10 @@ from mmldm.errors import UserError
 from mmldm.training.checkpoint import CheckpointFolder
 from mmldm.training.loop import TrainResult, train
 from mmldm.training.report import read_metrics
+from mmldm.training.stopping import OUT_OF_TIME
 from mmldm.training.turn import learning_rate_factor
 
+from ..power import Disk
 from .killing import assert_same_run
 from .tiny_stage import TinyStage, tiny_config
 
@@ -237,3 +239,32 @@ def test_metrics_are_valid_json_with_exact_losses(unbroken: Path) -> None:
         record = json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} in the file"))
         for key, text in record.get("loss_hex", {}).items():
             assert float.fromhex(text) == record[key]
+
+
+@pytest.mark.parametrize("torn", [b"", b"\0" * 64, b"[6, 0", b"\xff", b"{}"])
+def test_torn_marker_of_time_blocks_no_resume(tmp_path: Path, torn: bytes) -> None:
+    stop_at(tmp_path, 6)
+    (tmp_path / OUT_OF_TIME).write_bytes(torn)
+    assert run(tmp_path).step == 12
+    said = (tmp_path / "train.log").read_text()
+    assert said.count("out_of_time.json cannot be read") == (torn != b"{}")
+
+
+def test_checkpoint_is_on_the_disk_with_the_metrics_that_lead_to_it(tmp_path: Path) -> None:
+    told: list[list[str]] = []
+
+    class Watched(TinyStage):
+        def active_turns(self, now: int) -> tuple[str, ...]:
+            if now in (3, 6, 9):  # right after a checkpoint
+                told.append(disk.unsynced(tmp_path))
+            return super().active_turns(now)
+
+    config = tiny_config(preview_every=0)
+    with Disk() as disk:
+        train(Watched(config, 0), config, tmp_path, seed=0, console=Console(quiet=True))
+        after = disk.unsynced(tmp_path)
+    for names in (*told, after):
+        kept = [n for n in names if not n.startswith("tensorboard") and n != "run.lock"]
+        assert kept == []
+    assert disk.renamed_before_sync == []
+    assert len(told) == 3

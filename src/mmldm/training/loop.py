@@ -6,7 +6,6 @@ saves and leaves. The host waits for the device only where it reports or saves.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -35,7 +34,7 @@ from mmldm.training.randomness import StepRandom
 from mmldm.training.report import Report
 from mmldm.training.scaling import reassemble, unsharded
 from mmldm.training.stage import Stage
-from mmldm.training.stopping import Stop, stop_signals
+from mmldm.training.stopping import Stop, mark_out_of_time, stop_signals, was_out_of_time
 from mmldm.training.turn import Turn, learning_rate_factor
 
 MAX_BAD_STEPS = 10
@@ -45,8 +44,6 @@ HARMLESS = {
     "gradient_checkpointing", "compile", "sharding",
 }  # fmt: skip
 """Settings that a resumed run may change: no number depends on them, but for the last line's rounding."""
-OUT_OF_TIME = "out_of_time.json"
-"""Written when `max_minutes` ends a job: the step and the budget it had."""
 
 
 @dataclass(frozen=True)
@@ -196,8 +193,7 @@ class _Run:
         with whole_folder(export) as unfinished:
             self.stage.export(unfinished)
         if reason == "max_minutes":
-            budget = json.dumps([self.step, self.config.max_minutes])
-            (self.folder / OUT_OF_TIME).write_text(budget, encoding="utf-8")
+            mark_out_of_time(self.folder, self.step, self.config.max_minutes)
         return export
 
     def _train_step(self, batch: Any) -> None:
@@ -311,8 +307,13 @@ class _Run:
             "window": {k: torch.stack(v).tolist() for k, v in self.window.items()},
         }
         checkpoint = Checkpoint(self.step, tensors, values)
+
+        def save() -> None:
+            self.report.sync()  # What was told up to a checkpoint is on the disk when it is.
+            self.checkpoints.save(checkpoint)
+
         try:
-            self.process.on_main(lambda: self.checkpoints.save(checkpoint), checkpoint.gather)
+            self.process.on_main(save, checkpoint.gather)
             self.saved = self.step
         except UserError as error:
             if final:
@@ -351,9 +352,8 @@ class _Run:
 
     def _is_out_of_time(self) -> bool:
         """Whether an earlier start of this job has already used up the same budget."""
-        marker = self.folder / OUT_OF_TIME
-        here = [self.step, self.config.max_minutes]
-        return marker.is_file() and json.loads(marker.read_text(encoding="utf-8")) == here
+        step, minutes = self.step, self.config.max_minutes
+        return was_out_of_time(self.folder, step, minutes, self.report.note)
 
     def _learning_rate(self) -> float:
         return self.config.learning_rate * learning_rate_factor(self.step - 1, self.config)

@@ -6,10 +6,11 @@ run folder (metrics.jsonl, previews) -> report.html beside them; no script, no o
 from __future__ import annotations
 
 import html
+import math
 from pathlib import Path
 from typing import Any
 
-from mmldm.files import whole_file
+from mmldm.files import write_text
 from mmldm.training.journey import JOBS, RunFolder
 from mmldm.training.report import METRICS, read_metrics
 
@@ -27,19 +28,23 @@ def write_report_page(folder: RunFolder) -> Path:
     parts.append(f"<h1>{html.escape(folder.root.name)}</h1>")
     jobs = {path.parent.name for path in folder.root.glob(f"*/{METRICS}")}
     for job in (*(j for j in JOBS if j in jobs), *sorted(jobs - set(JOBS))):
-        parts.append(_job_section(folder, job, read_metrics(folder.job(job) / METRICS)))
+        try:
+            rows = read_metrics(folder.job(job) / METRICS)
+        except OSError as error:
+            parts.append(f"<h2>{html.escape(job)}</h2><p>{html.escape(f'no metrics: {error}')}</p>")
+        else:
+            parts.append(_job_section(folder, job, rows))
     page = folder.root / "report.html"
-    with whole_file(page) as partial:
-        partial.write_text("\n".join(parts), encoding="utf-8")
+    write_text(page, "\n".join(parts))
     return page
 
 
 def _job_section(folder: RunFolder, job: str, rows: list[dict[str, Any]]) -> str:
-    parts = [f"<h2>{job}</h2>", _curve(rows, "model/loss")]
+    parts = [f"<h2>{html.escape(job)}</h2>", _curve(rows, "model/loss")]
     held_out = [row for row in rows if any(name.startswith("validate/") for name in row)]
     if held_out:
         parts.append(_table(held_out[-1]))
-    previews = sorted((folder.job(job) / "previews").glob("*.png"))
+    previews = sorted((folder.job(job) / "previews").glob("[!.]*.png"))
     for picture in previews[-PREVIEWS_SHOWN:]:
         name = html.escape(picture.name)
         source = html.escape(picture.relative_to(folder.root).as_posix())
@@ -51,7 +56,7 @@ def _job_section(folder: RunFolder, job: str, rows: list[dict[str, Any]]) -> str
 
 def _curve(rows: list[dict[str, Any]], name: str) -> str:
     """One quantity over steps as an SVG line, on a scale from its smallest to its largest value."""
-    points = [(row["step"], row[name]) for row in rows if row.get(name) is not None]
+    points = [(row["step"], row[name]) for row in rows if _is_number(row.get(name))]
     if len(points) < 2:
         return ""
     steps, values = zip(*points, strict=True)
@@ -73,6 +78,10 @@ def _table(row: dict[str, Any]) -> str:
     cells = "".join(
         f"<tr><td>{html.escape(name.removeprefix('validate/'))}</td><td>{value:.4g}</td></tr>"
         for name, value in row.items()
-        if name.startswith("validate/") and isinstance(value, int | float)
+        if name.startswith("validate/") and _is_number(value)
     )
     return f"<table><tr><th>held out, step {row['step']}</th><th></th></tr>{cells}</table>"
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
