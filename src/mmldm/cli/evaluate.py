@@ -66,6 +66,7 @@ def evaluate(
 
     from mmldm.data.impacts import CONFIG_FILE
     from mmldm.evaluation.against import differences, require_comparable
+    from mmldm.evaluation.contents import sentences
     from mmldm.evaluation.evaluate import evaluate as compare
     from mmldm.evaluation.feature_cache import FeatureCache
     from mmldm.evaluation.measure_building import build_measures
@@ -118,6 +119,8 @@ def evaluate(
         page = save(report, write_pictures(found, rules.spec, out), out)
     say(table(report))
     say(f"\n{report['speed']['sentence']}")
+    for sentence in sentences(report):
+        say(f"equal contents: {sentence}")
     for sentence in not_measured(report):
         say(f"not measured: {sentence}")
     if other is not None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from mmldm.errors import UserError
+from mmldm.evaluation.contents import repeated, sentences, shared
 from mmldm.evaluation.evaluate import EQUAL, Evaluation
 from mmldm.evaluation.measures import Features
 from mmldm.evaluation.measuring import Measured
@@ -26,6 +27,7 @@ from mmldm.text import markdown, printable
 FORMAT, VERSION = "mmldm-evaluation", 1
 LISTED = 10
 """Files of one kind that the page names; report.json has all."""
+COPIED = ("generated", "reference")
 ARROWS = {"lower": "↓", "higher": "↑", "like real": "≈"}
 
 
@@ -43,9 +45,11 @@ def as_json(
         undefined: Metrics that were asked for and could not be computed, with the reason.
         about: Further facts: command, date, versions.
     """
-    generated, reference = found.sets["generated"], found.sets["reference"]
-    contents = {clip.key for clip in reference.clips.clips}
-    copies = [clip.name for clip in generated.clips.clips if clip.key in contents]
+    reference = found.sets["reference"]
+    clips = {name: measured.clips for name, measured in found.sets.items()}
+    halved = [frozenset(("reference", "real"))] if found.anchor is not reference else []
+    equal = shared(clips, halved)
+    copied = [pair["clips"] for pair in equal if (pair["first"], pair["second"]) == COPIED]
     return {
         "format": FORMAT,
         "version": VERSION,
@@ -79,7 +83,8 @@ def as_json(
             for name, values in found.classes.items()
         },
         "memorisation": found.memorisation,
-        "copies": copies,
+        "copies": [name for pairs in copied for name, _ in pairs],
+        "equal": equal,
         "speed": {
             "clips": found.speed.clips,
             "seconds": found.speed.seconds,
@@ -100,6 +105,7 @@ def _set(measured: Measured) -> dict[str, Any]:
         "sha256": clips.sha256,
         "skipped": [asdict(skipped) for skipped in clips.skipped],
         "notes": list(clips.notes),
+        "repeated": repeated(clips),
         "alarms": {
             kind: [clip.name for clip, row in named if row[kind].item()]
             for kind in ("silent", "frozen")
@@ -167,7 +173,12 @@ def as_markdown(report: Mapping[str, Any], pictures: Mapping[str, str]) -> str:
         parts += ["## By class", _class_table(report)]
     if report["memorisation"]:
         parts += ["## Memorisation", _memorised(report)]
-    parts += ["## Files", _list(_files(sets)), "## Speed", report["speed"]["sentence"]]
+    parts += [
+        "## Files",
+        _list(map(markdown, _files(sets))),
+        "## Speed",
+        report["speed"]["sentence"],
+    ]
     if report["extractors"]:
         facts = (
             f"{name}: sha256 {about['sha256']}, {about['licence']}"
@@ -248,7 +259,9 @@ def _about_sets(report: Mapping[str, Any]) -> str:
             f"{real['clips']} of its clips against the other {against['clips']}."
         )
     else:
-        lines.append(f"**real**: {real['clips']} clips of {real['origin']} against the reference.")
+        lines.append(
+            f"**real**: {real['clips']} clips of {markdown(real['origin'])} against the reference."
+        )
     if "reconstruction" in sets:
         lines.append(
             f"**reconstruction**: {sets['reconstruction']['clips']} of the real clips through the model's "
@@ -265,8 +278,9 @@ def _about_sets(report: Mapping[str, Any]) -> str:
     if report["copies"]:
         lines.append(
             f"**{len(report['copies'])} generated clips are byte for byte in the reference** "
-            f"(such as {report['copies'][0]})."
+            f"(such as {markdown(report['copies'][0])})."
         )
+    lines += [markdown(sentence) for sentence in sentences(report)]
     return _list(lines)
 
 
