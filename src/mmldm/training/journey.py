@@ -13,6 +13,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.text import Text
@@ -22,7 +23,7 @@ from mmldm.data.latents import Splits
 from mmldm.data.manifest import Manifest
 from mmldm.diffusion.schedules import ScheduleConfig, make_scheduler
 from mmldm.errors import UserError
-from mmldm.files import whole_file, whole_folder
+from mmldm.files import whole_folder, write_json
 from mmldm.models.autoencoder import MultiModalAutoencoder, load_autoencoder
 from mmldm.models.generator import JointGenerator
 from mmldm.models.image_vae import ImageVAE, load_image_vae
@@ -31,6 +32,7 @@ from mmldm.models.pretrained_vocoder import load_vocoder
 from mmldm.pipelines.sounding_video import SoundingVideoPipeline
 from mmldm.training.autoencoder import AutoencoderStage
 from mmldm.training.block_work import Progress
+from mmldm.training.checkpoint import CheckpointFolder
 from mmldm.training.distributed import Process
 from mmldm.training.generator import GeneratorStage, build_generator
 from mmldm.training.job_caches import Job, JobCaches, unread
@@ -86,8 +88,7 @@ class Journey:
         if self._decoder_init is not None:
             require_unet(self._decoder_init)
         if job.train is None:
-            export = self.folder.export("vae")
-            self.process.on_main(lambda: build_vae(self.config).save_pretrained(export))
+            self.process.on_main(lambda: self._take("vae", build_vae(self.config)))
             return None
         stage = VaeStage(self.config, job.train, self.manifest, self.process.device)
         return self.train(stage, job.train)
@@ -104,7 +105,8 @@ class Journey:
     @property
     def _decoder_init(self) -> str | None:
         """Where the signal decoder starts from; None once the job has a checkpoint of its own."""
-        begun = any(self.folder.job("autoencoder").glob("checkpoints/*step_*"))
+        path = self.folder.job("autoencoder") / "checkpoints"
+        begun = CheckpointFolder(path, keep=1, note=self.console.print).steps()
         return None if begun else self.config.autoencoder.decoder_init
 
     def _generator(self) -> TrainResult:
@@ -125,8 +127,7 @@ class Journey:
         if job.train is None:
 
             def take() -> None:
-                vocoder = build_vocoder(job, clip, self.config.seed)
-                vocoder.save_pretrained(self.folder.export("vocoder"))
+                self._take("vocoder", build_vocoder(job, clip, self.config.seed))
                 self._publish()
 
             self.process.on_main(take)
@@ -137,13 +138,19 @@ class Journey:
             self._publish()
         return result
 
+    def _take(self, job: str, model: Any) -> None:
+        """The export of a job that trains nothing."""
+        with whole_folder(self.folder.export(job)) as unfinished:
+            model.save_pretrained(unfinished)
+
     def _publish(self) -> None:
         """Writes model/: the generator job's export, and the vocoder where both are finished. Rank 0 only."""
         generator, vocoder = self.folder.export("generator"), self.folder.export("vocoder")
         if generator.is_dir():
-            replace_folder(generator, self.folder.model)
-            if self.config.vocoder is not None and vocoder.is_dir():
-                add_vocoder(vocoder, self.folder.model, self.config.clip)
+            with whole_folder(self.folder.model) as unfinished:
+                shutil.copytree(generator, unfinished, dirs_exist_ok=True)
+                if self.config.vocoder is not None and vocoder.is_dir():
+                    add_vocoder(vocoder, unfinished, self.config.clip)
 
     def train(
         self, stage: Stage, train_config: TrainConfig, notes: Sequence[str] = ()
@@ -241,5 +248,4 @@ def add_vocoder(source: Path, model: Path, clip: ClipSpec) -> None:
     path = model / "model_index.json"
     index = json.loads(path.read_text(encoding="utf-8"))
     index["vocoder"] = [kind.__module__, kind.__name__]
-    with whole_file(path) as partial:
-        partial.write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    write_json(path, index, indent=2)
