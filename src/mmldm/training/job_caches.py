@@ -6,7 +6,6 @@ away: a job that is half-way goes on with the same rows or is refused, and a fin
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -33,7 +32,7 @@ from mmldm.training.caching import (
 )
 from mmldm.training.checkpoint import CheckpointFolder, refuse_changes
 from mmldm.training.distributed import Process
-from mmldm.training.loop import OUT_OF_TIME
+from mmldm.training.stopping import was_out_of_time
 
 VERSIONS = ("format", "reading")
 """What a cache depends on besides recipe, clips and networks."""
@@ -69,13 +68,14 @@ class Begun:
     @classmethod
     def of(cls, job: Job) -> Begun | None:
         """None if it has no checkpoint yet."""
-        checkpoints = CheckpointFolder(job.folder / "checkpoints", job.train.keep, lambda _: None)
+        checkpoints = CheckpointFolder(job.folder / "checkpoints", job.train.keep, _hush)
         for step in reversed(checkpoints.steps()):
             with suppress(KeyError, TypeError):
                 cache = json_of(checkpoints.folder(step) / "state.json")["identity"][job.name][
                     "cache"
                 ]
-                ended = step == job.train.steps or _out_of_time(job, step)
+                minutes = job.train.max_minutes
+                ended = step == job.train.steps or was_out_of_time(job.folder, step, minutes, _hush)
                 return cls(step, cache, ended and (job.folder / "export").is_dir())
         return None
 
@@ -278,9 +278,5 @@ def _is_current(folder: Path, parts: Mapping[str, Any], begun: Begun | None) -> 
     )
 
 
-def _out_of_time(job: Job, step: int) -> bool:
-    try:
-        text = (job.folder / OUT_OF_TIME).read_text(encoding="utf-8")
-        return bool(json.loads(text) == [step, job.train.max_minutes])
-    except (FileNotFoundError, ValueError):
-        return False
+def _hush(*sentence: object) -> None:
+    """The training loop says what is wrong with checkpoints and marks; here they are only looked at."""
