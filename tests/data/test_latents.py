@@ -69,12 +69,10 @@ def test_another_writer_finds_the_blocks_that_are_done(tmp_path: Path) -> None:
     writer.prepare()
     write(writer, 0)
     write(writer, 3)
-    (tmp_path / "c" / ".windows_00001.999.tmp.safetensors").write_bytes(b"half")
     again = CacheWriter(tmp_path / "c", PARTS)
     again.prepare()
     done = [number for number in range(len(SIZES)) if again.block(number) is not None]
     assert done == [0, 3]
-    assert not list((tmp_path / "c").glob(".*"))
 
 
 def test_block_without_its_last_file_is_not_there(tmp_path: Path) -> None:

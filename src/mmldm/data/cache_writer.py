@@ -21,7 +21,7 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
-from mmldm.files import sha256_of, whole_file, write_json
+from mmldm.files import make_folder, sha256_of, tidy, whole_file, write_json
 
 FORMAT = 2
 """Of caches; it stands for which windows they hold (`data.blocks`), too."""
@@ -100,9 +100,8 @@ class CacheWriter:
         """Discards another cache and what a killed process left half-written. One process alone calls it."""
         if self.earlier() is not None:
             shutil.rmtree(self.folder)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        for leftover in self.folder.glob(".*.tmp*"):
-            leftover.unlink()
+        make_folder(self.folder)
+        tidy(self.folder)
         write_json(
             self.folder / "started.json", {"format": FORMAT, "key": self.key, "parts": self.parts}
         )

@@ -68,16 +68,14 @@ class Begun:
     @classmethod
     def of(cls, job: Job) -> Begun | None:
         """None if it has no checkpoint yet."""
-        checkpoints = CheckpointFolder(job.folder / "checkpoints", job.train.keep, lambda _: None)
+        checkpoints = CheckpointFolder(job.folder / "checkpoints", job.train.keep, _hush)
         for step in reversed(checkpoints.steps()):
             with suppress(KeyError, TypeError):
                 cache = json_of(checkpoints.folder(step) / "state.json")["identity"][job.name][
                     "cache"
                 ]
-                budget = job.train.max_minutes
-                # A record that cannot be read is told by the loop, which comes to it next.
-                over = was_out_of_time(job.folder, step, budget, lambda *_: None)
-                ended = over or step == job.train.steps
+                minutes = job.train.max_minutes
+                ended = step == job.train.steps or was_out_of_time(job.folder, step, minutes, _hush)
                 return cls(step, cache, ended and (job.folder / "export").is_dir())
         return None
 
@@ -278,3 +276,7 @@ def _is_current(folder: Path, parts: Mapping[str, Any], begun: Begun | None) -> 
         and caches.train.failed.keys() == without
         and not caches.held_out.failed
     )
+
+
+def _hush(*sentence: object) -> None:
+    """The training loop says what is wrong with checkpoints and marks; here they are only looked at."""
