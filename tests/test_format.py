@@ -132,10 +132,18 @@ def test_manifest_header_and_rows(folder: RunFolder) -> None:
 
 
 def test_cache_index(folder: RunFolder) -> None:
-    for cache in ("image_latents", "latents"):
+    parts = {"reading", "clip", "windows_per_clip", "seed", "clips", "image_vae"}
+    for cache, more in (("image_latents", set()), ("latents", {"autoencoder"})):
         part = folder.cache(cache) / "train"
-        assert names(part) == {"index.json", "started.json", "shard_00000.safetensors"}
+        pictures = set() if more else {"pictures_00000.safetensors"}
+        shards = pictures | {"windows_00000.safetensors"}
+        assert names(part) == {"index.json", "started.json", "block_00000.json", *shards}
         index = read(part / "index.json")
-        assert set(index) == {"format", "key", "rows", "extra"}
-        assert index["format"] == 1
+        assert set(index) == {"format", "key", "parts", "blocks", "failed", "extra"}
+        assert index["format"] == 2
+        assert set(index["parts"]) == parts | more
         assert {"classes", "statistics"} <= set(index["extra"])
+        (block,) = index["blocks"]
+        assert block == read(part / "block_00000.json")
+        assert set(block) == {"key", "rows", "sha256", "made_from", "failed"}
+        assert set(block["sha256"]) == shards

@@ -362,12 +362,22 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot read the recipe ({error})") from error
+    if is_blank(text.encode()):
+        raise UserError(
+            f"{path} is empty, as a power cut may leave a file: give the recipe again with --config, "
+            "or delete the file to have one chosen for your clips."
+        )
     data = read_yaml(text, str(path))
     if not isinstance(data, dict):
         raise UserError(f"{path}: the recipe must be a mapping of sections, see configs/")
     for change in overrides:
         override(data, change)
     return parse(RunConfig, data, str(path))
+
+
+def is_blank(content: bytes) -> bool:
+    """Whether a recipe's file holds nothing, or what a power cut leaves in place of it: zeros."""
+    return not content.strip(b"\0 \r\n")
 
 
 def changed(config: RunConfig, changes: Sequence[str]) -> RunConfig:

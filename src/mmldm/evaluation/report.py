@@ -21,7 +21,7 @@ from mmldm.evaluation.evaluate import EQUAL, Evaluation
 from mmldm.evaluation.measures import Features
 from mmldm.evaluation.measuring import Measured
 from mmldm.evaluation.protocol import Protocol
-from mmldm.files import whole_file
+from mmldm.files import write_text
 from mmldm.text import markdown, printable
 
 FORMAT, VERSION = "mmldm-evaluation", 1
@@ -127,11 +127,9 @@ def save(report: Mapping[str, Any], pictures: Mapping[str, str], folder: Path) -
     Raises:
         UserError: The folder cannot be written.
     """
-    with whole_file(folder / "report.json") as temporary:
-        text = json.dumps(report, indent=1, allow_nan=False, ensure_ascii=False)
-        temporary.write_text(text + "\n", encoding="utf-8")
-    with whole_file(folder / "report.md") as temporary:
-        temporary.write_text(as_markdown(report, pictures), encoding="utf-8")
+    text = json.dumps(report, indent=1, allow_nan=False, ensure_ascii=False)
+    write_text(folder / "report.json", text + "\n")
+    write_text(folder / "report.md", as_markdown(report, pictures))
     return folder / "report.md"
 
 

@@ -10,29 +10,32 @@ from __future__ import annotations
 import gc
 import json
 import shutil
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
+from rich.text import Text
 
 from mmldm.config import RunConfig, TrainConfig, parse
 from mmldm.data.latents import Splits
 from mmldm.data.manifest import Manifest
 from mmldm.diffusion.schedules import ScheduleConfig, make_scheduler
 from mmldm.errors import UserError
-from mmldm.files import whole_file, whole_folder
+from mmldm.files import whole_folder, write_json
 from mmldm.models.autoencoder import MultiModalAutoencoder, load_autoencoder
 from mmldm.models.generator import JointGenerator
-from mmldm.models.image_codec import ImageCodec
 from mmldm.models.image_vae import ImageVAE, load_image_vae
 from mmldm.models.pretrained import initialise_decoder, require_unet
 from mmldm.models.pretrained_vocoder import load_vocoder
 from mmldm.pipelines.sounding_video import SoundingVideoPipeline
 from mmldm.training.autoencoder import AutoencoderStage
-from mmldm.training.caching import Progress, cache_image_latents, cache_latents
+from mmldm.training.block_work import Progress
+from mmldm.training.checkpoint import CheckpointFolder
 from mmldm.training.distributed import Process
 from mmldm.training.generator import GeneratorStage, build_generator
+from mmldm.training.job_caches import Job, JobCaches, unread
 from mmldm.training.loop import TrainResult, train
 from mmldm.training.run_folder import RunFolder
 from mmldm.training.stage import Stage
@@ -67,6 +70,7 @@ class Journey:
     process: Process
     console: Console
     progress: Progress
+    missing: list[str] = field(default_factory=list, init=False)
 
     def run(self, job: str) -> TrainResult | None:
         """Runs one job to its end and exports its model; None if it needed no training."""
@@ -84,15 +88,14 @@ class Journey:
         if self._decoder_init is not None:
             require_unet(self._decoder_init)
         if job.train is None:
-            export = self.folder.export("vae")
-            self.process.on_main(lambda: build_vae(self.config).save_pretrained(export))
+            self.process.on_main(lambda: self._take("vae", build_vae(self.config)))
             return None
         stage = VaeStage(self.config, job.train, self.manifest, self.process.device)
         return self.train(stage, job.train)
 
     def _autoencoder(self) -> TrainResult:
         vae = self._load_vae()
-        caches = self.image_latents()
+        caches = self.image_latents("autoencoder", self.config.autoencoder.train)
         stage = AutoencoderStage(self.config, vae, caches, self.process.device)
         notes = []
         if self._decoder_init is not None:
@@ -102,13 +105,14 @@ class Journey:
     @property
     def _decoder_init(self) -> str | None:
         """Where the signal decoder starts from; None once the job has a checkpoint of its own."""
-        begun = any(self.folder.job("autoencoder").glob("checkpoints/*step_*"))
+        path = self.folder.job("autoencoder") / "checkpoints"
+        begun = CheckpointFolder(path, keep=1, note=self.console.print).steps()
         return None if begun else self.config.autoencoder.decoder_init
 
     def _generator(self) -> TrainResult:
         autoencoder = self._load_autoencoder()
         vae = self._load_vae()
-        caches = self.latents()
+        caches = self.latents("generator", self.config.generator.train)
         generator = build_generator(self.config, caches.train, len(self.manifest.classes))
         pipeline = assemble(self.config, vae, autoencoder, generator, self.manifest.classes)
         stage = GeneratorStage(self.config, pipeline, caches, self.process.device)
@@ -123,8 +127,7 @@ class Journey:
         if job.train is None:
 
             def take() -> None:
-                vocoder = build_vocoder(job, clip, self.config.seed)
-                vocoder.save_pretrained(self.folder.export("vocoder"))
+                self._take("vocoder", build_vocoder(job, clip, self.config.seed))
                 self._publish()
 
             self.process.on_main(take)
@@ -135,18 +138,25 @@ class Journey:
             self._publish()
         return result
 
+    def _take(self, job: str, model: Any) -> None:
+        """The export of a job that trains nothing."""
+        with whole_folder(self.folder.export(job)) as unfinished:
+            model.save_pretrained(unfinished)
+
     def _publish(self) -> None:
         """Writes model/: the generator job's export, and the vocoder where both are finished. Rank 0 only."""
         generator, vocoder = self.folder.export("generator"), self.folder.export("vocoder")
         if generator.is_dir():
-            replace_folder(generator, self.folder.model)
-            if self.config.vocoder is not None and vocoder.is_dir():
-                add_vocoder(vocoder, self.folder.model, self.config.clip)
+            with whole_folder(self.folder.model) as unfinished:
+                shutil.copytree(generator, unfinished, dirs_exist_ok=True)
+                if self.config.vocoder is not None and vocoder.is_dir():
+                    add_vocoder(vocoder, unfinished, self.config.clip)
 
     def train(
         self, stage: Stage, train_config: TrainConfig, notes: Sequence[str] = ()
     ) -> TrainResult:
         """Trains one job in its folder."""
+        missing, self.missing = self.missing, []
         return train(
             stage,
             train_config,
@@ -154,7 +164,7 @@ class Journey:
             seed=self.config.seed,
             process=self.process,
             console=self.console,
-            notes=notes,
+            notes=[*missing, *notes],
         )
 
     def _load_vae(self) -> ImageVAE:
@@ -170,41 +180,31 @@ class Journey:
             raise UserError(f"{export} is missing: run the {job} job first (mmldm train {job}).")
         return export
 
-    def image_latents(self) -> Splits:
-        """Image latents of every window, cached."""
-        return self._on_main(
-            lambda: cache_image_latents(
-                self.config,
-                self.manifest,
-                self._load_vae(),
-                self.folder.cache("image_latents"),
-                self.process.device,
-                self.progress,
-            ),
-            "image_latents",
-        )
+    def image_latents(self, job: str = "", train_config: TrainConfig | None = None) -> Splits:
+        """Image latents of every window, cached; for a job, or only to have them. See `JobCaches`."""
+        caches = self._caches.image_latents(self._load_vae(), self._reader(job, train_config))
+        return self._noted(caches, "image latents")
 
-    def latents(self) -> Splits:
-        """Latents of every window, cached."""
-        autoencoder = self._load_autoencoder()
-        codec = ImageCodec(self._load_vae(), autoencoder.image_statistics)
-        images = self.image_latents()
-        return self._on_main(
-            lambda: cache_latents(
-                autoencoder,
-                codec,
-                images,
-                self.folder.cache("latents"),
-                self.process.device,
-                self.progress,
-            ),
-            "latents",
-        )
+    def latents(self, job: str = "", train_config: TrainConfig | None = None) -> Splits:
+        """Latents of every window, cached, likewise."""
+        autoencoder, reader = self._load_autoencoder(), self._reader(job, train_config)
+        return self._noted(self._caches.latents(self._load_vae(), autoencoder, reader), "latents")
 
-    def _on_main(self, write: Callable[[], Splits], cache: str) -> Splits:
-        """Rank 0 writes the cache, then every process opens it."""
-        self.process.on_main(write)
-        return Splits.open(self.folder.cache(cache))
+    @property
+    def _caches(self) -> JobCaches:
+        def say(sentence: str) -> None:
+            self.console.print(Text(sentence), soft_wrap=True)
+
+        folder = self.folder.root / "caches"
+        return JobCaches(self.config, self.manifest, folder, self.process, self.progress, say)
+
+    def _reader(self, job: str, train_config: TrainConfig | None) -> Job | None:
+        return Job(job, self.folder.job(job), train_config) if train_config is not None else None
+
+    def _noted(self, caches: Splits, what: str) -> Splits:
+        """What is missing in them stands at the head of the job's log."""
+        self.missing = unread(caches, what)
+        return caches
 
 
 def assemble(
@@ -248,5 +248,4 @@ def add_vocoder(source: Path, model: Path, clip: ClipSpec) -> None:
     path = model / "model_index.json"
     index = json.loads(path.read_text(encoding="utf-8"))
     index["vocoder"] = [kind.__module__, kind.__name__]
-    with whole_file(path) as partial:
-        partial.write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    write_json(path, index, indent=2)

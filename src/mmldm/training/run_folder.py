@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmldm.config import RunConfig, load_config, save_config
+from mmldm.config import RunConfig, is_blank, load_config, save_config
 from mmldm.data.latents import files_key
 from mmldm.data.manifest import Manifest
 from mmldm.errors import UserError
-from mmldm.files import write_text
+from mmldm.files import whole_file
 from mmldm.training.checkpoint import refuse_changes
 from mmldm.training.distributed import Process
 from mmldm.training.locking import run_lock
@@ -96,9 +96,9 @@ def claim(
 @contextmanager
 def _recorded(folder: RunFolder, config: RunConfig, manifest: Manifest | None) -> Iterator[None]:
     with run_lock(folder.root, lambda sentence: None):
-        earlier = folder.config.read_text(encoding="utf-8") if folder.config.is_file() else None
+        earlier = folder.config.read_bytes() if folder.config.is_file() else b""
         recorded = Manifest.load(folder.manifest) if folder.manifest.is_file() else None
-        if recorded is not None and earlier is not None:
+        if recorded is not None and not is_blank(earlier):
             old = load_config(folder.config)
             refuse_changes(_selection(old), _selection(config), str(folder.root))
         if recorded is None:
@@ -111,8 +111,9 @@ def _recorded(folder: RunFolder, config: RunConfig, manifest: Manifest | None) -
         try:
             yield
         except UserError:
-            if earlier is not None:
-                write_text(folder.config, earlier)
+            if not is_blank(earlier):
+                with whole_file(folder.config) as partial:
+                    partial.write_bytes(earlier)
             raise
 
 
