@@ -37,7 +37,7 @@ def test_own_splits_of_a_data_set_are_recognised_below_them_classes(tmp_path: Pa
         "validation/dog/f.mp4": ("dog", "held_out"),
     }
     assert find_media(tmp_path).notes == [
-        "split folders: train (3 files) trains, Val (1 files), test (1 files), validation (1 files) "
+        "split folders: train (3 files) is trained on; Val (1 files), test (1 files), validation (1 files) "
         "held out; data.held_out does not apply"
     ]
     named = places(tmp_path, class_pattern="([a-f])[.]mp4")
@@ -94,6 +94,9 @@ def test_names_that_are_not_utf8_are_shown_escaped_and_marked(tmp_path: Path) ->
     touched(tmp_path, b"caf\xe9/a.mp4", b"b\xff.mp4", "c.mp4")
     named = {entry.path: entry.named for entry in find_media(tmp_path).entries}
     assert named == {r"caf\xe9/a.mp4": False, r"b\xff.mp4": False, "c.mp4": True}
+    assert find_media(tmp_path).notes == [
+        "names that are not UTF-8: 2 files skipped; rename them or their folders"
+    ]
 
 
 def test_links_are_counted_by_what_they_are_and_one_is_named(tmp_path: Path) -> None:

@@ -152,6 +152,7 @@ def test_files_without_sound_or_picture_are_kept_for_training_where_allowed(
     assert len(manifest.complete.usable) == 6
     assert all(row.duration == pytest.approx(2.0, abs=0.07) for row in manifest.usable)
     assert "without picture: 2 (such as bell/strike.wav)" in manifest.summary()
+    assert "noted in 2, such as bell/strike.wav: no picture" in manifest.summary()
     assert Manifest.load(manifest.save(tmp_path / "manifest.jsonl")) == manifest
 
 
@@ -350,7 +351,10 @@ def test_test_clips_of_a_data_set_never_train(clip_file: Path, tmp_path: Path) -
     assert {row.path.split("/")[0] for row in manifest.split("train")} == {"train"}
     assert len(manifest.split("train")) == 4 and len(manifest.split("held_out")) == 6
     text = manifest.summary()
-    assert "split folders: train (5 files) trains, test (4 files), val (2 files) held out" in text
+    assert (
+        "split folders: train (5 files) is trained on; test (4 files), val (2 files) held out"
+        in text
+    )
     assert "skipped, copy_of_held_out: 1 (such as train/dog/leak.mp4)" in text
     assert Manifest.load(manifest.save(tmp_path / "m.jsonl")) == manifest
 

@@ -38,7 +38,6 @@ def test_contents_that_stand_twice_are_named() -> None:
         {"first": "generated", "second": "reference", "clips": [["b", "x"], ["c", "x"]]},
         {"first": "generated", "second": "real", "clips": [["a", "z"]]},
     ]
-    assert shared(sets, [frozenset(("real", "generated"))]) == shared(sets)[:1]
 
 
 def test_held_out_clips_that_the_reference_holds_are_taken_out_and_named() -> None:

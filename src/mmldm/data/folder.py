@@ -117,6 +117,11 @@ def find_media(
         for name, ways in sorted(spellings.items())
         if len(ways) > 1
     ]
+    unnamed = sum(not entry.named for entry in entries)
+    if unnamed:
+        notes.append(
+            f"names that are not UTF-8: {unnamed} files skipped; rename them or their folders"
+        )
     return Found(entries, walk.ignored, notes)
 
 
@@ -211,7 +216,9 @@ def _about_splits(tops: Counter[str], own: dict[str, Split]) -> list[str]:
             ", ".join(f"{top} ({tops[top]} files)" for top in own if own[top] == split)
             for split in ("train", "held_out")
         )
-        return [f"split folders: {train} trains, {held_out} held out; data.held_out does not apply"]
+        return [
+            f"split folders: {train} is trained on; {held_out} held out; data.held_out does not apply"
+        ]
     alike = sorted(top for top in tops if top.casefold() in SPLIT_FOLDERS)
     if not alike:
         return []

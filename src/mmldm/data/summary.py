@@ -5,6 +5,7 @@ Manifest -> lines: counts that add up, what was decided, warnings
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -14,6 +15,9 @@ from mmldm.text import printable
 
 if TYPE_CHECKING:
     from mmldm.data.manifest import Manifest
+
+MOST_NOTES = 6
+"""Kinds of notes that are shown."""
 
 
 def summary_lines(manifest: Manifest) -> Iterator[str]:
@@ -38,6 +42,7 @@ def summary_lines(manifest: Manifest) -> Iterator[str]:
     for reason, count in Counter(row.reason for row in rows if row.reason).most_common():
         first = next(row for row in rows if row.reason == reason)
         yield f"  skipped, {reason}: {count} (such as {printable(first.path)})"
+    yield from _notes(usable)
     yield from _recordings(usable)
     yield from _copies(usable)
     for stream, missing in (
@@ -53,6 +58,21 @@ def summary_lines(manifest: Manifest) -> Iterator[str]:
         yield "  warning: nothing is held out; measurements will be on training clips"
     if any(row.class_name for row in usable) and any(row.class_name is None for row in usable):
         yield "  warning: some clips have a class and some have none"
+
+
+def _notes(usable: Sequence[Row]) -> Iterator[str]:
+    """What is noted of files that are used, a line for notes that differ in numbers alone."""
+    kinds = defaultdict(list)
+    for row in usable:
+        if row.note:
+            kinds[re.sub(r"[0-9.]+", "0", row.note)].append(row)
+    common = sorted(kinds.values(), key=len, reverse=True)
+    for rows in common[:MOST_NOTES]:
+        first = rows[0]
+        yield f"  noted in {len(rows)}, such as {printable(first.path)}: {printable(first.note or '')}"
+    if len(common) > MOST_NOTES:
+        rest = sum(map(len, common[MOST_NOTES:]))
+        yield f"  noted in {rest} more: other things, see their rows in the manifest (--out)"
 
 
 def _recordings(usable: Sequence[Row]) -> Iterator[str]:

@@ -6,7 +6,7 @@ ClipSets -> clips that stand twice, by name; a set without what stands in anothe
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from itertools import combinations
 from typing import Any
@@ -28,25 +28,16 @@ def repeated(clips: ClipSet) -> list[list[str]]:
     return [list(names) for names in files.values() if len(names) > 1]
 
 
-def shared(
-    sets: Mapping[str, ClipSet], within: Sequence[frozenset[str]] = ()
-) -> list[dict[str, Any]]:
-    """Clips of two sets that are cut from one content, for every two sets that have some.
-
-    Args:
-        within: Pairs of which one is a part of the other.
-    """
+def shared(sets: Mapping[str, ClipSet]) -> list[dict[str, Any]]:
+    """Clips of two sets that are cut from one content, for every two sets that have some."""
     found = []
     for first, second in combinations(sets, 2):
-        if frozenset((first, second)) not in within:
-            names = {clip.content: clip.name for clip in sets[second].clips if clip.content}
-            pairs = [
-                [clip.name, names[clip.content]]
-                for clip in sets[first].clips
-                if clip.content in names
-            ]
-            if pairs:
-                found.append({"first": first, "second": second, "clips": pairs})
+        names = {clip.content: clip.name for clip in sets[second].clips if clip.content}
+        clips = [
+            [clip.name, names[clip.content]] for clip in sets[first].clips if clip.content in names
+        ]
+        if clips:
+            found.append({"first": first, "second": second, "clips": clips})
     return found
 
 

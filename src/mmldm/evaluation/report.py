@@ -46,9 +46,14 @@ def as_json(
         about: Further facts: command, date, versions.
     """
     reference = found.sets["reference"]
-    clips = {name: measured.clips for name, measured in found.sets.items()}
-    halved = [frozenset(("reference", "real"))] if found.anchor is not reference else []
-    equal = shared(clips, halved)
+    halved = found.anchor is not reference
+    equal = shared(
+        {
+            name: measured.clips
+            for name, measured in found.sets.items()
+            if not (halved and name == "real")  # It is a part of the reference.
+        }
+    )
     copied = [pair["clips"] for pair in equal if (pair["first"], pair["second"]) == COPIED]
     return {
         "format": FORMAT,
