@@ -31,6 +31,7 @@ from mmldm.diffusion.schedules import ScheduleConfig, make_scheduler
 from mmldm.evaluation.alignment import alignment_report
 from mmldm.evaluation.motion import background
 from mmldm.evaluation.reconstruction import mel_error, psnr, through_image_vae
+from mmldm.files import write_json, write_text
 from mmldm.media.clip import Clip
 from mmldm.media.images import images_to_frames
 from mmldm.media.spectrogram import AudioImage
@@ -44,8 +45,8 @@ from mmldm.training.autoencoder import AutoencoderStage
 from mmldm.training.caching import cache_image_latents
 from mmldm.training.distributed import Process, choose_device
 from mmldm.training.job_caches import unread
-from mmldm.training.journey import RunFolder
 from mmldm.training.loop import train
+from mmldm.training.run_folder import RunFolder
 from mmldm.types import AV
 
 IMAGE_DECODER, CRITIC = "fine-tuned image decoder", "adversarial loss"
@@ -152,7 +153,7 @@ class Bench:
         result = target / ("tuned.json" if fine_tuned else "pretrained.json")
         if not result.is_file():
             minutes = self.train(config, fine_tuned, target)
-            result.write_text(json.dumps({**self.measure(config, fine_tuned, target), **minutes}))
+            write_json(result, {**self.measure(config, fine_tuned, target), **minutes})
         values: dict[str, float] = json.loads(result.read_text())
         return values
 
@@ -269,7 +270,7 @@ def main() -> None:
             print(
                 seed, *parts, {name: round(value, 3) for name, value in result.items()}, flush=True
             )
-            (out / "table.md").write_text(table(results, changed.autoencoder.train.steps) + "\n")
+            write_text(out / "table.md", table(results, changed.autoencoder.train.steps) + "\n")
     print((out / "table.md").read_text())
 
 

@@ -29,7 +29,7 @@ from mmldm.evaluation.impacts_table import markdown
 from mmldm.evaluation.memorisation import Neighbours, fingerprints, nearest_pairs, pairs_sheet
 from mmldm.evaluation.motion import background
 from mmldm.evaluation.reconstruction import fidelity
-from mmldm.files import whole_file
+from mmldm.files import write_text
 from mmldm.media.clip import Clip
 from mmldm.media.reader import read_clip
 from mmldm.media.sheet import save_png
@@ -205,8 +205,7 @@ def _said(modality: str, done: int, total: int) -> None:
 
 
 def write(path: Path, text: str) -> None:
-    with whole_file(path) as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8")
+    write_text(path, text + "\n")
 
 
 if __name__ == "__main__":

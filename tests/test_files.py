@@ -236,3 +236,13 @@ def test_folder_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
         (partial / "third").touch()
     assert [path.name for path in target.iterdir()] == ["third"]
     assert list(tmp_path.iterdir()) == [target]
+
+
+def test_weights_are_readable_for_those_whom_the_umask_lets(tmp_path: Path) -> None:
+    with whole_file(tmp_path / "a.safetensors") as temporary:
+        save_file({}, temporary)
+    with whole_folder(tmp_path / "model") as partial:
+        save_file({}, partial / "a.safetensors")
+    (tmp_path / "usual").touch()
+    for name in ("a.safetensors", "model/a.safetensors"):
+        assert (tmp_path / name).stat().st_mode == (tmp_path / "usual").stat().st_mode

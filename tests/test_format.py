@@ -9,7 +9,8 @@ from rich.console import Console
 from mmldm.data.impacts import ImpactsConfig, synthesize
 from mmldm.data.manifest import scan
 from mmldm.training.distributed import Process
-from mmldm.training.journey import JOBS, Journey, RunFolder, claim
+from mmldm.training.journey import JOBS, Journey
+from mmldm.training.run_folder import RunFolder, claim
 
 from .smallest import CLIP, smallest_recipe
 
@@ -113,18 +114,20 @@ def test_checkpoint_folder_listing(folder: RunFolder) -> None:
         }  # fmt: skip
         assert set(read(checkpoint / "state.json")) == {
             "identity", "sha256", "sha256_of_state", "skipped_updates", "step", "versions",
-            "window",
+            "window", "withheld",
         }  # fmt: skip
 
 
 def test_manifest_header_and_rows(folder: RunFolder) -> None:
-    header, row, *_ = map(json.loads, folder.manifest.read_text(encoding="utf-8").splitlines())
-    assert set(header) == {"format", "version", "root", "ignored"}
-    assert (header["format"], header["version"]) == ("mmldm-manifest", 1)
+    lines = folder.manifest.read_text(encoding="utf-8").strip("\n").split("\n")
+    header, row, *_ = map(json.loads, lines)
+    assert set(header) == {"format", "version", "root", "rows", "ignored", "notes", "listed"}
+    assert (header["format"], header["version"]) == ("mmldm-manifest", 2)
+    assert header["rows"] == len(lines) - 1
     assert set(row) - {"note"} == {
         "path", "status", "class_name", "split", "duration", "fps", "width", "height",
         "sample_rate", "channels", "video_codec", "audio_codec", "silent_share", "decode_errors",
-        "size", "mtime_ns",
+        "size", "mtime_ns", "sha256",
     }  # fmt: skip
 
 

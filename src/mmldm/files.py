@@ -14,6 +14,7 @@ import os
 import platform
 import re
 import shutil
+import stat
 import sys
 import time
 from collections.abc import Iterator
@@ -32,6 +33,8 @@ _LEFTOVER = re.compile(
     re.DOTALL,
 )
 _A_DAY = 24 * 3600.0
+_UMASK = os.umask(0o077)
+os.umask(_UMASK)
 _NO_SYNC_OF_FOLDERS = {errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EPERM}
 """What file systems say that cannot sync a folder, and folders that may be written but not read."""
 
@@ -57,6 +60,7 @@ def whole_file(path: str | Path, durable: bool = True) -> Iterator[Path]:
             make_folder(path.parent)
             _tidy_once(path.parent.absolute())
             yield temporary
+            _share(temporary)
             if durable:
                 sync(temporary)
             temporary.replace(path)
@@ -179,8 +183,16 @@ def sync(path: Path) -> None:
 def _sync_tree(folder: Path) -> None:
     for place, _, names in os.walk(folder):
         for name in names:
+            _share(Path(place, name))
             sync(Path(place, name))
         sync(Path(place))
+
+
+def _share(path: Path) -> None:
+    """Lets those read a file whom the umask lets: safetensors writes for its owner alone."""
+    mode = stat.S_IMODE(path.stat().st_mode)
+    if mode != (wanted := mode | (0o666 & ~_UMASK)):
+        path.chmod(wanted)
 
 
 @contextmanager

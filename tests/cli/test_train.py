@@ -162,6 +162,29 @@ def test_run_about_other_clips_is_refused(copied_run: Path, clip_folder: Path) -
     assert f"is about the clips in {clip_folder}, not about {other}" in complaint
 
 
+def test_run_and_clips_may_move_and_new_clips_are_told(
+    copied_run: Path, clip_folder: Path, tmp_path: Path
+) -> None:
+    new = Path(shutil.copytree(clip_folder, tmp_path / "moved"))
+    words = ("train", "vae", "--out", copied_run, "--device", "cpu")
+    assert f"{clip_folder}: 10 media files" in mmldm(*words).succeeded()
+    out = mmldm(*words, "--data", new).succeeded()
+    assert f"the clips of {clip_folder} are in {new} now: all are there." in out
+    assert load_config(copied_run / "config.yaml").data.folder == str(new)
+    shutil.copy(next(new.glob("wood/*.mp4")), new / "wood" / "twice.mp4")
+    out = mmldm("train", new, "--out", copied_run, "--device", "cpu").succeeded()
+    assert (
+        "1 clips have come or been mended since the scan and are not trained on (such as wood"
+        in out
+    )
+    assert f"next:   mmldm generate --model {copied_run}" in out
+    complaint = mmldm(*words, "--rescan").complaint()
+    assert "job has been trained on the clips as they were scanned" in complaint
+    fresh = ("--out", tmp_path / "fresh", "--config", copied_run / "config.yaml", "--dry-run")
+    out = mmldm("train", "vae", *fresh).succeeded()
+    assert "11 media files" in out and "equal contents: 1 files repeat another one" in out
+
+
 def test_second_process_on_a_run_is_refused(copied_run: Path, clip_folder: Path) -> None:
     hold = (
         "import sys; from pathlib import Path; from mmldm.training.locking import run_lock\n"

@@ -57,7 +57,7 @@ def test_all_readers_give_the_same_window_for_the_same_start(manifest: Manifest)
     )
     dataset = WindowDataset(held_out, SPEC, "held_out", seed=3)
     sound = WindowDataset(held_out, SPEC, "held_out", seed=3, sound_only=True)
-    batch = held_out_windows(held_out, SPEC, 3, 5)
+    batch, _ = held_out_windows(held_out, SPEC, 3, 5)
     for index, row in enumerate(held_out.rows):
         start, path = dataset.start(0, index), held_out.file(row)
         clip = read_clip(path, start, SPEC)

@@ -201,24 +201,22 @@ def test_full_and_limited_range_are_read_as_the_same_colour(
 
 
 def test_all_channels_but_the_subwoofer_reach_the_mono_mix(tmp_path: Path) -> None:
-    """5.1: each speaker in turn plays alone; the order is L R C LFE then surrounds."""
+    """5.1: each speaker in turn plays for a second; the order is L R C LFE then surrounds."""
     path, rate = tmp_path / "a.mkv", 16000
-    spec = ClipSpec(num_frames=10, fps=10.0, height=16, width=16)
-    levels = []
-    for speaker in range(6):
-        with av.open(str(path), "w", format="matroska") as output:
-            audio = output.add_stream("pcm_s16le", rate=rate, layout="5.1")
-            samples = np.zeros((rate, 6), np.int16)
-            samples[:, speaker] = 16384
-            frame = av.AudioFrame.from_ndarray(samples.reshape(1, -1), format="s16", layout="5.1")
-            frame.sample_rate = rate
-            output.mux(audio.encode(frame))
-            output.mux(audio.encode(None))
-        levels.append(read_audio(path, spec)[2000:-2000].mean().item())
-    assert levels[0] == pytest.approx(levels[1]) and levels[4] == pytest.approx(levels[5])
-    assert levels[2] > levels[0] > levels[4] > 0.01
-    assert levels[3] == pytest.approx(0.0, abs=1e-6)
-    assert sum(levels) == pytest.approx(0.5, abs=1e-3)
+    spec = ClipSpec(num_frames=60, fps=10.0, height=16, width=16)
+    with av.open(str(path), "w") as output:
+        audio = output.add_stream("pcm_s16le", rate=rate, layout="5.1")
+        samples = np.zeros((6 * rate, 6), np.int16)
+        for speaker in range(6):
+            samples[speaker * rate : (speaker + 1) * rate, speaker] = 16384
+        frame = av.AudioFrame.from_ndarray(samples.reshape(1, -1), format="s16", layout="5.1")
+        frame.sample_rate = rate
+        output.mux(audio.encode(frame))
+        output.mux(audio.encode(None))
+    levels = read_audio(path, spec).view(6, rate)[:, 2000:-2000].mean(dim=1)
+    # ITU-R BS.775: 1, 1, 1.414, 0 and 0.707 twice, scaled to sum to 1, of half of full scale.
+    expected = torch.tensor([1, 1, 1.414, 0, 0.707, 0.707]) / 4.828 / 2
+    assert torch.allclose(levels, expected, atol=1e-5)
 
 
 def test_resampled_tone_keeps_its_pitch_level_and_place(tmp_path: Path) -> None:
@@ -286,4 +284,7 @@ def test_probe_reports_the_streams(tmp_path: Path, write_flash_click: Writer) ->
     assert info.duration == pytest.approx(5.0, abs=0.02)
     # Four tones of 0.1 s are left in 5 s: the first went with the first second.
     assert info.silent_share == pytest.approx(1 - 0.4 / 5, abs=0.01)
-    assert info.notes == ("sound starts 1.00 s late: both are counted from there",)
+    assert info.notes == (
+        "sound starts 1.00 s late: both are counted from there",
+        "92% of its sound is exact zeros; listen whether it is whole",
+    )

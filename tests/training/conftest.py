@@ -10,7 +10,8 @@ from mmldm.config import RunConfig
 from mmldm.data.impacts import ImpactsConfig, synthesize
 from mmldm.data.manifest import Manifest, scan
 from mmldm.training.distributed import Process
-from mmldm.training.journey import JOBS, Journey, RunFolder
+from mmldm.training.journey import JOBS, Journey
+from mmldm.training.run_folder import RunFolder
 
 from ..smallest import CLIP, smallest_recipe
 

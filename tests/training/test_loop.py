@@ -2,6 +2,9 @@
 
 import json
 import math
+import os
+import re
+import signal
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,6 +14,7 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file
 
+from mmldm.data.loader import order
 from mmldm.errors import UserError
 from mmldm.training.checkpoint import CheckpointFolder
 from mmldm.training.loop import TrainResult, train
@@ -150,7 +154,61 @@ def test_poisoned_step_leaves_weights_moments_and_step_count_alone(tmp_path: Pat
     record = [r for r in read_metrics(tmp_path / "metrics.jsonl") if r["step"] == 6][0]
     assert record["model/loss"] is None
     assert record["skipped_updates"] == 1
-    assert "1 update(s) withheld before step 6" in (tmp_path / "train.log").read_text()
+    clips = ", ".join(f"number {index}" for index in order(0, 37, 8, 5))
+    assert (
+        "1 update(s) withheld before step 6: the loss or a gradient was not finite, "
+        f"in step 6 with {clips}\n"
+    ) in (tmp_path / "train.log").read_text()
+
+
+def test_withheld_steps_between_two_reports_are_named_until_there_are_many(tmp_path: Path) -> None:
+    run(tmp_path, stage={"poison": (1, 3, 4, 6, 8, 9)}, log_every=12)
+    log = (tmp_path / "train.log").read_text()
+    [sentence] = [line for line in log.splitlines() if "withheld" in line]
+    assert "6 update(s) withheld before step 12" in sentence
+    assert [int(n) for n in re.findall(r"in step (\d+) with", sentence)] == [2, 4, 5, 7]
+    assert sentence.endswith("; and in 2 more")
+
+
+def test_what_a_killed_run_withheld_and_did_not_tell_is_told_when_it_resumes(
+    tmp_path: Path,
+) -> None:
+    settings, stage = {"log_every": 12}, {"poison": (1,)}
+    stop_at(tmp_path, 5, stage, **settings)
+    assert not (tmp_path / "train.log").exists()
+    run(tmp_path, stage, **settings)
+    log = (tmp_path / "train.log").read_text()
+    clips = ", ".join(f"number {index}" for index in order(0, 37, 8, 1))
+    assert "resumed at step 3" in log
+    assert "1 update(s) withheld before step 12" in log
+    assert f"not finite, in step 2 with {clips}\n" in log
+    run(tmp_path, stage, **settings)
+    assert (tmp_path / "train.log").read_text().count("withheld") == 1
+
+
+def test_stand_in_is_named_in_the_place_of_a_clip_that_cannot_be_read(tmp_path: Path) -> None:
+    indices = order(0, 37, 8, 2)
+    run(tmp_path, stage={"poison": (2,), "unreadable": (indices[3],)}, steps=3)
+    log = (tmp_path / "train.log").read_text()
+    named = log.partition("in step 3 with ")[2].partition("\n")[0].split(", ")
+    assert len(set(indices) - {int(name.removeprefix("number ")) for name in named}) == 1
+    assert f"number {indices[3]}" not in named
+    assert log.count(f"cannot read number {indices[3]}: gone; another clip stands in") == 1
+
+
+def test_failures_since_the_last_report_are_told_when_a_run_is_stopped(tmp_path: Path) -> None:
+    first = order(0, 37, 8, 0)[0]
+    config = tiny_config(log_every=12)
+
+    class Stopped(TinyStage):
+        def active_turns(self, step: int) -> tuple[str, ...]:
+            os.kill(os.getpid(), signal.SIGTERM)
+            return super().active_turns(step)
+
+    stage = Stopped(config, 0, unreadable=(first,))
+    result = train(stage, config, tmp_path, seed=0, console=Console(quiet=True))
+    assert (result.step, result.stopped_by) == (1, "SIGTERM")
+    assert f"cannot read number {first}: gone" in (tmp_path / "train.log").read_text()
 
 
 def test_training_recovers_after_a_poisoned_step(tmp_path: Path) -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from mmldm.training.journey import RunFolder
 from mmldm.training.report import Report, read_metrics
 from mmldm.training.report_page import write_report_page
+from mmldm.training.run_folder import RunFolder
 
 from ..power import Disk
 

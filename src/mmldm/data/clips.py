@@ -76,6 +76,14 @@ class WindowDataset:
             "row": index,
         }
 
+    def file(self, index: int) -> str:
+        """Of a row: its path in the manifest, which `Failed` names."""
+        return self._rows[index].path
+
+    def name(self, position: Position) -> str:
+        """Of a window, for people: the file and where in it the window begins."""
+        return f"{self.file(position[1])} at {self.start(*position):.2f} s"
+
     def start(self, epoch: int, index: int) -> float:
         """Where the window is asked for, in seconds; it begins at the source frame nearest to that."""
         draw = np.random.default_rng([self._seed, epoch, index]).random()
@@ -84,11 +92,14 @@ class WindowDataset:
 
 def held_out_windows(
     manifest: Manifest, spec: ClipSpec, seed: int, count: int
-) -> dict[str, Tensor]:
+) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Frames (B,T,3,H,W) and waveforms (B,S) of at most `count` held-out clips, one window of each.
 
     They are spread over the manifest, so that every class is looked at. A run that holds nothing
     out looks at training clips.
+
+    Returns:
+        The windows, and the files that could not be read -> reason.
 
     Raises:
         UserError: None of them can be read any more.
@@ -96,10 +107,16 @@ def held_out_windows(
     split: Split = "held_out" if manifest.split("held_out") else "train"
     dataset = WindowDataset(manifest.complete, spec, split, seed)
     chosen = spread(count, len(dataset))
-    items = [item for i in chosen if not isinstance(item := dataset[(0, i)], Failed)]
+    read = [dataset[(0, i)] for i in chosen]
+    failures = {item.file: item.reason for item in read if isinstance(item, Failed)}
+    items = [item for item in read if not isinstance(item, Failed)]
     if not items:
-        raise UserError(f"none of the {split} clips looked at can be read any more")
-    return {name: torch.stack([item[name] for item in items]) for name in ("frames", "waveform")}
+        raise UserError(
+            f"none of the {split} clips looked at can be read any more, for example "
+            + ": ".join(next(iter(failures.items())))
+        )
+    media = {name: torch.stack([item[name] for item in items]) for name in ("frames", "waveform")}
+    return media, failures
 
 
 def read_row(manifest: Manifest, row: Row, start: float, spec: ClipSpec) -> Clip:

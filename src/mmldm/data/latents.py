@@ -18,7 +18,7 @@ from torch import Tensor
 
 from mmldm.data.cache_writer import FORMAT, Block, cache_key, json_of, shard_name
 from mmldm.data.loader import order
-from mmldm.data.manifest import Manifest
+from mmldm.data.manifest import Manifest, Row
 from mmldm.errors import UserError
 
 DTYPES = {
@@ -30,12 +30,19 @@ PICTURE = "video_index"
 
 
 def files_key(manifest: Manifest) -> str:
-    """A short hash of the usable files: path, size, time of change, class and split."""
+    """A short hash of the usable files: path, content, class and split.
+
+    Where a manifest of version 1 knows no content, size and time of change stand for it.
+    """
     rows = [
-        [row.path, row.size, row.mtime_ns, row.class_name, row.split, row.duration]
+        [row.path, *_content(row), row.class_name, row.split, row.duration]
         for row in manifest.usable
     ]
     return cache_key(files=rows)
+
+
+def _content(row: Row) -> tuple[str | int, ...]:
+    return (row.size, row.mtime_ns) if row.sha256 is None else (row.sha256,)
 
 
 class LatentCache:

@@ -15,29 +15,29 @@ from typing import TypeVar
 
 import av
 from av.audio.stream import AudioStream
-from av.container import InputContainer
 from av.video.stream import VideoStream
 
 from mmldm.errors import MediaError
 from mmldm.media.clock import LOOKED_AT, Beginning, FrameClock, Shown, nominal_frame
 from mmldm.media.limits import Limits
-from mmldm.media.picture import Picture, picture_of
+from mmldm.media.listening import listened
+from mmldm.media.mixing import usual_mix
+from mmldm.media.opening import VIDEO_FORMATS, open_container
+from mmldm.media.picture import Picture, PictureMaker
 from mmldm.media.sound import Sound, sound_of
+from mmldm.media.tracks import Track, described, preferred
 
-# Without these lists FFmpeg also opens playlists and concat scripts, which name other files and
-# network addresses, whatever the suffix of the file says.
-VIDEO_FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,ogg,flv"
-AUDIO_FORMATS = VIDEO_FORMATS + ",wav,mp3,flac,aac,aiff"
 MAX_SAMPLE_RATE = 768_000
 Chosen = TypeVar("Chosen", VideoStream, AudioStream)
 
 
 class MediaFile:
-    """An open file and the streams chosen from it: the first real video and the first audio.
+    """An open file and the streams chosen from it: the video and the audio that a player takes.
 
     Use it as a context manager and iterate over it once per `seek`; times are the file's own.
 
     Attributes:
+        listening: What the first seconds of the sound say of all of it; None for a single channel.
         notes: Sentences for the person who owns the file: what was chosen, changed or guessed in reading it.
 
     Args:
@@ -57,7 +57,7 @@ class MediaFile:
         want_video: bool = True,
         want_audio: bool = True,
     ) -> None:
-        self.path = Path(path)
+        self.path, self.limits = Path(path), limits
         self.notes: list[str] = []
         self._want_video, self._want_audio = want_video, want_audio
         self._open = partial(self._open_streams, limits, formats)
@@ -77,11 +77,12 @@ class MediaFile:
 
         Raises:
             MediaError: `format_change` (or `corrupt`, in a damaged file) if the picture size or
-                the sample rate changes.
+                the sample rate changes, `format_not_allowed` if nothing makes RGB of the pixels.
         """
         size: tuple[int, int] | None = None
         rate: int | None = None
         key_time = math.inf if self._sought else -math.inf
+        pictures = PictureMaker(self.path, self.video, self.note)
         for packet in self._packets():
             if isinstance(packet.stream, VideoStream):
                 time = _time_of(packet)
@@ -100,15 +101,18 @@ class MediaFile:
                     if size is not None and size != (frame.width, frame.height):
                         raise self._changed("picture size")
                     size = (frame.width, frame.height)
-                    picture = picture_of(frame, at, packet.stream)
-                    if at >= key_time:
-                        shown = Shown(at, picture.duration)
-                        yield picture if self._want_video else shown
+                    if at < key_time:
+                        continue
+                    if self._want_video:
+                        yield from pictures.add(frame)
+                    else:
+                        yield Shown(at, float((frame.duration or 0) * packet.time_base))
                 elif isinstance(frame, av.AudioFrame):
                     if rate is not None and rate != frame.sample_rate:
                         raise self._changed("sample rate")
                     rate = frame.sample_rate
-                    yield sound_of(frame, at)
+                    yield self._sound(frame, at)
+        yield from pictures.flush()
 
     def _decoded(self, packet: av.Packet) -> list[tuple[float, av.VideoFrame | av.AudioFrame]]:
         """The frames that a packet completes, each with its time in seconds."""
@@ -149,12 +153,15 @@ class MediaFile:
             if kind == "video" and time is not None and not packet.is_discard:
                 times.append(time)
             if kind not in first:
-                first.update((kind, at) for at, _ in self._decoded(packet)[:1])
+                for at, frame in self._decoded(packet)[:1]:
+                    if isinstance(frame, av.AudioFrame):
+                        at = self._sound(frame, at).time
+                    first[kind] = at
             measured = len(times) >= LOOKED_AT or "video" not in self._kinds
             if measured and first.keys() == self._kinds:
                 break
         if not first:
-            raise MediaError("corrupt", f"nothing in {self.path} can be decoded; replace the file")
+            raise MediaError("corrupt", f"nothing in {self.path} can be decoded{self._too_large()}")
         clock = FrameClock(nominal_frame(times[:LOOKED_AT]))
         return Beginning(first.get("video"), first.get("audio"), clock)
 
@@ -186,11 +193,18 @@ class MediaFile:
         if sentence not in self.notes:
             self.notes.append(sentence)
 
+    def _sound(self, frame: av.AudioFrame, time: float) -> Sound:
+        heard = self.listening
+        if heard is None or len(heard.mix.weights) != frame.layout.nb_channels:
+            return sound_of(frame, time, usual_mix(frame.layout))
+        late = frame.samples / frame.sample_rate if heard.timed_at_end else 0.0
+        return sound_of(frame, time - late, heard.mix)
+
     def _open_streams(self, limits: Limits, formats: str) -> None:
         self.decode_errors = 0
         self._sought = False
         self._decoding_times: list[int] = []
-        self.container = _open(self.path, formats, limits)
+        self.container = open_container(self.path, formats, limits)
         try:
             video = self._chosen(self._want_video, partial(self._choose_video, limits))
             audio = self._chosen(self._want_audio, self._choose_audio)
@@ -204,6 +218,12 @@ class MediaFile:
         self.audio = audio if self._want_audio else None
         # Packets of MPEG-PS may share one time; decoders then know better.
         self._guessed_times = self.container.format.name == "mpeg"
+        self.listening = None
+        if audio is not None:
+            self.listening = listened(open_container, self.path, formats, limits, audio.index)
+        if self.audio is not None and self.listening is not None:
+            for sentence in self.listening.notes:
+                self.note(sentence)
 
     def _chosen(self, wanted: bool, choose: Callable[[], Chosen]) -> Chosen | None:
         noted = list(self.notes)
@@ -250,27 +270,34 @@ class MediaFile:
 
     def _choose_video(self, limits: Limits) -> VideoStream:
         still = av.stream.Disposition.attached_pic | av.stream.Disposition.still_image
-        streams = [s for s in self.container.streams.video if not s.disposition & still]
+        # PyAV gives no codec context to a stream that FFmpeg cannot decode.
+        decodable = [s for s in self.container.streams.video if s.codec_context is not None]
+        streams = [s for s in decodable if not s.disposition & still]
         if not streams:
             raise MediaError("no_video", f"{self.path} has no video stream; use a sounding video")
-        stream = streams[0]
+        stream = self._preferred(streams)
         width, height = stream.codec_context.width, stream.codec_context.height
         if width * height > limits.max_pixels:
             raise MediaError(
                 "too_large",
                 f"{self.path} is {width}x{height}, more than {limits.max_pixels} pixels; scale it"
-                " down or raise max_pixels",
+                " down (or, in Python, pass Limits(max_pixels=...))",
             )
+        # Some headers do not say the size, and in others it is not the decoder's.
+        stream.codec_context.options = {"max_pixels": str(limits.max_pixels)}
         # Frame threads multiply the memory and can deadlock with PyAV's log hook.
         stream.codec_context.thread_type = "SLICE"
         stream.codec_context.thread_count = 1
         return stream
 
     def _choose_audio(self) -> AudioStream:
-        streams = self.container.streams.audio
+        streams = [s for s in self.container.streams.audio if s.codec_context is not None]
         if not streams:
-            raise MediaError("no_audio", f"{self.path} has no audio stream; use a video with sound")
-        stream = streams[0]
+            known = " that can be decoded" if self.container.streams.audio else ""
+            raise MediaError(
+                "no_audio", f"{self.path} has no audio stream{known}; use a video with sound"
+            )
+        stream = self._preferred(streams)
         if stream.codec_context.sample_rate > MAX_SAMPLE_RATE:
             raise MediaError(
                 "too_large",
@@ -278,6 +305,21 @@ class MediaFile:
                 f" than {MAX_SAMPLE_RATE}; re-encode its sound",
             )
         return stream
+
+    def _preferred(self, streams: list[Track]) -> Track:
+        stream = preferred(streams)
+        if len(streams) > 1:
+            self.note(f"{described(stream, streams)} is used")
+        return stream
+
+    def _too_large(self) -> str:
+        """The end of a sentence on a file that cannot be decoded."""
+        if self.video is None or self.video.codec_context.width:
+            return "; replace the file"
+        return (
+            f": it is damaged, or its pictures have more than {self.limits.max_pixels} pixels; replace"
+            " the file, or scale it down"
+        )
 
     def _changed(self, what: str) -> MediaError:
         if self.decode_errors:
@@ -295,33 +337,3 @@ def _time_of(packet: av.Packet) -> float | None:
     if packet.stream.container.format.name == "avi":
         ticks = packet.dts
     return None if ticks is None else float(ticks * packet.time_base)
-
-
-def _open(path: Path, formats: str, limits: Limits) -> InputContainer:
-    if not path.is_file():
-        raise MediaError("unreadable", f"{path} is not a file; check the path")
-    options = {
-        "format_whitelist": formats,
-        "protocol_whitelist": "file",
-        "max_pixels": str(limits.max_pixels),
-        "threads": "1",
-    }
-    try:
-        # "file:" keeps a name such as "http:x.mp4" or "concat:a|b" from choosing the protocol.
-        container = av.open(f"file:{path}", options=options, metadata_errors="replace")
-    except av.ArgumentError as error:
-        raise MediaError(
-            "format_not_allowed",
-            f"{path} is not a media container that is opened here; convert it to mp4",
-        ) from error
-    except (av.FFmpegError, OSError) as error:
-        raise MediaError(
-            "unreadable", f"cannot open {path}: {error.strerror}; the file is damaged or not media"
-        ) from error
-    if not container.streams.video and not container.streams.audio:
-        container.close()
-        raise MediaError(
-            "unreadable",
-            f"{path} holds neither picture nor sound; it is damaged or no sounding video",
-        )
-    return container

@@ -20,8 +20,9 @@ from torch import Tensor
 from mmldm.errors import MediaError
 from mmldm.media.clip import Clip
 from mmldm.media.clock import TOLERANCE, Beginning, Shown
-from mmldm.media.container import AUDIO_FORMATS, VIDEO_FORMATS, MediaFile
+from mmldm.media.container import MediaFile
 from mmldm.media.limits import Limits
+from mmldm.media.opening import AUDIO_FORMATS, VIDEO_FORMATS
 from mmldm.media.picture import Picture
 from mmldm.media.probe import MediaInfo, probe
 from mmldm.media.sound import Sound
@@ -184,7 +185,8 @@ class _Collected:
         self._frames = FrameTrack(media.path, asked, spec, clock, limits) if media.video else None
         seen = beginning.picture is not None and self._frames is None
         self._shown = ShownTrack(asked, spec, clock) if seen else None
-        self._sound = SoundBlocks(media.path, asked, spec, clock) if media.audio else None
+        heard = SoundBlocks(media.path, asked, spec, clock, media.note)
+        self._sound = heard if media.audio else None
         tracks = (self._frames, self._shown, self._sound)
         self._tracks = [track for track in tracks if track is not None]
         for event in media:

@@ -7,7 +7,7 @@ The rule which frame is shown is in `clock`; docs/data.md.
 from __future__ import annotations
 
 import bisect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -182,12 +182,22 @@ class ShownTrack:
 
 
 class SoundBlocks:
-    """Keeps the sound blocks from before the first window to after the last; arguments as `FrameTrack`."""
+    """Keeps the sound blocks from before the first window to after the last.
+
+    Args:
+        asked: As `FrameTrack`.
+        note: Takes sentences for the person who owns the file.
+    """
 
     def __init__(
-        self, path: Path, asked: Sequence[float], spec: ClipSpec, clock: FrameClock
+        self,
+        path: Path,
+        asked: Sequence[float],
+        spec: ClipSpec,
+        clock: FrameClock,
+        note: Callable[[str], None],
     ) -> None:
-        self.path, self.spec = path, spec
+        self.path, self.spec, self._note = path, spec, note
         self._begin = min(asked) - clock.nominal
         self._latest = SoundTrack(path, max(asked) + clock.nominal, spec)
         self._blocks: list[Sound] = []
@@ -209,6 +219,7 @@ class SoundBlocks:
         self.first = min(self.first, sound.time)
         if self.complete:
             return
+        sound = sound.mono()
         self._latest.add(sound)
         self.end = max(self.end, sound.end)
         if len(self._blocks) > 1 and self._blocks[1].time <= self._begin - RUN_IN:
@@ -221,7 +232,7 @@ class SoundBlocks:
         Raises:
             MediaError: As `SoundTrack.waveform`.
         """
-        track = SoundTrack(self.path, start, self.spec)
+        track = SoundTrack(self.path, start, self.spec, self._note)
         # From the last block that begins before the run-in on, so that all readers join the same blocks.
         times = [block.time for block in self._blocks]
         first = max(0, bisect.bisect_right(times, start - RUN_IN) - 1)

@@ -189,7 +189,18 @@ class _Sources:
     def extra(self, blocks: Sequence[Block]) -> dict[str, Any]:
         self.refuse_many(failures(blocks))
         statistics = fit_statistics(self.writer, blocks, lambda x: x)
-        return {"classes": self.manifest.classes, "statistics": statistics.to_dict()}
+        # (name, rows) of every file in the order of the rows, to name the clips of a step.
+        files = [
+            [source.name, len(source.starts)]
+            for sources, block in zip(self.blocks, blocks, strict=True)
+            for source in sources
+            if source.name not in block.failed
+        ]
+        return {
+            "classes": self.manifest.classes,
+            "statistics": statistics.to_dict(),
+            "files": files,
+        }
 
 
 @torch.no_grad()
@@ -259,4 +270,5 @@ def _latents_extra(
     images: LatentCache, writer: CacheWriter, blocks: Sequence[Block]
 ) -> dict[str, Any]:
     statistics = fit_statistics(writer, blocks, lambda x: x.flatten(2)[..., None])
-    return {"classes": images.extra["classes"], "statistics": statistics.to_dict()}
+    facts = {name: images.extra[name] for name in ("classes", "files")}
+    return {**facts, "statistics": statistics.to_dict()}

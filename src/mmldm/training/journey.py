@@ -10,8 +10,7 @@ from __future__ import annotations
 import gc
 import json
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,19 +18,13 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from mmldm.config import (
-    RunConfig,
-    TrainConfig,
-    load_config,
-    parse,
-    save_config,
-)
+from mmldm.config import RunConfig, TrainConfig, parse
 from mmldm.data.latents import Splits
-from mmldm.data.manifest import Manifest, scan
+from mmldm.data.manifest import Manifest
 from mmldm.diffusion.schedules import ScheduleConfig, make_scheduler
 from mmldm.errors import UserError
-from mmldm.files import whole_file, whole_folder
-from mmldm.models.autoencoder import MultiModalAutoencoder
+from mmldm.files import whole_folder, write_json
+from mmldm.models.autoencoder import MultiModalAutoencoder, load_autoencoder
 from mmldm.models.generator import JointGenerator
 from mmldm.models.image_vae import ImageVAE, load_image_vae
 from mmldm.models.pretrained import initialise_decoder, require_unet
@@ -39,12 +32,12 @@ from mmldm.models.pretrained_vocoder import load_vocoder
 from mmldm.pipelines.sounding_video import SoundingVideoPipeline
 from mmldm.training.autoencoder import AutoencoderStage
 from mmldm.training.block_work import Progress
-from mmldm.training.checkpoint import refuse_changes
+from mmldm.training.checkpoint import CheckpointFolder
 from mmldm.training.distributed import Process
 from mmldm.training.generator import GeneratorStage, build_generator
 from mmldm.training.job_caches import Job, JobCaches, unread
-from mmldm.training.locking import run_lock
 from mmldm.training.loop import TrainResult, train
+from mmldm.training.run_folder import RunFolder
 from mmldm.training.stage import Stage
 from mmldm.training.vae import VaeStage, build_vae
 from mmldm.training.vocoder import VocoderStage, build_vocoder
@@ -56,45 +49,6 @@ JOBS = ("vae", "autoencoder", "generator", "vocoder")
 def jobs(config: RunConfig) -> tuple[str, ...]:
     """The jobs that a recipe has a section for, in order."""
     return tuple(job for job in JOBS if getattr(config, job) is not None)
-
-
-@dataclass(frozen=True)
-class RunFolder:
-    """Where the parts of one run lie.
-
-    Attributes:
-        root: config.yaml, manifest.jsonl, a folder per job, caches/, and in the end model/.
-    """
-
-    root: Path
-
-    @property
-    def config(self) -> Path:
-        return self.root / "config.yaml"
-
-    @property
-    def manifest(self) -> Path:
-        return self.root / "manifest.jsonl"
-
-    @property
-    def model(self) -> Path:
-        """The finished pipeline: what `mmldm generate --model` loads."""
-        return self.root / "model"
-
-    @property
-    def distilled(self) -> Path:
-        """The same with the students of `mmldm distill`: the generator's added, the decoder's in place."""
-        return self.root / "distilled"
-
-    def job(self, name: str) -> Path:
-        return self.root / name
-
-    def export(self, name: str) -> Path:
-        """A finished job's model."""
-        return self.root / name / "export"
-
-    def cache(self, name: str) -> Path:
-        return self.root / "caches" / name
 
 
 @dataclass
@@ -134,8 +88,7 @@ class Journey:
         if self._decoder_init is not None:
             require_unet(self._decoder_init)
         if job.train is None:
-            export = self.folder.export("vae")
-            self.process.on_main(lambda: build_vae(self.config).save_pretrained(export))
+            self.process.on_main(lambda: self._take("vae", build_vae(self.config)))
             return None
         stage = VaeStage(self.config, job.train, self.manifest, self.process.device)
         return self.train(stage, job.train)
@@ -152,7 +105,8 @@ class Journey:
     @property
     def _decoder_init(self) -> str | None:
         """Where the signal decoder starts from; None once the job has a checkpoint of its own."""
-        begun = any(self.folder.job("autoencoder").glob("checkpoints/*step_*"))
+        path = self.folder.job("autoencoder") / "checkpoints"
+        begun = CheckpointFolder(path, keep=1, note=self.console.print).steps()
         return None if begun else self.config.autoencoder.decoder_init
 
     def _generator(self) -> TrainResult:
@@ -173,8 +127,7 @@ class Journey:
         if job.train is None:
 
             def take() -> None:
-                vocoder = build_vocoder(job, clip, self.config.seed)
-                vocoder.save_pretrained(self.folder.export("vocoder"))
+                self._take("vocoder", build_vocoder(job, clip, self.config.seed))
                 self._publish()
 
             self.process.on_main(take)
@@ -185,13 +138,19 @@ class Journey:
             self._publish()
         return result
 
+    def _take(self, job: str, model: Any) -> None:
+        """The export of a job that trains nothing."""
+        with whole_folder(self.folder.export(job)) as unfinished:
+            model.save_pretrained(unfinished)
+
     def _publish(self) -> None:
         """Writes model/: the generator job's export, and the vocoder where both are finished. Rank 0 only."""
         generator, vocoder = self.folder.export("generator"), self.folder.export("vocoder")
         if generator.is_dir():
-            replace_folder(generator, self.folder.model)
-            if self.config.vocoder is not None and vocoder.is_dir():
-                add_vocoder(vocoder, self.folder.model, self.config.clip)
+            with whole_folder(self.folder.model) as unfinished:
+                shutil.copytree(generator, unfinished, dirs_exist_ok=True)
+                if self.config.vocoder is not None and vocoder.is_dir():
+                    add_vocoder(vocoder, unfinished, self.config.clip)
 
     def train(
         self, stage: Stage, train_config: TrainConfig, notes: Sequence[str] = ()
@@ -213,7 +172,7 @@ class Journey:
 
     def _load_autoencoder(self) -> MultiModalAutoencoder:
         source = self.config.generator.autoencoder or self._finished("autoencoder")
-        return MultiModalAutoencoder.from_pretrained(source)
+        return load_autoencoder(source)
 
     def _finished(self, job: str) -> Path:
         export = self.folder.export(job)
@@ -276,105 +235,6 @@ def assemble(
     )
 
 
-def find_manifest(
-    folder: RunFolder, source: str | None, config: RunConfig, progress: Progress
-) -> Manifest:
-    """The run's manifest: the one in the run folder, else a fresh scan of `source`. Writes nothing.
-
-    Raises:
-        UserError: There is neither, no clip is usable, the run is about other clips, or clips
-            changed on disk since the scan.
-    """
-    if folder.manifest.is_file():
-        manifest = Manifest.load(folder.manifest)
-        if source is not None:
-            path = Path(source).resolve()
-            if (path if path.is_dir() else path.parent) != manifest.root.resolve():
-                raise UserError(
-                    f"the run in {folder.root} is about the clips in {manifest.root}, not about "
-                    f"{source}: choose another run folder."
-                )
-        changed = manifest.changed()
-        if changed:
-            raise UserError(
-                f"{len(changed)} clips changed since they were scanned, for example "
-                f"{changed[0].path}: restore them, or start a new run in another folder."
-            )
-        return manifest
-    if source is None:
-        raise UserError("no clips: set data.folder in the recipe, or name a folder of clips.")
-    data = config.data
-    manifest = scan(
-        Path(source),
-        config.clip,
-        workers=max(1, data.workers),
-        held_out=data.held_out,
-        seed=data.seed,
-        class_pattern=data.class_pattern,
-        skip_silent=data.skip_silent,
-        allow_missing=data.allow_missing,
-        progress=lambda done, total: progress("scan", done, total),
-    )
-    manifest.require_clips()
-    if not manifest.complete.split("train"):
-        raise UserError(
-            f"{source}: no clip with both sound and picture is left to train on; the others are "
-            "held out or lack one of them."
-        )
-    return manifest
-
-
-@contextmanager
-def claim(
-    folder: RunFolder, config: RunConfig, manifest: Manifest | None, process: Process
-) -> Iterator[Manifest]:
-    """Holds the run folder for this process, and records recipe and manifest in it.
-
-    Rank 0 does; a recipe that is refused leaves the earlier one in its place.
-
-    Args:
-        manifest: Of rank 0; the others read what it has recorded.
-
-    Yields:
-        The manifest, on every process.
-
-    Raises:
-        UserError: Another process holds the folder, or the clips would be split differently than
-            the run's manifest says.
-    """
-    with ExitStack() as held:
-        process.on_main(lambda: held.enter_context(_recorded(folder, config, manifest)))
-        yield manifest or Manifest.load(folder.manifest)
-
-
-@contextmanager
-def _recorded(folder: RunFolder, config: RunConfig, manifest: Manifest | None) -> Iterator[None]:
-    with run_lock(folder.root, lambda sentence: None):
-        earlier = folder.config.read_text(encoding="utf-8") if folder.config.is_file() else None
-        if not folder.manifest.is_file():
-            assert manifest is not None, "rank 0 has scanned"
-            manifest.save(folder.manifest)
-        elif earlier is not None:
-            old = load_config(folder.config)
-            refuse_changes(_selection(old), _selection(config), str(folder.root))
-        save_config(config, folder.config)
-        try:
-            yield
-        except UserError:
-            if earlier is not None:
-                with whole_file(folder.config) as partial:
-                    partial.write_text(earlier, encoding="utf-8")
-            raise
-
-
-_SCANNED = {"held_out", "seed", "skip_silent", "allow_missing", "class_pattern"}
-
-
-def _selection(config: RunConfig) -> dict[str, Any]:
-    """The settings that the manifest was made with."""
-    return {"data": config.data.model_dump(include=_SCANNED)}
-
-
 def replace_folder(source: Path, target: Path) -> None:
     """Copies a folder over another one, which is whole at any time."""
     with whole_folder(target) as unfinished:
@@ -388,5 +248,4 @@ def add_vocoder(source: Path, model: Path, clip: ClipSpec) -> None:
     path = model / "model_index.json"
     index = json.loads(path.read_text(encoding="utf-8"))
     index["vocoder"] = [kind.__module__, kind.__name__]
-    with whole_file(path) as partial:
-        partial.write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    write_json(path, index, indent=2)

@@ -23,6 +23,7 @@ from rich.text import Text
 
 from mmldm.errors import UserError
 from mmldm.files import sync, whole_file, write_text
+from mmldm.text import printable
 
 METRICS = "metrics.jsonl"
 LOG = "train.log"
@@ -139,6 +140,7 @@ class Report:
         if not self._active or (once and sentence in self._said):
             return
         self._said.add(sentence)
+        sentence = printable(sentence)
         self._print(f"{self._name}: {sentence}")
         stamp = time.strftime("%Y-%m-%d %H:%M:%S")
         try:

@@ -9,10 +9,13 @@ import html
 import math
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from mmldm.files import write_text
-from mmldm.training.journey import JOBS, RunFolder
+from mmldm.text import printable
+from mmldm.training.journey import JOBS
 from mmldm.training.report import METRICS, read_metrics
+from mmldm.training.run_folder import RunFolder
 
 WIDTH, HEIGHT = 640, 160
 PREVIEWS_SHOWN = 3
@@ -25,13 +28,13 @@ th:first-child,td:first-child{text-align:left}img{max-width:100%}svg{background:
 def write_report_page(folder: RunFolder) -> Path:
     """Writes report.html and returns its path."""
     parts = [f"<!doctype html><meta charset=utf-8><title>mmldm run</title><style>{STYLE}</style>"]
-    parts.append(f"<h1>{html.escape(folder.root.name)}</h1>")
+    parts.append(f"<h1>{_shown(folder.root.name)}</h1>")
     jobs = {path.parent.name for path in folder.root.glob(f"*/{METRICS}")}
     for job in (*(j for j in JOBS if j in jobs), *sorted(jobs - set(JOBS))):
         try:
             rows = read_metrics(folder.job(job) / METRICS)
         except OSError as error:
-            parts.append(f"<h2>{html.escape(job)}</h2><p>{html.escape(f'no metrics: {error}')}</p>")
+            parts.append(f"<h2>{_shown(job)}</h2><p>{_shown(f'no metrics: {error}')}</p>")
         else:
             parts.append(_job_section(folder, job, rows))
     page = folder.root / "report.html"
@@ -40,18 +43,22 @@ def write_report_page(folder: RunFolder) -> Path:
 
 
 def _job_section(folder: RunFolder, job: str, rows: list[dict[str, Any]]) -> str:
-    parts = [f"<h2>{html.escape(job)}</h2>", _curve(rows, "model/loss")]
+    parts = [f"<h2>{_shown(job)}</h2>", _curve(rows, "model/loss")]
     held_out = [row for row in rows if any(name.startswith("validate/") for name in row)]
     if held_out:
         parts.append(_table(held_out[-1]))
     previews = sorted((folder.job(job) / "previews").glob("[!.]*.png"))
     for picture in previews[-PREVIEWS_SHOWN:]:
-        name = html.escape(picture.name)
-        source = html.escape(picture.relative_to(folder.root).as_posix())
+        name = _shown(picture.name)
+        source = quote(picture.relative_to(folder.root).as_posix())
         parts.append(
             f"<figure><img src='{source}' alt='{name}'><figcaption>{name}</figcaption></figure>"
         )
     return "\n".join(parts)
+
+
+def _shown(name: str) -> str:
+    return html.escape(printable(name))
 
 
 def _curve(rows: list[dict[str, Any]], name: str) -> str:
