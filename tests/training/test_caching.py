@@ -20,6 +20,7 @@ from mmldm.media.images import frames_to_images
 from mmldm.media.reader import read_clip
 from mmldm.media.spectrogram import AudioImage
 from mmldm.models.image_codec import ImageCodec, LatentStatistics
+from mmldm.training import block_work
 from mmldm.training.caching import cache_image_latents
 from mmldm.training.distributed import Process
 from mmldm.training.job_caches import unread
@@ -180,6 +181,21 @@ def test_file_read_in_pieces_gives_the_same_rows_and_encodes_no_frame_twice(
         assert one.keys() == other.keys()
         for name, value in one.items():
             assert value.allclose(other[name], atol=1e-2), name
+
+
+def test_statistics_are_of_every_window_and_of_every_frame_that_is_shown(
+    footage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(block_work, "ROWS", 7)
+    cache = Caching(footage, tmp_path / "c").run().train
+    ((windows, pictures),) = cache.shards
+    for modality, stored in (("audio", windows), ("video", pictures)):
+        mean, logvar = (stored[f"{modality}_{name}"].double() for name in ("mean", "logvar"))
+        found = cache.extra["statistics"][modality]
+        mean, spread = (x.flatten(0, -4).movedim(1, 0).flatten(1) for x in (mean, logvar.exp()))
+        assert found["mean"] == pytest.approx(mean.mean(1).tolist(), abs=1e-5)
+        variance = mean.var(1, correction=0) + spread.mean(1)
+        assert found["std"] == pytest.approx(variance.sqrt().tolist(), rel=1e-4)
 
 
 def test_nothing_is_encoded_again_when_everything_is_there(footage: Path, tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ class LatentStatistics:
 
     @classmethod
     def fit(cls, batches: Iterable[AV[Tensor]]) -> LatentStatistics:
-        """Streams moments in float64 over batches of raw latents AV (...,c,h,w).
+        """Streams moments in float64 over batches of raw latents AV (...,c,h,w); one side may be empty.
 
         Raises:
             ValueError: No batch came.
@@ -78,7 +78,7 @@ class LatentStatistics:
 def _moments(latents: Tensor) -> Tensor:
     """(...,c,h,w) -> (3,c) count, sum and sum of squares, float64."""
     x = latents.detach().double().movedim(-3, 0).flatten(1)
-    return torch.stack([torch.full_like(x[:, 0], x.shape[1]), x.sum(1), x.square().sum(1)])
+    return torch.stack([x.new_full(x.shape[:1], x.shape[1]), x.sum(1), x.square().sum(1)])
 
 
 def _finish(moments: Tensor) -> ChannelStatistics:

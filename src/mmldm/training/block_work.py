@@ -80,17 +80,19 @@ class BlockWork:
         share = sum(self.sizes[number] for number in mine)
         here = share - sum(self.sizes[number] for number in todo)
 
+        total = sum(self.sizes)
+
         def told(windows: int) -> None:
             nonlocal here
             here += windows
-            if process.is_main:
+            if process.is_main and here < share:
                 # The others are about as far.
-                progress(self.what, sum(self.sizes) * here // share, sum(self.sizes))
+                progress(self.what, total * here // share, total)
 
         process.together(lambda: self.encode(todo, told))
         process.on_main(self._close)
         if process.is_main:
-            progress(self.what, sum(self.sizes), sum(self.sizes))
+            progress(self.what, total, total)
 
     def _look(self, mine: range) -> tuple[list[str], list[int]]:
         """What is torn of this process's blocks, and which of them are to be made."""
