@@ -8,6 +8,7 @@ import pytest
 import typer
 
 from mmldm import __version__
+from mmldm.cli import main
 from mmldm.cli.main import Commands
 
 from .commandline import environment, in_process, interrupted, mmldm
@@ -43,6 +44,16 @@ def test_command_line_is_there_without_torch() -> None:
         env=environment(), capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert done.stdout.strip() == "set()"
+
+
+def test_windows_is_refused_in_a_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "platform", "win32")
+    with pytest.raises(SystemExit) as refusal:
+        main.run()
+    assert refusal.value.code == 2
+    assert capsys.readouterr().err == "mmldm: Windows is not supported: use Linux, macOS, or WSL\n"
 
 
 def test_unknown_command_and_option_are_named() -> None:

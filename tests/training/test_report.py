@@ -202,3 +202,19 @@ def test_page_is_written_whatever_lies_in_the_run_folder(tmp_path: Path) -> None
     assert page.count("<img") == 1
     assert "no metrics: " in page
     assert "<h2>a&lt;b</h2>" in page
+
+
+def test_names_on_the_page_and_in_the_log_are_shown_and_not_obeyed(tmp_path: Path) -> None:
+    root = tmp_path / "my <run>"
+    job = root / "a\x1b[2J<b>"
+    (job / "previews").mkdir(parents=True)
+    (job / "metrics.jsonl").write_text('{"step": 1, "model/loss": 1.5}\n')
+    (job / "previews" / "50% #1?'x'.png").touch()
+    page = write_report_page(RunFolder(root)).read_text()
+    assert "<h1>my &lt;run&gt;</h1>" in page and "<h2>a\\x1b[2J&lt;b&gt;</h2>" in page
+    assert "src='a%1B%5B2J%3Cb%3E/previews/50%25%20%231%3F%27x%27.png'" in page
+    console = io.StringIO()
+    with report(tmp_path / "log", to=console) as voice:
+        voice.note("cannot read a\x1b[2J\nb.mp4")
+    log = (tmp_path / "log" / "train.log").read_text()
+    assert "a\\x1b[2J\\nb.mp4" in log and "a\\x1b[2J\\nb.mp4" in console.getvalue()

@@ -82,6 +82,9 @@ def version() -> None:
 
 def run() -> None:
     """Entry point of the console script."""
+    if sys.platform == "win32":
+        sys.stderr.write("mmldm: Windows is not supported: use Linux, macOS, or WSL\n")
+        sys.exit(2)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             # A file name need not be valid text.

@@ -65,5 +65,6 @@ def _sha256(row: Row) -> str:
     digest = hashlib.sha256()
     for name, x in sorted(row.items()):
         digest.update(f"{name} {x.dtype} {tuple(x.shape)} ".encode())
-        digest.update(x.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())
+        if x.numel():  # What is empty may have strides that no view of bytes takes.
+            digest.update(x.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
