@@ -31,6 +31,7 @@ from mmldm.media.spectrogram import AudioImage
 from mmldm.models.autoencoder import MultiModalAutoencoder
 from mmldm.models.image_codec import ImageCodec, LatentStatistics
 from mmldm.models.image_vae import ImageVAE
+from mmldm.text import printable
 from mmldm.training.block_work import BlockWork, Progress, Say, fit_statistics, open_writers
 from mmldm.training.distributed import Process
 from mmldm.training.encoding import Encoder, Pieces, read_piece
@@ -180,7 +181,7 @@ class _Sources:
         """The loader's rule: a fifth may be missing."""
         files = sum(map(len, self.blocks))
         if len(failed) > MAX_FAILED_SHARE * files:
-            name, reason = next(iter(failed.items()))
+            name, reason = map(printable, next(iter(failed.items())))
             raise UserError(
                 f"image latents: {len(failed)} of {files} clips of the {self.split} split cannot be "
                 f"read any more, for example {name}: {reason}; check the folder and scan it again"

@@ -22,6 +22,7 @@ from mmldm.errors import UserError
 from mmldm.models.autoencoder import MultiModalAutoencoder
 from mmldm.models.image_codec import ImageCodec
 from mmldm.models.image_vae import ImageVAE
+from mmldm.text import printable
 from mmldm.training.block_work import Progress, Say
 from mmldm.training.caching import (
     LEFT_OUT,
@@ -209,11 +210,11 @@ def first_key(parts: Mapping[str, Any]) -> str:
 def unread(caches: Splits, what: str) -> list[str]:
     """A sentence for every file whose windows are missing."""
     failed = {**caches.held_out.failed, **caches.train.failed}
+    again = "its windows are left out, and the file is tried again by the next job that begins"
     return [
-        f"{what}: {name} is {reason}"
+        f"{what}: {printable(name)} is {reason}"
         if reason == LEFT_OUT
-        else f"{what}: cannot read {name}: {reason}; its windows are left out, and the file is tried "
-        "again by the next job that begins"
+        else f"{what}: cannot read {printable(name)}: {printable(reason)}; {again}"
         for name, reason in failed.items()
     ]
 
