@@ -50,6 +50,50 @@ def test_batch_of_one_is_one_clip_and_a_bare_sound_serves_four(pipeline, wavefor
     assert len(latents(pipeline, audio=waveforms[0], seed=0).audio) == 4
 
 
+@pytest.mark.parametrize(
+    ("asked", "sentence"),
+    [
+        ({"audio": np.zeros(6400, np.int16)}, "divide 16-bit samples by 32768"),
+        (
+            {"audio": np.zeros((6400, 2), np.float32)},
+            r"mix its two channels to one, audio.mean\(1\)",
+        ),
+        ({"audio": np.array(["a"])}, "holds no media"),
+        ({"audio": "hit.wav"}, "must be a tensor, a numpy array or a list"),
+        ({"audio": [torch.zeros(6400), torch.zeros(10)]}, "differ in shape"),
+        ({"frames": np.zeros((8, 32, 32, 3), np.uint8)}, r"\(8, 32, 32, 3\)"),
+        ({"num_samples": 2.0}, "num_samples must be at least 1, a whole number"),
+        ({"num_samples": True}, "num_samples must be at least 1"),
+        ({"images_per_call": 0}, "images_per_call must be at least 1"),
+        ({"guidance_scale": float("nan")}, "guidance_scale nan"),
+        ({"num_inference_steps": 2.5}, "num_inference_steps 2.5"),
+        ({"num_inference_steps": 10**10}, "num_inference_steps 10000000000"),
+        ({"class_labels": True}, "True"),
+    ],
+)
+def test_what_does_not_fit_is_a_sentence(pipeline, asked, sentence):
+    with pytest.raises(UserError, match=sentence):
+        pipeline(**asked)
+
+
+def test_numpys_numbers_are_numbers_everywhere(pipeline):
+    plain = pipeline(num_samples=2, seed=0, class_labels=[1, 0], num_inference_steps=2)
+    numpys = pipeline(
+        num_samples=np.int64(2),
+        seed=np.array([0, 1]),
+        class_labels=np.array([1, 0]),
+        num_inference_steps=np.int32(2),
+        decoder_steps=np.int64(2),
+        guidance_scale=np.float32(1),
+        batch_size=np.int64(2),
+        images_per_call=np.int64(34),
+    )
+    assert torch.equal(plain.latents.audio, numpys.latents.audio)
+    assert torch.equal(plain.clips[1].frames, numpys.clips[1].frames)
+    one = latents(pipeline, num_samples=2, seed=0, class_labels=np.int64(1))
+    assert torch.equal(one.video, latents(pipeline, num_samples=2, seed=0, class_labels=1).video)
+
+
 def test_two_channels_are_not_two_clips_unless_two_are_asked_for(pipeline, waveforms):
     with pytest.raises(UserError, match=r"mix stereo to one channel, audio.mean\(0\)"):
         pipeline(audio=waveforms, seed=0)
@@ -133,6 +177,27 @@ def test_offloaded_networks_come_whichever_method_is_called(waveforms):
     # Encoding first: the image VAE and the autoencoder, and only then the generator.
     assert fetched.index("vae") < fetched.index("autoencoder") < fetched.index("generator")
     assert torch.equal(made[0].waveform, waveforms[0])
+
+
+def test_offloaded_model_makes_the_same_clips_call_after_call(pipeline, waveforms, frames):
+    """diffusers' own switch, with the CPU as the device to compute on."""
+    offloaded = build_pipeline()
+    offloaded.enable_model_cpu_offload(device="cpu")
+    for given in ({"audio": waveforms[0]}, {"frames": frames[0]}, {}):
+        ours, theirs = (p(**given, num_samples=1, seed=0) for p in (offloaded, pipeline))
+        assert torch.equal(ours.clips[0].frames, theirs.clips[0].frames)
+        assert torch.equal(ours.latents.audio, theirs.latents.audio)
+    kept = offloaded.reconstruct(Clip(frames[0], waveforms[0], SPEC.fps, SPEC.sample_rate))
+    assert kept.frames.shape == frames[0].shape
+
+
+@pytest.mark.skipif(not torch.accelerator.is_available(), reason="needs an accelerator")
+def test_offloaded_model_computes_on_the_accelerator_and_leaves_it(waveforms):
+    offloaded = build_pipeline()
+    offloaded.enable_model_cpu_offload()
+    clip = offloaded(audio=waveforms[0], num_samples=1, seed=0).clips[0]
+    assert clip.frames.shape == (SPEC.num_frames, 3, 32, 32)
+    assert {p.device.type for p in offloaded.generator.parameters()} == {"cpu"}
 
 
 def test_offloading_without_an_accelerator_is_refused_by_diffusers_with_a_reason():

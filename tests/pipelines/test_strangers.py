@@ -106,6 +106,32 @@ def test_clip_out_of_proportion_is_refused(foreign, physics):
     refused(foreign, f"clip_spec.*{next(iter(physics))}")
 
 
+def test_clip_of_another_length_than_the_autoencoders_is_refused(foreign):
+    index = json.loads((foreign / "model_index.json").read_text())
+    change(foreign / "model_index.json", clip_spec=index["clip_spec"] | {"num_frames": 16})
+    refused(foreign, "clips of 8 frames, but clip_spec states 16")
+
+
+def test_module_that_a_folder_names_is_not_what_is_imported(foreign):
+    """Modules may move: a class is found by its name, and a folder written before opens."""
+    change(foreign / "model_index.json", vae=["mmldm.models.long_gone", "PatchAutoencoderKL"])
+    assert SoundingVideoPipeline.from_pretrained(foreign).vae is not None
+    assert "mmldm.models.long_gone" not in sys.modules
+
+
+def test_component_that_is_replaced_cannot_name_a_module_either(foreign, pipeline):
+    change(foreign / "model_index.json", vae=["antigravity", "Popen"])
+    with pytest.raises(UserError, match="unknown library 'antigravity'"):
+        SoundingVideoPipeline.from_pretrained(foreign, vae=pipeline.vae)
+    assert "antigravity" not in sys.modules
+
+
+def test_settings_that_schedulers_keep_of_each_other_are_known(foreign):
+    """diffusers writes what another scheduler's config held beside its own settings."""
+    change(foreign / "scheduler" / "scheduler_config.json", solver_order=2, skip_prk_steps=True)
+    assert SoundingVideoPipeline.from_pretrained(foreign).scheduler is not None
+
+
 def test_unknown_entry_of_the_index_is_named(foreign):
     change(foreign / "model_index.json", text_encoder=["transformers", "CLIPTextModel"])
     refused(foreign, "unknown entry 'text_encoder'")

@@ -113,7 +113,12 @@ def load_vocoder(
     """
     name = str(name_or_path)
     config, _ = find_config(name, "vocoder", "vocoder")
-    architecture = config.get("_class_name") or (config.get("architectures") or [None])[0]
+    listed = config.get("architectures")
+    architecture = config.get("_class_name") or (
+        listed[0] if isinstance(listed, list) and listed else listed
+    )
+    if not isinstance(architecture, str):
+        architecture = repr(architecture)
     if architecture in VOCODERS:
         own: Vocoder = load_component(name, VOCODERS, "vocoder", "vocoder")
         return own

@@ -197,12 +197,19 @@ def _check_scheduler(part: Path) -> str:
     return scheduler.__name__
 
 
-def check_parts(components: Mapping[str, Any], class_names: Sequence[str]) -> None:
-    """Checks that the autoencoder, the generator and its student belong together.
+def check_parts(components: Mapping[str, Any], class_names: Sequence[str], spec: ClipSpec) -> None:
+    """Checks that the autoencoder, the generator and its student belong together, and to the clips.
 
     Raises:
-        UserError: They model other latents, or another number of classes than there are names.
+        UserError: They model other latents, another number of classes than there are names, or clips of
+            another length.
     """
+    frames = components["autoencoder"].config.num_frames
+    if frames != spec.num_frames:
+        raise UserError(
+            f"the autoencoder is of clips of {frames} frames, but clip_spec states {spec.num_frames}: they "
+            "do not belong together"
+        )
     shapes = components["autoencoder"].latent_shapes
     for name in ("generator", "student"):
         part = components[name]

@@ -148,7 +148,7 @@ class SoundingVideoPipeline(DiffusionPipeline):
         )
         own = {name: self.config[name] for name in OWN_SETTINGS}
         self.qualities = Qualities(own, quality_rows or {}, default_quality)
-        check_parts(self.components, self.class_names)
+        check_parts(self.components, self.class_names, self.clip_spec)
         if vocoder is not None:
             check_vocoder(vocoder, self.clip_spec)
         check_students(self.qualities, student, student_scheduler)
