@@ -24,7 +24,7 @@ def clips(name: str, **contents: str) -> ClipSet:
     def read(spec: ClipSpec) -> None:
         raise AssertionError("not needed")
 
-    sources = (ClipSource(file, file, f"key of {file}", None, read, sha)  # type: ignore[arg-type]
+    sources = (ClipSource(file, file, f"key of {file}", None, read, sha)
                for file, sha in contents.items())  # fmt: skip
     return ClipSet(name, "here", tuple(sources))
 

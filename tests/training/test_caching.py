@@ -125,7 +125,7 @@ def test_rows_are_what_the_reader_and_the_vae_give_for_their_window(
     caches = caching.run()
     for cache, split in zip(caches, ("train", "held_out"), strict=True):
         rows = rows_of(cache)
-        files = caching.manifest.split(split)  # type: ignore[arg-type]
+        files = caching.manifest.split(split)
         assert len(cache) == WINDOWS * len(files)
         for i in range(0, len(cache), 5):
             file = caching.manifest.file(files[i // WINDOWS])

@@ -196,7 +196,11 @@ def _window(
     from mmldm.media.reader import read_windows
 
     windows = read_windows(path, [start], spec, want_video=want_video, want_audio=want_audio)
-    for sentence in (*windows.notes, *_what_is_used(windows, start, spec)):
+    for sentence in (
+        *windows.notes,
+        *_what_is_used(windows, start, spec),
+        *_how_it_is_shown(windows, spec),
+    ):
         typer.echo(f"note: {sentence}", err=True)
     return windows
 
@@ -211,6 +215,18 @@ def _what_is_used(windows: Windows, start: float, spec: ClipSpec) -> Iterator[st
             f"{part}, from {begins:.3f} s on"
             if start
             else f"the first {part}; --start takes another part"
+        )
+
+
+def _how_it_is_shown(windows: Windows, spec: ClipSpec) -> Iterator[str]:
+    if windows.size is None or windows.fps is None:
+        return
+    (width, height), fps = windows.size, windows.fps
+    if (width, height) != (spec.width, spec.height) or abs(fps - spec.fps) > 0.01 * spec.fps:
+        cut = width * spec.height != height * spec.width
+        yield (
+            f"its picture of {width}x{height} at {fps:.4g} frames a second is read at"
+            f" {spec.width}x{spec.height} and {spec.fps:g}" + ", cut from the middle" * cut
         )
 
 

@@ -37,8 +37,9 @@ READING = 2
 """Rises when the same window of a file reads differently; keys of what is kept of windows have it."""
 # Windows that start later than this (seconds) are reached by seeking.
 SEEK_FROM = 3.0
-# Seconds decoded before a window after seeking: audio decoders need some to settle.
-PREROLL = 0.75
+# Seconds decoded before a window after seeking: where sound lies is judged on half a second of it
+# (`continuity.HOLD`), after the decoder has settled.
+PREROLL = 1.0
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,8 @@ class Windows:
         starts: (W,) float64: where each window really begins.
         notes: Sentences on how the file was read, for the person who owns it.
         length: Seconds from zero to the end, as the file claims; None where it does not.
+        size: Width and height of the file's pictures, upright; None where the picture is not wanted.
+        fps: The file's nominal frames a second; None likewise.
     """
 
     frames: Tensor
@@ -66,6 +69,8 @@ class Windows:
     starts: Tensor
     notes: tuple[str, ...] = ()
     length: float | None = None
+    size: tuple[int, int] | None = None
+    fps: float | None = None
 
     def clip(self, window: int, spec: ClipSpec) -> Clip:
         """One of them, where both modalities were read."""
@@ -235,6 +240,8 @@ class _Collected:
             torch.tensor(starts, dtype=torch.float64) - self._origin,
             tuple(self._media.notes),
             self._media.claimed_length(self._origin),
+            self._frames.size if self._frames else None,
+            1 / self._frames.clock.nominal if self._frames else None,
         )
 
     def _start(self, window: int) -> float:

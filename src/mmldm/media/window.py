@@ -86,6 +86,11 @@ class FrameTrack:
         return self._first is not None and self._first <= min(self.asked)
 
     @property
+    def size(self) -> tuple[int, int] | None:
+        """Width and height of the file's pictures, upright and in square pixels."""
+        return None if self._last is None else self._last.upright_size
+
+    @property
     def end(self) -> float:
         """When the last picture seen is over."""
         return -np.inf if self._last is None else self._last.time + self._shown(self._last)
