@@ -42,7 +42,9 @@ def chirps(batch: int = 2) -> torch.Tensor:
 
 
 def test_the_inverse_is_the_one_that_the_docs_describe() -> None:
-    text = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
+    text = " ".join(
+        (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8").split()
+    )
     assert f"by {NNLS_ITERATIONS} multiplicative non-negative least-squares updates" in text
     iterations = signature(AudioImage.waveform).parameters["iterations"].default
     assert f"{iterations} steps of fast Griffin-Lim (momentum {MOMENTUM})" in text
