@@ -29,6 +29,7 @@ from mmldm.data.loader import Failed
 from mmldm.data.manifest import Manifest
 from mmldm.diffusion.schedules import ScheduleConfig, make_scheduler
 from mmldm.evaluation.reconstruction import mel_error, psnr, through_image_vae
+from mmldm.files import write_json, write_text
 from mmldm.media.clip import Clip
 from mmldm.media.images import images_to_frames
 from mmldm.media.spectrogram import AudioImage
@@ -40,9 +41,10 @@ from mmldm.pipelines.decoding import decode_latents
 from mmldm.pipelines.encoding import encode_media
 from mmldm.training.autoencoder import AutoencoderStage
 from mmldm.training.caching import cache_image_latents
-from mmldm.training.distributed import choose_device
-from mmldm.training.journey import RunFolder
+from mmldm.training.distributed import Process, choose_device
+from mmldm.training.job_caches import unread
 from mmldm.training.loop import train
+from mmldm.training.run_folder import RunFolder
 from mmldm.types import AV
 from mmldm.worlds.impacts.motion import background
 from mmldm.worlds.impacts.sync import alignment_report
@@ -117,14 +119,19 @@ class Bench:
         target = folder.cache("image_latents")
         vae = load_image_vae(folder.export("vae"))
         with ProgressLine() as line:
-            cache_image_latents(config, manifest, vae, target, device, line)
+            process = Process(device=device)
+            caches = cache_image_latents(
+                config, manifest, vae, target, process, line, line.console.print
+            )
+        for sentence in unread(caches, "image latents"):
+            print(sentence)
         windows = WindowDataset(manifest, config.clip, "held_out", config.seed)
         items = [windows[(0, i)] for i in spread(count, len(windows))]
         found = [item for item in items if not isinstance(item, Failed)]
         rates = config.clip.fps, config.clip.sample_rate
         clips = [Clip(item["frames"], item["waveform"], *rates) for item in found]
         labels = [item["class_label"] for item in found]
-        return cls(folder, out, Splits.open(target), clips, labels, device)
+        return cls(folder, out, caches, clips, labels, device)
 
     def vae(self, config: RunConfig, fine_tuned: bool) -> Any:
         if fine_tuned or config.vae.pretrained is None:
@@ -146,7 +153,7 @@ class Bench:
         result = target / ("tuned.json" if fine_tuned else "pretrained.json")
         if not result.is_file():
             minutes = self.train(config, fine_tuned, target)
-            result.write_text(json.dumps({**self.measure(config, fine_tuned, target), **minutes}))
+            write_json(result, {**self.measure(config, fine_tuned, target), **minutes})
         values: dict[str, float] = json.loads(result.read_text())
         return values
 
@@ -263,7 +270,7 @@ def main() -> None:
             print(
                 seed, *parts, {name: round(value, 3) for name, value in result.items()}, flush=True
             )
-            (out / "table.md").write_text(table(results, changed.autoencoder.train.steps) + "\n")
+            write_text(out / "table.md", table(results, changed.autoencoder.train.steps) + "\n")
     print((out / "table.md").read_text())
 
 

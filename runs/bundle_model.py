@@ -11,6 +11,7 @@ import torch
 
 from mmldm.cli.generate import BUNDLED
 from mmldm.cli.output import silence_diffusers
+from mmldm.files import whole_folder
 from mmldm.models.image_vae import load_image_vae
 from mmldm.pipelines.sounding_video import SoundingVideoPipeline
 
@@ -24,7 +25,8 @@ def main() -> None:
     silence_diffusers()
     parts = {} if options.vae is None else {"vae": load_image_vae(options.vae)}
     pipeline = SoundingVideoPipeline.from_pretrained(options.model, **parts)
-    pipeline.to(torch.float16).save_pretrained(options.out)
+    with whole_folder(options.out) as unfinished:
+        pipeline.to(torch.float16).save_pretrained(unfinished)
     size = sum(file.stat().st_size for file in options.out.rglob("*") if file.is_file())
     print(f"{options.out}: {size / 1e6:.1f} MB")
 

@@ -12,7 +12,9 @@ from pathlib import Path
 
 import torch
 
-from mmldm.data.latents import CacheWriter, LatentCache, cached_batches
+from mmldm.data.blocks import BLOCK_WINDOWS
+from mmldm.data.cache_writer import CacheWriter
+from mmldm.data.latents import LatentCache, cached_batches
 
 BATCH = 64
 SLOTS = {"audio": 16, "video": 12}
@@ -20,22 +22,28 @@ SLOTS = {"audio": 16, "video": 12}
 
 def write(folder: Path, rows: int) -> None:
     """Writes a cache of random latents."""
-    writer = CacheWriter(folder, "key")
-    for source in torch.arange(rows).split(BATCH):
-        entries = {"source": source, "label": torch.zeros_like(source)}
-        entries["present"] = torch.ones(len(source), 2, dtype=torch.bool)
+    writer = CacheWriter(folder, {})
+    writer.prepare()
+    blocks = torch.arange(rows).split(BLOCK_WINDOWS)
+    for number, block in enumerate(blocks):
+        entries = {"label": torch.zeros_like(block)}
+        entries["present"] = torch.ones(len(block), 2, dtype=torch.bool)
         for modality, slots in SLOTS.items():
             for name in ("mean", "logvar"):
-                entries[f"{modality}_{name}"] = torch.randn(len(source), 16, slots, 1, 1)
-        writer.add(entries)
-    writer.close({})
+                entries[f"{modality}_{name}"] = torch.randn(len(block), 16, slots, 1, 1).half()
+        writer.write(number, entries)
+    writer.close(writer.blocks(len(blocks)), {})
     tell("written")
 
 
 def read(folder: Path, rows: int) -> None:
-    """Opens the cache and reads an epoch."""
+    """Opens the cache, comparing its checksums, and reads an epoch."""
+    began = time.perf_counter(), time.process_time()
     cache = LatentCache(folder)
     tell("opened")
+    size = sum(path.stat().st_size for path in folder.glob("*.safetensors")) / 1e6
+    wall, cpu = time.perf_counter() - began[0], time.process_time() - began[1]
+    print(f"{size:.0f} MB compared in {wall:.2f} s, {cpu:.2f} s CPU: {size / cpu:.0f} MB/s")
     device = torch.device("cpu")
     batches = cached_batches(
         cache, batch_size=BATCH, seed=0, start_step=0, rank=0, world=1, device=device

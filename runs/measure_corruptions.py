@@ -9,7 +9,6 @@ below the table. An interrupted run goes on where it stopped.
 """
 
 import argparse
-import json
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +25,7 @@ from mmldm.evaluation.protocol import find_protocol
 from mmldm.evaluation.registry import choose
 from mmldm.evaluation.sets import ClipSet
 from mmldm.evaluation.sides import Finder
+from mmldm.files import write_json, write_text
 from mmldm.worlds.impacts.clips import CONFIG_FILE
 from mmldm.worlds.impacts.corruptions import CORRUPTIONS, Corruption, corrupted
 
@@ -125,12 +125,12 @@ def main() -> None:
         report += verdicts(metric, undamaged, found)
     for name, reason in undefined.items():
         report.append(f"- {name} was not measured: {reason}")
-    (options.out / "table.md").write_text("\n".join(report) + "\n")
+    write_text(options.out / "table.md", "\n".join(report) + "\n")
     rows = [
         {"damage": name, "grade": grade, **{k: v.value for k, v in row.items()}}
         for (name, grade), row in found.items()
     ]
-    (options.out / "table.json").write_text(json.dumps(rows, indent=1))
+    write_json(options.out / "table.json", rows)
     print("\n".join(report))
 
 

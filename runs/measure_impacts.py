@@ -17,8 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmldm.evaluation.impacts import calibration, impacts_report, measure, true_impacts
-from mmldm.evaluation.impacts_table import markdown
 
 from mmldm.cli.generate import BUNDLED
 from mmldm.data.clips import spread
@@ -28,7 +26,7 @@ from mmldm.evaluation.classifier_training import train_classifiers
 from mmldm.evaluation.classifiers import Classifiers
 from mmldm.evaluation.memorisation import Neighbours, fingerprints, nearest_pairs, pairs_sheet
 from mmldm.evaluation.reconstruction import fidelity
-from mmldm.files import whole_file
+from mmldm.files import write_text
 from mmldm.media.clip import Clip
 from mmldm.media.reader import read_clip
 from mmldm.media.sheet import save_png
@@ -36,6 +34,8 @@ from mmldm.media.spectrogram import AudioImage
 from mmldm.pipelines.sounding_video import SoundingVideoPipeline
 from mmldm.types import AV
 from mmldm.worlds.impacts.motion import background
+from mmldm.worlds.impacts.report_old import calibration, impacts_report, measure, true_impacts
+from mmldm.worlds.impacts.table import markdown
 
 CHUNK = 16
 CLASSIFIER_CLIPS = 1200
@@ -205,8 +205,7 @@ def _said(modality: str, done: int, total: int) -> None:
 
 
 def write(path: Path, text: str) -> None:
-    with whole_file(path) as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8")
+    write_text(path, text + "\n")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from mmldm.evaluation.impacts import true_impacts
 from torch import Tensor
 
 from mmldm.cli.generate import BUNDLED
@@ -32,6 +31,7 @@ from mmldm.pipelines.decoding import decode_latents
 from mmldm.pipelines.sounding_video import SoundingVideoPipeline
 from mmldm.pipelines.vocoding import check_vocoder, sound
 from mmldm.types import AV
+from mmldm.worlds.impacts.report_old import true_impacts
 from mmldm.worlds.impacts.sync import lags
 
 TOLERANCE = 0.05

@@ -133,7 +133,7 @@ def test_keeping_one_checkpoint_is_refused_with_a_reason(recipe: Path) -> None:
         ("autoencoder.loss.adversarial=0.1", "critic"),
         ("vae.train.accumulate=3", "multiple of accumulate"),
         ("data.class_pattern='(['", "data.class_pattern: '([' is no regular expression"),
-        ("data.class_pattern=_m.._", "'_m.._' has no (group) that would name the class"),
+        ("data.class_pattern=_m.._", "'_m.._' has no (group) that would name it"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(

@@ -8,7 +8,8 @@ from rich.console import Console
 
 from mmldm.data.manifest import scan
 from mmldm.training.distributed import Process
-from mmldm.training.journey import JOBS, Journey, RunFolder, claim
+from mmldm.training.journey import JOBS, Journey
+from mmldm.training.run_folder import RunFolder, claim
 from mmldm.worlds.impacts.clips import ImpactsConfig, synthesize
 
 from .smallest import CLIP, smallest_recipe
@@ -113,26 +114,36 @@ def test_checkpoint_folder_listing(folder: RunFolder) -> None:
         }  # fmt: skip
         assert set(read(checkpoint / "state.json")) == {
             "identity", "sha256", "sha256_of_state", "skipped_updates", "step", "versions",
-            "window",
+            "window", "withheld",
         }  # fmt: skip
 
 
 def test_manifest_header_and_rows(folder: RunFolder) -> None:
-    header, row, *_ = map(json.loads, folder.manifest.read_text(encoding="utf-8").splitlines())
-    assert set(header) == {"format", "version", "root", "ignored"}
-    assert (header["format"], header["version"]) == ("mmldm-manifest", 1)
+    lines = folder.manifest.read_text(encoding="utf-8").strip("\n").split("\n")
+    header, row, *_ = map(json.loads, lines)
+    assert set(header) == {"format", "version", "root", "rows", "ignored", "notes", "listed"}
+    assert (header["format"], header["version"]) == ("mmldm-manifest", 2)
+    assert header["rows"] == len(lines) - 1
     assert set(row) - {"note"} == {
         "path", "status", "class_name", "split", "duration", "fps", "width", "height",
         "sample_rate", "channels", "video_codec", "audio_codec", "silent_share", "decode_errors",
-        "size", "mtime_ns",
+        "size", "mtime_ns", "sha256",
     }  # fmt: skip
 
 
 def test_cache_index(folder: RunFolder) -> None:
-    for cache in ("image_latents", "latents"):
+    parts = {"reading", "clip", "windows_per_clip", "seed", "clips", "image_vae"}
+    for cache, more in (("image_latents", set()), ("latents", {"autoencoder"})):
         part = folder.cache(cache) / "train"
-        assert names(part) == {"index.json", "started.json", "shard_00000.safetensors"}
+        pictures = set() if more else {"pictures_00000.safetensors"}
+        shards = pictures | {"windows_00000.safetensors"}
+        assert names(part) == {"index.json", "started.json", "block_00000.json", *shards}
         index = read(part / "index.json")
-        assert set(index) == {"format", "key", "rows", "extra"}
-        assert index["format"] == 1
+        assert set(index) == {"format", "key", "parts", "blocks", "failed", "extra"}
+        assert index["format"] == 2
+        assert set(index["parts"]) == parts | more
         assert {"classes", "statistics"} <= set(index["extra"])
+        (block,) = index["blocks"]
+        assert block == read(part / "block_00000.json")
+        assert set(block) == {"key", "rows", "sha256", "made_from", "failed"}
+        assert set(block["sha256"]) == shards

@@ -47,6 +47,10 @@ class DataConfig(Section):
     class_pattern: str | None = None
     """Regular expression searched in a clip's path below the folder, whose first group names its class;
     None: the first folder does."""
+    group_pattern: str | None = None
+    """The same; its first group names the recording that a clip is cut from. All of one are on one side."""
+    follow_links: bool = False
+    """Links in the folder that lead out of it are followed, to files and to folders."""
     held_out: float = Field(0.1, ge=0, lt=1)
     seed: int = Field(0, ge=0)
     workers: int = Field(2, ge=0)
@@ -56,7 +60,7 @@ class DataConfig(Section):
     allow_missing: bool = False
     """Files without sound or without picture train, too, as far as they go; they are never held out."""
 
-    @field_validator("class_pattern")
+    @field_validator("class_pattern", "group_pattern")
     @classmethod
     def _has_a_group(cls, pattern: str | None) -> str | None:
         try:
@@ -64,7 +68,7 @@ class DataConfig(Section):
         except re.error as error:
             raise ValueError(f"{pattern!r} is no regular expression: {error}") from error
         if not groups:
-            raise ValueError(f"{pattern!r} has no (group) that would name the class")
+            raise ValueError(f"{pattern!r} has no (group) that would name it")
         return pattern
 
 
@@ -358,12 +362,22 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot read the recipe ({error})") from error
+    if is_blank(text.encode()):
+        raise UserError(
+            f"{path} is empty, as a power cut may leave a file: give the recipe again with --config, "
+            "or delete the file to have one chosen for your clips."
+        )
     data = read_yaml(text, str(path))
     if not isinstance(data, dict):
         raise UserError(f"{path}: the recipe must be a mapping of sections, see configs/")
     for change in overrides:
         override(data, change)
     return parse(RunConfig, data, str(path))
+
+
+def is_blank(content: bytes) -> bool:
+    """Whether a recipe's file holds nothing, or what a power cut leaves in place of it: zeros."""
+    return not content.strip(b"\0 \r\n")
 
 
 def changed(config: RunConfig, changes: Sequence[str]) -> RunConfig:

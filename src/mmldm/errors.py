@@ -1,5 +1,7 @@
 """Errors meant for the person at the keyboard: one sentence saying what is wrong, where, and what to do."""
 
+from mmldm.text import printable
+
 
 class UserError(Exception):
     """A mistake in input, configuration or environment. The command line prints it and exits with code 2."""
@@ -18,7 +20,8 @@ class MediaError(UserError):
     """
 
     def __init__(self, reason: str, message: str) -> None:
-        super().__init__(message)
+        # The name of a foreign file is in it.
+        super().__init__(printable(message))
         self.reason = reason
 
     def __reduce__(self) -> tuple[type, tuple[str, str]]:

@@ -1,6 +1,6 @@
 """Strict reading of settings: what is unknown, missing or of the wrong type is named with its path.
 
-YAML text -> plain values -> pydantic model, or keyword arguments checked against a signature.
+YAML or JSON text -> plain values -> pydantic model, or keyword arguments checked against a signature.
 """
 
 from __future__ import annotations
@@ -8,9 +8,11 @@ from __future__ import annotations
 import difflib
 import inspect
 import json
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -18,6 +20,11 @@ from pydantic import BaseModel, ValidationError
 from mmldm.errors import UserError
 
 Model = TypeVar("Model", bound=BaseModel)
+
+LARGEST_JSON = 1 << 20
+"""Bytes of a JSON file of settings; ours have some thousands."""
+DEEPEST_JSON = 32
+"""Lists and objects within each other; ours have five."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -95,7 +102,7 @@ def bind(
         if key in given:
             raise UserError(f"{where}.{key}: derived from the rest of the recipe, remove it")
         if key not in names:
-            raise UserError(f"{where}.{key}: unknown key{_nearest(key, names)}")
+            raise UserError(f"{where}.{key}: unknown key{nearest(key, names)}")
     for name in names:
         parameter = parameters[name]
         variadic = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
@@ -119,6 +126,60 @@ def read_yaml(text: str, where: str) -> Any:
         raise UserError(f"{where}: not valid YAML: {' '.join(str(error).split())}") from error
     finally:
         loader.dispose()
+
+
+def read_json(path: Path, missing: str) -> dict[str, Any]:
+    """The object in a JSON file that a stranger may have written.
+
+    Args:
+        missing: What the file's absence means, for the message.
+
+    Raises:
+        UserError: It is not there, not readable, larger than settings are, or what `plain_json` refuses.
+    """
+    try:
+        if path.stat().st_size > LARGEST_JSON:
+            raise UserError(f"{path}: larger than {LARGEST_JSON} bytes, which no settings are")
+        content = plain_json(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path.parent}: {missing} (no {path.name})") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read as JSON ({error})") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: must hold a JSON object")
+    return content
+
+
+def plain_json(text: str | bytes) -> Any:
+    """JSON of finite numbers, not deeper than `DEEPEST_JSON`.
+
+    Raises:
+        ValueError: It is not; the message says what was met.
+    """
+    try:
+        content = json.loads(text, parse_constant=_refuse_number, parse_float=_finite)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    level, depth = [content], 0
+    while level := [
+        inner
+        for value in level
+        if isinstance(value, dict | list)
+        for inner in (value.values() if isinstance(value, dict) else value)
+    ]:
+        depth += 1
+        if depth > DEEPEST_JSON:
+            raise ValueError("nested too deeply")
+    return content
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    return number if math.isfinite(number) else _refuse_number(text)
+
+
+def _refuse_number(text: str) -> NoReturn:
+    raise ValueError(f"{text} is not a finite number")
 
 
 def override(data: dict[str, Any], change: str) -> None:
@@ -148,7 +209,7 @@ def _explain(model: type[BaseModel], problem: Mapping[str, Any]) -> str:
         section = _section(model, path[:-1])
         known = list(section.model_fields) if section else []
         elsewhere = [] if path[-1] in known else list(_keys(model))
-        return f"{key}: unknown key{_nearest(path[-1], known, elsewhere)}"
+        return f"{key}: unknown key{nearest(path[-1], known, elsewhere)}"
     if problem["type"] == "missing":
         return f"{key}: missing key"
     message = problem["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
@@ -178,7 +239,8 @@ def _keys(model: type[BaseModel], prefix: str = "") -> Iterable[str]:
             yield from _keys(section, f"{prefix}{name}.")
 
 
-def _nearest(key: str, known: Sequence[str], elsewhere: Sequence[str] = ()) -> str:
+def nearest(key: str, known: Sequence[str], elsewhere: Sequence[str] = ()) -> str:
+    """The end of a sentence about an unknown key: the one that was probably meant, or all there are."""
     words = set(key.split("_"))
     related = [name for name in known if words & set(name.split("_"))]
     close = difflib.get_close_matches(key, related or known, n=1, cutoff=0.5)

@@ -17,6 +17,15 @@ V = TypeVar("V")
 W = TypeVar("W")
 R = TypeVar("R")
 
+# What a clip may be at most. Generous: these bounds are for numbers that nobody meant, of a recipe or of a
+# stranger's model folder, before they become memory.
+MOST_FRAMES = 100_000
+LARGEST_SIDE = 4096
+MOST_PIXELS = 1 << 30
+MOST_SAMPLES = 1 << 28
+LARGEST_FILTERBANK = 1 << 26
+LARGEST_SPECTROGRAM = 1 << 28
+
 
 class AV(NamedTuple, Generic[T]):
     """One value per modality, audio first everywhere.
@@ -60,11 +69,11 @@ class SpectrogramSpec(BaseModel):
     [db_min, db_max] to [0, 1].
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    n_fft: int = Field(1024, gt=0)
+    n_fft: int = Field(1024, gt=0, le=65536)
     hop_length: int = Field(400, gt=0)
-    num_mels: int = Field(64, gt=0)
+    num_mels: int = Field(64, gt=0, le=4096)
     f_min: float = Field(40.0, ge=0)
     f_max: float = Field(8000.0, gt=0)
     mel_scale: Literal["htk", "slaney"] = "htk"
@@ -73,7 +82,7 @@ class SpectrogramSpec(BaseModel):
     the sum of its bins and the decibel range is used far better: see docs/data.md."""
     window_normalised: bool = True
     """Divide magnitudes by half the window's sum: a full-scale sine then has magnitude 1 (0 dB)."""
-    filterbank_rate: int | None = None
+    filterbank_rate: int | None = Field(None, gt=0, le=768_000)
     """Sample rate the filterbank is built for; None: the clip's own. The paper's preset sets 22050 on
     44.1 kHz audio, which is a fault of the release kept for comparison only."""
     db_min: float = -70.0
@@ -81,6 +90,10 @@ class SpectrogramSpec(BaseModel):
 
     @model_validator(mode="after")
     def _check(self) -> SpectrogramSpec:
+        if self.num_mels * self.n_fft > LARGEST_FILTERBANK:
+            raise ValueError(
+                f"{self.num_mels} mel bands of n_fft {self.n_fft} are more than {LARGEST_FILTERBANK} numbers"
+            )
         if self.hop_length > self.n_fft:
             raise ValueError(f"hop_length {self.hop_length} must not exceed n_fft {self.n_fft}")
         if self.f_max <= self.f_min:
@@ -94,19 +107,22 @@ class ClipSpec(BaseModel):
     """Owner of every rate and length of a clip; everything else is derived from it.
 
     The default is 16 frames at 10 fps, 64x64, with 1.6 s of 16 kHz sound as a native 64x64 audio image.
+    A clip has at most 100,000 frames, 4096 pixels a side, 2**30 pixels in all frames together and 2**28
+    samples.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    num_frames: int = Field(16, gt=0)
-    fps: float = Field(10.0, gt=0)
-    height: int = Field(64, gt=0)
-    width: int = Field(64, gt=0)
-    sample_rate: int = Field(16000, gt=0)
+    num_frames: int = Field(16, gt=0, le=MOST_FRAMES)
+    fps: float = Field(10.0, gt=0, le=1000)
+    height: int = Field(64, gt=0, le=LARGEST_SIDE)
+    width: int = Field(64, gt=0, le=LARGEST_SIDE)
+    sample_rate: int = Field(16000, gt=0, le=768_000)
     spectrogram: SpectrogramSpec = SpectrogramSpec()
 
     @model_validator(mode="after")
     def _check(self) -> ClipSpec:
+        self._check_size()
         if self.num_samples <= self.spectrogram.n_fft:
             raise ValueError(
                 f"a clip of {self.num_samples} samples is not longer than n_fft {self.spectrogram.n_fft}"
@@ -117,6 +133,24 @@ class ClipSpec(BaseModel):
                 f"{self.filterbank_rate}"
             )
         return self
+
+    def _check_size(self) -> None:
+        pixels = self.num_frames * self.height * self.width
+        if pixels > MOST_PIXELS:
+            raise ValueError(
+                f"{self.num_frames} frames of {self.height}x{self.width} are {pixels} pixels, and a clip "
+                f"has at most {MOST_PIXELS}"
+            )
+        if self.num_frames * self.sample_rate / self.fps > MOST_SAMPLES:
+            raise ValueError(
+                f"{self.num_frames} frames at {self.fps} fps last {self.duration:.4g} s, and at "
+                f"{self.sample_rate} Hz a clip has at most {MOST_SAMPLES} samples"
+            )
+        if self.spectrogram.num_mels * self.num_columns > LARGEST_SPECTROGRAM:
+            raise ValueError(
+                f"a spectrogram of {self.spectrogram.num_mels} bands and {self.num_columns} columns is "
+                f"larger than {LARGEST_SPECTROGRAM}: choose a longer hop_length"
+            )
 
     @property
     def duration(self) -> float:

@@ -89,4 +89,4 @@ def test_matmul_peak_is_that_of_the_precision(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("mmldm.benchmark.machine.PEAK_SECONDS", 0.0)
     monkeypatch.setattr("mmldm.benchmark.machine.MATRIX_SIZE", {"cpu": 64})
     for precision in ("fp32", "bf16"):
-        assert 1e6 < matmul_peak(CPU, precision) < 1e16
+        assert 0 < matmul_peak(CPU, precision) < 1e16

@@ -3,7 +3,6 @@
 import io
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -12,10 +11,15 @@ from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch.distributed as dist
+
 from mmldm.cli.main import run
 
 SOURCE = Path(__file__).parents[2] / "src"
+STRIKING = Path(__file__).parents[1] / "striking.py"
 COMMAND = (sys.executable, "-m", "mmldm")
+PATIENCE = 1500.0
+"""Seconds after which a command counts as hanging, on however slow a machine."""
 NOISE = ("Traceback", "ValidationError", "pydantic", 'File "', "%|")
 
 
@@ -62,8 +66,15 @@ def environment() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(SOURCE), "HF_HUB_OFFLINE": "1"}
 
 
-def in_process(*words: object, largest_file: int | None = None, timeout: float = 120) -> Result:
-    """Runs `mmldm` in a process of its own, where no file may grow beyond `largest_file` bytes."""
+def in_process(
+    *words: object, largest_file: int | None = None, strike: Sequence[object] = ()
+) -> Result:
+    """Runs `mmldm` in a process of its own.
+
+    Args:
+        largest_file: Bytes beyond which no file may grow.
+        strike: First arguments of tests/striking.py: the process signals itself.
+    """
     command = [*COMMAND, *map(str, words)]
     if largest_file is not None:
         limit = (
@@ -72,21 +83,30 @@ def in_process(*words: object, largest_file: int | None = None, timeout: float =
             "sys.argv[0] = 'mmldm'; runpy.run_module('mmldm', run_name='__main__')"
         )
         command = [sys.executable, "-c", limit, *map(str, words)]
+    if strike:
+        command = [sys.executable, str(STRIKING), *map(str, strike), *command[1:]]
     done = subprocess.run(
-        command, env=environment(), capture_output=True, text=True, timeout=timeout, check=False
+        command,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+        start_new_session=bool(strike),
     )
     return Result(done.returncode, done.stdout, done.stderr)
 
 
-def together(*commands: Sequence[object], timeout: float = 120) -> list[Result]:
+def together(*commands: Sequence[object]) -> list[Result]:
     """Runs several `mmldm` as the processes of one group, rank by rank, as `torchrun` does."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
+    # Ours, as torchrun's is its own: a port that is only looked up may be another's a moment later.
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     processes = []
     for rank, words in enumerate(commands):
         group = {
             "RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": len(commands),
-            "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port,
+            "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": store.port,
+            "TORCHELASTIC_USE_AGENT_STORE": True, "TORCHELASTIC_RESTART_COUNT": 0,
         }  # fmt: skip
         processes.append(
             subprocess.Popen(
@@ -98,19 +118,18 @@ def together(*commands: Sequence[object], timeout: float = 120) -> list[Result]:
             )
         )
     try:
-        ends = [process.communicate(timeout=timeout) for process in processes]
+        ends = [process.communicate(timeout=PATIENCE) for process in processes]
     finally:
         for process in processes:
             process.kill()
     return [Result(p.returncode, *end) for p, end in zip(processes, ends, strict=True)]
 
 
-def interrupted(
-    *words: object, when: Callable[[], bool], presses: int = 1, timeout: float = 60
-) -> Result:
-    """Starts `mmldm`, presses Ctrl-C once `when()`, and waits.
+def interrupted(*words: object, progress: Callable[[], int], presses: int = 1) -> Result:
+    """Starts `mmldm`, presses Ctrl-C once three of its `progress()` are done, and waits.
 
-    A keypress that falls into a destructor is lost, as for a person, who then presses again.
+    A keypress that falls into a destructor is lost, as for a person, who then presses again: here, once the
+    work has visibly gone on.
     """
     process = subprocess.Popen(
         [*COMMAND, *map(str, words)],
@@ -120,16 +139,19 @@ def interrupted(
         text=True,
         start_new_session=True,
     )
-    deadline = time.monotonic() + timeout
-    while not when() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.01)
-    for press in range(1, presses + 1):
+
+    def work_until(done: int) -> bool:
+        while process.poll() is None:
+            if progress() >= done:
+                return True
+            time.sleep(0.01)
+        return False
+
+    wanted = 3
+    while presses > 0 and work_until(wanted):
         os.killpg(process.pid, signal.SIGINT)
-        try:
-            out, err = process.communicate(timeout=timeout if press == presses else 5)
-        except subprocess.TimeoutExpired:
-            continue
-        break
+        wanted, presses = progress() + 20, presses - 1
+    out, err = process.communicate(timeout=PATIENCE)
     return Result(process.returncode, out, err)
 
 

@@ -11,6 +11,12 @@ from ..smallest import CLIP, smallest_recipe
 from .commandline import mmldm
 
 
+@pytest.fixture(autouse=True)
+def no_lines_by_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slow machine gets more lines of progress: what is printed must not depend on it."""
+    monkeypatch.setattr("mmldm.cli.progress.PLAIN_EVERY", float("inf"))
+
+
 @pytest.fixture(scope="session")
 def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("clips") / "impacts"

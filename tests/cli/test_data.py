@@ -1,13 +1,18 @@
 """`scan` and `synthesize`."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
+from mmldm.data.folder import find_media
 from mmldm.data.manifest import Manifest
+from mmldm.data.measuring import measure_files
+from mmldm.media.limits import Limits
 from mmldm.media.reader import probe
 from mmldm.media.writer import write_wav
+from mmldm.training.recipe import tiny_clip
 
 from .commandline import contents, mmldm
 
@@ -40,7 +45,56 @@ def test_scan_keeps_sound_alone_where_allowed(clip_folder: Path, tmp_path: Path)
 
 def test_scan_says_why_nothing_can_be_used(tmp_path: Path) -> None:
     (tmp_path / "a.mp4").write_text("not a video")
-    assert "skipped, unreadable: 1 (such as a.mp4)" in mmldm("scan", tmp_path).succeeded()
+    out = tmp_path / "out" / "manifest.jsonl"
+    result = mmldm("scan", tmp_path, "--out", out)
+    assert "skipped, unreadable: 1 (such as a.mp4)" in result.out
+    assert "none of the 1 media files" in result.complaint()
+    assert len(Manifest.load(out).rows) == 1
+
+
+def test_scan_shows_no_name_that_moves_the_cursor(clip_folder: Path, tmp_path: Path) -> None:
+    name = "\x1b[2J\x07\r\u202eevil\nmmldm: fine"
+    shutil.copytree(clip_folder / "wood", tmp_path / "clips" / name)
+    (tmp_path / "clips" / f"{name}.mp4").write_text("no media")
+    (tmp_path / "clips" / "link.mp4").symlink_to(f"../{name}")
+    (tmp_path / name).touch()
+    result = mmldm("scan", tmp_path / "clips", "--frames", 4, "--workers", 1)
+    out = result.succeeded()
+    assert r"class \x1b[2J\x07\r\u202eevil\nmmldm: fine: 5 clips" in out
+    assert r"unreadable: 1 (such as \x1b[2J" in out
+    assert r"1 link not followed (such as link.mp4 -> ../\x1b[2J" in out
+    assert not [c for c in out + result.err if c != "\n" and not c.isprintable()]
+    complaint = mmldm("scan", tmp_path / f"{name}.mp4").complaint()
+    assert r"\x1b[2J\x07\r\u202eevil" in complaint
+
+
+def test_scan_follows_links_and_keeps_recordings_together_where_asked(
+    clip_folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "wood").symlink_to(clip_folder / "wood")
+    words = ("scan", tmp_path, "--frames", 4, "--workers", 1)
+    assert "1 link not followed (such as wood -> " in mmldm(*words).complaint()
+    out = mmldm(*words, "--follow-links", "--group-pattern", "([a-z]+)/").succeeded()
+    assert "class wood: 5 clips" in out
+    assert "recordings: 1 in 5 clips, each on one side" in out and "training 5, held out 0" in out
+
+
+def test_interrupted_scan_goes_on_beside_its_output_and_writes_nothing_without_one(
+    clip_folder: Path, tmp_path: Path
+) -> None:
+    out, kept = tmp_path / "manifest.jsonl", tmp_path / "manifest.jsonl.unfinished"
+    entries = find_media(clip_folder).entries
+    begun = measure_files(clip_folder, entries, Limits(), False, 1, kept)
+    known = {entries[next(begun).index].path for _ in range(3)}
+    begun.close()
+    kept.write_text(kept.read_text().replace('"channels": 1', '"channels": 7'))
+    words = ("scan", clip_folder, "--frames", 4, "--workers", 1)
+    mmldm(*words).succeeded()
+    assert contents(tmp_path).keys() == {kept.name}
+    mmldm(*words, "--out", out).succeeded()
+    rows = Manifest.load(out).usable
+    assert len(rows) == 10 and {row.path for row in rows if row.channels == 7} == known
+    assert contents(tmp_path).keys() == {out.name}
 
 
 @pytest.mark.parametrize(
@@ -51,6 +105,7 @@ def test_scan_says_why_nothing_can_be_used(tmp_path: Path) -> None:
         ((".", "--fps", "0"), "a training window: fps: 0.0 is wrong"),
         ((".", "--fps", "nan"), "a training window: fps"),
         ((".", "--class-pattern", "["), "class_pattern: '[' is no regular expression"),
+        ((".", "--group-pattern", "x"), "--group-pattern: group_pattern: 'x' has no (group)"),
         ((".", "--out", "file/manifest.jsonl"), "is not a folder"),
     ],
 )
@@ -67,8 +122,7 @@ def test_scan_refuses_in_a_sentence(
 def test_synthesize_writes_clips_as_asked_and_goes_on_where_it_stopped(tmp_path: Path) -> None:
     folder = tmp_path / "clips"
     words = ("--size", 32, "--seconds", 0.5, "--sample-rate", 8000, "--workers", 1)
-    out = mmldm("synthesize", folder, "--clips", 2, *words).succeeded()
-    assert f"next: mmldm train {folder}" in out
+    mmldm("synthesize", folder, "--clips", 2, *words).succeeded()
     before = contents(folder)
     mmldm("synthesize", folder, "--clips", 3, *words).succeeded()
     files = sorted(folder.glob("*/*.mp4"))
@@ -77,6 +131,38 @@ def test_synthesize_writes_clips_as_asked_and_goes_on_where_it_stopped(tmp_path:
     info = probe(files[0])
     assert (info.width, info.height, info.sample_rate) == (32, 32, 8000)
     assert info.duration == pytest.approx(0.5, abs=0.02)
+
+
+def test_clips_are_made_for_the_recipe_that_comes_next(tmp_path: Path) -> None:
+    folder = tmp_path / "clips"
+    words = ("--clips", 3, "--workers", 1)
+    out = mmldm("synthesize", folder, *words).succeeded()
+    assert out.splitlines() == [f"3 clips in {folder}", f"next: mmldm train {folder}"]
+    info, clip = probe(next(folder.glob("*/*.mp4"))), tiny_clip()
+    assert (info.height, info.width) == (clip.height, clip.width) == (128, 128)
+    assert info.sample_rate == clip.sample_rate
+    run = ("--out", tmp_path / "run", "--device", "cpu", "--dry-run")
+    assert "3 media files, 3 usable" in mmldm("train", folder, *run).succeeded()
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (
+            ("--size", 32),
+            "the recipe that is chosen for them trains at 128 x 128 and scales these 32 x 32",
+        ),
+        (("--sample-rate", 8000), "trains at 16000 Hz and resamples these 8000 Hz"),
+        (("--seconds", 0.5), "next: a recipe with clips of at most 0.5 s"),
+    ],
+)
+def test_what_the_next_recipe_would_change_is_said(
+    words: tuple[object, ...], sentence: str, tmp_path: Path
+) -> None:
+    folder = tmp_path / "clips"
+    out = mmldm("synthesize", folder, "--clips", 1, "--workers", 1, *words).succeeded()
+    assert sentence in out
+    assert (f"next: mmldm train {folder}" in out) == ("--seconds" not in words)
 
 
 def test_synthesize_never_writes_into_a_folder_of_something_else(tmp_path: Path) -> None:

@@ -9,9 +9,12 @@ import pytest
 import torch
 
 from mmldm.cli.generate import BUNDLED
+from mmldm.evaluation.report import digits
 from mmldm.media.clip import Clip
+from mmldm.types import ClipSpec
 from mmldm.worlds.impacts.clips import ImpactsConfig, render_clip, synthesize
 
+from ..remux import remux
 from .commandline import Result, contents, mmldm
 
 FREE = "av-align,beat-alignment,memorisation,silent,frozen"
@@ -61,6 +64,25 @@ def report(out: Path) -> dict[str, Any]:
 
 def numbers(out: Path) -> dict[str, dict[str, Any]]:
     return {line["name"]: line["values"] for line in report(out)["numbers"]}
+
+
+def test_a_remux_of_every_clip_gives_the_same_numbers(tmp_path: Path) -> None:
+    """Containers whose clock has ticks of 1 ms used to double frame 0 and move all others by one."""
+    longer = ImpactsConfig(seed=3, materials=("wood", "glass"), spec=ClipSpec(num_frames=24))
+    synthesize(tmp_path / "mp4", longer, 8, workers=1)
+    for path in (tmp_path / "mp4").rglob("*.mp4"):
+        copy = tmp_path / "mkv" / path.relative_to(tmp_path / "mp4").with_suffix(".mkv")
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        remux(path, copy)
+    synthesize(tmp_path / "real", ImpactsConfig(seed=1, materials=("wood", "glass")), 6, workers=1)
+    printed = []
+    for name in ("mp4", "mkv"):
+        evaluate(tmp_path / name, tmp_path / "real", tmp_path / f"out-{name}").succeeded()
+        found = numbers(tmp_path / f"out-{name}")
+        generated = {title: values["generated"]["value"] for title, values in found.items()}
+        printed.append({title: value and digits(value) for title, value in generated.items()})
+    assert {"av-align", "nearest-median", "sync-recall-50", "sync-error"} <= printed[0].keys()
+    assert printed[0] == printed[1]
 
 
 def test_without_any_weights_all_that_needs_none_is_measured_beside_its_anchors(
@@ -123,6 +145,61 @@ def test_clips_against_themselves_are_copies_at_no_distance(
     page = (tmp_path / "report.md").read_text()
     assert "**12 generated clips are byte for byte in the reference**" in page
     assert report(tmp_path)["speed"]["clips"] == 0
+
+
+def test_equal_contents_of_any_two_sides_are_told_with_names(
+    world: Path, other: Path, tmp_path: Path
+) -> None:
+    odd = "a|b<i>\x1b[2J\nnext.mp4"
+    generated, reference, held_out = (tmp_path / name for name in ("g", "r", "h"))
+    for folder, source in ((generated, other), (reference, world), (held_out, other)):
+        folder.mkdir()
+        for path in sorted(source.glob("*/*.mp4"))[:6]:
+            shutil.copy(path, folder / path.name)
+    shutil.copy(next(world.glob("wood/*.mp4")), generated / odd)
+    same = sorted(held_out.glob("*.mp4"))[0].name
+    first = sorted(reference.glob("*.mp4"))[0]
+    for name in ("twice", "thrice"):
+        shutil.copy(first, reference / f"{name}.mp4")
+    shutil.copy(first, held_out / "leak.mp4")
+    shutil.copy(next(world.glob("wood/*.mp4")), reference / "wood.mp4")
+    out = tmp_path / "out"
+    printed = evaluate(
+        generated, reference, out, "--held-out", held_out, "--metrics", "silent,frozen"
+    ).succeeded()
+    lines = [line for line in printed.split("\n") if line.startswith("equal contents: ")]
+    assert lines == [
+        r"equal contents: 1 generated clip has the content of reference clips (such as "
+        r"a|b<i>\x1b[2J\nnext.mp4 and wood.mp4).",
+        f"equal contents: 6 generated clips have the content of real clips (such as {same} and "
+        f"{same}).",
+        f"equal contents: reference: 2 files repeat the content of another one (such as {first.name} "
+        "and thrice.mp4).",
+        "equal contents: 1 held-out clips are in the reference, too, and were taken out of the real set "
+        "(such as leak.mp4).",
+    ]
+    found = report(out)
+    assert found["copies"] == [odd] and found["sets"]["real"]["clips"] == 6
+    assert found["sets"]["reference"]["repeated"] == [[first.name, "thrice.mp4", "twice.mp4"]]
+    assert [len(pair["clips"]) for pair in found["equal"]] == [1, 6]
+    page = (out / "report.md").read_text()
+    shown = r"a\|b\<i\>\\x1b\[2J\\nnext.mp4"
+    assert f"**1 generated clips are byte for byte in the reference** (such as {shown})." in page
+    assert (
+        "real: 1 skipped, in_reference: leak.mp4: its content is in the reference, too, as" in page
+    )
+    assert "\x1b" not in page and "<i>" not in page
+
+
+def test_classes_of_any_name_break_no_table_and_no_picture(other: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "clips"
+    for name, source in (("a|b\n<b>", "wood"), ("$c$", "glass")):
+        shutil.copytree(other / source, folder / name)
+    out = tmp_path / "out"
+    evaluate(folder, folder, out, "--metrics", "av-align,silent").succeeded()
+    page = (out / "report.md").read_text()
+    assert r"|  | $c$ | a\|b\\n\<b\> |" in page
+    assert (out / "classes.png").is_file()
 
 
 def test_distances_of_features_are_nothing_between_equal_sets(

@@ -10,8 +10,9 @@ from mmldm.media.clip import Clip
 from mmldm.media.reader import read_clip
 from mmldm.media.writer import write_wav
 
+from ..media.numbered import write_numbered
 from ..smallest import CLIP
-from .commandline import contents, in_process, mmldm
+from .commandline import Result, contents, in_process, mmldm
 
 
 @pytest.fixture(scope="module")
@@ -146,6 +147,56 @@ def test_reconstruction_is_shown_beside_the_original(
     given = read_clip(clip, 0, CLIP)
     left = shown.frames[..., : CLIP.width].float()
     assert (left - given.frames.float()).abs().mean() < 6
+
+
+def numbered(path: Path, seconds: float = 6.0, begins: float = 0.0) -> Path:
+    """10 fps; picture n says that it is the n-th."""
+    count = round(10 * (seconds - begins))
+    return write_numbered(path, [begins + n / 10 for n in range(count)], seconds=seconds)
+
+
+READ_AT = "its picture of 80x16 at 10 frames a second is read at 32x32 and 10, cut from the middle"
+
+
+def notes(result: Result) -> list[str]:
+    result.succeeded()
+    assert all(line.startswith("note: ") for line in result.err.splitlines())
+    return [line.removeprefix("note: ") for line in result.err.splitlines()]
+
+
+@pytest.mark.parametrize("option", ["--video", "--audio"])
+def test_what_is_used_of_a_given_file_is_said(
+    run_folder: Path, tmp_path: Path, option: str
+) -> None:
+    path = numbered(tmp_path / "long.mp4")
+    words = ("generate", "--model", run_folder, option, path, "--out", tmp_path, "-n", 1)
+    seconds = f"{CLIP.duration:g} s of 6.0 s are used"
+    seen = [READ_AT] if option == "--video" else []
+    assert notes(mmldm(*words)) == [f"the first {seconds}; --start takes another part", *seen]
+    assert notes(mmldm(*words, "--start", 2.0)) == [f"{seconds}, from 2.000 s on", *seen]
+    assert notes(mmldm(*words, "--start", 2.04)) == [
+        "the clip starts at 2.000 s, at the source frame nearest to 2.04 s",
+        f"{seconds}, from 2.000 s on",
+        *seen,
+    ]
+    if option == "--video":
+        made = read_clip(tmp_path / "v2a_long_0_000.mp4", 0, CLIP)
+        given = read_clip(path, 2.04, CLIP)
+        assert (made.frames.float() - given.frames.float()).abs().mean() < 6
+
+
+def test_reconstruct_says_what_is_used_and_what_is_odd(run_folder: Path, tmp_path: Path) -> None:
+    path = numbered(tmp_path / "late.mp4", begins=2.0)
+    words = ("reconstruct", path, "--model", run_folder, "--out", tmp_path, "--start", 1.26)
+    assert notes(mmldm(*words)) == [
+        "picture starts 2.00 s late: both are counted from there",
+        "the clip starts at 1.300 s, at the source frame nearest to 1.26 s",
+        f"{CLIP.duration:g} s of 4.0 s are used, from 1.300 s on",
+        READ_AT,
+    ]
+    shown = read_clip(tmp_path / "reconstruction_late_000.mp4", 0, CLIP)
+    given = read_clip(path, 1.26, CLIP)
+    assert (shown.frames.float() - given.frames.float()).abs().mean() < 6
 
 
 def test_image_vae_alone_reconstructs_too(run_folder: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 import typer
 
 from mmldm import __version__
+from mmldm.cli import main
 from mmldm.cli.main import Commands
 
 from .commandline import environment, in_process, interrupted, mmldm
@@ -65,6 +66,16 @@ def test_package_gives_its_public_names_without_loading_torch_first() -> None:
     assert done.stdout.strip() == "True"
 
 
+def test_windows_is_refused_in_a_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "platform", "win32")
+    with pytest.raises(SystemExit) as refusal:
+        main.run()
+    assert refusal.value.code == 2
+    assert capsys.readouterr().err == "mmldm: Windows is not supported: use Linux, macOS, or WSL\n"
+
+
 def test_unknown_command_and_option_are_named() -> None:
     for words in (("paint",), ("generate", "--paint")):
         result = mmldm(*words)
@@ -75,12 +86,23 @@ def test_unknown_command_and_option_are_named() -> None:
 
 def test_interrupt_ends_with_130_and_keeps_finished_clips(tmp_path: Path) -> None:
     folder = tmp_path / "clips"
-    words = ("synthesize", folder, "--clips", 5000, "--size", 32, "--seconds", 0.4, "--workers", 1)
+    words = (
+        "synthesize",
+        folder,
+        "--clips",
+        20_000,
+        "--size",
+        32,
+        "--seconds",
+        0.4,
+        "--workers",
+        1,
+    )
 
-    def written() -> bool:
-        return len(list(folder.glob("*/*.json"))) > 2
+    def written() -> int:
+        return len(list(folder.glob("*/*.json")))
 
-    result = interrupted(*words, when=written, presses=4)
+    result = interrupted(*words, progress=written, presses=4)
     assert result.code == 130, result.err
     assert "interrupted" in result.err
     assert "Traceback" not in result.err

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from mmldm.training.checkpoint import run_lock
+from mmldm.training.locking import run_lock
 from mmldm.training.report import METRICS, read_metrics
 
 from .commandline import together
@@ -30,6 +30,6 @@ def test_what_the_first_process_is_refused_ends_all_of_them_with_one_sentence(
     run = tmp_path / "run"
     words = ("train", clip_folder, "--config", recipe, "--out", run, "--device", "cpu")
     with run_lock(run, print):
-        first, second = together(words, words, timeout=60)
+        first, second = together(words, words)
     assert f"{run}: already in use by process" in first.complaint()
     assert (second.code, second.out, "mmldm: " in second.err) == (2, "", False)

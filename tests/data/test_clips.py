@@ -6,11 +6,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmldm.data.clips import NO_CLASS, WindowDataset, windows
+from mmldm.data.clips import NO_CLASS, WindowDataset, held_out_windows, windows
 from mmldm.data.loader import Failed, IndexedLoader
 from mmldm.data.manifest import Manifest, Row, scan
 from mmldm.errors import UserError
+from mmldm.evaluation.protocol import Protocol
+from mmldm.evaluation.sets import clip_set
 from mmldm.media.clip import Clip
+from mmldm.media.reader import read_clip, read_windows
 from mmldm.types import ClipSpec, SpectrogramSpec
 
 SPEC = ClipSpec(
@@ -45,6 +48,35 @@ def test_item_holds_the_window_it_announces(manifest: Manifest) -> None:
         for k in range(4):
             assert abs(brightness[k].item() - 10 * (frame + k)) < 14
         assert item["row"] == index
+
+
+def test_all_readers_give_the_same_window_for_the_same_start(manifest: Manifest) -> None:
+    """Loader, held-out batch, evaluation and reader, at starts off the grid of 10 fps."""
+    held_out = manifest.model_copy(
+        update={"rows": tuple(r.model_copy(update={"split": "held_out"}) for r in manifest.rows)}
+    )
+    dataset = WindowDataset(held_out, SPEC, "held_out", seed=3)
+    sound = WindowDataset(held_out, SPEC, "held_out", seed=3, sound_only=True)
+    batch, _ = held_out_windows(held_out, SPEC, 3, 5)
+    for index, row in enumerate(held_out.rows):
+        start, path = dataset.start(0, index), held_out.file(row)
+        clip = read_clip(path, start, SPEC)
+        frame = round(start * 10) / 10
+        assert read_windows(path, [start], SPEC).starts.item() == pytest.approx(frame, abs=1e-3)
+        item, heard = dataset[(0, index)], sound[(0, index)]
+        assert not isinstance(item, Failed) and not isinstance(heard, Failed)
+        for frames in (item["frames"], batch["frames"][index]):
+            assert torch.equal(frames, clip.frames)
+        for waveform in (item["waveform"], batch["waveform"][index], heard["waveform"]):
+            assert torch.equal(waveform, clip.waveform)
+    protocol = Protocol(name="test", spec=SPEC)
+    for source in clip_set("real", held_out, held_out.rows, protocol).clips:
+        row = next(row for row in held_out.rows if row.path == source.file)
+        assert row.duration is not None
+        middle = (row.duration - SPEC.duration) / 2
+        evaluated, clip = source.read(SPEC), read_clip(held_out.file(row), middle, SPEC)
+        assert torch.equal(evaluated.frames, clip.frames)
+        assert torch.equal(evaluated.waveform, clip.waveform)
 
 
 def test_classes_are_numbered_by_sorted_name(manifest: Manifest) -> None:
@@ -106,3 +138,5 @@ def test_fixed_windows_are_spread_from_start_to_end() -> None:
 
 def test_clip_as_long_as_a_window_has_one() -> None:
     assert windows([row(0.4), row(0.4)], SPEC, 3) == [(row(0.4), 0.0)] * 2
+    # A usable file may be 20 ms shorter than a window.
+    assert windows([row(0.39)], SPEC, 3) == [(row(0.39), 0.0)]

@@ -1,82 +1,155 @@
-"""The cache on disk: order, resumption, keys, damage."""
+"""The cache on disk: order, pictures that windows share, resumption, keys, damage."""
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 
-from mmldm.data.latents import CacheWriter, LatentCache, Splits, cached_batches
+from mmldm.data.cache_writer import FORMAT, CacheWriter
+from mmldm.data.latents import LatentCache, Splits, cached_batches
 from mmldm.errors import UserError
+
+PARTS = {"windows_per_clip": 1, "image_vae": "abc"}
+SIZES = (5, 5, 0, 5, 5, 3)
+"""Windows of each block; nothing of one can be read."""
 
 
 def rows(first: int, count: int) -> dict[str, torch.Tensor]:
-    source = torch.arange(first, first + count)
-    return {"source": source, "mean": source[:, None].float() * torch.ones(1, 3)}
+    label = torch.arange(first, first + count)
+    mean = (label[:, None].float() * torch.ones(1, 3)).half()
+    # Window i of a block shows pictures i and i + 1 of it.
+    index = torch.arange(count)[:, None] + torch.arange(2)
+    return {"label": label, "mean": mean, "video_index": index}
 
 
-def written(folder: Path, count: int = 23) -> LatentCache:
-    writer = CacheWriter(folder, "key", shard_rows=5)
-    for first in range(0, count, 3):
-        writer.add(rows(first, min(3, count - first)))
-    return writer.close({"fact": 1})
+def pictures(first: int, count: int) -> dict[str, torch.Tensor]:
+    return {"video_mean": torch.arange(first, first + count + 1)[:, None].half()}
 
 
-def test_rows_come_back_in_any_order_across_shards(tmp_path: Path) -> None:
+def write(writer: CacheWriter, number: int) -> None:
+    first, count = sum(SIZES[:number]), SIZES[number]
+    if count:
+        writer.write(number, rows(first, count), pictures(first, count))
+    else:
+        writer.write(number, {}, {}, failed={"gone.mp4": "it is missing"})
+
+
+def written(folder: Path, sizes: int = len(SIZES)) -> LatentCache:
+    writer = CacheWriter(folder, PARTS)
+    writer.prepare()
+    for number in range(sizes):
+        write(writer, number)
+    writer.close(writer.blocks(sizes), {"fact": 1})
+    return LatentCache(folder)
+
+
+def test_rows_come_back_in_any_order_across_blocks(tmp_path: Path) -> None:
     cache = written(tmp_path / "c")
     wanted = torch.tensor([22, 0, 4, 5, 19, 5])
     assert len(cache) == 23
-    assert cache[wanted]["source"].tolist() == wanted.tolist()
+    assert cache[wanted]["label"].tolist() == wanted.tolist()
     assert torch.equal(cache[wanted]["mean"][:, 0], wanted.float())
     assert cache[wanted]["mean"].dtype == torch.float32
     assert cache.extra == {"fact": 1}
+    assert cache.failed == {"gone.mp4": "it is missing"}
 
 
-def test_interrupted_writer_goes_on_after_its_whole_shards(tmp_path: Path) -> None:
-    folder = tmp_path / "c"
-    writer = CacheWriter(folder, "key", shard_rows=5)
-    writer.add(rows(0, 7))  # 5 rows are on disk, 2 only in memory
-    (folder / "shard_00001.partial").write_bytes(b"half")
-    again = CacheWriter(folder, "key", shard_rows=5)
-    assert again.next_source == 5
-    assert not list(folder.glob("*.partial"))
-    again.add(rows(5, 4))
-    cache = again.close({})
-    assert cache[torch.arange(9)]["source"].tolist() == list(range(9))
+def test_windows_get_the_pictures_they_point_to(tmp_path: Path) -> None:
+    cache = written(tmp_path / "c")
+    wanted = torch.tensor([22, 0, 4, 5, 19, 5])
+    got = cache[wanted]
+    assert got["video_mean"].squeeze(2).tolist() == [[float(i), i + 1.0] for i in wanted.tolist()]
+    assert "video_index" not in got
+    assert cache.row_shapes() == {"label": (), "mean": (3,), "video_mean": (2, 1)}
+
+
+def test_another_writer_finds_the_blocks_that_are_done(tmp_path: Path) -> None:
+    writer = CacheWriter(tmp_path / "c", PARTS)
+    writer.prepare()
+    write(writer, 0)
+    write(writer, 3)
+    again = CacheWriter(tmp_path / "c", PARTS)
+    again.prepare()
+    done = [number for number in range(len(SIZES)) if again.block(number) is not None]
+    assert done == [0, 3]
+
+
+def test_block_without_its_last_file_is_not_there(tmp_path: Path) -> None:
+    written(tmp_path / "c")
+    (tmp_path / "c" / "block_00001.json").write_text("")  # torn by a power cut
+    assert CacheWriter(tmp_path / "c", PARTS).block(1) is None
 
 
 def test_unfinished_cache_is_never_used(tmp_path: Path) -> None:
-    writer = CacheWriter(tmp_path / "c", "key", shard_rows=2)
-    writer.add(rows(0, 4))
-    assert not LatentCache.is_current(tmp_path / "c", "key")
+    writer = CacheWriter(tmp_path / "c", PARTS)
+    writer.prepare()
+    write(writer, 0)
+    assert not writer.finished
     with pytest.raises(UserError, match="no finished cache"):
         LatentCache(tmp_path / "c")
 
 
-def test_cache_of_another_key_is_written_anew(tmp_path: Path) -> None:
+def test_cache_of_other_numbers_makes_room_and_says_which(tmp_path: Path) -> None:
     written(tmp_path / "c")
-    assert LatentCache.is_current(tmp_path / "c", "key")
-    assert not LatentCache.is_current(tmp_path / "c", "other")
-    assert CacheWriter(tmp_path / "c", "other").next_source == 0
+    assert CacheWriter(tmp_path / "c", PARTS).earlier() is None
+    other = CacheWriter(tmp_path / "c", {**PARTS, "windows_per_clip": 2})
+    assert other.earlier() == "it was made with other settings (windows_per_clip)"
+    assert not other.finished
+    other.prepare()
+    assert other.block(0) is None
+    assert not (tmp_path / "c" / "index.json").exists()
 
 
-def test_damaged_shard_is_named(tmp_path: Path) -> None:
+def test_cache_of_an_earlier_format_makes_room(tmp_path: Path) -> None:
+    folder = tmp_path / "c"
+    folder.mkdir()
+    for name in ("started.json", "index.json"):
+        (folder / name).write_text(json.dumps({"format": 1, "key": "abc"}))
+    writer = CacheWriter(folder, PARTS)
+    assert writer.earlier() == f"it has format 1, this version writes format {FORMAT}"
+    with pytest.raises(UserError, match="has format 1"):
+        LatentCache(folder)
+    writer.prepare()
+    assert writer.earlier() is None
+
+
+@pytest.mark.parametrize("name", ["windows_00003.safetensors", "pictures_00003.safetensors"])
+def test_damage_is_noticed_when_a_cache_is_opened(name: str, tmp_path: Path) -> None:
     written(tmp_path / "c")
-    shard = tmp_path / "c" / "shard_00001.safetensors"
-    shard.write_bytes(shard.read_bytes()[:-7])
-    with pytest.raises(UserError, match="damaged"):
+    shard = tmp_path / "c" / name
+    whole = shard.read_bytes()
+    head = 8 + int.from_bytes(whole[:8], "little")
+    for torn in (whole[:-7], whole[:head] + bytes(len(whole) - head), bytes(len(whole))):
+        shard.write_bytes(torn)
+        with pytest.raises(UserError, match=f"{name} is damaged, its checksum does not match"):
+            LatentCache(tmp_path / "c")
+    shard.unlink()
+    with pytest.raises(UserError, match=f"{name} is missing"):
         LatentCache(tmp_path / "c")
 
 
+def test_shard_that_cannot_be_read_is_not_called_damaged(tmp_path: Path) -> None:
+    written(tmp_path / "c")
+    shard = tmp_path / "c" / "windows_00000.safetensors"
+    shard.unlink()
+    shard.symlink_to(shard)  # ELOOP, also for root
+    block = CacheWriter(tmp_path / "c", PARTS).block(0)
+    assert block is not None
+    with pytest.raises(OSError, match="symbolic links"):
+        block.damage(tmp_path / "c")
+
+
 def test_batches_do_not_depend_on_where_one_starts_or_how_many_read(tmp_path: Path) -> None:
-    splits = Splits(written(tmp_path / "train"), written(tmp_path / "held_out", 4))
+    splits = Splits(written(tmp_path / "train"), written(tmp_path / "held_out", 1))
     settings = {"batch_size": 6, "seed": 1, "device": torch.device("cpu")}
     whole = cached_batches(splits.train, **settings, start_step=0, rank=0, world=1)
-    sources = [next(whole)["source"].tolist() for _ in range(8)]
+    labels = [next(whole)["label"].tolist() for _ in range(8)]
     late = cached_batches(splits.train, **settings, start_step=5, rank=0, world=1)
-    assert [next(late)["source"].tolist() for _ in range(3)] == sources[5:]
+    assert [next(late)["label"].tolist() for _ in range(3)] == labels[5:]
     halves = [
         cached_batches(splits.train, **settings, start_step=0, rank=rank, world=2)
         for rank in (0, 1)
     ]
     for step in range(8):
-        assert [s for half in halves for s in next(half)["source"].tolist()] == sources[step]
+        assert [s for half in halves for s in next(half)["label"].tolist()] == labels[step]

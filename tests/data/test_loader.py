@@ -20,10 +20,13 @@ class Rows:
     def __len__(self) -> int:
         return self.length
 
+    def file(self, index: int) -> str:
+        return f"{index}.mp4"
+
     def __getitem__(self, position: tuple[int, int]) -> Any:
         epoch, index = position
         if index in self.broken:
-            return Failed(f"{index}.mp4", "truncated")
+            return Failed(self.file(index), "truncated")
         return {"row": index, "epoch": epoch}
 
 
@@ -73,6 +76,20 @@ def test_stand_ins_are_the_same_on_resume() -> None:
         return [batch["row"] for batch in islice(loader, steps)]
 
     assert all(map(torch.equal, stream(0, 8)[4:], stream(4, 4)))
+
+
+def test_positions_say_which_rows_were_read_in_the_place_of_others() -> None:
+    data = Rows(20, broken=(3, 7))
+    loader = IndexedLoader(data, batch_size=5, seed=0)
+    read = [batch["row"].tolist() for batch in islice(loader, 8)]
+    assert {3, 7}.isdisjoint(row for batch in read for row in batch)
+    assert [[row for _, row in loader.positions(step, data)] for step in range(8)] == read
+
+
+def test_one_of_several_processes_does_not_judge_for_all() -> None:
+    loader = IndexedLoader(Rows(10, (0, 1, 2, 3)), batch_size=4, seed=0, rank=1, world=2)
+    assert len(list(islice(loader, 12))) == 12
+    assert len(loader.failures) == 4
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -4,20 +4,29 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
+import threading
 from collections import Counter
+from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
 import torch
 
+from mmldm.data.clips import WindowDataset
+from mmldm.data.folder import find_media
+from mmldm.data.latents import cache_key, files_key
+from mmldm.data.loader import Failed
 from mmldm.data.manifest import Manifest, Row, assign_splits, scan
-from mmldm.errors import UserError
+from mmldm.data.measuring import measure_files
+from mmldm.errors import MediaError, UserError
 from mmldm.media.clip import Clip
 from mmldm.media.limits import Limits
 from mmldm.types import ClipSpec
 
-from ..remux import without
+from ..remux import marked_copy, without
 
 SPEC = ClipSpec(height=16, width=16)
 
@@ -36,8 +45,7 @@ def folder(tmp_path: Path, clip_file: Path) -> Path:
     root = tmp_path / "clips"
     names = ["bell/a.mp4", "bell/deep/b.MP4", "bell/c.mp4", "drum/a.mp4", "drum/b.mp4", "loose.mp4"]
     for name in names:
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(clip_file, root / name)
+        marked_copy(clip_file, root / name)
     (root / "drum/broken.mp4").write_bytes(clip_file.read_bytes()[:30])
     (root / "drum/page.webm").write_text("<html>not found</html>")
     (root / "notes.txt").write_text("not media")
@@ -64,7 +72,7 @@ def test_scan_finds_every_media_file_and_the_counts_add_up(folder: Path) -> None
         "drum/broken.mp4": "unreadable",
         "drum/page.webm": "unreadable",
     }
-    assert manifest.ignored == {"not media": 1, "hidden": 1, "link": 1}
+    assert manifest.ignored == {"not media": 1, "hidden": 1, "link out of the folder": 1}
     assert seen == [(n, 8) for n in range(1, 9)]
 
 
@@ -101,7 +109,11 @@ def test_a_usable_row_is_never_shorter_than_a_clip(folder: Path) -> None:
     assert len(scan(folder, spec).usable) == 6
 
 
-def test_a_file_over_its_time_limit_is_a_timeout(folder: Path) -> None:
+def test_a_file_over_its_time_limit_is_a_timeout(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The alarm rings as soon as it is set, before any worker can answer."""
+    monkeypatch.setattr(threading.Timer, "start", threading.Timer.run)
     manifest = scan(folder, SPEC, limits=Limits(seconds=0.001), workers=1)
     assert {row.reason for row in manifest.rows} == {"timeout"}
 
@@ -110,7 +122,7 @@ def test_saved_manifest_loads_equal(folder: Path, tmp_path: Path) -> None:
     manifest = scan(folder, SPEC)
     path = manifest.save(tmp_path / "manifest.jsonl")
     assert Manifest.load(path) == manifest
-    assert json.loads(path.read_text().splitlines()[0])["version"] == 1
+    assert json.loads(path.read_text().split("\n")[0])["version"] == 2
 
 
 def test_files_without_sound_or_picture_are_kept_for_training_where_allowed(
@@ -140,6 +152,7 @@ def test_files_without_sound_or_picture_are_kept_for_training_where_allowed(
     assert len(manifest.complete.usable) == 6
     assert all(row.duration == pytest.approx(2.0, abs=0.07) for row in manifest.usable)
     assert "without picture: 2 (such as bell/strike.wav)" in manifest.summary()
+    assert "noted in 2, such as bell/strike.wav: no picture" in manifest.summary()
     assert Manifest.load(manifest.save(tmp_path / "manifest.jsonl")) == manifest
 
 
@@ -182,6 +195,11 @@ def test_plain_list_gives_paths_and_classes(folder: Path) -> None:
         ("not json\n", "line 1 is not JSON"),
         ('{"path": "a.mp4"}\n', "scanned first"),
         ('{"format": "mmldm-manifest", "version": 99, "root": "."}\n', "version 99"),
+        ('{"format": "mmldm-manifest", "version": 1}\n', "line 1 is not a manifest header"),
+        (
+            '{"format": "mmldm-manifest", "version": 1, "root": 7}\n',
+            "line 1 is not a manifest header",
+        ),
         (
             '{"format": "mmldm-manifest", "version": 1, "root": "."}\n{"path": "a", "size": "x"}\n',
             "line 2 is not a manifest row",
@@ -267,7 +285,7 @@ def test_summary_names_counts_reasons_and_warnings(folder: Path) -> None:
         "skipped 2",
         "class bell: 3 clips",
         "unreadable: 2 (such as drum/broken.mp4)",
-        "ignored, link: 1",
+        "ignored, link out of the folder: 1",
         "nothing is held out",
         "some clips have a class and some have none",
     ):
@@ -278,3 +296,307 @@ def test_scanning_writes_nothing_into_the_folder(folder: Path) -> None:
     before = {path: path.lstat().st_mtime_ns for path in folder.rglob("*")}
     scan(folder, SPEC)
     assert {path: path.lstat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
+def name_of(folder: Path, name: bytes) -> Path:
+    return Path(os.fsdecode(os.fsencode(folder) + b"/" + name))
+
+
+def test_files_whose_names_are_not_utf8_are_skipped_and_the_rest_is_scanned(
+    folder: Path, clip_file: Path, tmp_path: Path
+) -> None:
+    shutil.copy(clip_file, name_of(folder, b"bell/caf\xe9.mp4"))
+    manifest = scan(folder, SPEC)
+    row = next(row for row in manifest.rows if row.reason == "unreadable_name")
+    assert row.path == r"bell/caf\xe9.mp4"
+    assert row.note == r"the name bell/caf\xe9.mp4 is not UTF-8; rename the file or folder"
+    assert len(manifest.usable) == 6 and len(manifest.rows) == 9
+    assert Manifest.load(manifest.save(tmp_path / "m.jsonl")) == manifest
+    assert r"unreadable_name: 1 (such as bell/caf\xe9.mp4)" in manifest.summary()
+    assert manifest.changed() == [] and manifest.arrivals(find_media(folder).entries) == []
+    with pytest.raises(UserError, match=r"the name of the folder .*/\\xff is not UTF-8"):
+        scan(folder.rename(name_of(tmp_path, b"\xff")), SPEC)
+
+
+@pytest.mark.parametrize(
+    "mark", ["\u2028", "\x85", "\x0b", "\x1c", "\u2029", "\r", "\n", "\x1b[2J"]
+)
+def test_any_character_of_a_name_survives_the_manifest_and_none_reaches_the_terminal(
+    mark: str, clip_file: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / "clips"
+    marked_copy(clip_file, root / f"class{mark}x/a{mark}b.mp4")
+    marked_copy(clip_file, root / f"class{mark}x/copy{mark}.mp4", "same")
+    marked_copy(clip_file, root / f"class{mark}x/twin{mark}.mp4", "same")
+    (root / f"bad{mark}.mp4").write_text("no media")
+    manifest = scan(root, SPEC)
+    assert len(manifest.usable) == 3 and manifest.classes == [f"class{mark}x"]
+    assert Manifest.load(manifest.save(tmp_path / "m.jsonl")) == manifest
+    assert mark not in manifest.summary().replace("\n", "" if mark != "\n" else " ")
+    assert mark not in (manifest.rows[0].note or "")
+    lines = manifest.summary().split("\n")
+    assert sum("copy" in line for line in lines) == 1
+    assert all(line.startswith("  ") for line in lines[1:])
+
+
+def test_test_clips_of_a_data_set_never_train(clip_file: Path, tmp_path: Path) -> None:
+    root = tmp_path / "set"
+    for split, count in (("train", 4), ("test", 3), ("val", 2)):
+        for n in range(count):
+            marked_copy(clip_file, root / split / ("dog", "cat")[n % 2] / f"{n}.mp4")
+    marked_copy(clip_file, root / "test/dog/copy.mp4", "leak")
+    marked_copy(clip_file, root / "train/dog/leak.mp4", "leak")
+    manifest = scan(root, SPEC)
+    assert manifest.classes == ["cat", "dog"]
+    assert {row.path.split("/")[0] for row in manifest.split("train")} == {"train"}
+    assert len(manifest.split("train")) == 4 and len(manifest.split("held_out")) == 6
+    text = manifest.summary()
+    assert (
+        "split folders: train (5 files) is trained on; test (4 files), val (2 files) held out"
+        in text
+    )
+    assert "skipped, copy_of_held_out: 1 (such as train/dog/leak.mp4)" in text
+    assert Manifest.load(manifest.save(tmp_path / "m.jsonl")) == manifest
+
+
+def test_equal_contents_are_told_and_so_are_those_in_two_classes(
+    clip_file: Path, tmp_path: Path
+) -> None:
+    for path, mark in {"a/1": "x", "a/2": "x", "b/3": "x", "b/4": "y", "b/5": "z"}.items():
+        marked_copy(clip_file, tmp_path / f"{path}.mp4", mark)
+    manifest = scan(tmp_path, SPEC, held_out=0.5)
+    shas = {row.path: row.sha256 for row in manifest.rows}
+    assert shas["a/1.mp4"] == sha256((tmp_path / "a/1.mp4").read_bytes()).hexdigest()
+    assert len({row.split for row in manifest.rows if row.sha256 == shas["a/1.mp4"]}) == 1
+    text = manifest.summary()
+    assert "equal contents: 2 files repeat another one (such as a/1.mp4 and a/2.mp4)" in text
+    assert "warning: 1 contents stand in two classes" in text
+
+
+def test_recordings_are_counted_and_stay_together(clip_file: Path, tmp_path: Path) -> None:
+    for name in ("rain_1_a", "rain_1_b", "rain_2_a", "rain_3_a", "other"):
+        marked_copy(clip_file, tmp_path / f"{name}.mp4")
+    manifest = scan(tmp_path, SPEC, group_pattern="(rain_[0-9])", held_out=0.5)
+    assert "recordings: 3 in 4 clips, each on one side; 1 clips are of no known recording" in (
+        manifest.summary()
+    )
+    assert Manifest.load(manifest.save(tmp_path / "m.jsonl")).rows == manifest.rows
+
+
+def test_folder_of_links_alone_says_that_links_are_not_followed(
+    clip_file: Path, tmp_path: Path
+) -> None:
+    """A snapshot of the hub: every file is a link to a blob."""
+    blob = marked_copy(clip_file, tmp_path / "blobs/3f2a")
+    root = tmp_path / "snapshots/0a"
+    root.mkdir(parents=True)
+    (root / "a.mp4").symlink_to("../../blobs/3f2a")
+    with pytest.raises(
+        UserError, match=r"no media files;.*1 link not followed \(such as a.mp4 -> "
+    ):
+        scan(root, SPEC)
+    manifest = scan(root, SPEC, follow_links=True)
+    assert [row.path for row in manifest.usable] == ["a.mp4"]
+    assert manifest.usable[0].sha256 == sha256(blob.read_bytes()).hexdigest()
+
+
+def test_root_is_absolute_wherever_the_scan_was_started(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    manifest = scan("clips", SPEC)
+    assert manifest.root == folder.resolve()
+    path = manifest.save("m.jsonl").resolve()
+    monkeypatch.chdir("/")
+    assert Manifest.load(path) == manifest
+
+
+def test_relative_root_of_version_1_is_where_the_clips_are(
+    folder: Path, clip_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another folder of that name, with files of other sizes under the same names, is not it."""
+    manifest = scan(folder, SPEC)
+    path = manifest.save(tmp_path / "m.jsonl")
+    as_version_1(path, root="clips")
+    for row in manifest.usable:
+        marked_copy(clip_file, tmp_path / "elsewhere/clips" / row.path, "something else")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert Manifest.load(path).root == folder.resolve()
+
+
+def as_version_1(path: Path, root: str | None = None) -> None:
+    """Rewrites a manifest as version 1 wrote it."""
+    header, *rows = [json.loads(line) for line in path.read_text().split("\n") if line]
+    old = {"format": "mmldm-manifest", "version": 1, "root": root or header["root"], "ignored": {}}
+    rows = [{k: v for k, v in row.items() if k not in ("sha256", "group")} for row in rows]
+    path.write_text("".join(json.dumps(line) + "\n" for line in (old, *rows)))
+
+
+def test_manifest_of_version_1_opens_and_keeps_its_files_key(folder: Path, tmp_path: Path) -> None:
+    manifest = scan(folder, SPEC)
+    path = manifest.save(tmp_path / "m.jsonl")
+    as_version_1(path)
+    old = Manifest.load(path)
+    assert [row.path for row in old.rows] == [row.path for row in manifest.rows]
+    rows = [[r.path, r.size, r.mtime_ns, r.class_name, r.split, r.duration] for r in old.usable]
+    assert files_key(old) == cache_key(files=rows)
+    assert old.changed() == []
+    os.utime(old.file(old.usable[0]), ns=(1, 1))
+    assert old.changed() == old.usable[:1]
+
+
+def test_touched_file_is_the_same_file_and_other_content_is_not(folder: Path) -> None:
+    manifest = scan(folder, SPEC)
+    first, second, third, *_ = manifest.usable
+    os.utime(folder / first.path, ns=(10**18, 10**18))
+    data = bytearray((folder / second.path).read_bytes())
+    data[-1] ^= 1
+    (folder / second.path).write_bytes(data)
+    (folder / "drum/broken.mp4").unlink()
+    assert manifest.changed() == [second]
+    touched = manifest.touched()
+    assert [row.mtime_ns for row in touched.rows if row.path == first.path] == [10**18]
+    assert {row.path for row in touched.rows if row not in manifest.rows} == {first.path}
+    assert files_key(touched) == files_key(manifest)
+    assert touched.touched() == touched
+
+
+def test_changed_content_of_the_same_size_and_time_is_noticed_when_it_is_read(folder: Path) -> None:
+    manifest = scan(folder, SPEC)
+    row, other = manifest.usable[:2]
+    path = folder / row.path
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    os.utime(path, ns=(row.mtime_ns, row.mtime_ns))
+    assert manifest.changed() == []
+    with pytest.raises(MediaError, match="another content than when it was scanned") as error:
+        manifest.file(row)
+    assert error.value.reason == "changed"
+    assert manifest.file(other) == folder / other.path
+    everything = manifest.model_copy(
+        update={"rows": tuple(r.model_copy(update={"split": "train"}) for r in manifest.usable)}
+    )
+    items = [WindowDataset(everything, SPEC, "train", 0)[(0, index)] for index in range(2)]
+    assert isinstance(items[0], Failed) and items[0].file == row.path
+    assert not isinstance(items[1], Failed)
+
+
+def test_files_that_came_or_were_mended_since_the_scan_are_found(
+    folder: Path, clip_file: Path
+) -> None:
+    manifest = scan(folder, SPEC)
+    assert manifest.arrivals(find_media(folder).entries) == []
+    marked_copy(clip_file, folder / "bell/new.mp4")
+    marked_copy(clip_file, folder / "drum/broken.mp4")
+    arrived = manifest.arrivals(find_media(folder).entries)
+    assert arrived == ["bell/new.mp4", "drum/broken.mp4"]
+    assert manifest.changed() == []
+
+
+def test_second_scan_decodes_what_is_new_and_known_clips_keep_their_side(
+    folder: Path, clip_file: Path
+) -> None:
+    manifest = scan(folder, SPEC, held_out=0.5)
+    turned = {"train": "held_out", "held_out": "train", None: None}
+    known = manifest.model_copy(
+        update={"rows": tuple(r.model_copy(update={"split": turned[r.split], "fps": 99.0})
+                              for r in manifest.rows)}
+    )  # fmt: skip
+    marked_copy(clip_file, folder / "bell/new.mp4")
+    (folder / "bell/a.mp4").unlink()
+    os.utime(folder / "drum/a.mp4", ns=(10**18, 10**18))
+    marked_copy(clip_file, folder / "drum/b.mp4", "other content")
+    seen = []
+    again = scan(
+        folder, SPEC, held_out=0.5, known=known, progress=lambda *counts: seen.append(counts)
+    )
+    assert len(seen) == 2 and seen[-1] == (8, 8)
+    fps = {row.path: row.fps for row in again.usable}
+    assert {path for path, rate in fps.items() if rate != 99.0} == {"bell/new.mp4", "drum/b.mp4"}
+    sides = {row.path: row.split for row in known.usable}
+    assert all(row.split == sides[row.path] for row in again.usable if row.path in sides)
+    assert "bell/a.mp4" not in fps and again.changed() == []
+
+
+def test_second_scan_of_version_1_skips_training_copies_of_what_is_held_out(
+    folder: Path, clip_file: Path
+) -> None:
+    marked_copy(clip_file, folder / "bell/twin.mp4", (folder / "bell/a.mp4").as_posix())
+    sides = {"bell/a.mp4": "held_out", "bell/twin.mp4": "train"}
+    rows = [
+        row.model_copy(update={"sha256": None, "split": sides.get(row.path, row.split)})
+        for row in scan(folder, SPEC).rows
+    ]
+    old = Manifest(root=folder, rows=tuple(rows))
+    again = {row.path: row for row in scan(folder, SPEC, known=old).rows}
+    assert again["bell/a.mp4"].split == "held_out" and again["bell/a.mp4"].sha256
+    assert again["bell/twin.mp4"].reason == "copy_of_held_out"
+
+
+@pytest.mark.parametrize("lines", [1, 4, 8])
+def test_manifest_cut_at_the_end_of_a_line_is_noticed(
+    lines: int, folder: Path, tmp_path: Path
+) -> None:
+    path = scan(folder, SPEC).save(tmp_path / "m.jsonl")
+    kept = path.read_bytes().split(b"\n")[:lines]
+    path.write_bytes(b"\n".join(kept) + b"\n")
+    with pytest.raises(UserError, match=f"is cut: it holds {lines - 1} of 8 rows"):
+        Manifest.load(path)
+
+
+def test_interrupted_scan_goes_on_and_ends_as_if_it_had_not_been(
+    folder: Path, tmp_path: Path
+) -> None:
+    unfinished = tmp_path / "new" / "m.jsonl.unfinished"
+    whole = scan(folder, SPEC)
+    assert not unfinished.parent.exists()
+
+    def stop_at(count: int) -> Callable[[int, int], None]:
+        def progress(done: int, total: int) -> None:
+            if done == count:
+                raise KeyboardInterrupt
+
+        return progress
+
+    with pytest.raises(KeyboardInterrupt):
+        scan(folder, SPEC, workers=1, unfinished=unfinished, progress=stop_at(3))
+    assert len(unfinished.read_text().split("\n")) == 1 + 3 + 1
+    with unfinished.open("a") as file:
+        file.write('{"path": "torn')
+    rows = [json.loads(line) for line in unfinished.read_text().split("\n")[1:4]]
+    seen: list[int] = []
+    (folder / rows[0]["path"]).touch()
+    with pytest.raises(KeyboardInterrupt):
+        scan(folder, SPEC, workers=1, unfinished=unfinished, progress=stop_at(5))
+    kept = [json.loads(line)["path"] for line in unfinished.read_text().split("\n")
+            if line.endswith("}}")]  # fmt: skip
+    assert len(kept) == 6 and set(kept) >= {row["path"] for row in rows}
+    other = Limits(seconds=99)
+    resumed = scan(folder, SPEC, unfinished=unfinished, progress=lambda done, _: seen.append(done))
+    assert seen == [*range(1, 9)]
+    drop = {"mtime_ns": 0}
+    assert [r.model_copy(update=drop) for r in resumed.rows] == [
+        r.model_copy(update=drop) for r in whole.rows
+    ]
+    assert not unfinished.parent.exists() or not list(unfinished.parent.iterdir())
+    assert scan(folder, SPEC, limits=other, unfinished=unfinished).rows == resumed.rows
+
+
+def test_results_under_other_limits_are_not_taken_over(folder: Path, tmp_path: Path) -> None:
+    unfinished = tmp_path / "m.unfinished"
+    entries = find_media(folder).entries
+    strict = Limits(max_pixels=16)
+    first = next(iter(measure_files(folder, entries, strict, False, 1, unfinished)))
+    assert first.reason == "too_large" and unfinished.is_file()
+    again = measure_files(folder, entries, Limits(), False, 1, unfinished)
+    assert {outcome.reason for outcome in again} == {None, "unreadable"}
+
+
+def test_manifest_as_a_source_stands_for_its_folder_and_keeps_its_splits(
+    folder: Path, tmp_path: Path
+) -> None:
+    manifest = scan(folder, SPEC, held_out=0.5, seed=3)
+    path = manifest.save(tmp_path / "elsewhere.jsonl")
+    again = scan(path, SPEC, held_out=0.0)
+    assert again.rows == manifest.rows and again.root == manifest.root

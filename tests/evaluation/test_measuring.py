@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -120,3 +121,13 @@ def test_kept_rows_are_the_very_numbers(tmp_path):
     kept = cache.get(measure, "k")
     assert kept["level"].equal(row["level"]) and kept["none"].shape == (0, 4)
     assert cache.get(measure, "other") is None
+
+
+def test_row_of_a_clip_without_onsets_is_kept(tmp_path):
+    """A column of an empty table has no elements and a stride of its own."""
+    cache, measure = FeatureCache(tmp_path, SPEC), Loudness()
+    row = {"onsets": torch.from_numpy(np.zeros((0, 2))[:, 0]), "peaks": torch.ones(2)}
+    cache.put(measure, "k", row)
+    kept = cache.get(measure, "k")
+    assert kept is not None and kept["onsets"].shape == (0,)
+    assert kept["peaks"].tolist() == [1, 1]

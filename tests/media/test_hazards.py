@@ -38,12 +38,13 @@ def listener() -> Iterator[tuple[int, Callable[[], int]]]:
     hits = []
 
     def accept() -> None:
-        quiet = False
-        while not (stop.is_set() and quiet):
+        while True:
+            last = stop.is_set()  # whoever connected before that waits in the queue now
             try:
                 connection, address = server.accept()
             except TimeoutError:
-                quiet = True
+                if last:
+                    return
                 continue
             hits.append(address)
             connection.close()

@@ -1,10 +1,13 @@
 """The audio image: formula, filterbanks, and how exactly it goes back to sound."""
 
 import math
+from inspect import signature
+from pathlib import Path
 
 import pytest
 import torch
 
+from mmldm.media.inversion import MOMENTUM, NNLS_ITERATIONS
 from mmldm.media.spectrogram import AudioImage, mel_filterbank
 from mmldm.types import ClipSpec, SpectrogramSpec
 
@@ -36,6 +39,15 @@ def chirps(batch: int = 2) -> torch.Tensor:
         0.5 * torch.sin(2 * math.pi * (200 + 150 * k + 900 * time) * time) for k in range(batch)
     ]
     return torch.stack(tones) * ((time % 0.4) < 0.25)
+
+
+def test_the_inverse_is_the_one_that_the_docs_describe() -> None:
+    text = " ".join(
+        (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8").split()
+    )
+    assert f"by {NNLS_ITERATIONS} multiplicative non-negative least-squares updates" in text
+    iterations = signature(AudioImage.waveform).parameters["iterations"].default
+    assert f"{iterations} steps of fast Griffin-Lim (momentum {MOMENTUM})" in text
 
 
 def triangle(frequency: float, left: float, centre: float, right: float) -> float:

@@ -1,5 +1,8 @@
 """A whole system of tiny real parts, every path of which moves the output."""
 
+import shutil
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -94,6 +97,19 @@ def build_pipeline(
 @pytest.fixture(scope="session")
 def pipeline() -> SoundingVideoPipeline:
     return build_pipeline()
+
+
+@pytest.fixture(scope="session")
+def saved(pipeline, tmp_path_factory) -> Path:
+    """Its folder; tests that change it take a `copied` one."""
+    folder = tmp_path_factory.mktemp("model")
+    pipeline.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def copied(saved, tmp_path) -> Path:
+    return Path(shutil.copytree(saved, tmp_path / "model"))
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ from mmldm.pipelines.request import class_indices, clip_count, clip_seeds
 
 
 def test_number_of_clips_is_asked_for_or_one_per_given_clip_or_four():
-    assert [clip_count(None, n) for n in (0, 1, 2, 7)] == [4, 4, 2, 7]
+    assert [clip_count(None, n) for n in (0, 1, 2, 7)] == [4, 1, 2, 7]
     assert [clip_count(5, 0), clip_count(5, 1), clip_count(3, 3)] == [5, 5, 3]
 
 
@@ -50,7 +50,7 @@ def test_unseeded_requests_differ_and_follow_the_global_seed():
         ({"audio": torch.full((6400,), float("nan"))}, "finite"),
         ({"frames": torch.zeros(8, 3, 32, 32)}, "uint8"),
         ({"frames": torch.zeros(8, 3, 16, 16, dtype=torch.uint8)}, r"\(8, 3, 16, 16\)"),
-        ({"audio": torch.zeros(2, 6400), "num_samples": 3}, "does not fit 2 given clips"),
+        ({"audio": torch.zeros(3, 6400), "num_samples": 4}, "does not fit 3 given clips"),
         ({"scheduler": "unpic"}, "did you mean unipc"),
         ({"num_inference_steps": 0}, "from 1 to 1000"),
         ({"decoder_steps": 0}, "from 1 to 1000"),

@@ -187,7 +187,9 @@ def test_component_paths_in_the_model_folder_are_pinned(pipeline, tmp_path):
 
 def test_parts_that_do_not_belong_together_are_refused(pipeline):
     with pytest.raises(UserError, match="class names"):
-        SoundingVideoPipeline(**pipeline.components, class_names=["wood"])
+        SoundingVideoPipeline(
+            **pipeline.components, class_names=["wood"], clip_spec=pipeline.config.clip_spec
+        )
 
 
 def test_half_precision_weights_generate_finite_clips(pipeline, tmp_path, waveforms):

@@ -9,7 +9,8 @@ from rich.console import Console
 from mmldm.config import RunConfig
 from mmldm.data.manifest import Manifest, scan
 from mmldm.training.distributed import Process
-from mmldm.training.journey import JOBS, Journey, RunFolder
+from mmldm.training.journey import JOBS, Journey
+from mmldm.training.run_folder import RunFolder
 from mmldm.worlds.impacts.clips import ImpactsConfig, synthesize
 
 from ..smallest import CLIP, smallest_recipe

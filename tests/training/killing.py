@@ -1,11 +1,9 @@
-"""Runs a training command, kills it at chosen moments, and compares what two runs left."""
+"""Runs a training command, kills it at chosen events, and compares what two runs left."""
 
 import os
-import random
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,7 +13,16 @@ from mmldm.training.checkpoint import CheckpointFolder
 from mmldm.training.report import METRICS, read_metrics
 
 SOURCE = Path(__file__).parents[2] / "src"
+STRIKING = str(Path(__file__).parents[1] / "striking.py")
 TINY = (sys.executable, str(Path(__file__).with_name("tiny_stage.py")))
+TORCHRUN = (
+    sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
+)  # fmt: skip
+PATIENCE = 1500.0
+"""Seconds after which a command counts as hanging, on however slow a machine."""
+
+Strike = tuple[str, int]
+"""A moment of tests/striking.py, and the how-manieth."""
 
 
 def environment() -> dict[str, str]:
@@ -35,70 +42,53 @@ def start(command: Sequence[str]) -> subprocess.Popen[str]:
     )
 
 
-def finish(command: Sequence[str], timeout: float = 120) -> tuple[int, str]:
+def finish(command: Sequence[str]) -> tuple[int, str]:
     """Runs a command to its end: exit code and what it printed."""
     process = start(command)
-    output, _ = process.communicate(timeout=timeout)
+    try:
+        output, _ = process.communicate(timeout=PATIENCE)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
     return process.returncode, output
 
 
-def run_until_done_with_kills(
-    command: Sequence[str], folder: Path, kills: int, seed: int = 0, timeout: float = 240
-) -> list[str]:
-    """Kills the command `kills` times, then lets it finish.
+def struck(
+    command: Sequence[str], folder: Path, strike: Strike, number: signal.Signals
+) -> tuple[str, ...]:
+    """The command, as one that signals itself.
 
-    Every second kill waits for a checkpoint being written and strikes inside the write; the others
-    strike at a random moment after the first new metrics line.
+    Args:
+        command: Begins with the interpreter, or with `TORCHRUN`, whose first process is struck.
+        folder: The job's folder.
+    """
+    launcher = len(TORCHRUN) if tuple(command[: len(TORCHRUN)]) == TORCHRUN else 1
+    moment, count = strike
+    words = (STRIKING, moment, str(count), number.name, str(folder))
+    return (*command[:launcher], *words, *command[launcher:])
+
+
+def kill(command: Sequence[str], folder: Path, strike: Strike) -> None:
+    """Runs the command until SIGKILL strikes it."""
+    code, output = finish(struck(command, folder, strike, signal.SIGKILL))
+    # torchrun outlives the process that it tells of.
+    assert code == -signal.SIGKILL or "Signal 9 (SIGKILL)" in output, output
+    assert any((folder / "checkpoints").glob(".*.partial")) == (strike[0] == "write")
+
+
+def run_until_done_with_kills(
+    command: Sequence[str], folder: Path, strikes: Sequence[Strike]
+) -> None:
+    """Kills the command once for each strike, then lets it finish.
 
     Args:
         command: A training command that writes metrics and checkpoints below `folder`.
         folder: The job's folder.
-        kills: How many SIGKILLs are wanted; fewer if the command is done before.
-        seed: Chooses the moments.
-        timeout: Seconds for the whole.
-
-    Returns:
-        What each kill struck: "write" or "step".
     """
-    moments = random.Random(seed)
-    struck: list[str] = []
-    deadline = time.monotonic() + timeout
-    while len(struck) < kills:
-        assert time.monotonic() < deadline, f"only {len(struck)} of {kills} kills in {timeout} s"
-        process = start(command)
-        in_write = len(struck) % 2 == 0
-        if not _wait_for_moment(process, folder, in_write, moments, deadline):
-            break
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
-        partial = any((folder / "checkpoints").glob(".*.partial"))
-        struck.append("write" if partial else "step")
-    code, output = finish(command, max(1.0, deadline - time.monotonic()))
+    for strike in strikes:
+        kill(command, folder, strike)
+    code, output = finish(command)
     assert code == 0, output
-    return struck
-
-
-def _wait_for_moment(
-    process: subprocess.Popen[str],
-    folder: Path,
-    in_write: bool,
-    moments: random.Random,
-    deadline: float,
-) -> bool:
-    metrics, checkpoints = folder / METRICS, folder / "checkpoints"
-    began, before = time.monotonic(), _size(metrics)
-    while process.poll() is None and time.monotonic() < deadline:
-        if in_write and any(checkpoints.glob(".*.partial/*.safetensors")):
-            return True
-        if not in_write and time.monotonic() - began > 1 and _size(metrics) not in (0, before):
-            time.sleep(moments.uniform(0, 0.3))
-            return process.poll() is None
-        time.sleep(0.0005)
-    return False
-
-
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0
 
 
 def assert_same_run(first: Path, second: Path) -> None:

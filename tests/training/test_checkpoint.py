@@ -3,23 +3,22 @@
 import errno
 import json
 import os
-import subprocess
-import sys
+import resource
 from pathlib import Path
 
 import pytest
 import torch
 
 from mmldm.errors import UserError
-from mmldm.files import whole_folder
 from mmldm.training import checkpoint as checkpoint_module
 from mmldm.training.checkpoint import (
     Checkpoint,
     CheckpointFolder,
     SaveError,
     refuse_changes,
-    run_lock,
 )
+
+from ..power import Disk
 
 
 def state(step: int) -> Checkpoint:
@@ -68,17 +67,17 @@ def test_every_file_of_a_checkpoint_is_readable_without_pickle(folder: Checkpoin
     assert json.loads((path / "state.json").read_text())["versions"]["torch"] == torch.__version__
 
 
-@pytest.mark.parametrize("call", ["_write_tensors", "sync", "rename"])
+@pytest.mark.parametrize("call", ["_write_tensors", "fsync", "rename"])
 def test_old_checkpoints_survive_a_failure_at_every_call(
     folder: CheckpointFolder, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
     """Lets the n-th system-facing call fail, for every n, until a save gets through."""
     folder.save(state(1))
     folder.save(state(2))
-    owner = Path if call == "rename" else checkpoint_module
+    owner = {"fsync": os, "rename": Path}.get(call, checkpoint_module)
     real = getattr(owner, call)
-    for nth in range(20):
-        calls = iter(range(20))
+    for nth in range(30):
+        calls = iter(range(30))
 
         def failing(*args, nth=nth, calls=calls, **kwargs):  # type: ignore[no-untyped-def]
             if next(calls) == nth:
@@ -151,46 +150,137 @@ def test_changed_settings_are_refused_with_old_and_new_value() -> None:
     assert "betas" not in str(error.value)
 
 
-HOLD = """
-import sys, time
-from pathlib import Path
-from mmldm.training.checkpoint import run_lock
-with run_lock(Path(sys.argv[1]), print):
-    print("held", flush=True)
-    time.sleep(60)
-"""
+READ_ERRORS = [errno.EMFILE, errno.ENFILE, errno.EIO, errno.EACCES, errno.ESTALE, errno.ENOMEM]
 
 
-def test_second_process_is_refused_and_a_dead_ones_lock_is_recovered(
-    tmp_path: Path, notes: list[str]
+@pytest.mark.parametrize("number", READ_ERRORS)
+@pytest.mark.parametrize("call", ["sha256_of", "load_file"])
+def test_error_of_reading_is_not_damage(
+    folder: CheckpointFolder, monkeypatch: pytest.MonkeyPatch, number: int, call: str
 ) -> None:
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2] / "src")}
-    holder = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, env=environment
-    )
-    assert holder.stdout is not None
-    assert holder.stdout.readline() == b"held\n"
-    with (
-        pytest.raises(UserError, match=f"in use by process {holder.pid} on "),
-        run_lock(tmp_path, notes.append),
-    ):
-        pass
-    holder.kill()
-    holder.communicate()
-    with run_lock(tmp_path, notes.append):
-        assert f"recovered the lock left by process {holder.pid}" in notes[-1]
-    assert (tmp_path / "run.lock").read_text() == ""
+    folder.save(state(1))
+    folder.save(state(2))
+
+    def failing(path: Path) -> None:
+        raise OSError(number, os.strerror(number), str(path))
+
+    monkeypatch.setattr(checkpoint_module, call, failing)
+    for _ in range(2):
+        with pytest.raises(
+            UserError, match=rf"model.* cannot be read now \({os.strerror(number)}\)"
+        ):
+            folder.newest_whole()
+    monkeypatch.undo()
+    assert folder.steps() == [1, 2]
+    assert folder.newest_whole() == 2
 
 
-def test_folder_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
-    target = tmp_path / "export"
-    with whole_folder(target) as partial:
-        (partial / "first").touch()
-    with pytest.raises(UserError), whole_folder(target) as partial:
-        (partial / "second").touch()
-        raise UserError("disk full")
-    assert [path.name for path in target.iterdir()] == ["first"]
-    with whole_folder(target) as partial:
-        (partial / "third").touch()
-    assert [path.name for path in target.iterdir()] == ["third"]
-    assert list(tmp_path.iterdir()) == [target]
+def test_too_many_open_files_rename_nothing(folder: CheckpointFolder) -> None:
+    """The real thing, at every open of a verification: as many descriptors are free as the loop counts."""
+    folder.save(state(1))
+    folder.save(state(2))
+    folder.load(2)  # everything that is imported late is imported
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = os.dup(0)
+    os.close(lowest)
+    refused = []
+    for free in range(4):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + free, hard))
+        try:
+            assert folder.newest_whole() == 2
+        except UserError as error:
+            refused.append(str(error))
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert len(refused) >= 1
+    assert all("cannot be read now" in sentence for sentence in refused)
+    assert folder.steps() == [1, 2]
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EMFILE])
+def test_folder_that_cannot_be_listed_is_not_an_empty_one(
+    folder: CheckpointFolder, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """A run would start from step 0, over its own checkpoints."""
+    folder.save(state(1))
+
+    def failing(path: object) -> None:
+        raise OSError(number, os.strerror(number), str(path))
+
+    monkeypatch.setattr(os, "listdir", failing)
+    monkeypatch.setattr(os, "scandir", failing)
+    with pytest.raises(UserError, match=rf"cannot be read now \({os.strerror(number)}\)"):
+        folder.newest_whole()
+
+
+STRANGERS = [
+    ".DS_Store", "._step_00000002", ".nfs000000000123", "Thumbs.db", "step_00000020.tar",
+    "step_00000030", "step_20", "damaged_notes.txt", ".step_notes.partial",
+]  # fmt: skip
+STRANGE_FOLDERS = ["step_00000020 copy", "step_abc", "step_00000002.bak", ".git", "step_ 0000002"]
+
+
+def test_what_others_left_in_the_folder_is_passed_over_and_kept(
+    folder: CheckpointFolder, tmp_path: Path, notes: list[str]
+) -> None:
+    place = tmp_path / "checkpoints"
+    for name in STRANGERS:
+        (place / name).write_text("mine")
+    for name in STRANGE_FOLDERS:
+        (place / name).mkdir()
+        (place / name / "thesis.txt").write_text("mine")
+    folder.clean()
+    assert folder.newest_whole() == 0
+    for step in (1, 2, 3):
+        folder.save(state(step))
+    folder.clean()
+    assert folder.newest_whole() == 3
+    assert folder.steps() == [2, 3]
+    assert notes == []
+    assert all((place / name).read_text() == "mine" for name in STRANGERS)
+    assert all((place / name / "thesis.txt").read_text() == "mine" for name in STRANGE_FOLDERS)
+
+
+def test_file_where_a_checkpoint_belongs_makes_way(
+    folder: CheckpointFolder, tmp_path: Path, notes: list[str]
+) -> None:
+    (tmp_path / "checkpoints" / "step_00000003").write_text("mine")
+    folder.save(state(3))
+    assert folder.newest_whole() == 3
+    assert (tmp_path / "checkpoints" / "damaged_step_00000003").read_text() == "mine"
+    assert "step_00000003 is not a checkpoint; set aside as damaged_step_00000003" in notes[-1]
+
+
+def test_damaged_checkpoints_are_never_written_over(
+    folder: CheckpointFolder, tmp_path: Path
+) -> None:
+    folder.save(state(1))
+    for content in ("first", "second"):
+        (folder.save(state(2)) / "state.json").write_text(content)
+        assert folder.newest_whole() == 1
+    kept = sorted((tmp_path / "checkpoints").glob("damaged_*/state.json"))
+    assert [path.read_text() for path in kept] == ["first", "second"]
+
+
+@pytest.mark.parametrize("name", [".step_00000002.partial", ".step_00000002.retired"])
+def test_leftovers_are_removed_whoever_left_them(
+    folder: CheckpointFolder, tmp_path: Path, name: str, notes: list[str]
+) -> None:
+    """Who holds the run's lock need not ask for host and process."""
+    other = name.replace("2.", "2.0123abcd-1.")
+    for each in (name, other):
+        (tmp_path / "checkpoints" / each).mkdir()
+    folder.clean()
+    assert list((tmp_path / "checkpoints").iterdir()) == []
+    assert [note.split()[4] for note in notes] == sorted([name, other])
+
+
+def test_every_file_is_synced_before_the_checkpoint_has_its_name(
+    folder: CheckpointFolder, tmp_path: Path
+) -> None:
+    with Disk() as disk:
+        CheckpointFolder(tmp_path / "new" / "checkpoints", 2, print).clean()
+        for step in (1, 2, 3):
+            CheckpointFolder(tmp_path / "new" / "checkpoints", 2, print).save(state(step))
+    assert disk.renamed_before_sync == []
+    assert disk.unsynced(tmp_path / "new") == []

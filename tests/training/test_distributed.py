@@ -2,29 +2,27 @@
 
 import math
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
 
+from mmldm.data.loader import order
 from mmldm.errors import RefusedElsewhereError, UserError
 from mmldm.training.checkpoint import CheckpointFolder
 from mmldm.training.distributed import Process, process_group
 from mmldm.training.report import read_metrics
 
-from .killing import TINY, finish
+from .killing import TINY, TORCHRUN, finish
 from .test_loop import run, stop_at
 
-TORCHRUN = (
-    sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", TINY[1],
-)  # fmt: skip
+TWO = (*TORCHRUN, TINY[1])
 CLOSE = 1e-4
 """Sums over two halves are rounded otherwise than sums over the whole."""
 MUON = {"matrix_learning_rate": 0.02}
 
 
 def train_two(folder: Path, *settings: str) -> None:
-    code, output = finish((*TORCHRUN, str(folder), "steps=12", "dropout=0.0", *settings))
+    code, output = finish((*TWO, str(folder), "steps=12", "dropout=0.0", *settings))
     assert code == 0, output
 
 
@@ -91,6 +89,27 @@ def test_checkpoint_of_one_process_resumes_sharded_over_two_with_muon(
     train_two(tmp_path, "sharding=full", "matrix_learning_rate=0.02")
     assert "resumed at step 6" in (tmp_path / "train.log").read_text()
     assert_close_runs(one_with_muon, tmp_path)
+
+
+def test_rows_that_the_second_process_cannot_read_are_told_once_and_counted(tmp_path: Path) -> None:
+    first, second = order(0, 37, 8, 0)[:4], order(0, 37, 8, 0)[4:]
+    train_two(tmp_path, f"unreadable={first[0]},{second[0]}", "poison=0")
+    log = (tmp_path / "train.log").read_text()
+    for row in (first[0], second[0]):
+        assert log.count(f"cannot read number {row}: gone; another clip stands in") == 1
+    records = [r for r in read_metrics(tmp_path / "metrics.jsonl") if "model/loss" in r]
+    assert [r["data/failed"] for r in records] == [2] * 12
+    named = log.partition("in step 1 with ")[2].partition("\n")[0].split(", ")
+    assert {f"number {row}" for row in (*first[1:], *second[1:])} < set(named)
+    assert not {f"number {first[0]}", f"number {second[0]}"} & set(named)
+
+
+def test_processes_that_together_cannot_read_a_fifth_stop_with_one_sentence(tmp_path: Path) -> None:
+    """Each of them alone lacks less than a fifth."""
+    rows = ",".join(str(row) for row in sorted(order(0, 37, 8, 0)))
+    code, output = finish((*TWO, str(tmp_path), "steps=12", f"unreadable={rows}"))
+    assert code != 0
+    assert output.count("8 of 37 clips cannot be read any more, for example number") == 1
 
 
 def test_refusal_of_the_first_process_reaches_its_caller() -> None:

@@ -13,8 +13,9 @@ from mmldm.errors import UserError
 from mmldm.models.image_vae import load_image_vae
 from mmldm.models.signal_decoder import SignalDecoder
 from mmldm.pipelines.sounding_video import SoundingVideoPipeline
-from mmldm.training.journey import JOBS, Journey, find_manifest
+from mmldm.training.journey import JOBS, Journey
 from mmldm.training.report import METRICS, read_metrics
+from mmldm.training.run_clips import find_manifest
 
 from ..smallest import CLIP, smallest_recipe
 from .conftest import journey

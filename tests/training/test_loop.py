@@ -2,7 +2,11 @@
 
 import json
 import math
+import os
+import re
+import signal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,12 +14,15 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file
 
+from mmldm.data.loader import order
 from mmldm.errors import UserError
 from mmldm.training.checkpoint import CheckpointFolder
 from mmldm.training.loop import TrainResult, train
 from mmldm.training.report import read_metrics
+from mmldm.training.stopping import OUT_OF_TIME
 from mmldm.training.turn import learning_rate_factor
 
+from ..power import Disk
 from .killing import assert_same_run
 from .tiny_stage import TinyStage, tiny_config
 
@@ -147,7 +154,61 @@ def test_poisoned_step_leaves_weights_moments_and_step_count_alone(tmp_path: Pat
     record = [r for r in read_metrics(tmp_path / "metrics.jsonl") if r["step"] == 6][0]
     assert record["model/loss"] is None
     assert record["skipped_updates"] == 1
-    assert "1 update(s) withheld before step 6" in (tmp_path / "train.log").read_text()
+    clips = ", ".join(f"number {index}" for index in order(0, 37, 8, 5))
+    assert (
+        "1 update(s) withheld before step 6: the loss or a gradient was not finite, "
+        f"in step 6 with {clips}\n"
+    ) in (tmp_path / "train.log").read_text()
+
+
+def test_withheld_steps_between_two_reports_are_named_until_there_are_many(tmp_path: Path) -> None:
+    run(tmp_path, stage={"poison": (1, 3, 4, 6, 8, 9)}, log_every=12)
+    log = (tmp_path / "train.log").read_text()
+    [sentence] = [line for line in log.splitlines() if "withheld" in line]
+    assert "6 update(s) withheld before step 12" in sentence
+    assert [int(n) for n in re.findall(r"in step (\d+) with", sentence)] == [2, 4, 5, 7]
+    assert sentence.endswith("; and in 2 more")
+
+
+def test_what_a_killed_run_withheld_and_did_not_tell_is_told_when_it_resumes(
+    tmp_path: Path,
+) -> None:
+    settings, stage = {"log_every": 12}, {"poison": (1,)}
+    stop_at(tmp_path, 5, stage, **settings)
+    assert not (tmp_path / "train.log").exists()
+    run(tmp_path, stage, **settings)
+    log = (tmp_path / "train.log").read_text()
+    clips = ", ".join(f"number {index}" for index in order(0, 37, 8, 1))
+    assert "resumed at step 3" in log
+    assert "1 update(s) withheld before step 12" in log
+    assert f"not finite, in step 2 with {clips}\n" in log
+    run(tmp_path, stage, **settings)
+    assert (tmp_path / "train.log").read_text().count("withheld") == 1
+
+
+def test_stand_in_is_named_in_the_place_of_a_clip_that_cannot_be_read(tmp_path: Path) -> None:
+    indices = order(0, 37, 8, 2)
+    run(tmp_path, stage={"poison": (2,), "unreadable": (indices[3],)}, steps=3)
+    log = (tmp_path / "train.log").read_text()
+    named = log.partition("in step 3 with ")[2].partition("\n")[0].split(", ")
+    assert len(set(indices) - {int(name.removeprefix("number ")) for name in named}) == 1
+    assert f"number {indices[3]}" not in named
+    assert log.count(f"cannot read number {indices[3]}: gone; another clip stands in") == 1
+
+
+def test_failures_since_the_last_report_are_told_when_a_run_is_stopped(tmp_path: Path) -> None:
+    first = order(0, 37, 8, 0)[0]
+    config = tiny_config(log_every=12)
+
+    class Stopped(TinyStage):
+        def active_turns(self, step: int) -> tuple[str, ...]:
+            os.kill(os.getpid(), signal.SIGTERM)
+            return super().active_turns(step)
+
+    stage = Stopped(config, 0, unreadable=(first,))
+    result = train(stage, config, tmp_path, seed=0, console=Console(quiet=True))
+    assert (result.step, result.stopped_by) == (1, "SIGTERM")
+    assert f"cannot read number {first}: gone" in (tmp_path / "train.log").read_text()
 
 
 def test_training_recovers_after_a_poisoned_step(tmp_path: Path) -> None:
@@ -192,14 +253,27 @@ def test_one_turn_never_moves_the_others_weights(tmp_path: Path) -> None:
 
 
 def test_time_limit_saves_exports_and_resumes_to_the_same_bits(
-    unbroken: Path, tmp_path: Path
+    unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    result = run(tmp_path, stage={"pause": 0.1}, max_minutes=0.25 / 60)
-    assert result.stopped_by == "max_minutes"
-    assert 0 < result.step < 12
+    """By a clock that a step moves on by a second."""
+    seconds = [0.0]
+
+    class Clocked(TinyStage):
+        def active_turns(self, step: int) -> tuple[str, ...]:
+            seconds[0] += 1
+            return super().active_turns(step)
+
+    def timed() -> TrainResult:
+        config = tiny_config(max_minutes=4.5 / 60)
+        return train(Clocked(config, 0), config, tmp_path, seed=0, console=Console(quiet=True))
+
+    clock = SimpleNamespace(monotonic=lambda: seconds[0])
+    monkeypatch.setattr("mmldm.training.stopping.time", clock)
+    result = timed()
+    assert (result.step, result.stopped_by) == (5, "max_minutes")
     assert result.export is not None
-    again = run(tmp_path, stage={"pause": 0.1}, max_minutes=0.25 / 60)
-    assert (again.step, again.stopped_by) == (result.step, "max_minutes")  # its time is used up
+    again = timed()
+    assert (again.step, again.stopped_by) == (5, "max_minutes")  # its time is used up
     run(tmp_path)
     assert_same_run(unbroken, tmp_path)
 
@@ -223,3 +297,32 @@ def test_metrics_are_valid_json_with_exact_losses(unbroken: Path) -> None:
         record = json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} in the file"))
         for key, text in record.get("loss_hex", {}).items():
             assert float.fromhex(text) == record[key]
+
+
+@pytest.mark.parametrize("torn", [b"", b"\0" * 64, b"[6, 0", b"\xff", b"{}"])
+def test_torn_marker_of_time_blocks_no_resume(tmp_path: Path, torn: bytes) -> None:
+    stop_at(tmp_path, 6)
+    (tmp_path / OUT_OF_TIME).write_bytes(torn)
+    assert run(tmp_path).step == 12
+    said = (tmp_path / "train.log").read_text()
+    assert said.count("out_of_time.json cannot be read") == (torn != b"{}")
+
+
+def test_checkpoint_is_on_the_disk_with_the_metrics_that_lead_to_it(tmp_path: Path) -> None:
+    told: list[list[str]] = []
+
+    class Watched(TinyStage):
+        def active_turns(self, now: int) -> tuple[str, ...]:
+            if now in (3, 6, 9):  # right after a checkpoint
+                told.append(disk.unsynced(tmp_path))
+            return super().active_turns(now)
+
+    config = tiny_config(preview_every=0)
+    with Disk() as disk:
+        train(Watched(config, 0), config, tmp_path, seed=0, console=Console(quiet=True))
+        after = disk.unsynced(tmp_path)
+    for names in (*told, after):
+        kept = [n for n in names if not n.startswith("tensorboard") and n != "run.lock"]
+        assert kept == []
+    assert disk.renamed_before_sync == []
+    assert len(told) == 3

@@ -18,8 +18,9 @@ from mmldm.models.image_vae import load_image_vae
 from mmldm.pipelines.sounding_video import SoundingVideoPipeline
 from mmldm.training.autoencoder import AutoencoderStage
 from mmldm.training.generator import GeneratorStage
-from mmldm.training.journey import JOBS, Journey, find_manifest
+from mmldm.training.journey import JOBS, Journey
 from mmldm.training.randomness import StepRandom
+from mmldm.training.run_clips import find_manifest
 from mmldm.training.vae import VaeStage
 
 from ..remux import without

@@ -9,6 +9,10 @@ import pytest
 from rich.console import Console
 
 from mmldm.training.report import Report, read_metrics
+from mmldm.training.report_page import write_report_page
+from mmldm.training.run_folder import RunFolder
+
+from ..power import Disk
 
 
 def report(
@@ -107,3 +111,110 @@ def test_every_line_is_one_json_object(tmp_path: Path) -> None:
             first.metrics(step, {"model/loss": step})
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [1, 2]
+
+
+DAMAGED = [
+    b"",
+    b"\0" * 512,
+    b"\0\0\0" + b'{"step": 2, "model/loss": 9}',
+    b"\xff\xfe",
+    b"null",
+    b"[1, 2]",
+    b'{"model/loss": 3}',
+    b'{"step": "2"}',
+    b'{"step": true}',
+    b"[" * 100_000,
+]
+
+
+@pytest.mark.parametrize("line", DAMAGED)
+def test_damaged_line_never_stops_a_run_and_is_kept_aside(tmp_path: Path, line: bytes) -> None:
+    with report(tmp_path) as first:
+        for step in (1, 2, 3):
+            first.metrics(step, {"model/loss": step})
+    path = tmp_path / "metrics.jsonl"
+    one, two, three, _ = path.read_bytes().split(b"\n")
+    damaged = b"\n".join([one, line, two, three, b""])
+    path.write_bytes(damaged)
+    assert [record["model/loss"] for record in read_metrics(path)] == [1, 2, 3]
+    for number in range(2):
+        shown = io.StringIO()
+        with report(tmp_path, start=2, to=shown):
+            pass
+        sentence = "1 line(s) of metrics.jsonl cannot be read and are left out"
+        assert shown.getvalue().count(sentence) == (number == 0)
+        assert [record["model/loss"] for record in read_metrics(path)] == [1, 2]
+    assert (tmp_path / "damaged_metrics.jsonl").read_bytes() == damaged
+
+
+def test_earlier_damaged_metrics_are_not_written_over(tmp_path: Path) -> None:
+    for text in ("first\n", "second\n", "third\n"):
+        (tmp_path / "metrics.jsonl").write_text(text)
+        with report(tmp_path, start=2):
+            pass
+    kept = sorted(tmp_path.glob("damaged_*"))
+    assert {path.read_text() for path in kept} == {"first\n", "second\n", "third\n"}
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "train.log", "tensorboard", "unknown"])
+@pytest.mark.parametrize("kind", ["file", "folder", "nothing"])
+def test_nothing_in_the_folder_stops_a_run(tmp_path: Path, name: str, kind: str) -> None:
+    if kind == "folder":
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "thesis.txt").write_text("mine")
+    elif kind == "file":
+        (tmp_path / name).write_bytes(b"\0\xff")
+    shown = io.StringIO()
+    with report(tmp_path, start=1, to=shown) as first:
+        first.metrics(2, {"model/loss": 2})
+        first.note("heard")
+        first.sync()
+    assert "vae: heard" in shown.getvalue()
+    if kind == "folder":
+        assert (tmp_path / name / "thesis.txt").read_text() == "mine"
+        assert name not in ("metrics.jsonl", "train.log") or f"{name} (" in shown.getvalue()
+    if (name, kind) != ("metrics.jsonl", "folder"):
+        assert [record["step"] for record in read_metrics(tmp_path / "metrics.jsonl")] == [2]
+
+
+def test_what_was_told_is_on_the_disk_after_a_sync(tmp_path: Path) -> None:
+    with Disk() as disk:
+        first = report(tmp_path)
+        first.metrics(1, {"model/loss": 1})
+        first.note("heard")
+        assert {"metrics.jsonl", "train.log"} <= set(disk.unsynced(tmp_path))
+        first.sync()
+        assert not {"metrics.jsonl", "train.log"} & set(disk.unsynced(tmp_path))
+
+
+def test_page_is_written_whatever_lies_in_the_run_folder(tmp_path: Path) -> None:
+    for job in ("vae", "generator", "a<b"):
+        (tmp_path / job / "previews").mkdir(parents=True)
+        (tmp_path / job / "metrics.jsonl").write_bytes(
+            b'{"step": 1, "model/loss": 1.5}\n\0\0\n{"step": 2, "model/loss": "x"}\n'
+            b'{"step": 3, "model/loss": NaN, "validate/loss": [1]}\n{"step": 4, "model/loss": 0.5}\n'
+        )
+    (tmp_path / "autoencoder" / "metrics.jsonl").mkdir(parents=True)
+    for name in ("._1.png", "1.png", "Thumbs.db"):
+        (tmp_path / "vae" / "previews" / name).write_bytes(b"")
+    page = write_report_page(RunFolder(tmp_path)).read_text()
+    assert page.count("1.5 at step 1, 0.5 at 4") == 3
+    assert page.count("<img") == 1
+    assert "no metrics: " in page
+    assert "<h2>a&lt;b</h2>" in page
+
+
+def test_names_on_the_page_and_in_the_log_are_shown_and_not_obeyed(tmp_path: Path) -> None:
+    root = tmp_path / "my <run>"
+    job = root / "a\x1b[2J<b>"
+    (job / "previews").mkdir(parents=True)
+    (job / "metrics.jsonl").write_text('{"step": 1, "model/loss": 1.5}\n')
+    (job / "previews" / "50% #1?'x'.png").touch()
+    page = write_report_page(RunFolder(root)).read_text()
+    assert "<h1>my &lt;run&gt;</h1>" in page and "<h2>a\\x1b[2J&lt;b&gt;</h2>" in page
+    assert "src='a%1B%5B2J%3Cb%3E/previews/50%25%20%231%3F%27x%27.png'" in page
+    console = io.StringIO()
+    with report(tmp_path / "log", to=console) as voice:
+        voice.note("cannot read a\x1b[2J\nb.mp4")
+    log = (tmp_path / "log" / "train.log").read_text()
+    assert "a\\x1b[2J\\nb.mp4" in log and "a\\x1b[2J\\nb.mp4" in console.getvalue()

@@ -1,8 +1,8 @@
 """A real stage in miniature, a denoiser and a critic; also a program, to be killed.
 
 python tiny_stage.py FOLDER key=value ...    (keys of TrainConfig; `poison=3,4` makes rows of those
-steps NaN; `seed=1`; `pause=0.01` seconds in each batch; `full_at=6` fills the disk from that step
-on)
+steps NaN; `unreadable=5,6` are rows that cannot be read; `seed=1`; `pause=0.01` seconds in each
+batch; `full_at=6` fills the disk from that step on)
 """
 
 import resource
@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mmldm.config import TrainConfig, parse
-from mmldm.data.loader import IndexedLoader
+from mmldm.data.loader import Failed, IndexedLoader
 from mmldm.errors import UserError
 from mmldm.models.transformer import Block
 from mmldm.training.distributed import process_group
@@ -32,13 +32,18 @@ WIDTH = 8
 class Numbers:
     """Rows that depend on (epoch, index) alone."""
 
-    def __init__(self, length: int) -> None:
-        self.length = length
+    def __init__(self, length: int, unreadable: tuple[int, ...] = ()) -> None:
+        self.length, self.unreadable = length, unreadable
 
     def __len__(self) -> int:
         return self.length
 
-    def __getitem__(self, position: tuple[int, int]) -> dict[str, Any]:
+    def file(self, index: int) -> str:
+        return f"number {index}"
+
+    def __getitem__(self, position: tuple[int, int]) -> Any:
+        if position[1] in self.unreadable:
+            return Failed(self.file(position[1]), "gone")
         generator = torch.Generator().manual_seed(derive_seed(*position))
         pair = torch.randn(2, WIDTH, generator=generator)
         return {"latents": AV(pair[0], pair[1]), "row": position[1]}
@@ -89,21 +94,24 @@ class TinyStage:
         pause: float = 0.0,
         dropout: float = 0.1,
         length: int = 37,
+        unreadable: tuple[int, ...] = (),
     ) -> None:
         torch.manual_seed(seed)
         self.turns: dict[str, nn.Module] = {"model": Denoiser(dropout), "critic": Critic()}
         self.learning_rates = {"critic": 3e-3}
         self.ema_modules = {"model": self.turns["model"]}
         self.failures: dict[str, str] = {}
-        self.length = length
+        self.held_out_failures: dict[str, str] = {}
+        self.length = self.files = length
+        self._numbers = Numbers(length, unreadable)
         self._config, self._seed, self._poison, self._pause = config, seed, poison, pause
 
     def active_turns(self, step: int) -> tuple[str, ...]:
         return ("model", "critic") if step >= 4 else ("model",)
 
     def batches(self, start_step: int, rank: int, world: int) -> Iterator[Any]:
-        loader = IndexedLoader(
-            Numbers(self.length),
+        loader = self._loader = IndexedLoader(
+            self._numbers,
             batch_size=self._config.batch_size,
             seed=self._seed,
             start_step=start_step,
@@ -111,11 +119,19 @@ class TinyStage:
             world=world,
             workers=self._config.workers,
         )
+        self.failures = loader.failures
+        return self._poisoned(loader, start_step)
+
+    def _poisoned(self, loader: IndexedLoader, start_step: int) -> Iterator[Any]:
         for step, batch in enumerate(loader, start_step):
             if step in self._poison:
                 batch["latents"].audio[0, 0] = float("nan")
             time.sleep(self._pause)
             yield batch
+
+    def clips_of(self, step: int) -> list[str]:
+        positions = self._loader.positions(step, self._numbers)
+        return [self._numbers.file(index) for _, index in positions]
 
     def validate(self, random: StepRandom) -> dict[str, float]:
         rows = [Numbers(self.length)[(0, index)] for index in range(random.batch_size)]
@@ -159,13 +175,14 @@ def main() -> int:
     folder, *words = sys.argv[1:]
     settings = {k: yaml.safe_load(v) for k, v in (word.split("=", 1) for word in words)}
     seed = settings.pop("seed", 0)
-    poison = tuple(int(s) for s in str(settings.pop("poison", "")).split(",") if s)
     extra = {k: settings.pop(k) for k in ("pause", "dropout", "length") if k in settings}
+    for rows in ("poison", "unreadable"):
+        extra[rows] = tuple(int(s) for s in str(settings.pop(rows, "")).split(",") if s)
     full_at = settings.pop("full_at", -1)
     try:
         with process_group("cpu") as process:
             config = tiny_config(**settings)
-            stage = _FillingDisk(config, seed, poison, **extra)
+            stage = _FillingDisk(config, seed, **extra)
             stage.full_at = full_at
             result = train(stage, config, Path(folder), seed=seed, process=process)
     except UserError as error:

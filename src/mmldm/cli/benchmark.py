@@ -75,6 +75,7 @@ def benchmark(
     from mmldm.benchmark.against import load_step
     from mmldm.benchmark.measure import Clock, measure
     from mmldm.benchmark.table import facts, to_json, to_markdown
+    from mmldm.files import write_text
     from mmldm.training.distributed import choose_device
 
     diffusers_logging.set_verbosity_error()
@@ -92,7 +93,7 @@ def benchmark(
         raise UserError(f"nothing to measure: this system has no {' or '.join(wanted)}.")
     typer.echo(to_markdown(rows, about), nl=False)
     if json is not None:
-        json.write_text(to_json(rows, about), encoding="utf-8")
+        write_text(json, to_json(rows, about))
         typer.echo(f"\nnumbers: {json}")
 
 

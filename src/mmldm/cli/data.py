@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mmldm.cli.output import require_writable
+from mmldm.cli.output import require_writable, say
 from mmldm.cli.progress import ProgressLine
+
+if TYPE_CHECKING:
+    from mmldm.types import ClipSpec
 
 
 def scan(
@@ -30,6 +33,15 @@ def scan(
             metavar="REGEX", help="Its first group, found in a clip's path, names the class."
         ),
     ] = None,
+    group_pattern: Annotated[
+        str | None,
+        typer.Option(
+            metavar="REGEX", help="The same, and names the recording: it is held out whole or not."
+        ),
+    ] = None,
+    follow_links: Annotated[
+        bool, typer.Option("--follow-links", help="Follow links that lead out of the folder.")
+    ] = False,
     frames: Annotated[int, typer.Option(min=1, help="Frames a training window needs.")] = 16,
     fps: Annotated[float, typer.Option(help="Frames per second of a training window.")] = 10.0,
 ) -> None:
@@ -40,7 +52,9 @@ def scan(
     from mmldm.types import ClipSpec
 
     spec = parse(ClipSpec, {"num_frames": frames, "fps": fps}, "a training window")
-    data = parse(DataConfig, {"class_pattern": class_pattern}, "--class-pattern")
+    patterns = {"class_pattern": class_pattern, "group_pattern": group_pattern}
+    for name, pattern in patterns.items():
+        parse(DataConfig, {name: pattern}, f"--{name.replace('_', '-')}")
     if out is not None:
         require_writable(out.parent)
     with ProgressLine() as line:
@@ -51,20 +65,24 @@ def scan(
             held_out=held_out,
             skip_silent=skip_silent,
             allow_missing=allow_missing,
-            class_pattern=data.class_pattern,
+            class_pattern=class_pattern,
+            group_pattern=group_pattern,
+            follow_links=follow_links,
+            unfinished=None if out is None else out.with_name(f"{out.name}.unfinished"),
             progress=lambda done, total: line("scan", done, total),
         )
-    typer.echo(manifest.summary())
+    say(manifest.summary())
     if out is not None:
         manifest.save(out)
-        typer.echo(f"manifest: {out}")
+        say(f"manifest: {out}")
+    manifest.require_clips()
 
 
 def synthesize(
     folder: Annotated[Path, typer.Argument(help="Where the class folders go.")],
     clips: Annotated[int, typer.Option(min=1, help="How many clips.")] = 2000,
     seed: Annotated[int, typer.Option(min=0, help="Another seed, other clips.")] = 0,
-    size: Annotated[int, typer.Option(min=16, help="Height and width in pixels.")] = 64,
+    size: Annotated[int, typer.Option(min=16, help="Height and width in pixels.")] = 128,
     seconds: Annotated[float, typer.Option(min=0.4, max=60, help="Length of each clip.")] = 1.6,
     fps: Annotated[float, typer.Option(min=1, max=120, help="Frames per second.")] = 10.0,
     sample_rate: Annotated[
@@ -98,4 +116,32 @@ def synthesize(
             progress=lambda done, total: line("clips", done, total),
         )
     typer.echo(f"{clips} clips in {folder}")
-    typer.echo(f"next: mmldm train {folder}")
+    from mmldm.training.recipe import tiny_clip
+
+    for sentence in _what_is_next(folder, config.spec, tiny_clip()):
+        typer.echo(sentence)
+
+
+def _what_is_next(folder: Path, made: ClipSpec, chosen: ClipSpec) -> list[str]:
+    """What `mmldm train` does with such clips, whose recipe's own it chooses.
+
+    Args:
+        made: The clips.
+        chosen: Those of the recipe that is chosen for any clips.
+    """
+    if made.duration < chosen.duration:
+        return [
+            f"next: a recipe with clips of at most {made.duration:g} s (docs/training.md): the one that "
+            f"`mmldm train {folder}` chooses needs {chosen.duration:g} s"
+        ]
+    changes = []
+    if (made.height, made.width) != (chosen.height, chosen.width):
+        changes.append(
+            f"trains at {chosen.height} x {chosen.width} and scales these {made.height} x {made.width}"
+        )
+    if made.sample_rate != chosen.sample_rate:
+        changes.append(
+            f"trains at {chosen.sample_rate} Hz and resamples these {made.sample_rate} Hz"
+        )
+    note = [f"the recipe that is chosen for them {' and '.join(changes)}"] if changes else []
+    return [*note, f"next: mmldm train {folder}"]

@@ -13,7 +13,7 @@ import typer
 
 from mmldm import __version__
 from mmldm.cli.generate import DeviceOption, load_model
-from mmldm.cli.output import require_writable
+from mmldm.cli.output import require_writable, say
 from mmldm.cli.progress import ProgressLine
 from mmldm.errors import UserError
 
@@ -65,6 +65,7 @@ def evaluate(
     import torch
 
     from mmldm.evaluation.against import differences, require_comparable
+    from mmldm.evaluation.contents import sentences
     from mmldm.evaluation.evaluate import evaluate as compare
     from mmldm.evaluation.feature_cache import FeatureCache
     from mmldm.evaluation.measure_building import build_measures
@@ -116,10 +117,12 @@ def evaluate(
             },
         )
         page = save(report, write_pictures(found, rules.spec, out), out)
-    typer.echo(table(report))
-    typer.echo(f"\n{report['speed']['sentence']}")
+    say(table(report))
+    say(f"\n{report['speed']['sentence']}")
+    for sentence in sentences(report):
+        say(f"equal contents: {sentence}")
     for sentence in not_measured(report):
-        typer.echo(f"not measured: {sentence}")
+        say(f"not measured: {sentence}")
     if other is not None:
-        typer.echo(f"\n{differences(report, other)}")
-    typer.echo(f"\nreport: {page}")
+        say(f"\n{differences(report, other)}")
+    say(f"\nreport: {page}")

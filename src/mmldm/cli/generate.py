@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,12 +14,18 @@ from mmldm.cli.progress import ProgressLine
 from mmldm.errors import UserError
 
 if TYPE_CHECKING:
+    from mmldm.media.reader import Windows
     from mmldm.pipelines.sounding_video import SoundingVideoPipeline
+    from mmldm.types import ClipSpec
 
 BUNDLED = Path(__file__).parents[1] / "assets" / "impacts"
 """The model that comes with the package."""
 BATCH = 8
 """Clips in memory at once."""
+NOTED_DIFFERENCE = 0.001
+"""Seconds between the start asked for and the one taken that are worth a note."""
+NOTED_REST = 0.1
+"""Seconds of a given file beyond the clip that are worth a note."""
 ModelOption = Annotated[
     str | None, typer.Option(help="Model or run folder, or hub name. Default: the bundled one.")
 ]
@@ -77,15 +84,18 @@ def generate(
     require_writable(out)
     started = time.monotonic()
 
-    from mmldm.media.reader import read_audio, read_frames
     from mmldm.pipelines.previews import save_clips
 
     pipeline = load_model(model, device)
     if class_name is not None and not pipeline.class_names:
         raise UserError("this model was trained without classes: leave --class out.")
     spec = pipeline.clip_spec
-    given_audio = None if audio is None else read_audio(audio, spec, start)
-    given_frames = None if video is None else read_frames(video, spec, start)
+    given_audio, given_frames = None, None
+    if audio is not None:
+        given_audio = _window(audio, start, spec, want_video=False).waveforms[0]
+    if video is not None:
+        window = _window(video, start, spec, want_audio=False)
+        given_frames = window.frames[window.indices[0]]
     settings: dict[str, Any] = {
         "guidance_scale": guidance,
         "num_inference_steps": steps,
@@ -152,7 +162,6 @@ def reconstruct(
     require_writable(out)
 
     from mmldm.evaluation.reconstruction import fidelity, side_by_side, through_image_vae, vae_spec
-    from mmldm.media.reader import read_clip
     from mmldm.media.spectrogram import AudioImage
     from mmldm.pipelines.previews import save_clips
 
@@ -161,12 +170,12 @@ def reconstruct(
         from mmldm.training.distributed import choose_device
 
         codec, spec = load_image_vae(vae).to(choose_device(device)), vae_spec(size)
-        original = read_clip(clip, start, spec)
+        original = _window(clip, start, spec).clip(0, spec)
         kept = through_image_vae(codec, original, spec)
     else:
         pipeline = load_model(model, device)
         spec = pipeline.clip_spec
-        original = read_clip(clip, start, spec)
+        original = _window(clip, start, spec).clip(0, spec)
         kept = pipeline.reconstruct(original, decoder_steps=decoder_steps)
     numbers = fidelity(kept, original, AudioImage(spec))
     name = f"reconstruction_{clip.stem}"
@@ -178,6 +187,47 @@ def reconstruct(
     typer.echo(f"reconstruction: {files[1]}")
     typer.echo(f"original left, reconstruction right: {both}")
     typer.echo(f"contact sheet: {sheet}")
+
+
+def _window(
+    path: Path, start: float, spec: ClipSpec, want_video: bool = True, want_audio: bool = True
+) -> Windows:
+    """The window of a given file, after a note on standard error for whatever is not as asked."""
+    from mmldm.media.reader import read_windows
+
+    windows = read_windows(path, [start], spec, want_video=want_video, want_audio=want_audio)
+    for sentence in (
+        *windows.notes,
+        *_what_is_used(windows, start, spec),
+        *_how_it_is_shown(windows, spec),
+    ):
+        typer.echo(f"note: {sentence}", err=True)
+    return windows
+
+
+def _what_is_used(windows: Windows, start: float, spec: ClipSpec) -> Iterator[str]:
+    begins, length = windows.starts.item(), windows.length
+    if abs(begins - start) > NOTED_DIFFERENCE:
+        yield f"the clip starts at {begins:.3f} s, at the source frame nearest to {start:g} s"
+    if length is not None and length > spec.duration + NOTED_REST:
+        part = f"{spec.duration:g} s of {length:.1f} s are used"
+        yield (
+            f"{part}, from {begins:.3f} s on"
+            if start
+            else f"the first {part}; --start takes another part"
+        )
+
+
+def _how_it_is_shown(windows: Windows, spec: ClipSpec) -> Iterator[str]:
+    if windows.size is None or windows.fps is None:
+        return
+    (width, height), fps = windows.size, windows.fps
+    if (width, height) != (spec.width, spec.height) or abs(fps - spec.fps) > 0.01 * spec.fps:
+        cut = width * spec.height != height * spec.width
+        yield (
+            f"its picture of {width}x{height} at {fps:.4g} frames a second is read at"
+            f" {spec.width}x{spec.height} and {spec.fps:g}" + ", cut from the middle" * cut
+        )
 
 
 def load_model(model: str | None, device: str | None) -> SoundingVideoPipeline:

@@ -17,6 +17,7 @@ from typer.core import TyperGroup
 from mmldm import __version__
 from mmldm.cli import benchmark, data, distill, evaluate, generate, train
 from mmldm.errors import RefusedElsewhereError, UserError
+from mmldm.text import printable_lines
 
 
 class Commands(TyperGroup):
@@ -49,7 +50,9 @@ class Commands(TyperGroup):
 
 
 def _fail(sentence: str) -> None:
-    typer.secho(f"mmldm: {sentence}", fg="red", err=True)
+    # A name in it may hold a newline: no further line looks like one of ours.
+    text = printable_lines(sentence).replace("\n", "\n  ")
+    typer.secho(f"mmldm: {text}", fg="red", err=True)
     raise typer.Exit(2) from None
 
 
@@ -90,6 +93,9 @@ def _options(
 
 def run() -> None:
     """Entry point of the console script."""
+    if sys.platform == "win32":
+        sys.stderr.write("mmldm: Windows is not supported: use Linux, macOS, or WSL\n")
+        sys.exit(2)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             # A file name need not be valid text.

@@ -1,11 +1,14 @@
-"""What may be written where: an output folder asked before minutes of work, and no foreign chatter."""
+"""What goes out: a folder asked before minutes of work, words that no terminal obeys, no foreign chatter."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
+import typer
+
 from mmldm.errors import UserError
+from mmldm.text import printable_lines
 
 
 def require_writable(folder: Path) -> None:
@@ -25,6 +28,11 @@ def require_writable(folder: Path) -> None:
         raise UserError(
             f"cannot write into {folder}: no permission in {nearest}; choose another --out."
         )
+
+
+def say(text: str) -> None:
+    """Prints a result. Names of foreign files in it move no cursor."""
+    typer.echo(printable_lines(text))
 
 
 def silence_diffusers() -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mmldm.cli.output import require_writable
+from mmldm.cli.output import require_writable, say
 from mmldm.cli.progress import ProgressLine
 from mmldm.errors import UserError
 
@@ -40,6 +41,16 @@ def train(
     device: Annotated[
         str | None, typer.Option(help="cpu, cuda, cuda:1. Default: the best.")
     ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Where the clips of a run are now, if they have moved; needed once."),
+    ] = None,
+    rescan: Annotated[
+        bool,
+        typer.Option(
+            "--rescan", help="Takes the clips as they are now; known ones keep their side."
+        ),
+    ] = False,
     dry_run: Annotated[
         bool,
         typer.Option("--dry-run", help="Prints recipe, shapes, sizes and FLOPs; writes nothing."),
@@ -52,7 +63,7 @@ def train(
         raise UserError(
             f"`mmldm train {target}` needs --config, or an earlier run folder in --out."
         )
-    if not one_job and not Path(target).exists():
+    if not one_job and data is None and not Path(target).exists():
         raise UserError(f"{target} is neither clips nor one of the jobs {', '.join(JOBS)}.")
     if config is not None and minutes is not None:
         raise UserError(
@@ -64,16 +75,25 @@ def train(
 
     from mmldm.config import changed, load_config
     from mmldm.training.distributed import process_group
-    from mmldm.training.journey import Journey, RunFolder, claim, find_manifest, jobs
+    from mmldm.training.journey import Journey, jobs
     from mmldm.training.recipe import choose_recipe, tiny_recipe
     from mmldm.training.report_page import write_report_page
+    from mmldm.training.run_clips import find_manifest
+    from mmldm.training.run_folder import RunFolder, claim
     from mmldm.training.summary import summarise
 
     folder = RunFolder(out)
-    settings = load_config(recipe, changes or []) if recipe else None
+    changes = list(changes or [])
+    if data is not None:
+        changes.append(f"data.folder={json.dumps(str(data.resolve()))}")
+    settings = load_config(recipe, changes) if recipe else None
     # Until a recipe is chosen for the clips, the tiny one says how to look at them.
-    reading = settings or changed(tiny_recipe(), changes or [])
-    source = reading.data.folder if one_job else target
+    reading = settings or changed(tiny_recipe(), changes)
+    source: str | None = target
+    if one_job:
+        # A run's own recipe names the folder as it was typed once; its manifest knows where that is.
+        named = config is not None or any(change.startswith("data.folder") for change in changes)
+        source = reading.data.folder if named or not folder.manifest.is_file() else None
     with ProgressLine() as line, process_group(device) as process:
         if settings is None and process.world > 1:
             raise UserError(
@@ -82,15 +102,24 @@ def train(
             )
 
         def prepare() -> tuple[RunConfig, Manifest]:
-            manifest = find_manifest(folder, source, reading, line)
-            chosen = settings or choose_recipe(manifest, process.device, minutes, changes or [])
+            manifest = find_manifest(
+                folder,
+                source,
+                reading,
+                line,
+                note=say,
+                moved_to=None if data is None else str(data),
+                rescan=rescan,
+                keep=not dry_run,
+            )
+            chosen = settings or choose_recipe(manifest, process.device, minutes, changes)
             if one_job and target not in jobs(chosen):
                 raise UserError(f"the recipe has no {target} section, see docs/training.md")
             # Every part is built once, so that no wrong setting shows up hours later.
             summary = summarise(chosen, len(manifest.classes))
             if dry_run:
                 typer.echo(yaml.safe_dump(chosen.model_dump(mode="json"), sort_keys=False))
-            typer.echo(manifest.summary())
+            say(manifest.summary())
             if dry_run:
                 typer.echo(f"\n{summary}")
             return chosen, manifest

@@ -27,7 +27,7 @@ class WindowDataset:
     """One window of every clip of a split, at a start drawn anew in each epoch.
 
     The start is uniform in [0, duration - clip] and depends on (seed, epoch, index) alone, so any
-    worker and any resumed run reads the same window.
+    worker and any resumed run reads the same window. It begins at the nearest source frame.
 
     Args:
         manifest: Scanned clips.
@@ -76,19 +76,30 @@ class WindowDataset:
             "row": index,
         }
 
+    def file(self, index: int) -> str:
+        """Of a row: its path in the manifest, which `Failed` names."""
+        return self._rows[index].path
+
+    def name(self, position: Position) -> str:
+        """Of a window, for people: the file and where in it the window begins."""
+        return f"{self.file(position[1])} at {self.start(*position):.2f} s"
+
     def start(self, epoch: int, index: int) -> float:
-        """Where in its file the window begins, in seconds."""
+        """Where the window is asked for, in seconds; it begins at the source frame nearest to that."""
         draw = np.random.default_rng([self._seed, epoch, index]).random()
         return float(draw * _slack(self._rows[index], self._spec))
 
 
 def held_out_windows(
     manifest: Manifest, spec: ClipSpec, seed: int, count: int
-) -> dict[str, Tensor]:
+) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Frames (B,T,3,H,W) and waveforms (B,S) of at most `count` held-out clips, one window of each.
 
     They are spread over the manifest, so that every class is looked at. A run that holds nothing
     out looks at training clips.
+
+    Returns:
+        The windows, and the files that could not be read -> reason.
 
     Raises:
         UserError: None of them can be read any more.
@@ -96,10 +107,16 @@ def held_out_windows(
     split: Split = "held_out" if manifest.split("held_out") else "train"
     dataset = WindowDataset(manifest.complete, spec, split, seed)
     chosen = spread(count, len(dataset))
-    items = [item for i in chosen if not isinstance(item := dataset[(0, i)], Failed)]
+    read = [dataset[(0, i)] for i in chosen]
+    failures = {item.file: item.reason for item in read if isinstance(item, Failed)}
+    items = [item for item in read if not isinstance(item, Failed)]
     if not items:
-        raise UserError(f"none of the {split} clips looked at can be read any more")
-    return {name: torch.stack([item[name] for item in items]) for name in ("frames", "waveform")}
+        raise UserError(
+            f"none of the {split} clips looked at can be read any more, for example "
+            + ": ".join(next(iter(failures.items())))
+        )
+    media = {name: torch.stack([item[name] for item in items]) for name in ("frames", "waveform")}
+    return media, failures
 
 
 def read_row(manifest: Manifest, row: Row, start: float, spec: ClipSpec) -> Clip:
@@ -142,7 +159,7 @@ def spread(count: int, length: int) -> list[int]:
 
 
 def windows(rows: Sequence[Row], spec: ClipSpec, per_clip: int) -> list[tuple[Row, float]]:
-    """Fixed windows, evenly spread over each clip, the same in every call.
+    """Fixed windows, evenly spread over each clip, the same in every call; each begins at the nearest frame.
 
     Args:
         rows: Usable rows of a manifest.
@@ -150,7 +167,7 @@ def windows(rows: Sequence[Row], spec: ClipSpec, per_clip: int) -> list[tuple[Ro
         per_clip: Windows per clip; a clip that is no longer than a window has one.
 
     Returns:
-        (row, start in seconds), clip by clip.
+        (row, start asked for in seconds), clip by clip.
     """
     chosen: list[tuple[Row, float]] = []
     for row in rows:
@@ -161,6 +178,6 @@ def windows(rows: Sequence[Row], spec: ClipSpec, per_clip: int) -> list[tuple[Ro
 
 
 def _slack(row: Row, spec: ClipSpec) -> float:
-    # A usable row's duration is measured, and at least one window long.
+    # A usable row's duration is measured, and at least one window long but for the tolerance.
     assert row.duration is not None
-    return row.duration - spec.duration
+    return max(0.0, row.duration - spec.duration)

@@ -1,6 +1,6 @@
 """Finding the files: a folder walked, or a list read. Nothing is decoded here.
 
-folder or JSONL list -> entries (path, class_name, split), what was passed over and why.
+folder or JSONL list -> Found (entries with path, class, recording, split; what was passed over or decided)
 """
 
 from __future__ import annotations
@@ -8,12 +8,16 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections import Counter
-from collections.abc import Iterator
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from mmldm.data.rows import Split
 from mmldm.errors import UserError
+from mmldm.text import is_utf8, printable
 
 MEDIA_SUFFIXES = frozenset(
     {
@@ -22,56 +26,219 @@ MEDIA_SUFFIXES = frozenset(
     }
 )
 AUDIO_SUFFIXES = frozenset({".wav", ".mp3", ".flac", ".aac", ".m4a", ".aiff", ".oga", ".ogg"})
+SPLIT_FOLDERS: dict[str, Split] = {
+    "train": "train",
+    "val": "held_out",
+    "valid": "held_out",
+    "validation": "held_out",
+    "test": "held_out",
+}
+"""What a data set's own folders mean, in capitals or not."""
+LINK_OUT, LINK_TO_FOLDER = "link out of the folder", "link to a folder"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A file to look at.
+
+    Attributes:
+        path: Below the root, with forward slashes; where `named` is false, the name as it can be shown.
+        class_name: In Unicode's composed form (NFC), so that two spellings are one class.
+        group: The recording it is a part of, where a pattern or a list says so.
+        split: Its own, where a split folder or a list says so.
+        named: Whether the name is UTF-8.
+    """
+
+    path: str
+    class_name: str | None = None
+    group: str | None = None
+    split: Split | None = None
+    named: bool = True
+
+
+@dataclass(frozen=True)
+class Found:
+    """What lies in a folder, or stands in a list.
+
+    Attributes:
+        entries: Sorted by path; a list's in its own order.
+        ignored: Files and folders that were not looked at, by cause.
+        notes: Sentences on what was decided and what can be done about it.
+    """
+
+    entries: list[Entry]
+    ignored: dict[str, int]
+    notes: list[str]
 
 
 def find_media(
     root: Path,
     class_pattern: str | None = None,
     suffixes: frozenset[str] = MEDIA_SUFFIXES,
-) -> tuple[list[dict[str, Any]], dict[str, int]]:
-    """Media files under `root`, sorted by path, and the number of files ignored by cause.
+    group_pattern: str | None = None,
+    follow_links: bool = False,
+) -> Found:
+    """Media files under `root`.
 
-    Hidden files and folders, links to folders and links to files outside `root` are ignored.
+    Hidden files and folders, links to folders and links out of `root` are ignored and counted.
 
     Args:
         class_pattern: Regular expression searched in the path below `root`; its first group names
-            the class. None: the first folder below `root` does.
+            the class. None: the first folder below `root` (or below a split folder) does.
+        group_pattern: The same; its first group names the recording that the file is a part of.
+        follow_links: Links out of `root` are followed, to files and to folders.
     """
-    ignored: Counter[str] = Counter()
-    found = []
-    inside = root.resolve()
-    for folder, folders, names in os.walk(root):
-        links = {name for name in folders if Path(folder, name).is_symlink()}
-        ignored["link"] += len(links)
-        folders[:] = sorted(n for n in folders if n not in links and not n.startswith("."))
-        for name in names:
-            path = Path(folder, name)
-            if name.startswith("."):
-                ignored["hidden"] += 1
-            elif path.suffix.lower() not in suffixes:
-                ignored["not media"] += 1
-            elif path.is_symlink() and not path.resolve().is_relative_to(inside):
-                ignored["link"] += 1
-            else:
-                relative = path.relative_to(root)
-                found.append(
-                    {
-                        "path": relative.as_posix(),
-                        "class_name": _class_name(relative, class_pattern),
-                    }
-                )
-    return sorted(found, key=lambda entry: entry["path"]), {k: n for k, n in ignored.items() if n}
+    walk = _Walk(root, suffixes, follow_links)
+    relatives = sorted(walk.files(), key=Path.as_posix)
+    tops = Counter(relative.parts[0] for relative in relatives if len(relative.parts) > 1)
+    own = _own_splits(tops)
+    entries, spellings = [], defaultdict(set)
+    for relative in relatives:
+        folders = relative.parts[:-1]
+        split = own.get(folders[0]) if folders else None
+        folders = folders[1:] if split else folders
+        path = relative.as_posix()
+        composed = unicodedata.normalize("NFC", path)
+        class_name = unicodedata.normalize("NFC", folders[0]) if folders else None
+        if class_pattern is not None:
+            class_name = _first_group(class_pattern, composed)
+        elif class_name is not None:
+            spellings[class_name].add(folders[0])
+        group = None if group_pattern is None else _first_group(group_pattern, composed)
+        named = is_utf8(path)
+        entries.append(
+            Entry(path, class_name, group, split)
+            if named
+            else Entry(printable(path), split=split, named=False)
+        )
+    notes = [*walk.notes(), *_about_splits(tops, own)]
+    notes += [
+        f"class {printable(name)} is spelled in {len(ways)} ways that look alike; they are one class"
+        for name, ways in sorted(spellings.items())
+        if len(ways) > 1
+    ]
+    unnamed = sum(not entry.named for entry in entries)
+    if unnamed:
+        notes.append(
+            f"names that are not UTF-8: {unnamed} files skipped; rename them or their folders"
+        )
+    return Found(entries, walk.ignored, notes)
 
 
-def _class_name(relative: Path, pattern: str | None) -> str | None:
-    if pattern is not None:
-        match = re.search(pattern, relative.as_posix())
-        return (match[1] or None) if match else None
-    return relative.parts[0] if len(relative.parts) > 1 else None
+class _Walk:
+    """Goes through the folders, and counts what it passes over."""
+
+    def __init__(self, root: Path, suffixes: frozenset[str], follow_links: bool) -> None:
+        self._root, self._suffixes, self._follow = root, suffixes, follow_links
+        self._inside = os.path.realpath(root)
+        self._entered = {self._inside}
+        self._counts: Counter[str] = Counter()
+        self._example = ""
+
+    @property
+    def ignored(self) -> dict[str, int]:
+        return {cause: count for cause, count in sorted(self._counts.items()) if count}
+
+    def files(self) -> Iterator[Path]:
+        """Media files as paths below the root."""
+        walk = os.walk(self._root, onerror=self._refused, followlinks=self._follow)
+        for folder, folders, names in walk:
+            folders[:] = sorted(name for name in folders if self._enters(folder, name))
+            for name in names:
+                if self._takes(folder, name):
+                    yield Path(folder, name).relative_to(self._root)
+
+    def notes(self) -> list[str]:
+        """What to do about links."""
+        left = self._counts[LINK_OUT] + self._counts[LINK_TO_FOLDER]
+        if not left:
+            return []
+        return [
+            f"{left} link{'s' * (left > 1)} not followed (such as {self._example}): to read what they lead "
+            "to, set data.follow_links (scan --follow-links), or name that folder instead"
+        ]
+
+    def _refused(self, error: OSError) -> None:
+        self._counts["folder that may not be read"] += 1
+
+    def _enters(self, folder: str, name: str) -> bool:
+        path = Path(folder, name)
+        if name.startswith("."):
+            return self._ignore("hidden")
+        if not self._follow:
+            return self._ignore_link(LINK_TO_FOLDER, path) if path.is_symlink() else True
+        real = os.path.realpath(path)
+        # A folder inside is read under its own name; one above it would be read for ever.
+        around = path.is_symlink() and (_within(real, self._inside) or _within(self._inside, real))
+        if around or real in self._entered:
+            return self._ignore("link to a folder that is read anyway")
+        self._entered.add(real)
+        return True
+
+    def _takes(self, folder: str, name: str) -> bool:
+        path = Path(folder, name)
+        if name.startswith("."):
+            return self._ignore("hidden")
+        if path.suffix.lower() not in self._suffixes:
+            return self._ignore("not media")
+        if path.is_symlink():
+            if not path.exists():
+                return self._ignore("broken link")
+            if not self._follow and not _within(os.path.realpath(path), self._inside):
+                return self._ignore_link(LINK_OUT, path)
+        return True
+
+    def _ignore(self, cause: str) -> bool:
+        self._counts[cause] += 1
+        return False
+
+    def _ignore_link(self, cause: str, path: Path) -> bool:
+        if not self._example:
+            name = os.path.relpath(path, self._root)
+            self._example = f"{printable(name)} -> {printable(str(path.readlink()))}"
+        return self._ignore(cause)
 
 
-def read_list(path: Path) -> list[dict[str, Any]]:
-    """Entries of a JSONL list: `path`, and optionally `class_name` and `split`.
+def _within(path: str, folder: str) -> bool:
+    return Path(path).is_relative_to(folder)
+
+
+def _own_splits(tops: Iterable[str]) -> dict[str, Split]:
+    """Top folder -> split, if all of them are a data set's splits, training and another one."""
+    splits = {top: SPLIT_FOLDERS.get(top.casefold()) for top in tops}
+    known = {top: split for top, split in splits.items() if split is not None}
+    return known if len(known) == len(splits) and len(set(known.values())) == 2 else {}
+
+
+def _about_splits(tops: Counter[str], own: dict[str, Split]) -> list[str]:
+    if own:
+        train, held_out = (
+            ", ".join(f"{top} ({tops[top]} files)" for top in own if own[top] == split)
+            for split in ("train", "held_out")
+        )
+        return [
+            f"split folders: {train} is trained on; {held_out} held out; data.held_out does not apply"
+        ]
+    alike = sorted(top for top in tops if top.casefold() in SPLIT_FOLDERS)
+    if not alike:
+        return []
+    others = sorted(set(tops) - set(alike))
+    why = "there is no other split" if not others else f"{printable(others[0])} stands beside"
+    if not others and len(alike) > 1:
+        why = "there is no train"
+    return [
+        f"read as class{'es' * (len(alike) > 1)}, not as split{'s' * (len(alike) > 1)}, because {why}: "
+        f"{', '.join(alike)}; else name the folder that is meant, or write a list"
+    ]
+
+
+def _first_group(pattern: str, path: str) -> str | None:
+    match = re.search(pattern, path)
+    return (match[1] or None) if match else None
+
+
+def read_list(path: Path) -> Found:
+    """Entries of a JSONL list: `path`, and optionally `class_name`, `group` and `split`.
 
     Raises:
         UserError: A line is not JSON, has no path, or another value is not allowed.
@@ -80,15 +247,26 @@ def read_list(path: Path) -> list[dict[str, Any]]:
     for number, value in json_lines(path):
         if "format" in value:  # the header of a manifest, which may serve as a list, too
             continue
-        if not isinstance(value.get("path"), str):
+        name = value.get("path")
+        if not isinstance(name, str) or not name:
             raise UserError(f'{path}, line {number} has no "path"; write {{"path": "a.mp4"}} lines')
-        entry = {key: value.get(key) for key in ("path", "class_name", "split")}
-        if not isinstance(entry["class_name"], str | None):
-            raise UserError(f"{path}, line {number}: class_name must be text")
-        if entry["split"] not in (None, "train", "held_out"):
+        for key in ("class_name", "group"):
+            text = value.get(key)
+            if not isinstance(text, str | None) or not is_utf8(text or ""):
+                raise UserError(f"{path}, line {number}: {key} must be text")
+        if value.get("split") not in (None, "train", "held_out"):
             raise UserError(f'{path}, line {number}: split must be "train" or "held_out"')
+        class_name = value.get("class_name")
+        entry = Entry(
+            name,
+            None if class_name is None else unicodedata.normalize("NFC", class_name),
+            value.get("group"),
+            value.get("split"),
+        )
+        if not is_utf8(name) or "\0" in name:
+            entry = replace(entry, path=printable(name), named=False)
         entries.append(entry)
-    return entries
+    return Found(entries, {}, [])
 
 
 def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -98,7 +276,8 @@ def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         UserError: The file cannot be read or a line is not a JSON object.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        # Not splitlines: names may hold what Unicode counts as an end of line.
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read {path}: {error}") from error
     for number, line in enumerate(lines, start=1):
@@ -106,7 +285,7 @@ def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             continue
         try:
             value = json.loads(line)
-        except json.JSONDecodeError as error:
+        except (json.JSONDecodeError, RecursionError) as error:
             raise UserError(f"{path}, line {number} is not JSON: {error}") from error
         if not isinstance(value, dict):
             raise UserError(f"{path}, line {number} is not a JSON object")

@@ -6,7 +6,7 @@ dataset[(epoch, index)] -> item -> batch, a nested dict of tensors (rows, ...).
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from types import FrameType
@@ -62,7 +62,8 @@ class IndexedLoader:
     """Iterates over endless batches, the same for any number of workers, from any step.
 
     A row that cannot be read is replaced by another, chosen by (seed, epoch, index, attempt), and
-    listed in `failures`; nothing is replaced silently.
+    listed in `failures`; nothing is replaced silently. Of several processes each knows its own
+    failures alone, so that whether there are too many is theirs to find out together (`refuse_many`).
 
     Args:
         dataset: Where items come from.
@@ -78,7 +79,8 @@ class IndexedLoader:
         failures: File -> reason, for the files that could not be read so far.
 
     Raises:
-        UserError: The dataset is empty; or, while iterating, more than a fifth of its files fail.
+        UserError: The dataset is empty; or, while iterating, no clip is found that stands in for
+            another, or, in a single process, more than a fifth of its files fail.
     """
 
     def __init__(
@@ -102,6 +104,7 @@ class IndexedLoader:
         self._start_step = start_step
         local = batch_size // world
         self._rows = slice(rank * local, (rank + 1) * local)
+        self._alone = world == 1
         self._workers = workers
         self._pin_memory = pin_memory
 
@@ -130,17 +133,57 @@ class IndexedLoader:
                     f"a loading process was lost ({error}): look for a clip that the decoder "
                     "cannot survive, or for too little memory, or use fewer workers"
                 ) from error
-            self._account(failures)
+            self.failures.update({failed.file: failed.reason for failed in failures})
+            if self._alone or batch is None:
+                refuse_many(self.failures, len(self._dataset))
+            if batch is None:
+                raise UserError(
+                    f"no clip of {MAX_ATTEMPTS} that might stand in for another could be read; "
+                    "check the folder and scan it again"
+                )
             yield batch
 
-    def _account(self, failures: Sequence[Failed]) -> None:
-        self.failures.update({failed.file: failed.reason for failed in failures})
-        if len(self.failures) > MAX_FAILED_SHARE * len(self._dataset):
-            file, reason = next(iter(self.failures.items()))
-            raise UserError(
-                f"{len(self.failures)} of {len(self._dataset)} clips cannot be read any more, "
-                f"for example {file}: {reason}; check the folder and scan it again"
+    def positions(self, step: int, files: _Named) -> list[Position]:
+        """The rows of a step's global batch as they were read: stand-ins in the place of known failures.
+
+        Args:
+            step: Steps completed before it.
+            files: Names the file of an index, as `failures` does.
+        """
+        length = len(self._dataset)
+        return [
+            next(
+                (
+                    position
+                    for position in _attempts(self._seed, length, wanted)
+                    if files.file(position[1]) not in self.failures
+                ),
+                wanted,
             )
+            for wanted in _positions(self._seed, length, self._batch_size, step)
+        ]
+
+
+class _Named(Protocol):
+    def file(self, index: int) -> str: ...
+
+
+def refuse_many(failures: Mapping[str, str], files: int) -> None:
+    """Ends a run that has lost too many of its clips.
+
+    Args:
+        failures: File -> reason.
+        files: How many there are.
+
+    Raises:
+        UserError: It has lost more than a fifth.
+    """
+    if len(failures) > MAX_FAILED_SHARE * files:
+        file, reason = next(iter(failures.items()))
+        raise UserError(
+            f"{len(failures)} of {files} clips cannot be read any more, "
+            f"for example {file}: {reason}; check the folder and scan it again"
+        )
 
 
 class _Steps(Sampler[list[Position]]):
@@ -166,22 +209,19 @@ class _WithStandIns(Dataset[Any]):
         self._seed = seed
 
     def __getitem__(self, position: Position) -> tuple[Any, list[Failed]]:
-        epoch, index = position
         failures: list[Failed] = []
-        for attempt in range(1, MAX_ATTEMPTS + 1):
-            item = self._dataset[(epoch, index)]
+        for attempted in _attempts(self._seed, len(self._dataset), position):
+            item = self._dataset[attempted]
             if not isinstance(item, Failed):
                 return item, failures
             failures.append(item)
-            chooser = np.random.default_rng([self._seed, *position, attempt])
-            index = int(chooser.integers(len(self._dataset)))
         return None, failures
 
 
 def _collate(rows: Sequence[tuple[Any, list[Failed]]]) -> tuple[Any, list[Failed]]:
     items = [item for item, _ in rows]
     failures = [failed for _, row in rows for failed in row]
-    # Without a stand-in the batch has no valid form; the failures then end the run in `_account`.
+    # Without a stand-in the batch has no valid form; the loader then ends the run.
     return (None if any(item is None for item in items) else default_collate(items)), failures
 
 
@@ -191,6 +231,14 @@ def _positions(seed: int, length: int, batch_size: int, step: int) -> list[Posit
         (place // length, int(_permutation(seed, length, place // length)[place % length]))
         for place in places
     ]
+
+
+def _attempts(seed: int, length: int, position: Position) -> Iterator[Position]:
+    """A row and, one after the other, those that stand in for it."""
+    yield position
+    for attempt in range(1, MAX_ATTEMPTS):
+        chooser = np.random.default_rng([seed, *position, attempt])
+        yield position[0], int(chooser.integers(length))
 
 
 @lru_cache(maxsize=4)

@@ -6,79 +6,52 @@ or skipped with a reason code; the counts add up. docs/data.md.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from mmldm.data.folder import AUDIO_SUFFIXES, MEDIA_SUFFIXES, find_media, json_lines, read_list
-from mmldm.errors import UserError
-from mmldm.files import whole_file
-from mmldm.media.isolated import Outcome, run_isolated
+from mmldm.data.folder import (
+    AUDIO_SUFFIXES,
+    MEDIA_SUFFIXES,
+    Entry,
+    Found,
+    find_media,
+    json_lines,
+    read_list,
+)
+from mmldm.data.measuring import UNNAMED, kept_row, measure_files, measured_row, unnamed_row
+from mmldm.data.rows import SILENT_SHARE, Row, Split, Status, content, fingerprint
+from mmldm.data.splits import assign_splits, draw
+from mmldm.data.summary import summary_lines
+from mmldm.errors import MediaError, UserError
+from mmldm.files import write_text
+from mmldm.media.clock import TOLERANCE
 from mmldm.media.limits import Limits
-from mmldm.media.probe import measure
+from mmldm.text import is_utf8, printable
 from mmldm.types import ClipSpec
 
-FORMAT, VERSION = "mmldm-manifest", 1
-# A file may be this much (seconds) shorter than a clip; the last frame and silence fill in.
-TOLERANCE = 0.02
-SILENT_SHARE = 0.99
-Split = Literal["train", "held_out"]
-Status = Literal["used", "used_with_note", "skipped"]
+__all__ = [
+    "SILENT_SHARE", "TOLERANCE", "Manifest", "Row", "Split", "Status", "assign_splits", "draw", "scan",
+]  # fmt: skip
 
-
-class Row(BaseModel):
-    """One media file. Measured fields are None where the file could not be measured."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-    path: str
-    """Relative to the manifest's root, with forward slashes."""
-    status: Status
-    reason: str | None = None
-    """Why it is skipped: a code of docs/data.md."""
-    note: str | None = None
-    class_name: str | None = None
-    split: Split | None = None
-    duration: float | None = None
-    """Seconds: windows lie in [0, duration]. At least one clip long if the row is usable."""
-    fps: float | None = None
-    width: int | None = None
-    height: int | None = None
-    sample_rate: int | None = None
-    channels: int | None = None
-    video_codec: str | None = None
-    audio_codec: str | None = None
-    silent_share: float | None = None
-    decode_errors: int | None = None
-    has_audio: bool = True
-    has_video: bool = True
-    """Whether there is sound, and picture; a usable row without one is for `allow_missing` alone."""
-    size: int
-    """Bytes."""
-    mtime_ns: int
-
-    @property
-    def usable(self) -> bool:
-        return self.status != "skipped"
-
-    @property
-    def complete(self) -> bool:
-        """Whether the file has both sound and picture."""
-        return self.has_audio and self.has_video
+FORMAT, VERSION = "mmldm-manifest", 2
+READ = (1, 2)
+"""Versions that open: 1 has no hashes, recordings, notes and count of rows."""
+PROBED = 5
+"""Files that a folder must hold to count as where the clips are."""
 
 
 class Manifest(BaseModel):
     """A scanned folder of clips.
 
     Attributes:
-        root: The folder, as given to `scan`.
-        ignored: Files that were not read, by cause: not media, hidden, or a link out of the folder.
+        root: The folder, absolute.
+        ignored: Files that were not looked at, by cause.
+        notes: Sentences on how the folder was read.
+        listed: Name of the list in `root` that the files were taken from; None: all of the folder's.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -86,6 +59,8 @@ class Manifest(BaseModel):
     root: Path
     rows: tuple[Row, ...]
     ignored: dict[str, int] = Field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    listed: str | None = None
 
     @property
     def classes(self) -> list[str]:
@@ -106,8 +81,18 @@ class Manifest(BaseModel):
         return self.model_copy(update={"rows": tuple(row for row in self.rows if row.complete)})
 
     def file(self, row: Row) -> Path:
-        """Where the row's file is."""
-        return self.root / row.path
+        """Where the row's file is, to read it; a process reads its content once to see that it is the same.
+
+        Raises:
+            MediaError: `changed`: the file has another content than when it was scanned.
+        """
+        path = self.root / row.path
+        if row.sha256 is not None and content(path) not in (row.sha256, None):
+            raise MediaError(
+                "changed",
+                f"{path} has another content than when it was scanned; restore it or scan again",
+            )
+        return path
 
     def require_clips(self) -> None:
         """Raises UserError with the commonest reasons if no file is usable."""
@@ -120,16 +105,46 @@ class Manifest(BaseModel):
             )
 
     def changed(self) -> list[Row]:
-        """Rows whose file is gone, or has another size or modification time than when scanned."""
+        """Usable rows whose file is gone, or has another content than when scanned.
 
-        def same(row: Row) -> bool:
-            return _fingerprint(self.file(row)) == (row.size, row.mtime_ns)
+        Content is compared where size or time of change differ; `file` compares it where they do not.
+        """
+        return [
+            row for row in self.usable if row.state(self.root / row.path) in ("changed", "gone")
+        ]
 
-        return [row for row in self.rows if not same(row)]
+    def touched(self) -> Manifest:
+        """This manifest with the times of change of today, where a file's content is the scanned one."""
+        rows = [
+            row.model_copy(update={"mtime_ns": now[1]})
+            if row.state(path := self.root / row.path) == "touched" and (now := fingerprint(path))
+            else row
+            for row in self.rows
+        ]
+        return self.model_copy(update={"rows": tuple(rows)})
+
+    def arrivals(self, entries: Sequence[Entry]) -> list[str]:
+        """Paths of files that the scan did not know, or could not use and that have changed since."""
+        rows = {row.path: row for row in self.rows}
+        return [
+            entry.path
+            for entry in entries
+            if entry.named and self._has_arrived(rows.get(entry.path), self.root / entry.path)
+        ]
+
+    @staticmethod
+    def _has_arrived(row: Row | None, path: Path) -> bool:
+        if row is None:
+            return True
+        return not row.usable and fingerprint(path) not in ((row.size, row.mtime_ns), None)
+
+    def at(self, root: Path) -> Manifest:
+        """The same clips in another place."""
+        return self.model_copy(update={"root": root.resolve()})
 
     def summary(self) -> str:
         """A table for a person: counts by class and by reason, hours, and warnings."""
-        return "\n".join(_summary_lines(self))
+        return "\n".join(summary_lines(self))
 
     def save(self, path: str | Path) -> Path:
         """Writes JSON lines: a header, then a row each; the file appears whole or not at all.
@@ -141,12 +156,14 @@ class Manifest(BaseModel):
             "format": FORMAT,
             "version": VERSION,
             "root": self.root.as_posix(),
+            "rows": len(self.rows),
             "ignored": self.ignored,
+            "notes": list(self.notes),
+            "listed": self.listed,
         }
         lines = [json.dumps(header, ensure_ascii=False)]
         lines += [row.model_dump_json(exclude_defaults=True) for row in self.rows]
-        with whole_file(path) as temporary:
-            temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        write_text(path, "\n".join(lines) + "\n")
         return Path(path)
 
     @classmethod
@@ -163,10 +180,10 @@ class Manifest(BaseModel):
             raise UserError(
                 f"{path} has no manifest header; a plain list of files must be scanned first"
             )
-        if header.get("version") != VERSION:
+        if header.get("version") not in READ:
             raise UserError(
                 f"{path} is a manifest of version {header.get('version')}, this program reads"
-                f" version {VERSION}; scan the folder again"
+                f" versions up to {VERSION}; scan the folder again"
             )
         rows = []
         for number, value in lines:
@@ -174,8 +191,22 @@ class Manifest(BaseModel):
                 rows.append(Row(**value))
             except (ValidationError, TypeError) as error:
                 raise UserError(f"{path}, line {number} is not a manifest row: {error}") from error
-        root = _find_root(path, Path(header["root"]), rows)
-        return cls(root=root, rows=tuple(rows), ignored=header.get("ignored", {}))
+        if header["version"] > 1 and header.get("rows") != len(rows):
+            raise UserError(
+                f"{path} is cut: it holds {len(rows)} of {header.get('rows')} rows; copy it again, or scan "
+                "the folder again"
+            )
+        try:
+            root = _find_root(path, Path(header["root"]), rows)
+            return cls(
+                root=root,
+                rows=tuple(rows),
+                ignored=header.get("ignored", {}),
+                notes=tuple(header.get("notes", ())),
+                listed=header.get("listed"),
+            )
+        except (KeyError, TypeError, ValidationError) as error:
+            raise UserError(f"{path}, line 1 is not a manifest header: {error}") from error
 
 
 def scan(
@@ -189,162 +220,144 @@ def scan(
     held_out: float = 0.1,
     seed: int = 0,
     class_pattern: str | None = None,
+    group_pattern: str | None = None,
+    follow_links: bool = False,
+    known: Manifest | None = None,
+    unfinished: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Manifest:
     """Decodes every media file of a folder, each in a worker that may hang or die.
 
     Args:
-        source: A folder (`root/*.mp4`, `root/<class>/*.mp4`, any depth), or a JSONL list of files
-            with `path` (relative to the list) and optionally `class_name` and `split`.
+        source: A folder (`root/*.mp4`, `root/<class>/*.mp4`, any depth, perhaps below `train`, `val` and
+            `test`), a JSONL list of files with `path` (relative to the list) and optionally
+            `class_name`, `group` and `split`, or a manifest, whose splits stand.
         workers: Processes decoding at once.
         limits: What one file may cost.
         skip_silent: Skip files whose sound is digital silence.
         allow_missing: Keep files without sound or without picture, audio files among them, for
             training; they are never held out.
-        held_out: Share of the clips kept from training.
+        held_out: Share of the clips kept from training, where the source does not say which.
         seed: Of the split. A file keeps its split when others come or go.
         class_pattern: Where a folder's classes are in its file names, see `find_media`.
+        group_pattern: The same for recordings, whose files stay on one side of the split.
+        follow_links: Whether links out of the folder are followed.
+        known: An earlier scan with the same settings: files that are as they were then are not decoded
+            again, and all keep their split.
+        unfinished: Where results are kept until the scan is whole, and found again after an
+            interruption. None: nowhere.
         progress: Called with (files done, files in all).
 
     Raises:
         UserError: `source` is missing, or holds no media files.
     """
     source = Path(source)
-    limits = limits or Limits()
-    if source.is_dir():
-        root = source
-        suffixes = MEDIA_SUFFIXES | AUDIO_SUFFIXES if allow_missing else MEDIA_SUFFIXES
-        entries, ignored = find_media(source, class_pattern, suffixes)
-    elif source.is_file():
-        root = source.parent
-        entries, ignored = read_list(source), {}
-    else:
-        raise UserError(f"{source} does not exist; give a folder of video clips")
-    if not entries:
-        raise UserError(
-            f"{source} holds no media files; looked for {' '.join(sorted(MEDIA_SUFFIXES))}"
-        )
-
-    calls = [(str(root / entry["path"]), limits.model_dump(), allow_missing) for entry in entries]
-    rows: dict[int, Row] = {}
-    outcomes = run_isolated(measure, calls, workers=workers, seconds=limits.seconds)
-    for done, outcome in enumerate(outcomes, start=1):
-        rows[outcome.index] = _row(root, entries[outcome.index], outcome, spec, skip_silent)
-        if progress is not None:
-            progress(done, len(entries))
-    rows_in_order = assign_splits([rows[index] for index in sorted(rows)], held_out, seed)
-    return Manifest(root=root, rows=tuple(rows_in_order), ignored=ignored)
-
-
-def _row(
-    root: Path, entry: dict[str, Any], outcome: Outcome, spec: ClipSpec, skip_silent: bool
-) -> Row:
-    size, mtime_ns = _fingerprint(root / entry["path"]) or (0, 0)
-    common = {**entry, "size": size, "mtime_ns": mtime_ns}
-    if outcome.reason is not None:
-        message = outcome.message.replace(f"{root}{os.sep}", "")
-        return Row(**common, status="skipped", reason=outcome.reason, note=message)
-    info = dict(outcome.value)
-    note = "; ".join(info.pop("notes")) or None
-    del info["path"], info["num_frames"]
-    info |= {name: info[f"{name[4:]}_codec"] is not None for name in ("has_audio", "has_video")}
-    reason: str | None = None
-    if info["duration"] < spec.duration - TOLERANCE:
-        reason = "corrupt" if info["decode_errors"] else "too_short"
-        note = f"{info['duration']:.2f} s can be used, a clip needs {spec.duration:g} s"
-    elif skip_silent and (info["silent_share"] or 0) >= SILENT_SHARE:
-        reason = "silent"
-    else:
-        info["duration"] = max(info["duration"], spec.duration)
-    status: Status = "skipped" if reason else "used_with_note" if note else "used"
-    return Row(**common, **info, status=status, reason=reason, note=note)
-
-
-def assign_splits(rows: list[Row], held_out: float, seed: int) -> list[Row]:
-    """Holds out the rows whose hash falls below `held_out`, so that each file's split is its own.
-
-    Every class keeps a training clip, and from four clips on at least one is held out. What lacks
-    sound or picture trains, because held-out clips are for measuring.
-    """
-    open_rows = [row for row in rows if row.usable and row.split is None]
-    draws = {row.path: draw(row.path, seed) for row in open_rows}
-    ordered = sorted((row for row in open_rows if row.complete), key=lambda row: draws[row.path])
-    chosen = {row.path for row in ordered if draws[row.path] < held_out}
-    free: Counter[str | None] = Counter(
-        row.class_name
-        for row in rows
-        if row.usable and row.path not in chosen and row.split != "held_out"
+    root, found, listed = find_files(
+        source, allow_missing, class_pattern, group_pattern, follow_links
     )
-    for row in reversed(ordered):
-        if row.path in chosen and not free[row.class_name]:
-            chosen.remove(row.path)
-            free[row.class_name] += 1
-    fixed = any(row.split == "held_out" for row in rows)
-    if held_out > 0 and not chosen and not fixed and len(ordered) >= 4:
-        spare = next((row for row in ordered if free[row.class_name] > 1), None)
-        chosen |= {spare.path} if spare else set()
-    return [
-        row.model_copy(update={"split": "held_out" if row.path in chosen else "train"})
-        if row.path in draws
-        else row
-        for row in rows
-    ]
+    if not found.entries:
+        links = f"; {'; '.join(found.notes)}" if found.notes else ""
+        raise UserError(
+            f"{source} holds no media files; looked for {' '.join(sorted(MEDIA_SUFFIXES))}{links}"
+        )
+    if not is_utf8(str(root)):
+        raise UserError(f"the name of the folder {printable(str(root))} is not UTF-8; rename it")
+    before = {} if known is None else {row.path: row for row in known.rows}
+    rows: dict[int, Row] = {}
+    todo: list[int] = []
+    for index, entry in enumerate(found.entries):
+        old = before.get(entry.path)
+        row = unnamed_row(entry) if not entry.named else None
+        if row is None and old is not None:
+            row = kept_row(old, entry, root / entry.path)
+        if row is not None:
+            rows[index] = row
+        else:
+            todo.append(index)
+    outcomes = measure_files(
+        root,
+        [found.entries[index] for index in todo],
+        limits or Limits(),
+        allow_missing,
+        workers,
+        unfinished,
+    )
+    for outcome in outcomes:
+        index = todo[outcome.index]
+        entry = found.entries[index]
+        row = measured_row(root, entry, outcome, spec, skip_silent)
+        old = before.get(entry.path)
+        if old is not None and old.usable and row.split is None:
+            row = row.model_copy(update={"split": old.split})
+        rows[index] = row
+        if progress is not None:
+            progress(len(rows), len(found.entries))
+    in_order = assign_splits([rows[index] for index in sorted(rows)], held_out, seed)
+    return Manifest(
+        root=root,
+        rows=tuple(in_order),
+        ignored=found.ignored,
+        notes=tuple(found.notes),
+        listed=listed,
+    )
 
 
-def draw(path: str, seed: int) -> float:
-    """A number in [0, 1) that a file keeps whatever other files there are."""
-    digest = hashlib.blake2b(f"{seed}:{path}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") / 2**64
+def find_files(
+    source: Path,
+    allow_missing: bool = False,
+    class_pattern: str | None = None,
+    group_pattern: str | None = None,
+    follow_links: bool = False,
+) -> tuple[Path, Found, str | None]:
+    """The root, what lies or is listed there, and the list's name: what `scan` looks at.
+
+    Raises:
+        UserError: `source` is missing, or a list that cannot be read.
+    """
+    if source.is_dir():
+        suffixes = MEDIA_SUFFIXES | AUDIO_SUFFIXES if allow_missing else MEDIA_SUFFIXES
+        found = find_media(source, class_pattern, suffixes, group_pattern, follow_links)
+        return source.resolve(), found, None
+    if not source.is_file():
+        raise UserError(f"{source} does not exist; give a folder of video clips")
+    if is_manifest(source):
+        manifest = Manifest.load(source)
+        entries = [
+            Entry(row.path, row.class_name, row.group, row.split, row.reason != UNNAMED)
+            for row in manifest.rows
+        ]
+        return (
+            manifest.root,
+            Found(entries, manifest.ignored, list(manifest.notes)),
+            manifest.listed,
+        )
+    return source.parent.resolve(), read_list(source), source.name
 
 
-def _fingerprint(path: Path) -> tuple[int, int] | None:
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_size, status.st_mtime_ns
+def is_manifest(path: Path) -> bool:
+    """Whether a JSONL file begins with a manifest's header.
+
+    Raises:
+        UserError: It cannot be read, or its first line is not a JSON object.
+    """
+    return "format" in next(json_lines(path), (0, {}))[1]
 
 
 def _find_root(manifest: Path, root: Path, rows: list[Row]) -> Path:
-    probe_row = next((row for row in rows if row.usable), None)
-    for candidate in (root, manifest.parent / root, manifest.parent / root.name, manifest.parent):
-        if probe_row is None or (candidate / probe_row.path).is_file():
-            return candidate
-    return root
+    """The folder itself, or where its clips are beside the manifest; absolute.
 
+    A relative root is one of an earlier version, which wrote it down as it was typed.
+    """
+    if root.is_absolute() and root.is_dir():
+        return root.resolve()
+    usable = [row for row in rows if row.usable]
+    probed = usable[:: max(1, len(usable) // PROBED)]
 
-def _summary_lines(manifest: Manifest) -> Iterator[str]:
-    rows, usable = manifest.rows, manifest.usable
-    hours = _seconds(usable) / 3600
-    noted = sum(row.status == "used_with_note" for row in rows)
-    train, held_out = (len(manifest.split(name)) for name in ("train", "held_out"))
-    yield f"{manifest.root}: {len(rows)} media files, {len(usable)} usable, {hours:.2f} h"
-    skipped = len(rows) - len(usable)
-    yield f"  used {len(usable) - noted}, used with a note {noted}, skipped {skipped}"
-    yield f"  training {train}, held out {held_out}"
-    for cause, count in manifest.ignored.items():
-        yield f"  ignored, {cause}: {count}"
-    for class_name in manifest.classes:
-        members = [row for row in usable if row.class_name == class_name]
-        minutes = _seconds(members) / 60
-        yield f"  class {class_name}: {len(members)} clips, {minutes:.1f} min"
-    for reason, count in Counter(row.reason for row in rows if row.reason).most_common():
-        example = next(row.path for row in rows if row.reason == reason)
-        yield f"  skipped, {reason}: {count} (such as {example})"
-    for stream, missing in (
-        ("sound", [row for row in usable if not row.has_audio]),
-        ("picture", [row for row in usable if not row.has_video]),
-    ):
-        if missing:
-            yield f"  without {stream}: {len(missing)} (such as {missing[0].path})"
-    silent = sum((row.silent_share or 0) >= SILENT_SHARE for row in usable)
-    if silent:
-        yield f"  warning: {silent} usable clips are silent; skip_silent leaves them out"
-    if usable and not held_out:
-        yield "  warning: nothing is held out; measurements will be on training clips"
-    if any(row.class_name for row in usable) and any(row.class_name is None for row in usable):
-        yield "  warning: some clips have a class and some have none"
+    def holds(folder: Path) -> bool:
+        found = (fingerprint(folder / row.path) for row in probed)
+        return all(
+            now is not None and now[0] == row.size for now, row in zip(found, probed, strict=True)
+        )
 
-
-def _seconds(rows: list[Row]) -> float:
-    return sum(row.duration or 0.0 for row in rows)
+    places = (root, manifest.parent / root, manifest.parent / root.name, manifest.parent)
+    return next((place for place in places if place.is_dir() and holds(place)), root).absolute()

@@ -7,6 +7,7 @@ teacher hands its guidance down: Meng et al., "On distillation of guided diffusi
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import pairwise
 
 import torch
@@ -89,15 +90,9 @@ class StepMatching:
         first, last = stops[:, 0], stops[:, -1]
         now = state
         for t, following in pairwise(stops.unbind(1)):
-            now = now.map(
-                lambda x, clean, n, t=t: (
-                    x if clean is None else self.process.add_noise(clean, n, t)
-                ),
-                given,
-                noise,
-            )
-            estimate = teacher(now, t).map(lambda p, x, t=t: self.process.to_x0(p, x, t), now)
-            now = now.map(lambda x, x0, t=t, s=following: self._ddim(x, x0, t, s), estimate)
+            now = now.map(partial(self._renoise, t), given, noise)
+            prediction = teacher(now, t)
+            now = now.map(partial(self._ddim, t, following), prediction)
 
         def estimate_of_one_step(end: Tensor, x: Tensor) -> Tensor:
             ratio = _like(self._sigma[last] / self._sigma[first], x)
@@ -111,8 +106,13 @@ class StepMatching:
         errors = (estimate - target).square().flatten(1).mean(1)
         return errors / self._sigma[self.timesteps(step)].square()
 
-    def _ddim(self, x: Tensor, x0: Tensor, t: Tensor, following: Tensor) -> Tensor:
+    def _renoise(self, t: Tensor, x: Tensor, clean: Tensor | None, noise: Tensor) -> Tensor:
+        """The known modality at t (Eq. 5); the other one (B,C,T',H',W') as it is."""
+        return x if clean is None else self.process.add_noise(clean, noise, t)
+
+    def _ddim(self, t: Tensor, following: Tensor, x: Tensor, prediction: Tensor) -> Tensor:
         """Song et al., "Denoising diffusion implicit models", 2021, Eq. 12 with eta 0."""
+        x0 = self.process.to_x0(prediction, x, t)
         noise = (x - _like(self._signal[t], x) * x0) / _like(self._sigma[t], x)
         return _like(self._signal[following], x) * x0 + _like(self._sigma[following], x) * noise
 

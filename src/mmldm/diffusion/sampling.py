@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -51,8 +52,11 @@ def initial_noise(
         seed if isinstance(seed, torch.Generator) else torch.Generator().manual_seed(seed)
         for seed in seeds
     ]
-    drawn = [shapes.map(lambda shape, g=g: torch.randn(shape, generator=g)) for g in generators]
-    return AV(*(torch.stack(clips).to(device, dtype) for clips in zip(*drawn, strict=True)))
+    drawn = [
+        AV(torch.randn(shapes.audio, generator=g), torch.randn(shapes.video, generator=g))
+        for g in generators
+    ]
+    return AV.zip(drawn).map(lambda clips: torch.stack(clips).to(device, dtype))
 
 
 def _set_timesteps(scheduler: SchedulerMixin, steps: int) -> None:
@@ -104,14 +108,15 @@ def sample(
     if "generator" in inspect.signature(scheduler.step).parameters:
         step_options["generator"] = generator
 
-    def renoise(x: Tensor, clean: Tensor | None, own_noise: Tensor, t: Tensor) -> Tensor:
+    def renoise(t: Tensor, x: Tensor, clean: Tensor | None, own_noise: Tensor) -> Tensor:
         if clean is None:
             return x
         return scheduler.add_noise(clean, own_noise, t.reshape(1).expand(len(clean)))
 
     state = noise.map(lambda n: n * scheduler.init_noise_sigma)
     for step, t in enumerate(scheduler.timesteps):
-        state = state.map(lambda x, c, n, t=t: renoise(x, c, n, t), given, noise)
+        # Eq. 5: the stream of a given modality is its clean value, noised to t.
+        state = state.map(partial(renoise, t), given, noise)
         packed = pack(state)
         network_input = unpack(scheduler.scale_model_input(packed, t), like=noise)
         prediction = denoise(network_input, t.round().long())
@@ -119,4 +124,8 @@ def sample(
         state = unpack(stepped.to(packed.dtype), like=noise)
         if callback is not None:
             state = callback(step, t, state) or state
-    return state.map(lambda x, clean: x if clean is None else clean, given)
+
+    def known(x: Tensor, clean: Tensor | None) -> Tensor:
+        return x if clean is None else clean
+
+    return state.map(known, given)

@@ -42,6 +42,10 @@ _BETA_SCHEDULES = {
     "cosine": "squaredcos_cap_v2",
 }
 SCHEDULER_NAMES = tuple(_SCHEDULERS)
+SCHEDULER_CLASSES = {made.__name__: made for made, _ in _SCHEDULERS.values()}
+"""Classes of schedulers by the names that model folders state."""
+MOST_TIMESTEPS = 100_000
+"""Of training; tables and loops of a scheduler are as long."""
 
 
 class ScheduleConfig(BaseModel):
@@ -57,7 +61,7 @@ class ScheduleConfig(BaseModel):
     kind: Literal["scaled_linear", "linear", "cosine"] = "scaled_linear"
     beta_start: float = Field(0.00085, gt=0, lt=1)
     beta_end: float = Field(0.012, gt=0, lt=1)
-    num_train_timesteps: int = Field(1000, gt=1)
+    num_train_timesteps: int = Field(1000, gt=1, le=MOST_TIMESTEPS)
     prediction: Literal["epsilon", "sample", "v_prediction"] = "epsilon"
     zero_terminal_snr: bool = False
 

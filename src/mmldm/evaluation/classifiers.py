@@ -16,12 +16,12 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmldm.errors import UserError
-from mmldm.files import whole_file
+from mmldm.files import whole_file, write_json
 from mmldm.media.clip import Clip
 from mmldm.media.spectrogram import AudioImage
 from mmldm.types import AV, ClipSpec, SpectrogramSpec
@@ -160,7 +160,7 @@ class Classifiers:
             for name, tensor in network.state_dict().items()
         }
         with whole_file(Path(folder) / "classifiers.safetensors") as temporary:
-            save_file(tensors, temporary)
+            temporary.write_bytes(save(tensors))
         described = {
             "format": FORMAT,
             "version": VERSION,
@@ -168,8 +168,7 @@ class Classifiers:
             "sample_rate": self.sample_rate,
             "num_samples": self.num_samples,
         }
-        with whole_file(Path(folder) / "classifiers.json") as temporary:
-            temporary.write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
+        write_json(Path(folder) / "classifiers.json", described)
 
     @classmethod
     def load(cls, folder: str | Path) -> Classifiers:

@@ -2,8 +2,9 @@
 
 (measure, reading, clip's content) -> folder/measure-hash/content-hash.safetensors
 
-Every row is a file of its own, which appears whole or not at all. A key holds all that a row depends on: the
-content of the file, the window, how it is read, the network's weights and the version of this package.
+Every row is a file of its own, which appears whole or not at all. It is not synced, which would cost more
+than many a measure: a checksum shows what a power cut has left of it. A key holds all that a row depends on:
+the content of the file, the window, how it is read, the network's weights and the version of this package.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 
 from mmldm.evaluation.measures import Measure, Row
 from mmldm.files import whole_file
@@ -38,11 +40,14 @@ class FeatureCache:
         return self.folder / f"{name}-{key[:16]}" / f"{clip_key}.safetensors"
 
     def get(self, measure: Measure, clip_key: str) -> Row | None:
-        """A clip's row; None where there is none that can be read."""
+        """A clip's row; None where there is none that is whole."""
         try:
-            return load_file(self.path(measure, clip_key))
-        except (OSError, SafetensorError):
+            with safe_open(self.path(measure, clip_key), "pt") as file:
+                row = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                checksum = (file.metadata() or {}).get("sha256")
+        except (OSError, SafetensorError, RuntimeError):
             return None
+        return row if checksum == _sha256(row) else None
 
     def put(self, measure: Measure, clip_key: str, row: Row) -> None:
         """Keeps a clip's row.
@@ -50,5 +55,16 @@ class FeatureCache:
         Raises:
             UserError: The folder cannot be written.
         """
-        with whole_file(self.path(measure, clip_key)) as temporary:
-            save_file({name: x.contiguous() for name, x in row.items()}, temporary)
+        row = {name: x.contiguous() for name, x in row.items()}
+        content = save(row, {"sha256": _sha256(row)})
+        with whole_file(self.path(measure, clip_key), durable=False) as temporary:
+            temporary.write_bytes(content)
+
+
+def _sha256(row: Row) -> str:
+    digest = hashlib.sha256()
+    for name, x in sorted(row.items()):
+        digest.update(f"{name} {x.dtype} {tuple(x.shape)} ".encode())
+        if x.numel():  # What is empty may have strides that no view of bytes takes.
+            digest.update(x.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

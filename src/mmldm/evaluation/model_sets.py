@@ -15,7 +15,7 @@ from typing import Any
 
 from mmldm.errors import MediaError, UserError
 from mmldm.evaluation.sets import ClipSet, Progress
-from mmldm.files import whole_file
+from mmldm.files import sha256_of, write_json
 from mmldm.pipelines.sounding_video import SoundingVideoPipeline
 
 BATCH = 8
@@ -26,12 +26,11 @@ OWNER = "model.json"
 def model_sha256(folder: Path) -> str:
     """Of all files of a model folder, in hex: weights, configurations, sampling defaults."""
     total = hashlib.sha256()
-    for path in sorted(
-        path for path in folder.rglob("*") if path.suffix in (".json", ".safetensors")
-    ):
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        total.update(f"{path.relative_to(folder).as_posix()} {digest}\n".encode())
+    names = (path.relative_to(folder) for path in folder.rglob("*"))
+    for name in sorted(name for name in names if name.suffix in (".json", ".safetensors")):
+        # What systems and downloads leave beside a model's files is no part of it.
+        if not any(part.startswith(".") for part in name.parts):
+            total.update(f"{name.as_posix()} {sha256_of(folder / name)}\n".encode())
     return total.hexdigest()
 
 
@@ -108,7 +107,14 @@ def _claim(folder: Path, sha256: str) -> None:
     """Makes a folder this model's, or checks that it is."""
     owner = folder / OWNER
     if not owner.is_file():
-        with whole_file(owner) as temporary:
-            temporary.write_text(json.dumps({"sha256": sha256}) + "\n", encoding="utf-8")
-    elif json.loads(owner.read_text(encoding="utf-8")) != {"sha256": sha256}:
+        write_json(owner, {"sha256": sha256}, indent=None)
+        return
+    try:
+        found = json.loads(owner.read_bytes())
+    except ValueError:
+        raise UserError(
+            f"{owner} is damaged, so whose clips {folder} holds is not known: delete that folder, or name "
+            "another --out"
+        ) from None
+    if found != {"sha256": sha256}:
         raise UserError(f"{folder} holds clips of another model; name another --out")

@@ -15,6 +15,7 @@ from torch import Tensor
 from mmldm.evaluation.metrics import Value
 from mmldm.evaluation.report import digits
 from mmldm.media.sheet import FAINT, INK, MARGIN, PAPER
+from mmldm.text import printable
 
 COLOURS = ((214, 96, 20), (120, 120, 120), (30, 90, 180), (40, 140, 70), (150, 60, 160), (160, 130, 20),
            (200, 60, 90), (60, 150, 160))  # fmt: skip
@@ -99,7 +100,7 @@ def principal_plane(features: Tensor) -> tuple[Tensor, Tensor]:
 
 def _legend(draw: ImageDraw.ImageDraw, series: Sequence[str], font: Font) -> None:
     left = MARGIN
-    for number, name in enumerate(series):
+    for number, name in enumerate(map(printable, series)):
         colour = COLOURS[number % len(COLOURS)]
         draw.ellipse((left, MARGIN + 4, left + 8, MARGIN + 12), fill=colour)
         draw.text((left + 14, MARGIN), name, fill=INK, font=font)

@@ -22,8 +22,12 @@ class Protocol(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
-    version: int = 1
-    """Rises when the same clips get other numbers."""
+    version: int = 2
+    """Rises when the same clips get other numbers.
+
+    In version 1 each frame was the last one shown by its instant; since 2 it is the nearest, and windows
+    begin at source frames.
+    """
     spec: ClipSpec
     """Frames, rates and the size all pictures are brought to, before networks bring them to their own."""
     samples: int | None = Field(None, ge=2)

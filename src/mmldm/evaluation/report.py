@@ -8,6 +8,7 @@ The JSON holds no NaN and no path but those it was given; two of them are compar
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -15,15 +16,18 @@ from pathlib import Path
 from typing import Any
 
 from mmldm.errors import UserError
+from mmldm.evaluation.contents import repeated, sentences, shared
 from mmldm.evaluation.evaluate import EQUAL, Evaluation
 from mmldm.evaluation.measures import Features
 from mmldm.evaluation.measuring import Measured
 from mmldm.evaluation.protocol import Protocol
-from mmldm.files import whole_file
+from mmldm.files import write_text
+from mmldm.text import markdown, printable
 
 FORMAT, VERSION = "mmldm-evaluation", 1
 LISTED = 10
 """Files of one kind that the page names; report.json has all."""
+COPIED = ("generated", "reference")
 ARROWS = {"lower": "↓", "higher": "↑", "like real": "≈"}
 
 
@@ -41,9 +45,16 @@ def as_json(
         undefined: Metrics that were asked for and could not be computed, with the reason.
         about: Further facts: command, date, versions.
     """
-    generated, reference = found.sets["generated"], found.sets["reference"]
-    contents = {clip.key for clip in reference.clips.clips}
-    copies = [clip.name for clip in generated.clips.clips if clip.key in contents]
+    reference = found.sets["reference"]
+    halved = found.anchor is not reference
+    equal = shared(
+        {
+            name: measured.clips
+            for name, measured in found.sets.items()
+            if not (halved and name == "real")  # It is a part of the reference.
+        }
+    )
+    copied = [pair["clips"] for pair in equal if (pair["first"], pair["second"]) == COPIED]
     return {
         "format": FORMAT,
         "version": VERSION,
@@ -77,7 +88,8 @@ def as_json(
             for name, values in found.classes.items()
         },
         "memorisation": found.memorisation,
-        "copies": copies,
+        "copies": [name for pairs in copied for name, _ in pairs],
+        "equal": equal,
         "speed": {
             "clips": found.speed.clips,
             "seconds": found.speed.seconds,
@@ -98,6 +110,7 @@ def _set(measured: Measured) -> dict[str, Any]:
         "sha256": clips.sha256,
         "skipped": [asdict(skipped) for skipped in clips.skipped],
         "notes": list(clips.notes),
+        "repeated": repeated(clips),
         "alarms": {
             kind: [clip.name for clip, row in named if row[kind].item()]
             for kind in ("silent", "frozen")
@@ -114,11 +127,9 @@ def save(report: Mapping[str, Any], pictures: Mapping[str, str], folder: Path) -
     Raises:
         UserError: The folder cannot be written.
     """
-    with whole_file(folder / "report.json") as temporary:
-        text = json.dumps(report, indent=1, allow_nan=False, ensure_ascii=False)
-        temporary.write_text(text + "\n", encoding="utf-8")
-    with whole_file(folder / "report.md") as temporary:
-        temporary.write_text(as_markdown(report, pictures), encoding="utf-8")
+    text = json.dumps(report, indent=1, allow_nan=False, ensure_ascii=False)
+    write_text(folder / "report.json", text + "\n")
+    write_text(folder / "report.md", as_markdown(report, pictures))
     return folder / "report.md"
 
 
@@ -146,8 +157,8 @@ def as_markdown(report: Mapping[str, Any], pictures: Mapping[str, str]) -> str:
     protocol = report["protocol"]
     spec = protocol["spec"]
     parts = [
-        f"# Evaluation of {sets['generated']['origin']}",
-        f"{report['date']}, mmldm {report['mmldm']}, torch {report['torch']}: `{report['command']}`",
+        f"# Evaluation of {markdown(sets['generated']['origin'])}",
+        f"{report['date']}, mmldm {report['mmldm']}, torch {report['torch']}: {_code(report['command'])}",
         f"Protocol **{protocol['name']}** (sha256 {report['protocol_sha256'][:12]}): {spec['num_frames']} "
         f"frames at {spec['fps']:g} a second, read at {spec['width']}x{spec['height']}, sound at "
         f"{spec['sample_rate']} Hz, seed {protocol['seed']}.",
@@ -165,7 +176,12 @@ def as_markdown(report: Mapping[str, Any], pictures: Mapping[str, str]) -> str:
         parts += ["## By class", _class_table(report)]
     if report["memorisation"]:
         parts += ["## Memorisation", _memorised(report)]
-    parts += ["## Files", _list(_files(sets)), "## Speed", report["speed"]["sentence"]]
+    parts += [
+        "## Files",
+        _list(map(markdown, _files(sets))),
+        "## Speed",
+        report["speed"]["sentence"],
+    ]
     if report["extractors"]:
         facts = (
             f"{name}: sha256 {about['sha256']}, {about['licence']}"
@@ -202,8 +218,14 @@ def not_measured(report: Mapping[str, Any]) -> list[str]:
 
 
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
+    """A row a line, whatever is in the cells: no cell ends another one, or begins a tag."""
+    lines = [[_one_cell(cell) for cell in line] for line in (head, *rows)]
+    lines.insert(1, ["---"] * len(head))
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _one_cell(text: str) -> str:
+    return re.sub(r"(?<!\\)\|", r"\|", re.sub(r"(?<!\\)<", "&lt;", printable(text)))
 
 
 def _cell(value: Mapping[str, Any] | None) -> str:
@@ -231,14 +253,18 @@ def _about_sets(report: Mapping[str, Any]) -> str:
     sets, against = report["sets"], report["real_against"]
     generated, reference, real = (sets[name] for name in ("generated", "reference", "real"))
     lines = [f"**generated**: {generated['clips']} clips against the reference."]
-    lines.append(f"**reference**: {reference['clips']} real clips of {reference['origin']}.")
+    lines.append(
+        f"**reference**: {reference['clips']} real clips of {markdown(reference['origin'])}."
+    )
     if against["clips"] < reference["clips"]:
         lines.append(
             f"**real**: no held-out clips were given, so the reference was split by a hash of names: "
             f"{real['clips']} of its clips against the other {against['clips']}."
         )
     else:
-        lines.append(f"**real**: {real['clips']} clips of {real['origin']} against the reference.")
+        lines.append(
+            f"**real**: {real['clips']} clips of {markdown(real['origin'])} against the reference."
+        )
     if "reconstruction" in sets:
         lines.append(
             f"**reconstruction**: {sets['reconstruction']['clips']} of the real clips through the model's "
@@ -255,8 +281,9 @@ def _about_sets(report: Mapping[str, Any]) -> str:
     if report["copies"]:
         lines.append(
             f"**{len(report['copies'])} generated clips are byte for byte in the reference** "
-            f"(such as {report['copies'][0]})."
+            f"(such as {markdown(report['copies'][0])})."
         )
+    lines += [markdown(sentence) for sentence in sentences(report)]
     return _list(lines)
 
 
@@ -277,7 +304,7 @@ def _class_table(report: Mapping[str, Any]) -> str:
         [titles[name], *(_cell(values[name]) for values in report["classes"].values())]
         for name in names
     ]
-    return markdown_table(["", *report["classes"]], rows)
+    return markdown_table(["", *map(markdown, report["classes"])], rows)
 
 
 def _memorised(report: Mapping[str, Any]) -> str:
@@ -309,6 +336,10 @@ def _files(sets: Mapping[str, Any]) -> list[str]:
 
 def _more(count: int) -> str:
     return f" and {count - LISTED} more" if count > LISTED else ""
+
+
+def _code(text: str) -> str:
+    return f"`` {printable(text)} ``" if "`" in text else f"`{printable(text)}`"
 
 
 def _list(lines: Any) -> str:

@@ -15,13 +15,23 @@ from functools import partial
 from pathlib import Path
 
 from mmldm.data.clips import spread, windows
-from mmldm.data.folder import find_media, json_lines
-from mmldm.data.manifest import SILENT_SHARE, TOLERANCE, Manifest, Row, draw, scan
-from mmldm.errors import UserError
+from mmldm.data.folder import find_media
+from mmldm.data.manifest import (
+    SILENT_SHARE,
+    TOLERANCE,
+    Manifest,
+    Row,
+    draw,
+    is_manifest,
+    scan,
+)
+from mmldm.data.rows import content
+from mmldm.data.splits import joined
+from mmldm.errors import MediaError, UserError
 from mmldm.evaluation.protocol import Protocol
-from mmldm.files import sha256_of
 from mmldm.media.clip import Clip
-from mmldm.media.reader import read_clip
+from mmldm.media.reader import READING, read_clip
+from mmldm.text import printable
 from mmldm.types import ClipSpec
 
 Progress = Callable[[str, int, int], None]
@@ -35,9 +45,11 @@ class ClipSource:
     Attributes:
         name: Different from all others of its set.
         file: What it is cut from: windows of one file have one.
-        key: Hash of what `read` gives but for the spec: content and window.
+        key: Hash of what `read` gives but for the spec: content, window and the reader's version.
         class_name: None where it has none.
         read: Gives the clip; raises MediaError where it cannot be read.
+        content: The sha256 of the file; None where it is of no file.
+        group: The recording that the file is a part of, where that is known.
     """
 
     name: str
@@ -45,6 +57,8 @@ class ClipSource:
     key: str
     class_name: str | None
     read: Callable[[ClipSpec], Clip]
+    content: str | None = None
+    group: str | None = None
 
 
 @dataclass(frozen=True)
@@ -111,29 +125,50 @@ def find_manifest(
     Raises:
         UserError: There is no such folder, or no media file in it.
     """
-    if source.is_file() and "format" in next(json_lines(source), (0, {}))[1]:
-        return Manifest.load(source)
-    if kept.is_file() and source.is_dir():
-        manifest = Manifest.load(kept)
-        paths = {entry["path"] for entry in find_media(source)[0]}
-        same = manifest.root == source and paths == {row.path for row in manifest.rows}
-        if same and not manifest.changed():
-            return manifest
+    if source.is_file() and is_manifest(source):
+        manifest = Manifest.load(source)
+        if not manifest.root.is_dir():
+            raise UserError(
+                f"{source}: its clips were in {printable(str(manifest.root))}, which is not there; copy the "
+                "manifest into the folder where they are now, and name that copy"
+            )
+        return manifest
+    earlier = _earlier(source, kept)
+    if earlier is not None and not earlier.changed():
+        entries = find_media(source).entries
+        same = {entry.path for entry in entries} == {row.path for row in earlier.rows}
+        if same and not earlier.arrivals(entries):
+            return earlier
     manifest = scan(
         source,
         spec,
         workers=workers,
         held_out=0.0,
-        progress=None if progress is None else partial(progress, f"scan {source.name}"),
+        known=earlier,
+        unfinished=kept.with_name(f"{kept.name}.unfinished"),
+        progress=None if progress is None else partial(progress, f"scan {printable(source.name)}"),
     )
     manifest.save(kept)
     return manifest
 
 
+def _earlier(source: Path, kept: Path) -> Manifest | None:
+    """The manifest of a folder's last scan, if it knows the contents of the files."""
+    if not (kept.is_file() and source.is_dir()):
+        return None
+    try:
+        manifest = Manifest.load(kept)
+    except UserError:
+        return None
+    known = all(row.sha256 for row in manifest.usable)
+    return manifest if known and manifest.root == source.resolve() else None
+
+
 def clip_set(name: str, manifest: Manifest, rows: Sequence[Row], protocol: Protocol) -> ClipSet:
     """Windows of the usable rows: one from the middle of each, or as many as the protocol asks for.
 
-    Several windows of a file do not overlap. Which are taken of too many is spread over the rows.
+    Each begins at a source frame; several of a file overlap by less than one. Which are taken of too many is
+    spread over the rows.
 
     Args:
         rows: Of the manifest.
@@ -162,16 +197,24 @@ def clip_set(name: str, manifest: Manifest, rows: Sequence[Row], protocol: Proto
     if wanted is not None:
         chosen = [chosen[i] for i in spread(wanted, len(chosen))]
     repeated = Counter(row.path for row, _ in chosen)
-    contents = {row.path: _content(manifest.file(row)) for row, _ in chosen}
-    gone = [path for path, content in contents.items() if content is None]
-    skipped += [Skipped(path, "unreadable", "it has gone since it was scanned") for path in gone]
+    contents: dict[str, str | None] = {}
+    for row in {row.path: row for row, _ in chosen}.values():
+        try:
+            contents[row.path] = content(manifest.file(row))
+            if contents[row.path] is None:
+                skipped.append(Skipped(row.path, "unreadable", "it has gone since it was scanned"))
+        except MediaError as error:
+            contents[row.path] = None
+            skipped.append(Skipped(row.path, error.reason, str(error)))
     clips = [
         ClipSource(
             name=row.path if repeated[row.path] == 1 else f"{row.path} at {start:.2f} s",
             file=row.path,
-            key=hashlib.sha256(f"{contents[row.path]} {start:.6f}".encode()).hexdigest(),
+            key=hashlib.sha256(f"{contents[row.path]} {start:.6f} {READING}".encode()).hexdigest(),
             class_name=row.class_name,
-            read=partial(read_clip, manifest.file(row), start),
+            read=partial(read_clip, manifest.root / row.path, start),
+            content=contents[row.path],
+            group=row.group,
         )
         for row, start in chosen
         if contents[row.path] is not None
@@ -180,19 +223,20 @@ def clip_set(name: str, manifest: Manifest, rows: Sequence[Row], protocol: Proto
     return ClipSet(name, str(manifest.root), tuple(clips), tuple(skipped), tuple(notes))
 
 
-def _content(path: Path) -> str | None:
-    """The sha256 of a file, in hex; None if it cannot be read."""
-    try:
-        return sha256_of(path)
-    except OSError:
-        return None
-
-
 def halves(reference: ClipSet, seed: int) -> tuple[ClipSet, ClipSet]:
-    """Two disjoint sets of equally many files of each class, by a seeded hash of their names."""
-    files = {clip.file: clip.class_name or "" for clip in reference.clips}
-    ordered = sorted(files, key=lambda file: (files[file], draw(file, seed)))
-    chosen = set(ordered[::2])
+    """Two disjoint sets of about equally many files of each class, by a seeded hash of their names.
+
+    Files of equal content, and those of one recording, stand in one half.
+    """
+    files = {clip.file: clip for clip in reference.clips}
+    clips = list(files.values())
+    marks = [[("content", clip.content), ("group", clip.group)] for clip in clips]
+    units = joined([[mark for mark in own if mark[1] is not None] for own in marks])
+    units.sort(key=lambda unit: (clips[unit[0]].class_name or "", draw(clips[unit[0]].file, seed)))
+    chosen: set[str] = set()
+    rest: set[str] = set()
+    for unit in units:
+        (chosen if len(chosen) <= len(rest) else rest).update(clips[i].file for i in unit)
     first, second = (
         tuple(clip for clip in reference.clips if (clip.file in chosen) is wanted)
         for wanted in (True, False)
@@ -207,7 +251,7 @@ def _notes(rows: Sequence[Row], spec: ClipSpec) -> list[str]:
     """One sentence each on other rates and sizes than the protocol's, on silence and on damage."""
     size = f"{spec.width}x{spec.height}"
     kinds: dict[str, list[str]] = {
-        f"with another frame rate than {spec.fps:g}; frames are those shown at the protocol's instants": [
+        f"with another frame rate than {spec.fps:g}; frames are those nearest to the protocol's instants": [
             f"{row.path}: {row.fps:.4g}"
             for row in rows
             if row.fps and abs(row.fps - spec.fps) > 0.01

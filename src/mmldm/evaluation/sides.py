@@ -5,10 +5,12 @@ paths, pipeline -> Sides (generated, reference, anchor, real, reconstruction)
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mmldm.data.manifest import Manifest
+from mmldm.errors import UserError
+from mmldm.evaluation.contents import apart
 from mmldm.evaluation.model_sets import model_sha256, write_reconstructions, write_samples
 from mmldm.evaluation.protocol import Protocol
 from mmldm.evaluation.sets import ClipSet, Progress, clip_set, find_manifest, halves
@@ -69,21 +71,28 @@ class Finder:
 
         Args:
             reference: Folder, manifest or list.
-            held_out: The same; None: the held-out clips of a manifest, else a half of the reference.
+            held_out: The same; None: the held-out clips of a manifest, or of a folder's own split, else a
+                half of the reference. What the reference holds, too, is taken out of it.
 
         Raises:
             UserError: A set has too few clips that can be used.
         """
         manifest = self._manifest("reference", reference)
-        split = manifest.split("held_out") if held_out is None and reference.is_file() else []
+        split = manifest.split("held_out") if held_out is None else []
         rows = [row for row in manifest.rows if not split or row.split != "held_out"]
-        whole = clip_set("reference", manifest, rows, self.protocol)
+        whole = self._named(clip_set("reference", manifest, rows, self.protocol), reference)
         if held_out is not None:
-            return RealSets(whole.require(), whole, self._folder("real", held_out))
+            return RealSets(whole.require(), whole, apart(self._folder("real", held_out), whole))
         if split:
-            real = clip_set("real", manifest, split, self.protocol)
-            return RealSets(whole.require(), whole, real.require())
-        return RealSets(whole, *halves(whole.require(4), self.protocol.seed))
+            real = self._named(clip_set("real", manifest, split, self.protocol), reference)
+            return RealSets(whole.require(), whole, apart(real.require(), whole))
+        parts = halves(whole.require(4), self.protocol.seed)
+        if min(len(part.clips) for part in parts) < 2:
+            raise UserError(
+                f"the reference set ({whole.origin}) cannot be split in two: its clips are copies or parts "
+                "of too few recordings; name held-out clips with --held-out"
+            )
+        return RealSets(whole, *parts)
 
     def folder_sides(self, generated: Path, known: RealSets) -> Sides:
         """Sides of a folder of clips.
@@ -112,7 +121,11 @@ class Finder:
 
     def _folder(self, name: str, source: Path) -> ClipSet:
         manifest = self._manifest(name, source)
-        return clip_set(name, manifest, manifest.rows, self.protocol).require()
+        return self._named(clip_set(name, manifest, manifest.rows, self.protocol), source).require()
+
+    def _named(self, clips: ClipSet, source: Path) -> ClipSet:
+        """With a folder's path as it was typed: reports hold no other."""
+        return replace(clips, origin=str(source)) if source.is_dir() else clips
 
     def _manifest(self, name: str, source: Path) -> Manifest:
         kept = self.out / "sets" / f"{name}.jsonl"

@@ -42,9 +42,11 @@ class Clip:
         `.mp4` is H.264 and AAC, `.wav` the sound alone in 16-bit PCM, `.png` a contact sheet.
 
         Raises:
-            UserError: Another suffix, or the file cannot be written.
+            UserError: Another suffix, a sound that is not finite, or the file cannot be written.
         """
         path = Path(path)
+        if not self.waveform.isfinite().all():
+            raise UserError(f"cannot save {path}: its sound holds NaN or infinite samples")
         match path.suffix.lower():
             case ".mp4":
                 write_mp4(path, self.frames, self.waveform, self.fps, self.sample_rate)

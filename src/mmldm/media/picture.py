@@ -5,18 +5,25 @@ av.VideoFrame -> Picture (time in seconds, still in the file's own pixels) -> RG
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import av
 import numpy as np
-from av.video.reformatter import Interpolation, VideoReformatter
+from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 
 from mmldm.errors import MediaError
+from mmldm.media.colour import Colour, colour_of
+from mmldm.media.interlacing import Deinterlacer
 from mmldm.media.limits import Limits
+from mmldm.media.orientation import ODD_MATRIX, Orientation, OrientationReader
 
 MAX_PIXEL_ASPECT = 8.0
+# Without these, swscale shows white as 253.
+EXACT = Interpolation.FULL_CHR_H_INT | Interpolation.ACCURATE_RND
 
 
 @dataclass(frozen=True)
@@ -28,33 +35,73 @@ class Picture:
         duration: Seconds it is shown for, as the file claims; 0 if it does not.
         tick: Seconds per unit of the stream's clock.
         pixel_aspect: Width of a stored pixel over its height.
+        orientation: What brings the stored picture upright.
+        colour: What its numbers mean.
     """
 
     time: float
     duration: float
     tick: float
     pixel_aspect: float
+    orientation: Orientation
+    colour: Colour
     frame: av.VideoFrame
-
-    @property
-    def quarter_turns(self) -> int:
-        """Counter-clockwise quarter turns that bring the stored picture upright."""
-        return round(self.frame.rotation / 90) % 4
 
     @property
     def upright_size(self) -> tuple[int, int]:
         """Width and height in square pixels, upright."""
         width, height = max(1, round(self.frame.width * self.pixel_aspect)), self.frame.height
-        return (height, width) if self.quarter_turns % 2 else (width, height)
+        return (height, width) if self.orientation.transposed else (width, height)
 
 
-def picture_of(frame: av.VideoFrame, time: float, stream: VideoStream) -> Picture:
-    """A decoded frame shown from `time` (seconds) on."""
-    tick = float(stream.time_base or 0)
-    aspect = float(stream.sample_aspect_ratio or 1)
-    if not 1 / MAX_PIXEL_ASPECT <= aspect <= MAX_PIXEL_ASPECT:
-        aspect = 1.0
-    return Picture(time, (frame.duration or 0) * tick, tick, aspect, frame)
+class PictureMaker:
+    """Makes pictures of the decoded frames of a stream.
+
+    Args:
+        path: Of the file, for complaints.
+        stream: None where there are no frames to come.
+        note: Called with each sentence that is worth saying to the person who owns the file.
+    """
+
+    def __init__(self, path: Path, stream: VideoStream | None, note: Callable[[str], None]) -> None:
+        self._path, self._stream, self._note = path, stream, note
+        codec = "" if stream is None else stream.codec_context.name
+        self._deinterlacer, self._orientations = Deinterlacer(codec, note), OrientationReader()
+
+    def add(self, frame: av.VideoFrame) -> Iterator[Picture]:
+        """Takes the next frame in the order of display, which has a time; gives what is ready.
+
+        Raises:
+            MediaError: `format_not_allowed` if nothing makes RGB of its pixels.
+        """
+        return map(self._picture, self._deinterlacer.add(frame))
+
+    def flush(self) -> Iterator[Picture]:
+        """Gives what is held back, at the end."""
+        return map(self._picture, self._deinterlacer.flush())
+
+    def _picture(self, frame: av.VideoFrame) -> Picture:
+        stream = self._stream
+        assert stream is not None and frame.time is not None
+        tick = float(stream.time_base or 0)
+        duration = (frame.duration or 0) * float(frame.time_base or tick)
+        aspect = float(stream.sample_aspect_ratio or 1)
+        if not 1 / MAX_PIXEL_ASPECT <= aspect <= MAX_PIXEL_ASPECT:
+            self._note(f"pixels {aspect:.3g} times as wide as high; square ones were assumed")
+            aspect = 1.0
+        aspect /= self._deinterlacer.row_height
+        colour = colour_of(frame, stream)
+        with _refusals_of_swscale(self._path, frame):
+            orientation = self._orientations.of(frame)
+        if not orientation.exact:
+            self._note(ODD_MATRIX)
+        for sentence in colour.notes():
+            self._note(sentence)
+        # FFmpeg's own decoder of VP9 leaves transparency out, and only the metadata tell of it.
+        has_alpha = any(component.is_alpha for component in frame.format.components)
+        if has_alpha or stream.metadata.get("alpha_mode") == "1":
+            self._note("transparency is ignored")
+        return Picture(frame.time, duration, tick, aspect, orientation, colour, frame)
 
 
 class FrameConverter:
@@ -75,11 +122,12 @@ class FrameConverter:
         """RGB (H,W,3) uint8: scaled until it covers the clip, and cut from the middle.
 
         Raises:
-            MediaError: `too_large` if the picture is too elongated for that.
+            MediaError: `too_large` if the picture is too elongated for that, `format_not_allowed` if
+                nothing makes RGB of its pixels.
         """
-        turns = picture.quarter_turns
+        colour = picture.colour
         height, width = self._size
-        if turns % 2:
+        if picture.orientation.transposed:
             height, width = width, height
         stored_width = picture.frame.width * picture.pixel_aspect
         scale = max(width / stored_width, height / picture.frame.height)
@@ -91,13 +139,31 @@ class FrameConverter:
                 f"{self._path} is too elongated ({picture.frame.width}x{picture.frame.height});"
                 " crop it",
             )
-        shrinks = scale < 1
-        rgb = self._scaler.reformat(
-            picture.frame,
-            cover_width,
-            cover_height,
-            "rgb24",
-            interpolation=Interpolation.AREA if shrinks else Interpolation.BICUBIC,
-        ).to_ndarray()
+        # What the file says is given explicitly: swscale raises an error at matrices it does not know.
+        with _refusals_of_swscale(self._path, picture.frame):
+            scaled = self._scaler.reformat(
+                picture.frame,
+                cover_width,
+                cover_height,
+                "rgb24" if colour.is_plain else "rgb48le",
+                src_colorspace=colour.matrix,
+                dst_colorspace=Colorspace.ITU709,
+                src_color_range=ColorRange.JPEG if colour.full_range else ColorRange.MPEG,
+                dst_color_range=ColorRange.JPEG,
+                interpolation=(Interpolation.AREA if scale < 1 else Interpolation.BICUBIC) | EXACT,
+            )
+        cover = scaled.to_ndarray()
         top, left = (cover_height - height) // 2, (cover_width - width) // 2
-        return np.rot90(rgb[top : top + height, left : left + width], turns)
+        rgb = cover[top : top + height, left : left + width]
+        return picture.orientation.applied(rgb if colour.is_plain else colour.converted(rgb))
+
+
+@contextmanager
+def _refusals_of_swscale(path: Path, frame: av.VideoFrame) -> Iterator[None]:
+    try:
+        yield
+    except av.FFmpegError as error:
+        raise MediaError(
+            "format_not_allowed",
+            f"the pixels of {path} ({frame.format.name}) cannot be converted; re-encode it",
+        ) from error

@@ -6,6 +6,7 @@ durations and rates come from decoded timestamps only.
 
 from __future__ import annotations
 
+from array import array
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,15 +14,21 @@ from typing import Any
 import numpy as np
 
 from mmldm.errors import MediaError
-from mmldm.media.container import AUDIO_FORMATS, MediaFile
+from mmldm.files import sha256_of
+from mmldm.media import continuity
+from mmldm.media.container import MediaFile
 from mmldm.media.limits import Limits
+from mmldm.media.mixing import Powers
+from mmldm.media.opening import AUDIO_FORMATS
 from mmldm.media.picture import Picture
-from mmldm.media.sound import Sound
+from mmldm.media.sound import CLIPPED, Sound, clipping
 
 # Loudest level of silence, and the samples judged together.
 SILENCE, SILENCE_BLOCK = 10 ** (-90 / 20), 512
-# Differences between the two streams worth a note, in seconds.
-NOTED_START, NOTED_END = 0.1, 0.5
+# Share of exact zeros worth a note.
+NOTED_ZEROS = 0.5
+# Difference between the ends of the two streams worth a note, in seconds.
+NOTED_END = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +36,7 @@ class MediaInfo:
     """A sounding video as measured by decoding; fields of a stream that is missing are None.
 
     Attributes:
-        duration: Seconds from the first instant of the file to the end of the shorter stream:
+        duration: Seconds from the later of first picture and first sound to the end of the shorter stream:
             windows may lie anywhere in [0, duration].
         width: Upright, with square pixels.
         height: Upright, with square pixels.
@@ -71,7 +78,7 @@ def probe(path: str | Path, limits: Limits | None = None, allow_missing: bool = 
         for event in events:
             if isinstance(event, Picture):
                 picture.add(event)
-            else:
+            elif isinstance(event, Sound):
                 if not np.isfinite(event.samples).all():
                     raise MediaError(
                         "non_finite", f"the sound of {path} holds NaN or Inf; re-encode its sound"
@@ -106,7 +113,9 @@ def probe(path: str | Path, limits: Limits | None = None, allow_missing: bool = 
                 "sample_rate": sound.rate,
                 "channels": audio.codec_context.channels,
                 "audio_codec": audio.codec_context.codec.name,
-                "silent_share": max(0.0, 1 - sound.heard / (sound.rate * (sound.end - origin))),
+                "silent_share": max(
+                    0.0, 1 - sound.heard / (sound.rate * (sound.end - sound.start))
+                ),
             }
         return MediaInfo(
             path=str(path),
@@ -118,8 +127,9 @@ def probe(path: str | Path, limits: Limits | None = None, allow_missing: bool = 
 
 
 def measure(path: str, limits: dict[str, Any], allow_missing: bool = False) -> dict[str, Any]:
-    """`probe` with plain values in and out, for a worker process."""
-    return asdict(probe(path, Limits(**limits), allow_missing))
+    """`probe` with plain values in and out, for a worker process, and the sha256 of the file's content."""
+    measured = asdict(probe(path, Limits(**limits), allow_missing))
+    return {**measured, "sha256": sha256_of(Path(path))}
 
 
 def _open(path: str | Path, limits: Limits, allow_missing: bool) -> MediaFile:
@@ -143,7 +153,7 @@ def _undecodable(what: str, path: str | Path) -> MediaError:
 class _PictureTally:
     def __init__(self) -> None:
         self.count = 0
-        self.start = self.last = self.widest_gap = self.last_duration = 0.0
+        self.start = self.last = self.widest_gap = self.last_gap = self.last_duration = 0.0
         self.width = self.height = 0
 
     def add(self, picture: Picture) -> None:
@@ -153,7 +163,8 @@ class _PictureTally:
         elif picture.time <= self.last:
             return
         else:
-            self.widest_gap = max(self.widest_gap, picture.time - self.last)
+            self.last_gap = picture.time - self.last
+            self.widest_gap = max(self.widest_gap, self.last_gap)
         self.count += 1
         self.last = picture.time
         self.last_duration = picture.duration
@@ -161,39 +172,64 @@ class _PictureTally:
     @property
     def end(self) -> float:
         """When the last picture is over; a header may claim that it stands for weeks."""
-        return self.last + min(self.last_duration or self.widest_gap, self.widest_gap)
+        return self.last + min(self.last_duration or self.last_gap, self.widest_gap)
 
 
 class _SoundTally:
     def __init__(self) -> None:
-        self.samples = self.heard = 0
+        self.samples = self.heard = self.zeros = 0
         self.rate = 0
-        self.start = self.end = 0.0
+        self.start = self.end = self.peak = 0.0
+        self.times, self.lengths = array("d"), array("q")
+        self.powers: Powers | None = None
 
     def add(self, sound: Sound) -> None:
         if not self.samples:
             self.rate, self.start = sound.rate, sound.time
-        self.samples += len(sound.samples)
-        starts = np.arange(0, len(sound.samples), SILENCE_BLOCK)
-        peaks = np.maximum.reduceat(np.abs(sound.samples), starts) if len(starts) else starts
-        self.heard += min(SILENCE_BLOCK * int((peaks > SILENCE).sum()), len(sound.samples))
+        count = len(sound.samples)
+        if not count:
+            return
+        self.samples += count
+        # Of all channels: a mix may be silent where they are not.
+        largest = np.abs(sound.channels).max(axis=0)
+        self.zeros += count - int(np.count_nonzero(largest))
+        peaks = np.maximum.reduceat(largest, np.arange(0, count, SILENCE_BLOCK))
+        self.heard += min(SILENCE_BLOCK * int((peaks > SILENCE).sum()), count)
+        self.peak = max(self.peak, float(np.abs(sound.samples).max()))
         self.end = max(self.end, sound.end)
+        self.times.append(sound.time)
+        self.lengths.append(count)
+        if self.powers is None:
+            self.powers = Powers(len(sound.channels))
+        if len(sound.channels) == len(self.powers.energies):
+            self.powers.add(sound.channels)
+
+    def notes(self, media: MediaFile) -> tuple[str, ...]:
+        """What was done to the sound, and what it lacks."""
+        if not self.heard:
+            return ("digital silence",)
+        notes: list[str] = []
+        if media.listening is not None and self.powers is not None:
+            notes += media.listening.belied_by(self.powers)
+        notes += list(continuity.notes(np.array(self.times), np.array(self.lengths), self.rate))
+        zeros = self.zeros / self.samples
+        if zeros > NOTED_ZEROS:
+            notes.append(f"{zeros:.0%} of its sound is exact zeros; listen whether it is whole")
+        if self.peak > CLIPPED:
+            notes.append(clipping(self.peak))
+        return tuple(notes)
 
 
 def _notes(media: MediaFile, picture: _PictureTally, sound: _SoundTally) -> tuple[str, ...]:
     notes = list(media.notes)
     if media.decode_errors:
         notes.append(f"{media.decode_errors} decode errors")
-    if media.audio is None or media.video is None:
-        return (*notes, "no sound" if media.audio is None else "no picture")
-    if len(media.container.streams.audio) > 1:
-        notes.append(f"first of {len(media.container.streams.audio)} audio tracks used")
-    lag = sound.start - picture.start
-    if abs(lag) > NOTED_START:
-        notes.append(f"{'sound' if lag > 0 else 'picture'} starts {abs(lag):.2f} s late")
+    if media.audio is None:
+        return (*notes, "no sound")
+    notes += sound.notes(media)
+    if media.video is None:
+        return (*notes, "no picture")
     rest = picture.end - sound.end
     if abs(rest) > max(NOTED_END, 2 * picture.widest_gap):
         notes.append(f"{'sound' if rest > 0 else 'picture'} ends {abs(rest):.2f} s early")
-    if not sound.heard:
-        notes.append("digital silence")
     return tuple(notes)

@@ -1,50 +1,93 @@
 """Time windows of foreign media, exact in picture and sound.
 
-file, start -> Clip (frames (T,3,H,W) u8, waveform (S,) f32). Frame k of a window is the last frame
-whose presentation time is <= start + k / fps, sample n is the sound at start + n / sample_rate;
-both on one clock, whose zero is the first instant of the file. docs/data.md.
+file, starts -> Windows (frames (F,3,H,W) u8, waveforms (W,S) f32) -> Clip. A window begins at the source
+frame nearest to the start asked for; each of its frames is the nearest to its instant, and sample 0 of its
+sound is the instant of frame 0. The clock's zero is where picture and sound have both begun. docs/data.md.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from mmldm.errors import MediaError
 from mmldm.media.clip import Clip
-from mmldm.media.container import AUDIO_FORMATS, VIDEO_FORMATS, MediaFile
+from mmldm.media.clock import TOLERANCE, Beginning, Shown
+from mmldm.media.container import MediaFile
 from mmldm.media.limits import Limits
+from mmldm.media.opening import AUDIO_FORMATS, VIDEO_FORMATS
 from mmldm.media.picture import Picture
 from mmldm.media.probe import MediaInfo, probe
-from mmldm.media.sound import Sound, SoundTrack
-from mmldm.media.window import FrameTrack
-from mmldm.types import AV, ClipSpec
+from mmldm.media.sound import Sound
+from mmldm.media.window import FrameTrack, ShownTrack, SoundBlocks
+from mmldm.types import ClipSpec
 
 __all__ = [
-    "MediaInfo", "Windows", "probe", "read_audio", "read_clip", "read_frames", "read_windows",
+    "READING", "MediaInfo", "Windows", "probe", "read_audio", "read_clip", "read_frames", "read_windows",
 ]  # fmt: skip
 
+READING = 2
+"""Rises when the same window of a file reads differently; keys of what is kept of windows have it."""
 # Windows that start later than this (seconds) are reached by seeking.
 SEEK_FROM = 3.0
-# Seconds decoded before a window after seeking: audio decoders need some to settle.
-PREROLL = 0.5
+# Seconds decoded before a window after seeking: where sound lies is judged on half a second of it
+# (`continuity.HOLD`), after the decoder has settled.
+PREROLL = 1.0
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Several windows of one file; a source frame that several of them show is held once.
+
+    Times are in seconds on the file's clock, as the starts asked for are: zero is the later of first picture
+    and first sound. Sample 0 of a window's sound is the instant at which it begins.
+
+    Attributes:
+        frames: (F,3,H,W) uint8, the source frames that are shown, in the order of time; F is 0 where the
+            picture is not wanted.
+        times: (F,) float64, when each is first shown.
+        indices: (W,T) long: which of `frames` each window shows; (W,0) where the picture is not wanted.
+        waveforms: (W,S) float32; (W,0) where the sound is not wanted.
+        starts: (W,) float64: where each window really begins.
+        notes: Sentences on how the file was read, for the person who owns it.
+        length: Seconds from zero to the end, as the file claims; None where it does not.
+        size: Width and height of the file's pictures, upright; None where the picture is not wanted.
+        fps: The file's nominal frames a second; None likewise.
+    """
+
+    frames: Tensor
+    times: Tensor
+    indices: Tensor
+    waveforms: Tensor
+    starts: Tensor
+    notes: tuple[str, ...] = ()
+    length: float | None = None
+    size: tuple[int, int] | None = None
+    fps: float | None = None
+
+    def clip(self, window: int, spec: ClipSpec) -> Clip:
+        """One of them, where both modalities were read."""
+        frames = self.frames[self.indices[window]]
+        return Clip(frames, self.waveforms[window], spec.fps, spec.sample_rate)
 
 
 def read_clip(path: str | Path, start: float, spec: ClipSpec, limits: Limits | None = None) -> Clip:
-    """Reads the window [start, start + spec.duration), `start` in seconds.
+    """Reads one window of spec.duration that begins at the source frame nearest to `start` (seconds).
 
     The picture is turned upright, scaled to cover H x W with square pixels and centre-cropped.
-    The sound is mixed to mono, resampled, and silent where the file has none.
+    The sound is mixed to mono and resampled.
 
     Raises:
         MediaError: As `probe`; `too_short` if the file ends before the window does.
     """
-    audio, video = _read(path, start, spec, limits)
-    return Clip(video, audio, spec.fps, spec.sample_rate)
+    return read_windows(path, [start], spec, limits).clip(0, spec)
 
 
 def read_audio(
@@ -52,12 +95,13 @@ def read_audio(
 ) -> Tensor:
     """Reads spec.num_samples of sound (S,) from an audio file or a video with sound.
 
-    A file that ends early is continued with silence.
+    In a video it is the sound of the window that `read_clip` reads; in an audio file it begins exactly at
+    `start`. A file that ends early is continued with silence.
 
     Raises:
         MediaError: As `probe`; `too_short` if the file ends before `start`.
     """
-    return _read(path, start, spec, limits, AUDIO_FORMATS, want_video=False).audio
+    return read_windows(path, [start], spec, limits, want_video=False).waveforms[0]
 
 
 def read_frames(
@@ -68,118 +112,149 @@ def read_frames(
     Raises:
         MediaError: As `probe`; `too_short` if the file ends before the window does.
     """
-    return _read(path, start, spec, limits, want_audio=False).video
-
-
-@dataclass(frozen=True)
-class Windows:
-    """Several windows of one file; a source frame that several of them show is held once.
-
-    Attributes:
-        frames: (F,3,H,W) uint8, the source frames that are shown.
-        times: (F,) float64, when each is first shown, in seconds on the file's clock.
-        indices: (W,T) long: which of `frames` each window shows.
-        waveforms: (W,S) float32.
-        starts: (W,) float64: where each window really begins, in seconds on the file's clock.
-    """
-
-    frames: Tensor
-    times: Tensor
-    indices: Tensor
-    waveforms: Tensor
-    starts: Tensor
+    windows = read_windows(path, [start], spec, limits, want_audio=False)
+    return windows.frames[windows.indices[0]]
 
 
 def read_windows(
-    path: str | Path, starts: Sequence[float], spec: ClipSpec, limits: Limits | None = None
-) -> Windows:
-    """Reads windows [start, start + spec.duration) for each of `starts` (seconds, ascending).
-
-    Raises:
-        MediaError: As `read_clip`.
-    """
-    clips = [read_clip(path, start, spec, limits) for start in starts]
-    count = len(clips) * spec.num_frames
-    begins = torch.tensor(list(starts), dtype=torch.float64)
-    offsets = torch.arange(spec.num_frames, dtype=torch.float64) / spec.fps
-    return Windows(
-        frames=torch.cat([clip.frames for clip in clips]),
-        times=(begins[:, None] + offsets).flatten(),
-        indices=torch.arange(count).view(len(clips), spec.num_frames),
-        waveforms=torch.stack([clip.waveform for clip in clips]),
-        starts=begins,
-    )
-
-
-def _read(
     path: str | Path,
-    start: float,
+    starts: Sequence[float],
     spec: ClipSpec,
-    limits: Limits | None,
-    formats: str = VIDEO_FORMATS,
+    limits: Limits | None = None,
+    *,
     want_video: bool = True,
     want_audio: bool = True,
-) -> AV[Any]:
+) -> Windows:
+    """Reads a window of spec.duration near each of `starts` (seconds), in one pass over the file.
+
+    Args:
+        want_video: Whether the picture is read; without it, audio files will do.
+        want_audio: Whether the sound is read; without it, files without sound will do.
+
+    Raises:
+        MediaError: As `read_clip`, for any of the windows.
+    """
     limits = limits or Limits()
-    if start > SEEK_FROM:
-        with MediaFile(path, limits, formats, want_video, want_audio) as media:
-            begin = media.from_origin()[0] + start
-            if media.seek(begin - PREROLL):
-                tracks = _collected(media, iter(media), begin, spec, limits)
-                if tracks.saw_beginning:
-                    return tracks.media()
-    # Near the start, or the seek landed after the window's beginning (a poor index).
+    formats = VIDEO_FORMATS if want_video else AUDIO_FORMATS
+    beginning = _beginning(path, limits, formats, want_video, want_audio, _identity(path))
     with MediaFile(path, limits, formats, want_video, want_audio) as media:
-        origin, events = media.from_origin()
-        return _collected(media, events, origin + start, spec, limits).media()
+        if beginning.note:
+            media.note(beginning.note)
+        # A usable file may be shorter than a window by the tolerance; then there is slack below zero.
+        asked = [beginning.origin + max(start, 0.0) for start in starts]
+        if min(starts) > SEEK_FROM and media.seek(min(asked) - beginning.clock.nominal - PREROLL):
+            collected = _Collected(media, beginning, asked, spec, limits)
+            if collected.saw_beginning:
+                return collected.windows()
+            # The seek landed after the window's beginning, or on no key frame before it.
+            media.rewind()
+        return _Collected(media, beginning, asked, spec, limits).windows()
 
 
-@dataclass(frozen=True)
-class _Tracks:
-    """What collects a window; None where that modality is not read."""
+@lru_cache(maxsize=4096)
+def _beginning(
+    path: str | Path,
+    limits: Limits,
+    formats: str,
+    want_video: bool,
+    want_audio: bool,
+    identity: tuple[int, ...],
+) -> Beginning:
+    """Looked up once for all epochs: it takes as long as reading the sound of a window."""
+    with MediaFile(path, limits, formats, want_video, want_audio) as media:
+        return media.beginning()
 
-    sound: SoundTrack | None
-    frames: FrameTrack | None
 
-    def collect(self, events: Iterator[Picture | Sound]) -> None:
-        """Takes what is decoded until the window is full."""
-        tracks = [track for track in (self.sound, self.frames) if track is not None]
-        for event in events:
-            if isinstance(event, Picture) and self.frames is not None:
-                self.frames.add(event)
-            elif isinstance(event, Sound) and self.sound is not None:
-                self.sound.add(event)
-            if all(track.complete for track in tracks):
+def _identity(path: str | Path) -> tuple[int, ...]:
+    """What changes when another file takes the place of this one."""
+    try:
+        status = Path(path).stat()
+    except OSError:
+        return ()
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+class _Collected:
+    """What one pass over the file gives to the windows."""
+
+    def __init__(
+        self,
+        media: MediaFile,
+        beginning: Beginning,
+        asked: Sequence[float],
+        spec: ClipSpec,
+        limits: Limits,
+    ) -> None:
+        self._media, self._asked, self._spec = media, asked, spec
+        self._origin, clock = beginning.origin, beginning.clock
+        self._frames = FrameTrack(media.path, asked, spec, clock, limits) if media.video else None
+        seen = beginning.picture is not None and self._frames is None
+        self._shown = ShownTrack(asked, spec, clock) if seen else None
+        heard = SoundBlocks(media.path, asked, spec, clock, media.note)
+        self._sound = heard if media.audio else None
+        tracks = (self._frames, self._shown, self._sound)
+        self._tracks = [track for track in tracks if track is not None]
+        for event in media:
+            match event:
+                case Picture() if self._frames:
+                    self._frames.add(event)
+                case Shown() if self._shown:
+                    self._shown.add(event)
+                case Sound() if self._sound:
+                    self._sound.add(event)
+            if all(track.complete for track in self._tracks):
                 break
+        else:
+            if self._frames:
+                self._frames.finish()
 
     @property
     def saw_beginning(self) -> bool:
-        """Whether what is shown and heard when the window begins was decoded."""
-        tracks = [track for track in (self.sound, self.frames) if track is not None]
-        return all(track.saw_beginning for track in tracks)
+        """Whether what is shown and heard when the earliest window begins was decoded."""
+        return all(track.saw_beginning for track in self._tracks)
 
-    def media(self) -> AV[Any]:
-        """Waveform (S,) and frames (T,3,H,W).
+    def windows(self) -> Windows:
+        """Every window, from the best of its starts that fits into the file.
 
         Raises:
-            MediaError: As the tracks.
+            MediaError: `too_short` if the pictures end before a window does; as `SoundBlocks.waveform`.
         """
-        return AV(
-            None if self.sound is None else torch.from_numpy(self.sound.waveform()),
-            None if self.frames is None else self.frames.tensor(),
+        starts = [self._start(window) for window in range(len(self._asked))]
+        spec, sound = self._spec, self._sound
+        frames = np.empty((0, spec.height, spec.width, 3), np.uint8)
+        indices, times = np.empty((len(starts), 0), np.int64), np.empty(0)
+        waveforms = np.empty((len(starts), 0), np.float32)
+        if self._frames:
+            chosen = [self._frames.chosen(*window) for window in enumerate(starts)]
+            times, flat = np.unique(np.array(chosen), return_inverse=True)
+            frames = np.stack([self._frames.arrays[time] for time in times])
+            times -= self._origin
+            indices = flat.reshape(len(starts), spec.num_frames)
+        if sound:
+            waveforms = np.stack([sound.waveform(start) for start in starts])
+        return Windows(
+            torch.from_numpy(frames).permute(0, 3, 1, 2).contiguous(),
+            torch.from_numpy(times),
+            torch.from_numpy(indices),
+            torch.from_numpy(waveforms),
+            torch.tensor(starts, dtype=torch.float64) - self._origin,
+            tuple(self._media.notes),
+            self._media.claimed_length(self._origin),
+            self._frames.size if self._frames else None,
+            1 / self._frames.clock.nominal if self._frames else None,
         )
 
-
-def _collected(
-    media: MediaFile,
-    events: Iterator[Picture | Sound],
-    begin: float,
-    spec: ClipSpec,
-    limits: Limits,
-) -> _Tracks:
-    tracks = _Tracks(
-        SoundTrack(media.path, begin, spec) if media.audio else None,
-        FrameTrack(media.path, begin, spec, limits) if media.video else None,
-    )
-    tracks.collect(events)
-    return tracks
+    def _start(self, window: int) -> float:
+        pictures = self._frames or self._shown
+        if pictures is None:
+            return self._asked[window]
+        starts = pictures.starts(window)
+        if not starts:
+            raise MediaError(
+                "too_short",
+                f"the picture of {self._media.path} ends before the {self._spec.duration:g} s window"
+                " is full; use an earlier window or a longer file",
+            )
+        end = min(pictures.end, self._sound.end if self._sound else math.inf)
+        fits = starts[0] + self._spec.duration <= end + TOLERANCE
+        return starts[0] if fits else starts[-1]

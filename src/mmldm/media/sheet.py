@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from mmldm.files import whole_file
 from mmldm.media.spectrogram import AudioImage
+from mmldm.text import printable
 from mmldm.types import ClipSpec, SpectrogramSpec
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ def _panel(clip: Clip, title: str) -> Image.Image:
     panel = Image.new("RGB", (width, axis_top + AXIS_HEIGHT), PAPER)
     draw = ImageDraw.Draw(panel)
     font = ImageFont.load_default(13)
-    draw.text((0, 1), title, fill=INK, font=font)
+    draw.text((0, 1), printable(title), fill=INK, font=font)
     for index in chosen.tolist():
         picture = Image.fromarray(clip.frames[index].permute(1, 2, 0).cpu().numpy())
         picture = picture.resize((TILE_WIDTH, tile_height), Image.Resampling.BICUBIC)

@@ -1,74 +1,248 @@
-"""The frames of one time window, collected from a stream of decoded pictures.
+"""The frames and the sound of time windows, collected in one pass over what is decoded.
 
-Picture (absolute times) -> frames (T,3,H,W) u8. What lies exactly where is in docs/data.md.
+Pictures and sounds (absolute times) -> windows: source frames that they show (H,W,3) u8, waveforms (S,) f32.
+The rule which frame is shown is in `clock`; docs/data.md.
 """
 
 from __future__ import annotations
 
+import bisect
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from mmldm.errors import MediaError
+from mmldm.media.clock import TOLERANCE, FrameClock, Shown
 from mmldm.media.limits import Limits
 from mmldm.media.picture import FrameConverter, Picture
+from mmldm.media.sound import Sound, SoundTrack
 from mmldm.types import ClipSpec
+
+RUN_IN = 0.5
+"""Seconds of sound before a window that decide how its blocks join: as much as is there after a seek."""
+REORDERING = 1.0
+"""Seconds by which the times of packets in a file may go back."""
+
+
+class _Run:
+    """A window from `start` on, and the frames that it shows so far."""
+
+    def __init__(self, start: float, spec: ClipSpec) -> None:
+        self.start, self.chosen = start, list[float]()
+        self._spec = spec
+
+    @property
+    def complete(self) -> bool:
+        return len(self.chosen) == self._spec.num_frames
+
+    @property
+    def instant(self) -> float:
+        """Whose frame is to be chosen next."""
+        return self.start + len(self.chosen) / self._spec.fps
 
 
 class FrameTrack:
-    """Chooses a frame for each instant begin + k / fps and converts only those to RGB."""
+    """Finds where windows begin and chooses a source frame for each of their instants.
 
-    def __init__(self, path: Path, begin: float, spec: ClipSpec, limits: Limits) -> None:
-        self.path, self.begin, self.spec, self.limits = path, begin, spec, limits
-        self._instants = [begin + k / spec.fps for k in range(spec.num_frames)]
-        self._chosen: list[np.ndarray] = []
-        self._current: Picture | None = None
+    A frame that is shown is converted once. Where a window begins at the later of two frames and then turns
+    out to outlast the file, the run that begins at the earlier one is taken; both are followed meanwhile.
+
+    Args:
+        asked: Where windows are to begin, in the file's own time.
+
+    Attributes:
+        arrays: Frames (H,W,3) uint8 that may be shown, by the time of the picture.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        asked: Sequence[float],
+        spec: ClipSpec,
+        clock: FrameClock,
+        limits: Limits,
+    ) -> None:
+        self.path, self.asked, self.spec, self.clock = path, asked, spec, clock
+        self.arrays: dict[float, np.ndarray] = {}
+        self._runs: list[list[_Run]] = [[] for _ in asked]
         self._first: float | None = None
+        self._last: Picture | None = None
+        self._gap = 0.0
         self._converter = FrameConverter(path, spec.height, spec.width, limits)
 
     @property
     def complete(self) -> bool:
-        """Whether every instant of the window has its frame."""
-        return len(self._chosen) == self.spec.num_frames
+        """Whether every window has its frames, and does not outlast the picture."""
+        return all(
+            runs
+            and runs[0].complete
+            and (len(runs) == 1 or runs[0].start + self.spec.duration <= self.end + TOLERANCE)
+            for runs in self._runs
+        )
 
     @property
     def saw_beginning(self) -> bool:
-        """Whether a frame at or before the window's beginning was seen."""
-        return self._first is not None and self._first <= self.begin
+        """Whether a frame at or before the earliest beginning was seen."""
+        return self._first is not None and self._first <= min(self.asked)
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """Width and height of the file's pictures, upright and in square pixels."""
+        return None if self._last is None else self._last.upright_size
+
+    @property
+    def end(self) -> float:
+        """When the last picture seen is over."""
+        return -np.inf if self._last is None else self._last.time + self._shown(self._last)
 
     def add(self, picture: Picture) -> None:
         """Takes the next picture; one that goes back in time is dropped."""
-        if self._current is None:
+        if self._last is None:
             self._first = picture.time
-        elif picture.time <= self._current.time:
+        elif picture.time <= self._last.time:
             return
         else:
-            # Half a tick makes up for times rounded in the file, but a coarse clock must not
-            # move pictures.
-            self._show(self._current, until=picture.time - min(picture.tick / 2, 0.001))
-        self._current = picture
+            self._gap = picture.time - self._last.time
+            self._choose(self._last, picture, picture.time)
+        self._last = picture
 
-    def tensor(self) -> Tensor:
-        """Frames (T,3,H,W) uint8.
+    def finish(self) -> None:
+        """Shows the last picture until it is over."""
+        if self._last is not None:
+            until = self._last.time + max(self._shown(self._last), 1 / self.spec.fps)
+            self._choose(self._last, None, until)
+
+    def starts(self, window: int) -> list[float]:
+        """Where a window may begin, best first."""
+        return [run.start for run in self._runs[window] if run.complete]
+
+    def chosen(self, window: int, start: float) -> list[float]:
+        """Times of the T frames that a window shows from one of its `starts` on."""
+        return next(run.chosen for run in self._runs[window] if run.start == start)
+
+    def _shown(self, picture: Picture) -> float:
+        return max(picture.duration or self._gap, self.clock.nominal)
+
+    def _choose(self, earlier: Picture, later: Picture | None, until: float) -> None:
+        for asked, runs in zip(self.asked, self._runs, strict=True):
+            if not runs and asked < until:
+                starts = self.clock.starts(earlier.time, until, asked)
+                runs += [_Run(s, self.spec) for s in starts if later is not None or s < until]
+            for run in runs:
+                while not run.complete and run.instant < until:
+                    switches = later is not None and self.clock.shows_later(
+                        earlier.time, until, run.instant
+                    )
+                    picture = later if switches and later else earlier
+                    if picture.time not in self.arrays:
+                        self.arrays[picture.time] = self._converter.convert(picture)
+                    run.chosen.append(picture.time)
+
+
+class ShownTrack:
+    """Finds where windows begin from times of pictures that are not decoded; arguments as `FrameTrack`."""
+
+    def __init__(self, asked: Sequence[float], spec: ClipSpec, clock: FrameClock) -> None:
+        self.asked, self.clock = asked, clock
+        self._until = max(asked) + spec.duration + REORDERING
+        self._durations: dict[float, float] = {}
+        self._first, self._last = np.inf, -np.inf
+
+    @property
+    def complete(self) -> bool:
+        """Whether pictures well after the last window were seen."""
+        return self._last >= self._until
+
+    @property
+    def saw_beginning(self) -> bool:
+        """As that of `FrameTrack`."""
+        return self._first <= min(self.asked)
+
+    @property
+    def end(self) -> float:
+        """When the last picture seen is over."""
+        if not self._durations:
+            return -np.inf
+        *_, last = times = sorted(self._durations)
+        gap = last - times[-2] if len(times) > 1 else 0.0
+        return last + max(self._durations[last] or gap, self.clock.nominal)
+
+    def add(self, shown: Shown) -> None:
+        """Takes the next picture, in any order."""
+        self._durations[shown.time] = shown.duration
+        self._first, self._last = min(self._first, shown.time), max(self._last, shown.time)
+
+    def starts(self, window: int) -> list[float]:
+        """Where a window may begin, best first: as asked where the file shows nothing."""
+        asked, times = self.asked[window], sorted(self._durations)
+        if not times or asked >= self.end:
+            return [asked]
+        later = bisect.bisect_right(times, asked)
+        if later == 0:
+            return [times[0]]
+        if later == len(times):
+            starts = self.clock.starts(times[-1], self.end, asked)
+            return [start for start in starts if start < self.end]
+        return list(self.clock.starts(times[later - 1], times[later], asked))
+
+
+class SoundBlocks:
+    """Keeps the sound blocks from before the first window to after the last.
+
+    Args:
+        asked: As `FrameTrack`.
+        note: Takes sentences for the person who owns the file.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        asked: Sequence[float],
+        spec: ClipSpec,
+        clock: FrameClock,
+        note: Callable[[str], None],
+    ) -> None:
+        self.path, self.spec, self._note = path, spec, note
+        self._begin = min(asked) - clock.nominal
+        self._latest = SoundTrack(path, max(asked) + clock.nominal, spec)
+        self._blocks: list[Sound] = []
+        self.first = np.inf
+        self.end = -np.inf
+
+    @property
+    def complete(self) -> bool:
+        """Whether the sound has reached the end of the last window."""
+        return self._latest.complete
+
+    @property
+    def saw_beginning(self) -> bool:
+        """Whether sound at or before the earliest beginning was seen."""
+        return self.first <= self._begin
+
+    def add(self, sound: Sound) -> None:
+        """Takes the next block."""
+        self.first = min(self.first, sound.time)
+        if self.complete:
+            return
+        sound = sound.mono()
+        self._latest.add(sound)
+        self.end = max(self.end, sound.end)
+        if len(self._blocks) > 1 and self._blocks[1].time <= self._begin - RUN_IN:
+            self._blocks.pop(0)
+        self._blocks.append(sound)
+
+    def waveform(self, start: float) -> np.ndarray:
+        """Samples (S,) float32 in [-1,1] of the window from `start` on.
 
         Raises:
-            MediaError: `too_short` if the pictures end before the window does.
+            MediaError: As `SoundTrack.waveform`.
         """
-        if self._current is not None:
-            shown = max(self._current.duration, 1 / self.spec.fps)
-            self._show(self._current, until=self._current.time + shown)
-        if not self.complete:
-            raise MediaError(
-                "too_short",
-                f"the picture of {self.path} ends before the {self.spec.duration:g} s window is"
-                " full; use an earlier window or a longer file",
-            )
-        return torch.from_numpy(np.stack(self._chosen)).permute(0, 3, 1, 2).contiguous()
-
-    def _show(self, picture: Picture, until: float) -> None:
-        array = None
-        while not self.complete and self._instants[len(self._chosen)] < until:
-            array = self._converter.convert(picture) if array is None else array
-            self._chosen.append(array)
+        track = SoundTrack(self.path, start, self.spec, self._note)
+        # From the last block that begins before the run-in on, so that all readers join the same blocks.
+        times = [block.time for block in self._blocks]
+        first = max(0, bisect.bisect_right(times, start - RUN_IN) - 1)
+        for block in self._blocks[first:]:
+            if track.complete:
+                break
+            track.add(block)
+        return track.waveform()

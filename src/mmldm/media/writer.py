@@ -13,19 +13,25 @@ from pathlib import Path
 
 import av
 import numpy as np
+from av.video.reformatter import ColorRange, Colorspace
 from torch import Tensor
 from torch.nn import functional as F
 
 from mmldm.files import whole_file
+from mmldm.media.colour import BT709, usual_matrix
 
 AAC_RATES = (96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000)
+
+# Numbers of ITU-T H.273. Apple's players know 6 for BT.601, and not 5.
+TAGS = {Colorspace.ITU709: 1, Colorspace.ITU601: 6}
 
 
 def write_mp4(path: Path, frames: Tensor, waveform: Tensor, fps: float, sample_rate: int) -> None:
     """Writes picture and sound to one mp4.
 
     H.264 in 4:2:0 has even sizes only: an odd picture gets its last row or column repeated. A
-    sample rate that AAC does not know is resampled to 48 kHz.
+    sample rate that AAC does not know is resampled to 48 kHz. The matrix is the usual one for the size, so
+    that players that overlook the colour tags are right, too.
 
     Args:
         frames: (T,3,H,W) uint8.
@@ -48,6 +54,10 @@ def write_mp4(path: Path, frames: Tensor, waveform: Tensor, fps: float, sample_r
         video.width, video.height = pictures.shape[2], pictures.shape[1]
         video.pix_fmt = "yuv420p"
         video.codec_context.thread_count = 1
+        matrix = usual_matrix(video.width, video.height)
+        video.codec_context.colorspace = TAGS[matrix]
+        video.codec_context.color_primaries = video.codec_context.color_trc = BT709
+        video.codec_context.color_range = int(ColorRange.MPEG)
         audio_rate = sample_rate if sample_rate in AAC_RATES else 48000
         # FFmpeg's default search of quantisers takes three times as long and keeps less of these sounds.
         coder = {"aac_coder": "fast"}
@@ -55,7 +65,12 @@ def write_mp4(path: Path, frames: Tensor, waveform: Tensor, fps: float, sample_r
         audio.bit_rate = 128_000 if audio_rate >= 32000 else 64_000
 
         for picture in pictures:
-            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(
+                format="yuv420p",
+                dst_colorspace=matrix,
+                src_color_range=ColorRange.JPEG,
+                dst_color_range=ColorRange.MPEG,
+            )
             output.mux(video.encode(frame))
         output.mux(video.encode(None))
 

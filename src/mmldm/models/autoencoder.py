@@ -8,14 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Generic, TypeVar, overload
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
+from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
 
 from mmldm.errors import UserError
+from mmldm.models.component import load_component
 from mmldm.models.feature_adapter import FeatureAdapter
 from mmldm.models.image_codec import LatentStatistics
 from mmldm.models.layers import patchify, unpatchify, zero_init
@@ -180,24 +183,28 @@ class MultiModalAutoencoder(ModelMixin, ConfigMixin):
     @overload
     def encode(self, image_latents: AV[Tensor | None]) -> AV[Posterior | None]: ...
 
+    @apply_forward_hook
     def encode(self, image_latents: AV[Any]) -> AV[Any]:
         """Image latents AV (B,1,c,h,w), (B,T,c,h,w) -> posteriors over latents; None stays None."""
         return self.encoders.av.map(
             lambda encoder, x: None if x is None else encoder(x), image_latents
         )
 
+    @apply_forward_hook
     def semantics(self, latents: AV[Tensor]) -> AV[Tensor]:
         """Latents AV (B,C,T',H',W') -> tokens AV (B,N,D)."""
         if self.config.detach_latents:
             latents = latents.map(torch.Tensor.detach)
         return self.projectors.av.map(_call, latents)
 
+    @apply_forward_hook
     def class_logits(self, semantics: AV[Tensor]) -> Tensor:
         """Tokens AV (B,N,D) -> (B,K). Only for a model with classes."""
         if self.classifier is None:
             raise ValueError("this autoencoder was built without classes (num_classes=0)")
         return self.classifier(semantics)
 
+    @apply_forward_hook
     def contrastive(self, semantics: AV[Tensor]) -> AV[Tensor]:
         """Tokens AV (B,N,D) -> unit vectors AV (B,E); divide their products by `temperatures`."""
         return self.contrast(semantics)
@@ -207,6 +214,7 @@ class MultiModalAutoencoder(ModelMixin, ConfigMixin):
         """Learned temperatures of the contrastive loss, AV of 0-d tensors."""
         return self.contrast.temperatures
 
+    @apply_forward_hook
     def condition(
         self,
         latents: AV[Tensor],
@@ -265,6 +273,7 @@ class MultiModalAutoencoder(ModelMixin, ConfigMixin):
         labels = predicted if labels is None else torch.where(labels < 0, predicted, labels)
         return [self.class_tokens(labels)[:, None]]
 
+    @apply_forward_hook
     def denoise(
         self,
         sample: AV[Tensor],
@@ -304,6 +313,21 @@ class MultiModalAutoencoder(ModelMixin, ConfigMixin):
         )
         audio, video = unpatchify(out, (p, p)).split([B, B * F])
         return AV(audio.unflatten(0, (B, 1)), video.unflatten(0, (B, F)))
+
+
+AUTOENCODERS = {MultiModalAutoencoder.__name__: MultiModalAutoencoder}
+
+
+def load_autoencoder(name_or_path: str | Path) -> MultiModalAutoencoder:
+    """Loads an autoencoder in eval mode, float32, from a folder (itself or a model's) or hub name.
+
+    Raises:
+        UserError: Nothing usable is there; the sentence says what is wrong.
+    """
+    model: MultiModalAutoencoder = load_component(
+        name_or_path, AUTOENCODERS, "autoencoder", "autoencoder"
+    )
+    return model
 
 
 class ModulePair(nn.Module, Generic[M]):

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
+from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
 
 from mmldm.errors import UserError
@@ -204,12 +205,14 @@ class JointGenerator(ModelMixin, ConfigMixin):
         """The class index that stands for no class."""
         return int(self.config.num_classes)
 
+    @apply_forward_hook
     def normalise(self, latents: AV[Tensor | None]) -> AV[Tensor | None]:
         """Autoencoder latents -> zero mean, unit variance per channel; None stays None."""
         return self.streams.map(
             lambda stream, z: None if z is None else (z - stream.mean) / stream.std, latents
         )
 
+    @apply_forward_hook
     def denormalise(self, latents: AV[Tensor]) -> AV[Tensor]:
         """The inverse of `normalise`."""
         return self.streams.map(lambda stream, z: z * stream.std + stream.mean, latents)

@@ -45,7 +45,7 @@ class LatentStatistics:
 
     @classmethod
     def fit(cls, batches: Iterable[AV[Tensor]]) -> LatentStatistics:
-        """Streams moments in float64 over batches of raw latents AV (...,c,h,w).
+        """Streams moments in float64 over batches of raw latents AV (...,c,h,w); one side may be empty.
 
         Raises:
             ValueError: No batch came.
@@ -78,7 +78,7 @@ class LatentStatistics:
 def _moments(latents: Tensor) -> Tensor:
     """(...,c,h,w) -> (3,c) count, sum and sum of squares, float64."""
     x = latents.detach().double().movedim(-3, 0).flatten(1)
-    return torch.stack([torch.full_like(x[:, 0], x.shape[1]), x.sum(1), x.square().sum(1)])
+    return torch.stack([x.new_full(x.shape[:1], x.shape[1]), x.sum(1), x.square().sum(1)])
 
 
 def _finish(moments: Tensor) -> ChannelStatistics:
@@ -112,18 +112,19 @@ class ImageCodec(nn.Module):
         self.register_buffer("mean", torch.tensor([s.mean for s in both]), persistent=False)
         self.register_buffer("std", torch.tensor([s.std for s in both]), persistent=False)
 
-    def _constants(self, modality: Modality) -> tuple[Tensor, Tensor]:
-        row = AV("audio", "video").index(modality)
-        return self.mean[row][:, None, None], self.std[row][:, None, None]
+    def _constants(self, modality: Modality, latents: Tensor) -> tuple[Tensor, Tensor]:
+        # On the latents' device: moving this module would move the VAE, which may be offloaded.
+        row, device = AV("audio", "video").index(modality), latents.device
+        return self.mean[row].to(device)[:, None, None], self.std[row].to(device)[:, None, None]
 
     def normalise(self, latents: Tensor, modality: Modality) -> Tensor:
         """Raw VAE latents (...,c,h,w) -> normalised ones, same shape."""
-        mean, std = self._constants(modality)
+        mean, std = self._constants(modality, latents)
         return (latents - mean) / std
 
     def denormalise(self, latents: Tensor, modality: Modality) -> Tensor:
         """Inverse of `normalise`."""
-        mean, std = self._constants(modality)
+        mean, std = self._constants(modality, latents)
         return latents * std + mean
 
     def posterior(self, images: Tensor) -> tuple[Tensor, Tensor]:

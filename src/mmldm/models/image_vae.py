@@ -19,19 +19,13 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.autoencoders.vae import DecoderOutput, DiagonalGaussianDistribution
 from diffusers.models.modeling_outputs import AutoencoderKLOutput
 from diffusers.models.modeling_utils import ModelMixin
-from safetensors import SafetensorError
+from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
 
 from mmldm.errors import UserError
+from mmldm.models.component import load_component
 from mmldm.models.layers import ResBlock, group_norm
-from mmldm.models.weights import (
-    find_config,
-    is_file_name,
-    load_exactly,
-    read_tensors,
-    refuse_differences,
-    rename_original,
-)
+from mmldm.models.weights import is_file_name, load_exactly, read_tensors, rename_original
 
 
 class PatchAutoencoderKL(ModelMixin, ConfigMixin):
@@ -78,10 +72,12 @@ class PatchAutoencoderKL(ModelMixin, ConfigMixin):
         layers += [nn.Conv2d(width, 4 * in_channels, 3, padding=1), nn.PixelShuffle(2)]
         self.decoder = nn.Sequential(*layers)
 
+    @apply_forward_hook
     def encode(self, x: Tensor) -> AutoencoderKLOutput:
         """(N,3,H,W) in [-1,1] -> Gaussian posterior over (N,c,H/f,W/f)."""
         return AutoencoderKLOutput(latent_dist=DiagonalGaussianDistribution(self.encoder(x)))
 
+    @apply_forward_hook
     def decode(self, z: Tensor) -> DecoderOutput:
         """(N,c,H/f,W/f) -> images (N,3,H,W), about [-1,1], not clamped."""
         return DecoderOutput(sample=self.decoder(z))
@@ -152,12 +148,14 @@ class TinyImageAutoencoder(ModelMixin, ConfigMixin):
             TinyBlock(width), conv(width, 3),
         )  # fmt: skip
 
+    @apply_forward_hook
     def encode(self, x: Tensor) -> AutoencoderKLOutput:
         """(N,3,H,W) in [-1,1] -> point posterior at (N,c,H/8,W/8)."""
         mean = self.encoder((x + 1) / 2)
         parameters = torch.cat([mean, torch.full_like(mean, -30.0)], dim=1)
         return AutoencoderKLOutput(DiagonalGaussianDistribution(parameters, deterministic=True))
 
+    @apply_forward_hook
     def decode(self, z: Tensor) -> DecoderOutput:
         """(N,c,H/8,W/8) -> images (N,3,H,W), about [-1,1], not clamped."""
         return DecoderOutput(sample=2 * self.decoder(z) - 1)
@@ -213,9 +211,10 @@ class SoftClamp(nn.Module):
 
 ImageVAE: TypeAlias = PatchAutoencoderKL | TinyImageAutoencoder | AutoencoderKL
 
-_CLASSES: dict[str, type[ModelMixin]] = {
+IMAGE_VAES: dict[str, type[ModelMixin]] = {
     cls.__name__: cls for cls in (PatchAutoencoderKL, TinyImageAutoencoder, AutoencoderKL)
 }
+"""Classes of image VAEs by the names that model folders state."""
 
 
 def load_image_vae(name_or_path: str | Path) -> ImageVAE:
@@ -232,33 +231,8 @@ def load_image_vae(name_or_path: str | Path) -> ImageVAE:
     """
     if is_file_name(name_or_path):
         return _from_file(name_or_path)
-    config, subfolder = find_config(str(name_or_path), "vae", "image VAE")
-    cls = _CLASSES.get(str(config.get("_class_name")))
-    if cls is None:
-        raise UserError(
-            f"{name_or_path}: config.json describes a {config.get('_class_name')}, "
-            f"not an image VAE ({', '.join(_CLASSES)})."
-        )
-    try:
-        model, info = cls.from_pretrained(
-            str(name_or_path),
-            subfolder=subfolder,
-            torch_dtype=torch.float32,
-            use_safetensors=True,
-            low_cpu_mem_usage=False,
-            output_loading_info=True,
-        )
-    except (OSError, SafetensorError, RuntimeError, ValueError) as error:
-        raise UserError(
-            f"{name_or_path}: the image VAE's weights cannot be read: {error}"
-        ) from error
-    refuse_differences(
-        str(name_or_path),
-        missing=info["missing_keys"],
-        unexpected=info["unexpected_keys"],
-        mismatched=[key[0] for key in info["mismatched_keys"]],
-    )
-    return model.eval()
+    vae: ImageVAE = load_component(name_or_path, IMAGE_VAES, "vae", "image VAE")
+    return vae
 
 
 SD_IMAGE_VAES = frozenset(

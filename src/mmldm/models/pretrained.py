@@ -23,6 +23,7 @@ from torch import Tensor
 
 from mmldm.errors import UserError
 from mmldm.models.autoencoder import MultiModalAutoencoder
+from mmldm.models.component import check_component, component_folder
 from mmldm.models.weights import (
     find_config,
     is_file_name,
@@ -31,6 +32,7 @@ from mmldm.models.weights import (
     rename_original,
 )
 
+UNETS = {"UNet2DConditionModel": UNet2DConditionModel, "SignalDecoder": UNet2DConditionModel}
 NOT_THE_FUNCTION = frozenset({"sample_size"})
 """Settings of a U-Net on which its output does not depend."""
 
@@ -125,11 +127,12 @@ def _from_file(path: str, config: Mapping[str, Any]) -> tuple[dict[str, Tensor],
 
 
 def _from_folder(source: str, config: Mapping[str, Any]) -> tuple[dict[str, Tensor], list[str]]:
-    _, subfolder = find_config(source, "unet", "U-Net")
+    folder = component_folder(source, UNETS, "unet", "U-Net")
+    # What is missing or has no place is told tensor by tensor by `initialise_decoder`.
+    check_component(folder, UNETS, whole=False)
     try:
         unet, info = UNet2DConditionModel.from_pretrained(
-            source,
-            subfolder=subfolder,
+            str(folder),
             torch_dtype=torch.float32,
             use_safetensors=True,
             low_cpu_mem_usage=False,

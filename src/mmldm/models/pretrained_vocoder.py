@@ -8,17 +8,27 @@ not how the bands are made: that is `spectrogram`, and a wrong one sounds wrong.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch.nn.functional as F
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from mmldm.errors import UserError
+from mmldm.models.component import (
+    check_settings,
+    download,
+    load_component,
+    on_meta,
+    settings_of,
+)
+from mmldm.models.stored_weights import WEIGHT_KINDS, check_tensors, read_headers
 from mmldm.models.vocoder import FourierVocoder
+from mmldm.models.weights import find_config, load_exactly, read_tensors
+from mmldm.strict import nearest, read_json
 from mmldm.types import ClipSpec, SpectrogramSpec
 
 NEPERS_PER_DECIBEL = math.log(10) / 20
@@ -46,12 +56,7 @@ class PretrainedVocoder(ModelMixin, ConfigMixin):
         super().__init__()
         self.spectrogram = SpectrogramSpec.model_validate(dict(spectrogram))
         self.sample_rate = sample_rate
-        network_class = _network_class(architecture)
-        if architecture == "SpeechT5HifiGan":
-            network_config = network_class.config_class.from_dict(dict(network_config))
-            self.network = network_class(network_config)
-        else:
-            self.network = network_class.from_config(dict(network_config))
+        self.network = _build(architecture, network_config)
         read = bands_and_hop(self.network)
         described = self.spectrogram.num_mels, self.spectrogram.hop_length
         if read != described:
@@ -73,6 +78,8 @@ class PretrainedVocoder(ModelMixin, ConfigMixin):
 
 
 Vocoder: TypeAlias = FourierVocoder | PretrainedVocoder
+VOCODERS = {cls.__name__: cls for cls in (FourierVocoder, PretrainedVocoder)}
+"""Classes of vocoders by the names that model folders state."""
 
 NEEDED = {
     "SpeechT5HifiGan": "the package transformers: pip install 'mmldm[vocoder]'",
@@ -105,37 +112,79 @@ def load_vocoder(
         UserError: Nothing usable is there, or it does not read such spectrograms.
     """
     name = str(name_or_path)
-    config, subfolder = _read_config(name)
-    architecture = config.get("_class_name") or (config.get("architectures") or [None])[0]
-    own = {cls.__name__: cls for cls in (FourierVocoder, PretrainedVocoder)}
-    network_class = own.get(architecture) or _network_class(str(architecture))
-    try:
-        network, info = network_class.from_pretrained(
-            name,
-            **({"subfolder": subfolder} if subfolder else {}),
-            use_safetensors=True,
-            output_loading_info=True,
-        )
-    except (OSError, SafetensorError, RuntimeError, ValueError) as error:
-        raise UserError(f"{name}: the vocoder's weights cannot be read: {error}") from error
-    wrong = sorted(map(str, [*info["missing_keys"], *info["unexpected_keys"]]))
-    if wrong:
-        raise UserError(
-            f"{name}: the weights do not fit config.json: {len(wrong)} tensors are missing or "
-            f"unknown, for example {wrong[0]!r}"
-        )
-    if architecture in own:
-        return network.float().eval()
+    config, _ = find_config(name, "vocoder", "vocoder")
+    listed = config.get("architectures")
+    architecture = config.get("_class_name") or (
+        listed[0] if isinstance(listed, list) and listed else listed
+    )
+    if not isinstance(architecture, str):
+        architecture = repr(architecture)
+    if architecture in VOCODERS:
+        own: Vocoder = load_component(name, VOCODERS, "vocoder", "vocoder")
+        return own
+    network_class = _network_class(str(architecture))
     if architecture == "SpeechT5HifiGan":
+        network = _load_hifigan(name)
         network_config = network.config.to_diff_dict()
         sample_rate = network.config.sampling_rate
     else:
+        network = load_component(name, {architecture: network_class}, "vocoder", "vocoder")
         sample_rate = clip.filterbank_rate
         network_config = {k: v for k, v in network.config.items() if not k.startswith("_")}
     described = (spectrogram or clip.spectrogram).model_dump(mode="json")
     vocoder = PretrainedVocoder(str(architecture), network_config, described, sample_rate)
     vocoder.network.load_state_dict(network.state_dict())
     return vocoder.eval()
+
+
+def _load_hifigan(name: str) -> Any:
+    """From the files of transformers, without its loader, which knows adapters and quantised weights."""
+    config, subfolder = find_config(name, "vocoder", "vocoder")
+    root = Path(name) if Path(name).is_dir() else download(name, [subfolder or ""])
+    folder = root / (subfolder or "")
+    config = read_json(folder / "config.json", "no vocoder")
+    settings = check_settings(config, _hifigan_settings(), folder / "config.json", frozenset())
+    file = folder / "model.safetensors"
+    if not file.is_file():
+        raise UserError(f"{folder}: the vocoder's weights are missing (no {file.name})")
+    stored = read_headers([file])
+    on_meta_device = on_meta(
+        lambda: _build("SpeechT5HifiGan", settings), folder / "config.json", len(stored)
+    )
+    check_tensors(on_meta_device, stored, folder)
+    stated = settings.get("dtype", settings.get("torch_dtype"))
+    kinds = {str(WEIGHT_KINDS[x.kind]).removeprefix("torch.") for x in stored.values()}
+    if stated is not None and kinds != {stated}:
+        raise UserError(
+            f"{folder}: config.json states {stated!r:.40}, and the weights are {' and '.join(sorted(kinds))}"
+            ": they were converted, or belong to another config.json; take the original ones"
+        )
+    network = _build("SpeechT5HifiGan", settings)
+    load_exactly(network, read_tensors(file), str(folder))
+    return network
+
+
+def _build(architecture: str, settings: Mapping[str, Any]) -> nn.Module:
+    network_class = _network_class(architecture)
+    hifigan = architecture == "SpeechT5HifiGan"
+    known = _hifigan_settings() if hifigan else settings_of(network_class)
+    for name in settings:
+        if name not in known:
+            raise UserError(
+                f"the vocoder {architecture} has no setting {name!r:.80}{nearest(name, sorted(known))}"
+            )
+    network: nn.Module = (
+        network_class(network_class.config_class.from_dict(dict(settings)))
+        if hifigan
+        else network_class.from_config(dict(settings))
+    )
+    return network
+
+
+def _hifigan_settings() -> frozenset[str]:
+    """Those of its configuration, and what transformers writes beside them."""
+    written = {"architectures", "transformers_version", "torch_dtype", "dtype", "_name_or_path"}
+    return frozenset(written | set(_network_class("SpeechT5HifiGan").config_class().to_dict()))
 
 
 def _network_class(architecture: str) -> Any:
@@ -155,17 +204,3 @@ def _network_class(architecture: str) -> Any:
         raise UserError(
             f"the vocoder {architecture} needs {NEEDED[architecture]} ({error})"
         ) from error
-
-
-def _read_config(name: str) -> tuple[dict[str, Any], str | None]:
-    """config.json of a folder or hub name, or of its sub-folder `vocoder`."""
-    reason: Exception | None = None
-    for subfolder in (None, "vocoder"):
-        try:
-            return PretrainedVocoder.load_config(name, subfolder=subfolder), subfolder
-        except (OSError, ValueError) as error:
-            reason = error
-    raise UserError(
-        f"{name!r} is neither a folder here with a vocoder nor one that the Hugging Face hub gave us "
-        f"({str(reason).strip().partition(chr(10))[0]})"
-    )

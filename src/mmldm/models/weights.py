@@ -7,16 +7,18 @@ files, which diffusers' own conversion renames.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from mmldm.errors import UserError
+from mmldm.strict import read_json
 
 PICKLES = frozenset({".ckpt", ".pt", ".pth", ".bin"})
 MOST_NAMED = 4
@@ -63,7 +65,11 @@ def find_config(name: str, part: str, what: str) -> tuple[dict[str, Any], str | 
         UserError: There is none, or the hub did not give it.
     """
     path = Path(name)
-    if path.is_dir() and not any((path / p / "config.json").is_file() for p in ("", part)):
+    if path.is_dir():
+        for subfolder in (None, part):
+            file = path / (subfolder or "") / "config.json"
+            if file.is_file():
+                return read_json(file, f"no {what}"), subfolder
         raise UserError(
             f"{name} holds no {what}: neither config.json nor {part}/config.json is there."
         )
@@ -126,7 +132,21 @@ def load_exactly(
             if tensors[key].shape != own[key].shape
         ],
     )
+    refuse_non_finite(tensors.items(), where)
     network.load_state_dict(dict(tensors))
+
+
+def refuse_non_finite(tensors: Iterable[tuple[str, Tensor]], where: str | Path) -> None:
+    """Raises a UserError that names the first tensor with NaN or infinite numbers, if there is one."""
+    for name, tensor in tensors:
+        # One pass and no memory; a sum can overflow, so that only what it finds is looked at closely.
+        suspicious = tensor.is_floating_point() and not tensor.sum(dtype=torch.float32).isfinite()
+        if suspicious and not tensor.isfinite().all():
+            bad = int((~tensor.isfinite()).sum())
+            raise UserError(
+                f"{where}: {bad} of the {tensor.numel()} numbers of the tensor {name} are NaN or infinite: "
+                "the weights are damaged, or their training failed; take other ones"
+            )
 
 
 def refuse_differences(

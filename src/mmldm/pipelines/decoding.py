@@ -18,6 +18,9 @@ from mmldm.models.image_codec import ImageCodec
 from mmldm.pipelines.denoising import decoder_denoiser
 from mmldm.types import AV, MODALITIES, ClipSpec
 
+IMAGES_PER_CALL = 34
+"""Two clips of 16 frames and their sounds: fewer fill no GPU, more are slower on a CPU and need memory."""
+
 
 @torch.no_grad()
 def decode_to_image_latents(
@@ -38,7 +41,7 @@ def decode_to_image_latents(
         generators: One CPU generator per clip, for the decoder's noise.
         class_labels: (B,); None: the autoencoder predicts the class from the latents.
         images_per_call: Images the signal decoder sees at once; bounds memory, changes no number.
-            None: all.
+            None: IMAGES_PER_CALL.
 
     Returns:
         Normalised image latents AV((B,1,c,h,w), (B,F,c,h,w)).
@@ -51,7 +54,7 @@ def decode_to_image_latents(
     shape = tuple(autoencoder.config.image_latent_shape)
     noise = initial_noise(AV((1, *shape), (num_frames, *shape)), generators, device)
     return sample(
-        decoder_denoiser(autoencoder, conditions, images_per_call),
+        decoder_denoiser(autoencoder, conditions, images_per_call or IMAGES_PER_CALL),
         noise,
         scheduler,
         steps,

@@ -1,65 +1,215 @@
 """Opens a model folder, or says what is wrong with it.
 
-folder -> checked folder. Weights are safetensors only; classes come from diffusers and this
-package only.
+folder or hub name -> checked folder. Weights are safetensors only; components are of the classes named here
+and nowhere else, whatever modules a folder names: it cannot choose what is imported, and holds no code.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
+from mmldm.diffusion.schedules import MOST_TIMESTEPS, SCHEDULER_CLASSES
 from mmldm.errors import UserError
+from mmldm.models.autoencoder import AUTOENCODERS
+from mmldm.models.component import (
+    PRIVATE,
+    Classes,
+    check_component,
+    check_settings,
+    class_of,
+    download,
+    settings_of,
+)
+from mmldm.models.generator import JointGenerator
+from mmldm.models.image_vae import IMAGE_VAES
+from mmldm.models.pretrained_vocoder import VOCODERS
+from mmldm.pipelines.quality import Qualities
+from mmldm.strict import nearest, parse, read_json
+from mmldm.types import ClipSpec
+
+_GENERATORS: Classes = {"JointGenerator": JointGenerator}
+COMPONENTS: Mapping[str, Classes] = {
+    "vae": IMAGE_VAES,
+    "autoencoder": AUTOENCODERS,
+    "generator": _GENERATORS,
+    "scheduler": SCHEDULER_CLASSES,
+    "decoder_scheduler": SCHEDULER_CLASSES,
+    "vocoder": VOCODERS,
+    "student": _GENERATORS,
+    "student_scheduler": SCHEDULER_CLASSES,
+}
+"""What each component of a model may be."""
+OPTIONAL = ("vocoder", "student", "student_scheduler")
+OWN_SETTINGS = ("num_inference_steps", "decoder_steps", "guidance_scale")
+SETTINGS = (*OWN_SETTINGS, "clip_spec", "class_names", "default_quality", "quality_rows")
+PIPELINE = "SoundingVideoPipeline"
+PIPELINE_PATH = f"mmldm.pipelines.sounding_video.{PIPELINE}"
+"""What an index calls its pipeline: all that diffusers says of one which it does not know."""
+CODE = frozenset({".py", ".pyc", ".pyw", ".pyd", ".so", ".dll"})
+MOST_CLASSES = 100_000
+HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "token")
+FOR_CODE = ("custom_pipeline", "custom_revision", "trust_remote_code", "use_onnx", "use_flashpack")
+"""Arguments of diffusers that have no meaning for a model without code, in safetensors."""
+
+
+def model_folder(name: str, options: dict[str, Any], components: Sequence[str]) -> Path:
+    """The folder of a model, downloaded if it is a name on the hub.
+
+    Args:
+        options: Of `from_pretrained`; those that are the hub's are taken out.
+
+    Raises:
+        UserError: There is none.
+    """
+    for option in FOR_CODE:
+        if options.pop(option, None):
+            raise UserError(
+                f"{option} is not for this class: its models are weights, and hold no code"
+            )
+    hub_options = {key: options.pop(key) for key in HUB_OPTIONS if key in options}
+    path = Path(name)
+    if path.exists():
+        return path
+    if name.startswith((".", "/", "~")) or name.count("/") != 1:
+        raise UserError(f"{name}: no such model folder")
+    return download(name, components, **hub_options)
 
 
 def check_model_folder(
-    folder: Path, components: Sequence[str], optional: Sequence[str] = ()
-) -> dict[str, set[str]]:
-    """Checks that a folder holds these components, readable and of classes we know.
+    folder: Path, components: Sequence[str], variant: str | None = None
+) -> dict[str, Any]:
+    """Checks that a folder holds these components, readable, of classes we know and as their configs say.
 
     Args:
-        optional: Components that the folder may lack.
+        variant: Of the weights' file names, as in diffusers.
 
     Returns:
-        The names of the stored tensors of each network.
+        The index, with the modules that this version imports its components from.
 
     Raises:
-        UserError: Names what is missing or foreign.
+        UserError: Names what is missing, foreign, too large or no number.
     """
-    index = _read_json(folder / "model_index.json", "not a saved model")
-    tensors: dict[str, set[str]] = {}
+    index = read_index(folder)
+    for file in folder.rglob("*"):
+        if file.suffix.lower() in CODE:
+            raise UserError(
+                f"{folder}: holds code ({file.relative_to(folder)}), and a model does not: remove it, or "
+                "take the model from elsewhere"
+            )
+    _check_settings(index, folder)
+    checked: set[str] = set()
     for name in components:
         entry = index.get(name)
-        if name in optional and entry in (None, [None, None]):
-            continue
-        if not isinstance(entry, list) or len(entry) != 2:
+        if entry in (None, [None, None]):
+            if name in OPTIONAL:
+                continue
             raise UserError(f"{folder}: model_index.json does not name the component {name!r}")
-        library = str(entry[0])
-        # The index chooses what is imported: a foreign folder must not name any installed module.
-        if library != "diffusers" and not library.startswith("mmldm.models."):
-            raise UserError(f"{folder}: component {name!r} is of the unknown library {library!r}")
         part = folder / name
-        if name.endswith("scheduler"):
-            _read_json(part / "scheduler_config.json", f"the component {name!r} is missing")
-            continue
-        _read_json(part / "config.json", f"the component {name!r} is missing")
-        weights = sorted(part.glob("*.safetensors"))
-        if not weights:
-            raise UserError(f"{folder}: the weights of {name!r} are missing (no .safetensors file)")
-        tensors[name] = set().union(*map(_tensor_names, weights))
-    return tensors
+        if not part.resolve().is_relative_to(folder.resolve()):
+            raise UserError(
+                f"{folder}: {name} is a link to {part.resolve()}, outside the model: copy it"
+            )
+        if COMPONENTS[name] is SCHEDULER_CLASSES:
+            stated = _check_scheduler(part)
+        else:
+            stated = check_component(part, COMPONENTS[name], variant=variant).__name__
+        if stated != entry[1]:
+            raise UserError(
+                f"{folder}: model_index.json calls {name!r} a {entry[1]}, and its config.json a {stated}"
+            )
+        checked.add(name)
+    return index
 
 
-def check_parts(components: Mapping[str, Any], class_names: Sequence[str]) -> None:
-    """Checks that the autoencoder, the generator and its student belong together.
+def read_index(folder: Path) -> dict[str, Any]:
+    """A folder's model_index.json, its modules those that this version imports the components from.
 
     Raises:
-        UserError: They model other latents, or another number of classes than there are names.
+        UserError: It is no index of a model of ours.
     """
+    index = read_json(folder / "model_index.json", "not a saved model")
+    pipeline = index.get("_class_name")
+    if pipeline not in (PIPELINE, PIPELINE_PATH):
+        raise UserError(f"{folder}: a model of the class {pipeline!r:.80}, not of {PIPELINE}")
+    known = {*COMPONENTS, *SETTINGS}
+    for name in index:
+        if name not in known | PRIVATE:
+            raise UserError(
+                f"{folder}: model_index.json has an unknown entry {name!r:.80}{nearest(name, sorted(known))}"
+            )
+    return index | {
+        name: _component(folder, name, index[name])
+        for name in COMPONENTS
+        if index.get(name) not in (None, [None, None])
+    }
+
+
+def _component(folder: Path, name: str, entry: object) -> list[str]:
+    """An index's entry: the class is looked up by its name, the module is ours to know."""
+    match entry:
+        case [str(library), str(stated)]:
+            pass
+        case _:
+            raise UserError(f"{folder}: model_index.json does not name the component {name!r}")
+    classes = COMPONENTS[name]
+    if library != "diffusers" and not library.startswith("mmldm."):
+        raise UserError(f"{folder}: component {name!r} is of the unknown library {library!r:.80}")
+    if stated not in classes:
+        raise UserError(
+            f"{folder}: component {name!r} is a {stated:.80}, which is none of {', '.join(classes)}"
+        )
+    module = classes[stated].__module__
+    return ["diffusers" if module.startswith("diffusers.") else module, stated]
+
+
+def _check_settings(index: Mapping[str, Any], folder: Path) -> None:
+    where = f"{folder}/model_index.json"
+    parse(ClipSpec, index.get("clip_spec") or {}, f"{where}: clip_spec")
+    names = index.get("class_names") or []
+    if not isinstance(names, list) or len(names) > MOST_CLASSES:
+        raise UserError(f"{where}: class_names must be a list of names")
+    if not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
+        raise UserError(f"{where}: class_names must be names, each once")
+    own = {name: index[name] for name in OWN_SETTINGS if name in index}
+    rows, default = index.get("quality_rows") or {}, index.get("default_quality", "best")
+    if not isinstance(rows, dict) or not all(isinstance(row, dict) for row in rows.values()):
+        raise UserError(f"{where}: quality_rows must be rows of settings")
+    defaults = {"num_inference_steps": 50, "decoder_steps": 1, "guidance_scale": 1.0}
+    Qualities(defaults | own, rows, str(default))
+
+
+def _check_scheduler(part: Path) -> str:
+    path = part / "scheduler_config.json"
+    config = read_json(path, f"the component {part.name!r} is missing")
+    scheduler = class_of(config, SCHEDULER_CLASSES, str(part))
+    if (part / "model_index.json").exists():
+        raise UserError(f"{part}: holds a model_index.json, which belongs to whole models alone")
+    # A scheduler made from another's config keeps that one's settings.
+    kin = [scheduler, *scheduler._get_compatibles()]
+    timesteps = config.get("num_train_timesteps", 1000)
+    if not isinstance(timesteps, int) or not 1 < timesteps <= MOST_TIMESTEPS:
+        raise UserError(
+            f"{path}: num_train_timesteps {timesteps!r:.40} must be a number from 2 to {MOST_TIMESTEPS}"
+        )
+    check_settings(config, set().union(*map(settings_of, kin)), path)
+    return scheduler.__name__
+
+
+def check_parts(components: Mapping[str, Any], class_names: Sequence[str], spec: ClipSpec) -> None:
+    """Checks that the autoencoder, the generator and its student belong together, and to the clips.
+
+    Raises:
+        UserError: They model other latents, another number of classes than there are names, or clips of
+            another length.
+    """
+    frames = components["autoencoder"].config.num_frames
+    if frames != spec.num_frames:
+        raise UserError(
+            f"the autoencoder is of clips of {frames} frames, but clip_spec states {spec.num_frames}: they "
+            "do not belong together"
+        )
     shapes = components["autoencoder"].latent_shapes
     for name in ("generator", "student"):
         part = components[name]
@@ -74,53 +224,3 @@ def check_parts(components: Mapping[str, Any], class_names: Sequence[str]) -> No
             raise UserError(
                 f"{len(class_names)} class names for the {name}'s {part.null_class} classes"
             )
-
-
-def check_tensors(folder: str, component: str, stored: set[str], network: nn.Module) -> None:
-    """Checks that every tensor of a loaded network came from its file, and every one was used.
-
-    diffusers fills a missing tensor with random numbers and goes on.
-
-    Raises:
-        UserError: The weights are those of another architecture.
-    """
-    expected = set(network.state_dict())
-    for problem, names in (("lacks", expected - stored), ("has in excess", stored - expected)):
-        if names:
-            raise UserError(
-                f"{folder}: the weights of {component!r} do not fit its config.json: the file "
-                f"{problem} {len(names)} tensors, for example {min(names)!r}"
-            )
-
-
-def _read_json(path: Path, problem: str) -> dict[str, object]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path.parent}: {problem} (no {path.name})") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UserError(f"{path}: cannot be read as JSON ({error})") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: must hold a JSON object")
-    return content
-
-
-def _tensor_names(path: Path) -> set[str]:
-    """The header's names; a truncated file is found by the size that the header states."""
-    size = path.stat().st_size
-    try:
-        with path.open("rb") as file:
-            header_size = int.from_bytes(file.read(8), "little")
-            if not 0 < header_size <= size - 8:
-                raise ValueError("its header is cut off")
-            header = json.loads(file.read(header_size))
-        header.pop("__metadata__", None)
-        end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path}: not a whole safetensors file ({error}); copy it again") from None
-    expected = 8 + header_size + end
-    if size != expected:
-        raise UserError(
-            f"{path}: incomplete, {size} bytes where its header states {expected}; copy it again"
-        )
-    return set(header)

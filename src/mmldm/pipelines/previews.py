@@ -16,7 +16,6 @@ def save_clips(
     clips: Sequence[Clip], folder: Path, name: str, titles: Sequence[str] | None = None
 ) -> list[Path]:
     """Writes every clip and, above one time axis each, the sheet of all; returns the paths, sheet last."""
-    folder.mkdir(parents=True, exist_ok=True)
     paths = [clip.save(folder / f"{name}_{i:03d}.mp4") for i, clip in enumerate(clips)]
     captions = titles or [f"{name} {i}" for i in range(len(clips))]
     sheet = folder / f"{name}.png"

@@ -10,8 +10,9 @@ import difflib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from mmldm.diffusion.schedules import MOST_TIMESTEPS
 from mmldm.errors import UserError
 
 QUALITY_ROWS: Mapping[str, Mapping[str, Any]] = {
@@ -54,13 +55,13 @@ class Settings(BaseModel):
         student: Whether the model's distilled generator samples, in its own steps, without guidance.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     scheduler: str | None = None
-    num_inference_steps: int
-    decoder_steps: int
+    num_inference_steps: int = Field(le=MOST_TIMESTEPS)
+    decoder_steps: int = Field(le=MOST_TIMESTEPS)
     guidance_scale: float
-    phase_iterations: int = 32
+    phase_iterations: int = Field(32, ge=1, le=10_000)
     student: bool = False
 
     @model_validator(mode="after")
@@ -90,7 +91,7 @@ class Qualities:
         for name in self._rows:
             try:
                 self.settings(name)
-            except (ValidationError, TypeError) as error:
+            except (UserError, TypeError) as error:
                 raise UserError(
                     f"quality row {name!r} of the model is not valid: {error}"
                 ) from None
@@ -119,7 +120,7 @@ class Qualities:
             if field in wanted and wanted[field] != getattr(row, field)
         ]
         if not (row.student and foreign):
-            return Settings(**{**row.model_dump(), **wanted})
+            return _checked({**row.model_dump(), **wanted})
         if name is None:
             return self.settings("best", **asked)
         raise UserError(
@@ -135,7 +136,17 @@ class Qualities:
             raise UserError(
                 f"unknown quality {name!r}{hint} this model knows {', '.join(self._rows)}"
             )
-        return Settings(**{**self._own, **self._rows[name]})
+        return _checked({**self._own, **self._rows[name]})
+
+
+def _checked(values: Mapping[str, Any]) -> Settings:
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        reason = first["msg"].removeprefix("Value error, ")
+        name = ".".join(map(str, first["loc"]))
+        raise UserError(f"{name} {first['input']!r:.80}: {reason}" if name else reason) from None
 
 
 def check_students(qualities: Qualities, *student: object | None) -> None:

@@ -1,26 +1,110 @@
 """What a person asks the pipeline for, checked and brought to one form.
 
-media (S,) or (B,S), (T,3,H,W) or (B,T,3,H,W); names, seeds -> one row, label and seed per clip.
+media (S,) or (B,S), (T,3,H,W) or (B,T,3,H,W), tensors or numpy arrays; names, seeds -> `Request`: one row,
+label and seed per clip.
 """
 
 from __future__ import annotations
 
 import difflib
+import operator
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from mmldm.errors import UserError
+from mmldm.media.clip import Clip
 from mmldm.types import AV, ClipSpec
 
+Array = Tensor | np.ndarray[Any, Any]
+Media = Array | Sequence[Array]
 Labels = int | str | Sequence[int | str]
+Seeds = int | Sequence[int]
+SEEDS = 1 << 64
+"""torch's generators know so many."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """One call of the pipeline.
+
+    Attributes:
+        count: B, clips to make.
+        media: What is given, with a leading dimension of clips: B, or one that serves all.
+        labels: (B,) long, or None.
+        seeds: One per clip.
+        batch_size: Clips that the generator samples at once.
+        images_per_call: As in the call.
+    """
+
+    count: int
+    media: AV[Tensor | None]
+    labels: Tensor | None
+    seeds: list[int]
+    batch_size: int
+    images_per_call: int | None
+
+    @property
+    def one_for_all(self) -> bool:
+        """Whether one given clip serves every sample, also where there is only one."""
+        return any(m is not None and len(m) == 1 for m in self.media)
+
+
+def asked_for(
+    spec: ClipSpec,
+    class_names: Sequence[str],
+    *,
+    num_samples: int | None,
+    audio: Media | None,
+    frames: Media | None,
+    class_labels: Labels | None,
+    seed: Seeds | None,
+    generator: torch.Generator | Sequence[torch.Generator] | None,
+    batch_size: int,
+    images_per_call: int | None,
+) -> Request:
+    """The arguments of a call, checked.
+
+    Raises:
+        UserError: One does not fit the model, or they do not fit each other.
+    """
+    asked = None if num_samples is None else _at_least_one(num_samples, "num_samples")
+    media, num_given = given_media(audio, frames, spec, asked)
+    count = clip_count(asked, num_given)
+    return Request(
+        count=count,
+        media=media,
+        labels=class_indices(class_labels, class_names, count),
+        seeds=clip_seeds(count, seed, generator),
+        batch_size=_at_least_one(batch_size, "batch_size"),
+        images_per_call=checked_images(images_per_call),
+    )
+
+
+def checked_images(images_per_call: int | None) -> int | None:
+    """None, or a number of images.
+
+    Raises:
+        UserError: It is not positive.
+    """
+    return None if images_per_call is None else _at_least_one(images_per_call, "images_per_call")
 
 
 def given_media(
-    audio: Tensor | None, frames: Tensor | None, spec: ClipSpec
+    audio: Media | None, frames: Media | None, spec: ClipSpec, num_samples: int | None = None
 ) -> tuple[AV[Tensor | None], int]:
-    """Given media with a leading clip dimension, and how many clips are given (0: none).
+    """Given media with a leading clip dimension.
+
+    Args:
+        num_samples: As asked for. Sound of two rows is two clips where two are asked for, and may be one
+            clip in stereo where nothing is said.
+
+    Returns:
+        The media, and how many clips a given batch holds; 0: no batch, or one clip for all samples.
 
     Raises:
         UserError: Both are given, or one does not fit the clip the model was trained on.
@@ -31,39 +115,103 @@ def given_media(
             "or use reconstruct() to see what the autoencoder keeps"
         )
     if audio is not None:
-        audio = _batched(audio, (spec.num_samples,), "audio", "waveform samples (S,)")
-        if not audio.is_floating_point() or not audio.isfinite().all():
-            raise UserError("audio must hold finite floating-point samples in [-1, 1]")
-        return AV(audio, None), len(audio)
+        listed = isinstance(audio, list | tuple)
+        rows = _tensor(audio, "audio")
+        if rows.ndim == 2 and len(rows) == 2 and not listed and num_samples != 2:
+            raise UserError(
+                f"audio of the shape {tuple(rows.shape)} is stereo, or two clips: mix stereo to one "
+                "channel, audio.mean(0), or say num_samples=2 for two clips"
+            )
+        batch, num_given = _batched(rows, (spec.num_samples,), "audio", "waveform samples (S,)")
+        return AV(checked_waveform(batch, "audio"), None), num_given
     if frames is not None:
+        rows = _tensor(frames, "frames")
+        if rows.dtype != torch.uint8:
+            raise UserError(f"frames must be uint8 in [0, 255], not {rows.dtype}")
         shape = (spec.num_frames, 3, spec.height, spec.width)
-        frames = _batched(frames, shape, "frames", "(T,3,H,W)")
-        if frames.dtype != torch.uint8:
-            raise UserError(f"frames must be uint8 in [0, 255], not {frames.dtype}")
-        return AV(None, frames), len(frames)
+        batch, num_given = _batched(rows, shape, "frames", "(T,3,H,W)")
+        return AV(None, batch), num_given
     return AV(None, None), 0
 
 
-def _batched(media: Tensor, shape: tuple[int, ...], name: str, meaning: str) -> Tensor:
-    rows = media if media.ndim == len(shape) + 1 else media[None]
-    if tuple(rows.shape[1:]) != shape or len(rows) == 0:
+def given_clip(clip: Clip, spec: ClipSpec) -> AV[Tensor | None]:
+    """Both modalities of one clip, with a leading dimension of one.
+
+    Raises:
+        UserError: The clip is not of this spec.
+    """
+    audio, _ = given_media([clip.waveform], None, spec)
+    video, _ = given_media(None, [clip.frames], spec)
+    return AV(audio.audio, video.video)
+
+
+def checked_waveform(waveforms: Tensor, name: str) -> Tensor:
+    """Waveforms as float32.
+
+    Raises:
+        UserError: They are not floating-point samples in [-1, 1].
+    """
+    if not waveforms.is_floating_point():
         raise UserError(
-            f"{name} has shape {tuple(media.shape)}, but this model's clips have {meaning} = "
-            f"{shape}: read the file with mmldm.media.reader, which cuts and resizes to them"
+            f"{name} must hold floating-point samples in [-1, 1], not {waveforms.dtype}: divide 16-bit "
+            "samples by 32768"
         )
-    return rows
+    if not waveforms.isfinite().all():
+        raise UserError(f"{name} holds NaN or infinite samples: it must be finite, in [-1, 1]")
+    # The last bits of a resampler's or a codec's arithmetic are no mistake of anybody's.
+    if (peak := waveforms.abs().max().item()) > 1 + 1e-4:
+        raise UserError(
+            f"{name} reaches {peak:.4g}, and samples lie in [-1, 1]: divide it by its peak, or clip it, "
+            "audio.clip(-1, 1)"
+        )
+    return waveforms.float()
+
+
+def _tensor(media: Media, name: str) -> Tensor:
+    if isinstance(media, Tensor):
+        return media.detach()
+    if isinstance(media, np.ndarray):
+        try:
+            # A copy: numpy's may be read-only, or have negative strides.
+            return torch.from_numpy(media.copy())
+        except TypeError:
+            raise UserError(f"{name} is an array of {media.dtype}, which holds no media") from None
+    if (
+        isinstance(media, list | tuple)
+        and media
+        and all(isinstance(x, Tensor | np.ndarray) for x in media)
+    ):
+        clips = [_tensor(clip, name) for clip in media]
+        if len({(clip.shape, clip.dtype) for clip in clips}) == 1:
+            return torch.stack(clips)
+        raise UserError(f"the clips of {name} differ in shape or kind of number: make them alike")
+    raise UserError(f"{name} must be a tensor, a numpy array or a list of these, one per clip")
+
+
+def _batched(media: Tensor, shape: tuple[int, ...], name: str, meaning: str) -> tuple[Tensor, int]:
+    batch = media.ndim == len(shape) + 1
+    rows = media if batch else media[None]
+    if tuple(rows.shape[1:]) != shape or len(rows) == 0:
+        stereo = name == "audio" and tuple(media.shape) == (*shape, 2)
+        raise UserError(
+            f"{name} has shape {tuple(media.shape)}, but this model's clips have {meaning} = {shape}: "
+            + (
+                "mix its two channels to one, audio.mean(1)"
+                if stereo
+                else "read the file with mmldm.media.reader, which cuts and resizes to them"
+            )
+        )
+    return rows, len(rows) if batch else 0
 
 
 def clip_count(num_samples: int | None, num_given: int) -> int:
-    """How many clips to make: as asked for, else one per given clip of a batch, else 4.
+    """How many clips to make: as asked for, else one per clip of a given batch, else 4.
 
     Raises:
-        UserError: The number is not positive, or does not fit the batch of given clips.
+        UserError: The number does not fit the batch of given clips.
     """
     if num_samples is None:
-        return num_given if num_given > 1 else 4
-    if num_samples < 1:
-        raise UserError(f"num_samples must be at least 1, not {num_samples}")
+        return num_given or 4
     if num_given > 1 and num_samples != num_given:
         raise UserError(
             f"num_samples {num_samples} does not fit {num_given} given clips: "
@@ -82,17 +230,19 @@ def class_indices(labels: Labels | None, names: Sequence[str], count: int) -> Te
         return None
     if not names:
         raise UserError("this model was trained without classes: leave class_labels out")
-    listed = [labels] * count if isinstance(labels, int | str) else list(labels)
+    one = isinstance(labels, str) or _whole(labels) is not None
+    listed = [labels] * count if one else _listed(labels, "class_labels")
     if len(listed) != count:
         raise UserError(f"{len(listed)} class labels for {count} clips: give one, or one per clip")
     return torch.tensor([_class_index(label, names) for label in listed])
 
 
-def _class_index(label: int | str, names: Sequence[str]) -> int:
+def _class_index(label: Any, names: Sequence[str]) -> int:
     if isinstance(label, str) and label in names:
         return names.index(label)
-    if isinstance(label, int) and 0 <= label < len(names):
-        return label
+    index = _whole(label)
+    if index is not None and 0 <= index < len(names):
+        return index
     near = difflib.get_close_matches(str(label), names, n=1)
     hint = f", did you mean {near[0]!r}?" if near else ":"
     raise UserError(f"unknown class {label!r}{hint} this model knows {', '.join(names)}")
@@ -100,7 +250,7 @@ def _class_index(label: int | str, names: Sequence[str]) -> int:
 
 def clip_seeds(
     count: int,
-    seed: int | Sequence[int] | None,
+    seed: Seeds | None,
     generator: torch.Generator | Sequence[torch.Generator] | None,
 ) -> list[int]:
     """One seed per clip.
@@ -108,23 +258,55 @@ def clip_seeds(
     A seed s stands for s, s + 1, ... From generators, of any device, one seed per clip is drawn.
 
     Raises:
-        UserError: Both are given, or their number does not fit.
+        UserError: Both are given, their number does not fit, or one is no integer from 0 to 2**64 - 1.
     """
     if seed is not None and generator is not None:
         raise UserError("give seed or generator, not both")
-    if isinstance(seed, int):
-        return list(range(seed, seed + count))
     if seed is not None:
-        listed = list(seed)
+        first = _whole(seed)
+        listed = _listed(seed, "seed") if first is None else [first + i for i in range(count)]
     elif generator is None or isinstance(generator, torch.Generator):
         listed = _draw(count, generator)
     else:
         listed = [_draw(1, one)[0] for one in generator]
     if len(listed) != count:
         raise UserError(f"{len(listed)} seeds or generators for {count} clips: give one per clip")
-    return listed
+    return [_seed(value) for value in listed]
+
+
+def _seed(value: Any) -> int:
+    number = _whole(value)
+    if number is None or not 0 <= number < SEEDS:
+        raise UserError(f"a seed is an integer from 0 to 2**64 - 1, and {value!r:.80} is none")
+    return number
 
 
 def _draw(count: int, generator: torch.Generator | None) -> list[int]:
     device = None if generator is None else generator.device
     return torch.randint(2**62, (count,), generator=generator, device=device).tolist()
+
+
+def _whole(value: Any) -> int | None:
+    """Python's integer of an integer of Python, numpy or torch; None for all else, truth values too."""
+    if isinstance(value, bool | np.bool_) or getattr(value, "dtype", None) == torch.bool:
+        return None
+    if isinstance(value, np.ndarray | Tensor) and value.ndim > 0:
+        return None  # an array of one integer counts as a list of one
+    try:
+        return operator.index(value)
+    except TypeError:
+        return None
+
+
+def _listed(values: Any, name: str) -> list[Any]:
+    try:
+        return list(values) if not isinstance(values, str) else [values]
+    except TypeError:
+        raise UserError(f"{name} {values!r:.80} is neither an integer nor a list") from None
+
+
+def _at_least_one(value: Any, name: str) -> int:
+    number = _whole(value)
+    if number is None or number < 1:
+        raise UserError(f"{name} must be at least 1, a whole number, not {value!r:.80}")
+    return number

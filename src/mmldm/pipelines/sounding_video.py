@@ -6,43 +6,52 @@ MM-LDM §3.2-3.3. The module path of this file and of its components is stored i
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils.outputs import BaseOutput
-from torch import Tensor, nn
+from torch import Tensor
 
-from mmldm.diffusion.sampling import initial_noise, sample
 from mmldm.diffusion.schedules import make_scheduler, schedule_of
 from mmldm.errors import UserError
 from mmldm.media.clip import Clip
-from mmldm.media.images import images_to_frames
-from mmldm.media.spectrogram import AudioImage
 from mmldm.models.autoencoder import MultiModalAutoencoder
 from mmldm.models.generator import JointGenerator
-from mmldm.models.image_codec import IMAGES_PER_CALL, ImageCodec
+from mmldm.models.image_vae import ImageVAE
 from mmldm.models.pretrained_vocoder import Vocoder
-from mmldm.pipelines.decoding import clips_of, decode_latents
-from mmldm.pipelines.denoising import generator_denoiser
-from mmldm.pipelines.encoding import encode_media
-from mmldm.pipelines.loading import check_model_folder, check_parts, check_tensors
+from mmldm.pipelines.coding import CLIPS_PER_CALL, ClipCoder
+from mmldm.pipelines.generation import generate
+from mmldm.pipelines.loading import (
+    COMPONENTS,
+    OPTIONAL,
+    OWN_SETTINGS,
+    PIPELINE_PATH,
+    check_model_folder,
+    check_parts,
+    model_folder,
+    read_index,
+)
 from mmldm.pipelines.quality import Qualities, Settings, check_students
-from mmldm.pipelines.request import Labels, class_indices, clip_count, clip_seeds, given_media
-from mmldm.pipelines.vocoding import check_vocoder, sound
+from mmldm.pipelines.request import (
+    Labels,
+    Media,
+    Seeds,
+    asked_for,
+    checked_images,
+    clip_seeds,
+    given_clip,
+)
+from mmldm.pipelines.vocoding import check_vocoder
+from mmldm.strict import parse
 from mmldm.types import AV, ClipSpec
 
-COMPONENTS = (
-    "vae", "autoencoder", "generator", "scheduler", "decoder_scheduler", "vocoder",
-    "student", "student_scheduler",
-)  # fmt: skip
-OWN_SETTINGS = ("num_inference_steps", "decoder_steps", "guidance_scale")
-HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "token")
 StepCallback = Callable[[Any, int, Tensor, dict[str, Any]], dict[str, Any] | None]
 
 
@@ -85,7 +94,7 @@ class SoundingVideoPipeline(DiffusionPipeline):
         quality_rows: Rows measured on this model, as JSON, over those of `pipelines.quality`.
     """
 
-    vae: nn.Module
+    vae: ImageVAE
     autoencoder: MultiModalAutoencoder
     generator: JointGenerator
     scheduler: SchedulerMixin
@@ -93,11 +102,13 @@ class SoundingVideoPipeline(DiffusionPipeline):
     vocoder: Vocoder | None
     student: JointGenerator | None
     student_scheduler: SchedulerMixin | None
-    _optional_components = ["vocoder", "student", "student_scheduler"]
+    _optional_components = list(OPTIONAL)
+    # Of the two generators a call uses one. Methods beside `forward` fetch their network, too.
+    model_cpu_offload_seq = "student->generator->autoencoder->vae->vocoder"
 
     def __init__(
         self,
-        vae: nn.Module,
+        vae: ImageVAE,
         autoencoder: MultiModalAutoencoder,
         generator: JointGenerator,
         scheduler: SchedulerMixin,
@@ -124,7 +135,7 @@ class SoundingVideoPipeline(DiffusionPipeline):
             student=student,
             student_scheduler=student_scheduler,
         )
-        self.clip_spec = ClipSpec.model_validate(dict(clip_spec or {}))
+        self.clip_spec = parse(ClipSpec, dict(clip_spec or {}), "clip_spec")
         self.class_names = tuple(class_names or ())
         self.register_to_config(
             clip_spec=self.clip_spec.model_dump(mode="json"),
@@ -137,7 +148,7 @@ class SoundingVideoPipeline(DiffusionPipeline):
         )
         own = {name: self.config[name] for name in OWN_SETTINGS}
         self.qualities = Qualities(own, quality_rows or {}, default_quality)
-        check_parts(self.components, self.class_names)
+        check_parts(self.components, self.class_names, self.clip_spec)
         if vocoder is not None:
             check_vocoder(vocoder, self.clip_spec)
         check_students(self.qualities, student, student_scheduler)
@@ -155,21 +166,27 @@ class SoundingVideoPipeline(DiffusionPipeline):
             UserError: The folder is not a whole model; the message names what is missing.
         """
         name = str(pretrained_model_name_or_path)
-        if not Path(name).exists() and (name.startswith((".", "/", "~")) or name.count("/") != 1):
-            raise UserError(f"{name}: no such model folder")
-        hub_options = {key: kwargs.pop(key) for key in HUB_OPTIONS if key in kwargs}
+        components = [component for component in COMPONENTS if component not in kwargs]
+        folder = model_folder(name, kwargs, components)
+        check_model_folder(folder, components, kwargs.get("variant"))
         try:
-            folder = name
-            if not Path(name).exists():
-                folder = str(cls.download(name, use_safetensors=True, **hub_options))
-            components = [name for name in COMPONENTS if name not in kwargs]
-            stored = check_model_folder(Path(folder), components, cls._optional_components)
-            pipeline = super().from_pretrained(folder, use_safetensors=True, **kwargs)
+            return cast(
+                SoundingVideoPipeline,
+                super().from_pretrained(str(folder), use_safetensors=True, **kwargs),
+            )
         except (OSError, ValueError, TypeError, RuntimeError, AttributeError) as error:
             raise UserError(f"{name}: the model cannot be loaded: {error}") from error
-        for component, tensors in stored.items():
-            check_tensors(folder, component, tensors, pipeline.components[component])
-        return pipeline
+
+    @classmethod
+    def load_config(cls, folder: str | os.PathLike[str], **_: Any) -> dict[str, Any]:
+        """The index of a model folder, checked: diffusers imports the modules that it finds here."""
+        return read_index(Path(folder))
+
+    def to_json_string(self) -> str:
+        """The index. It calls this class by its whole path, which is all that diffusers' own
+        `DiffusionPipeline` says about a class which it does not know."""
+        index = json.loads(super().to_json_string())
+        return json.dumps(index | {"_class_name": PIPELINE_PATH}, indent=2, sort_keys=True) + "\n"
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
         """Writes the model folder, in diffusers' layout.
@@ -186,8 +203,8 @@ class SoundingVideoPipeline(DiffusionPipeline):
     def __call__(
         self,
         num_samples: int | None = None,
-        audio: Tensor | None = None,
-        frames: Tensor | None = None,
+        audio: Media | None = None,
+        frames: Media | None = None,
         class_labels: Labels | None = None,
         quality: str | None = None,
         guidance_scale: float | None = None,
@@ -195,8 +212,8 @@ class SoundingVideoPipeline(DiffusionPipeline):
         decoder_steps: int | None = None,
         scheduler: str | None = None,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
-        seed: int | Sequence[int] | None = None,
-        batch_size: int = 8,
+        seed: Seeds | None = None,
+        batch_size: int = CLIPS_PER_CALL,
         images_per_call: int | None = None,
         output_type: str = "clip",
         return_dict: bool = True,
@@ -208,9 +225,11 @@ class SoundingVideoPipeline(DiffusionPipeline):
         it. A clip depends on its own seed only, whatever the batch size.
 
         Args:
-            num_samples: Clips to generate; default 4, or one per clip of a given batch.
-            audio: Waveform (S,) for all clips, or (B,S), one per clip.
-            frames: uint8 (T,3,H,W) for all clips, or (B,T,3,H,W), one per clip.
+            num_samples: Clips to generate; default 4, or one per clip of a given batch, also of one.
+            audio: Waveform (S,) in [-1,1] for all clips, or (B,S) or a list, one per clip: tensors or
+                numpy arrays, mono. (2,S) may be stereo, so it is taken for two clips only with
+                num_samples=2, or as a list.
+            frames: uint8 (T,3,H,W) for all clips, or (B,T,3,H,W) or a list, one per clip.
             class_labels: Name or index for all clips, or one per clip.
             quality: "best", "balanced", "fast" or another row of the model's; default: the model's
                 choice. The four arguments below change single settings of it; where the choice is a
@@ -222,10 +241,11 @@ class SoundingVideoPipeline(DiffusionPipeline):
             decoder_steps: Signal decoder steps.
             scheduler: Name of another sampler of the generator (see `diffusion.schedules`).
             generator: One for all clips, or one per clip, in diffusers' convention.
-            seed: Alternative to `generator`: clip i is made from seed + i, or from seed[i].
-            batch_size: Clips in memory at once.
+            seed: Alternative to `generator`: clip i is made from seed + i, or from seed[i]. From 0 to
+                2**64 - 1, Python's integers or numpy's.
+            batch_size: Clips that the generator samples at once.
             images_per_call: Images that signal decoder and image VAE see at once; bounds memory,
-                changes no number. Default: all, and the image VAE's own number.
+                changes no number. Default: 34 and 17.
             output_type: "clip", or "latent" to skip decoding.
             return_dict: False: returns the tuple (clips, latents).
             callback_on_step_end: Called after each generator step as callback(pipeline, step,
@@ -236,12 +256,18 @@ class SoundingVideoPipeline(DiffusionPipeline):
         """
         if output_type not in ("clip", "latent"):
             raise UserError(f"output_type must be 'clip' or 'latent', not {output_type!r}")
-        if batch_size < 1:
-            raise UserError(f"batch_size must be at least 1, not {batch_size}")
-        media, num_given = given_media(audio, frames, self.clip_spec)
-        count = clip_count(num_samples, num_given)
-        labels = class_indices(class_labels, self.class_names, count)
-        seeds = clip_seeds(count, seed, generator)
+        asked = asked_for(
+            self.clip_spec,
+            self.class_names,
+            num_samples=num_samples,
+            audio=audio,
+            frames=frames,
+            class_labels=class_labels,
+            seed=seed,
+            generator=generator,
+            batch_size=batch_size,
+            images_per_call=images_per_call,
+        )
         chosen = self.settings(
             quality,
             scheduler=scheduler,
@@ -250,13 +276,8 @@ class SoundingVideoPipeline(DiffusionPipeline):
             guidance_scale=guidance_scale,
         )
         model, sampler = self._sampled_with(chosen)
-        steps, scale = chosen.num_inference_steps, chosen.guidance_scale
-
-        device = self._execution_device
-        clips: list[Clip] = []
-        latents: list[AV[Tensor]] = []
-        batches = -(-count // batch_size)
-        with self.progress_bar(total=batches * steps) as bar:
+        batches = -(-asked.count // asked.batch_size)
+        with self.progress_bar(total=batches * chosen.num_inference_steps) as bar:
 
             def after_step(step: int, t: Tensor, x: AV[Tensor]) -> AV[Tensor] | None:
                 bar.update()
@@ -264,27 +285,14 @@ class SoundingVideoPipeline(DiffusionPipeline):
                     return None
                 return (callback_on_step_end(self, step, t, {"latents": x}) or {}).get("latents")
 
-            for start in range(0, count, batch_size):
-                rows = slice(start, min(start + batch_size, count))
-                generators = [torch.Generator().manual_seed(s) for s in seeds[rows]]
-                own_media = media.map(lambda m, r=rows: m[r] if m is not None and len(m) > 1 else m)
-                own_labels = None if labels is None else labels[rows].to(device)
-                given = model.normalise(self._encode(own_media, device)).map(
-                    lambda z, g=generators: None if z is None else z.expand(len(g), *z.shape[1:])
-                )
-                noise = initial_noise(model.latent_shapes, generators, device)
-                denoise = generator_denoiser(model, noise, given, own_labels, AV(scale, scale))
-                normal = sample(denoise, noise, sampler, steps, given, generators, after_step)
-                batch = model.denormalise(normal)
-                latents.append(batch.map(Tensor.cpu))
-                if output_type == "clip":
-                    clips += self._decode(
-                        batch, own_media, own_labels, generators, chosen, images_per_call, device
-                    )
-        together = AV(*(torch.cat(parts) for parts in zip(*latents, strict=True)))
+            decode = output_type == "clip"
+            clips, latents = generate(
+                self._coder(), model, sampler, asked, chosen, decode=decode, after_step=after_step
+            )
+        self.maybe_free_model_hooks()
         if not return_dict:
-            return clips, together
-        return SoundingVideoOutput(clips=clips, latents=together)
+            return clips, latents
+        return SoundingVideoOutput(clips=clips, latents=latents)
 
     def settings(self, quality: str | None = None, **asked: Any) -> Settings:
         """What a call with these arguments samples with.
@@ -303,7 +311,9 @@ class SoundingVideoPipeline(DiffusionPipeline):
 
         The latents are the mode of the posterior, not normalised. None stays None.
         """
-        return self._encode(media, self._execution_device)
+        latents = self._coder().encode(media)
+        self.maybe_free_model_hooks()
+        return latents
 
     def decode(
         self,
@@ -328,51 +338,13 @@ class SoundingVideoPipeline(DiffusionPipeline):
         """
         if generators is None:
             generators = [torch.Generator().manual_seed(i) for i in range(len(latents.audio))]
-        chosen = self.settings(quality, decoder_steps=decoder_steps)
-        device = self._execution_device
-        return self._decode(
-            latents, media, class_labels, generators, chosen, images_per_call, device
+        chosen, images = (
+            self.settings(quality, decoder_steps=decoder_steps),
+            checked_images(images_per_call),
         )
-
-    def _encode(self, media: AV[Tensor | None], device: torch.device) -> AV[Tensor | None]:
-        if media.audio is None and media.video is None:
-            return media
-        media = media.map(lambda m: None if m is None else m.to(device))
-        parts = self.autoencoder, self._codec(device), AudioImage(self.clip_spec).to(device)
-        return encode_media(*parts, media)
-
-    def _decode(
-        self,
-        latents: AV[Tensor],
-        media: AV[Tensor | None],
-        class_labels: Tensor | None,
-        generators: Sequence[torch.Generator],
-        chosen: Settings,
-        images_per_call: int | None,
-        device: torch.device,
-    ) -> list[Clip]:
-        spec = self.clip_spec
-        waveforms, frames = media
-        images = decode_latents(
-            self.autoencoder,
-            self._codec(device, images_per_call),
-            self.decoder_scheduler,
-            latents.map(lambda z: z.to(device)),
-            # Known frames need no decoding; the signal decoder asks for one at least.
-            num_frames=spec.num_frames if frames is None else 1,
-            steps=chosen.decoder_steps,
-            generators=generators,
-            class_labels=class_labels,
-            images_per_call=images_per_call,
-        )
-        if waveforms is None:
-            audio_image = AudioImage(spec).to(device)
-            waveforms = sound(
-                images.audio, audio_image, self.vocoder, chosen.phase_iterations
-            ).cpu()
-        if frames is None:
-            frames = images_to_frames(images.video).cpu()
-        return clips_of(waveforms, frames, len(latents.audio), spec)
+        clips = self._coder().decode(latents, media, class_labels, generators, chosen, images)
+        self.maybe_free_model_hooks()
+        return clips
 
     def reconstruct(self, clip: Clip, decoder_steps: int | None = None, seed: int = 0) -> Clip:
         """What the autoencoder keeps of a clip: encoded to the posterior's mode and decoded.
@@ -380,10 +352,8 @@ class SoundingVideoPipeline(DiffusionPipeline):
         Raises:
             UserError: The clip is not of the model's `clip_spec`.
         """
-        audio, _ = given_media(clip.waveform, None, self.clip_spec)
-        video, _ = given_media(None, clip.frames, self.clip_spec)
-        latents: AV[Any] = self.encode(AV(audio.audio, video.video))
-        generators = [torch.Generator().manual_seed(seed)]
+        latents: AV[Any] = self.encode(given_clip(clip, self.clip_spec))
+        generators = [torch.Generator().manual_seed(clip_seeds(1, seed, None)[0])]
         return self.decode(latents, generators=generators, decoder_steps=decoder_steps)[0]
 
     def _sampled_with(self, chosen: Settings) -> tuple[JointGenerator, SchedulerMixin]:
@@ -394,6 +364,12 @@ class SoundingVideoPipeline(DiffusionPipeline):
             return self.generator, self.scheduler
         return self.generator, make_scheduler(schedule_of(self.scheduler), chosen.scheduler)
 
-    def _codec(self, device: torch.device, images_per_call: int | None = None) -> ImageCodec:
-        size = images_per_call or IMAGES_PER_CALL
-        return ImageCodec(self.vae, self.autoencoder.image_statistics, size).to(device)
+    def _coder(self) -> ClipCoder:
+        return ClipCoder(
+            self.vae,
+            self.autoencoder,
+            self.decoder_scheduler,
+            self.vocoder,
+            self.clip_spec,
+            self._execution_device,
+        )

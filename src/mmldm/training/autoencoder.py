@@ -183,7 +183,7 @@ class AutoencoderStage(CachedStage):
         return ("model", "critic") if playing else ("model",)
 
     def fingerprint(self) -> dict[str, Any]:
-        return {"job": self.job.model_dump(exclude={"train"}), "cache": self.caches.train.key}
+        return {"job": self.job.model_dump(exclude={"train"}), "cache": self.caches.train.identity}
 
     def _held_out(self, count: int) -> tuple[dict[str, Tensor], AV[Tensor]]:
         """Cached rows of held-out clips and their latents' means."""
@@ -275,7 +275,7 @@ def image_statistics(config: RunConfig, cache: LatentCache) -> LatentStatistics:
 
 def build_autoencoder(config: RunConfig, cache: LatentCache) -> MultiModalAutoencoder:
     """A fresh autoencoder whose shapes and normalisation come from the cached image latents."""
-    shape = tuple(cache[torch.zeros(1, dtype=torch.long)]["video_mean"].shape[2:])
+    shape = cache.row_shapes()["video_mean"][1:]
     torch.manual_seed(config.seed)
     return MultiModalAutoencoder(
         **autoencoder_arguments(

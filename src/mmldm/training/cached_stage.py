@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from mmldm.config import TrainConfig
 from mmldm.data.clips import spread
 from mmldm.data.latents import Splits, cached_batches
+from mmldm.data.loader import order
 
 
 class CachedStage:
@@ -46,9 +47,24 @@ class CachedStage:
             device=self.device,
         )
 
+    files = 0
+
     @property
     def failures(self) -> dict[str, str]:
         return {}
+
+    @property
+    def held_out_failures(self) -> dict[str, str]:
+        return {}
+
+    def clips_of(self, step: int) -> list[str]:
+        """Names of clips, as far as the cache knows them: one of an earlier version has numbers alone."""
+        cache = self.caches.train
+        files = [name for name, rows in cache.extra.get("files", []) for _ in range(rows)]
+        return [
+            files[row] if files else f"row {row} of {cache.folder}"
+            for row in order(self.seed, len(cache), self.train_config.batch_size, step)
+        ]
 
     def held_out(self, count: int) -> dict[str, Tensor]:
         """Cached rows of at most `count` held-out clips, evenly spread."""

@@ -1,60 +1,45 @@
-"""Encodes every window once, so that no training step repeats it.
+"""Encodes every window once, so that no training step repeats it; all processes share the work.
 
 files -> image latents cache (raw posterior of the image VAE; for the autoencoder job)
 image latents cache -> latents cache (raw posterior of the multi-modal encoders; for the generator job)
-Means and log-variances are kept; statistics for normalisation are fitted on the train split.
+Means and log-variances are kept; statistics for normalisation are fitted on the train split. Blocks that are
+whole are kept, whoever wrote them; torn ones, and those in which a file could not be read, are made again.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, Subset
 
 from mmldm.config import RunConfig
-from mmldm.data.clips import class_labels, present, read_row, windows
-from mmldm.data.latents import CacheWriter, LatentCache, Splits, cache_key, files_key
-from mmldm.data.manifest import Manifest, Row, Split
+from mmldm.data.blocks import Source, fixed_starts, pieces, plan, random_starts
+from mmldm.data.cache_writer import Block, CacheWriter, failures
+from mmldm.data.clips import present
+from mmldm.data.latents import LatentCache, Splits, files_key
+from mmldm.data.loader import MAX_FAILED_SHARE
+from mmldm.data.manifest import Manifest, Split
 from mmldm.errors import MediaError, UserError
-from mmldm.media.images import frames_to_images
+from mmldm.media.reader import READING
 from mmldm.media.spectrogram import AudioImage
 from mmldm.models.autoencoder import MultiModalAutoencoder
 from mmldm.models.image_codec import ImageCodec, LatentStatistics
 from mmldm.models.image_vae import ImageVAE
+from mmldm.text import printable
+from mmldm.training.block_work import BlockWork, Progress, Say, fit_statistics, open_writers
+from mmldm.training.distributed import Process
+from mmldm.training.encoding import Encoder, Pieces, read_piece
 from mmldm.types import AV, MODALITIES
 
-Progress = Callable[[str, int, int], None]
-"""Called as progress(what, done, total)."""
-
-BATCH = 16
-"""Clips encoded at once."""
-
-
-class _Windows(Dataset[dict[str, Any]]):
-    """The fixed windows of some rows; an unreadable one comes back without media, to be counted."""
-
-    def __init__(self, manifest: Manifest, config: RunConfig, rows: list[Row]) -> None:
-        self.manifest, self.spec = manifest, config.clip
-        self.labels = class_labels(manifest)
-        self.windows = windows(rows, config.clip, config.data.windows_per_clip)
-
-    def __len__(self) -> int:
-        return len(self.windows)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        row, start = self.windows[index]
-        item: dict[str, Any] = {"source": index, "label": self.labels[row.class_name]}
-        try:
-            clip = read_row(self.manifest, row, start, self.spec)
-        except MediaError as error:
-            return item | {"error": str(error)}
-        here = [row.has_audio, row.has_video]
-        return item | {"frames": clip.frames, "waveform": clip.waveform, "present": here}
+BATCH = 64
+"""Cached windows encoded at once."""
+LEFT_OUT = "left out, because the job began without it"
 
 
 def weights_key(model: nn.Module) -> str:
@@ -66,76 +51,157 @@ def weights_key(model: nn.Module) -> str:
     return digest.hexdigest()[:16]
 
 
+def image_latents_parts(config: RunConfig, manifest: Manifest, vae: ImageVAE) -> dict[str, Any]:
+    """Everything that image latents depend on, by name."""
+    return {
+        "reading": READING,
+        "clip": config.clip.model_dump(mode="json"),
+        "windows_per_clip": config.data.windows_per_clip,
+        "seed": config.seed,
+        "clips": files_key(manifest),
+        "image_vae": weights_key(vae),
+    }
+
+
+def latents_parts(images: Mapping[str, Any], autoencoder: MultiModalAutoencoder) -> dict[str, Any]:
+    """Everything that latents depend on: what their image latents do, and the autoencoder."""
+    return {**images, "autoencoder": weights_key(autoencoder)}
+
+
 @torch.no_grad()
 def cache_image_latents(
     config: RunConfig,
     manifest: Manifest,
     vae: ImageVAE,
     folder: Path,
-    device: torch.device,
+    process: Process,
     progress: Progress,
+    say: Say,
+    without: Collection[str] = (),
 ) -> Splits:
-    """files -> raw image latents of every window, both splits; an up-to-date cache is reused.
+    """files -> raw image latents of every window, both splits; what is whole on the disk is kept.
+
+    All processes call it. Files that could not be read the last time are tried again.
+
+    Args:
+        without: Names of training files that are left out even if they can be read (`Source.name`).
 
     Raises:
-        UserError: A split has no readable window.
+        UserError: More than a fifth of the files of a split cannot be read, or there are none.
     """
-    codec = ImageCodec(vae, LatentStatistics.scalar(1.0, 1)).to(device).eval()
-    key = cache_key(
-        clip=config.clip.model_dump(),
-        windows=config.data.windows_per_clip,
-        files=files_key(manifest),
-        vae=weights_key(vae),
-    )
-    audio_image = AudioImage(config.clip)
+    codec = ImageCodec(vae, LatentStatistics.scalar(1.0, 1)).to(process.device).eval()
+    encoder = Encoder(manifest, codec, AudioImage(config.clip).to(process.device))
+    parts = image_latents_parts(config, manifest, vae)
     held_out: Split = "held_out" if manifest.split("held_out") else "train"
-    # Measurements are made on clips that have both sound and picture.
-    sources = {"train": manifest.split("train"), "held_out": manifest.complete.split(held_out)}
-    for split, source in sources.items():
-        target = folder / split
-        if LatentCache.is_current(target, key):
-            continue
-        dataset = _Windows(manifest, config, source)
-        writer = CacheWriter(target, key)
-        todo = Subset(dataset, range(writer.next_source, len(dataset)))
-        loader = DataLoader(
-            todo, batch_size=BATCH, num_workers=config.data.workers, collate_fn=list
+    spec, count = config.clip, config.data.windows_per_clip
+    # Measurements are made on clips that have both sound and picture, at windows that no seed moves.
+    plans = {
+        "train": plan(
+            manifest.split("train"),
+            lambda row: random_starts(row, spec, count, config.seed),
+        ),
+        "held_out": plan(
+            manifest.complete.split(held_out), lambda row: fixed_starts(row, spec, count)
+        ),
+    }
+    writers = open_writers(folder, parts, "image latents", process, say)
+    for split, blocks in plans.items():
+        sources = _Sources(split, blocks, manifest, config, writers[split], encoder)
+        sources.without = frozenset(without) if split == "train" else frozenset()
+        sources.work().fill(process, progress, say)
+    return Splits.open(folder, verified=True)
+
+
+@dataclass
+class _Sources:
+    """The files of a split, in blocks."""
+
+    split: str
+    blocks: Sequence[Sequence[Source]]
+    manifest: Manifest
+    config: RunConfig
+    writer: CacheWriter
+    encoder: Encoder
+    without: frozenset[str] = frozenset()
+
+    def work(self) -> BlockWork:
+        sizes = [sum(len(source.starts) for source in block) for block in self.blocks]
+        if not sizes:
+            raise UserError(f"no window of the {self.split} split can be read: it has no clip.")
+        return BlockWork(
+            f"image latents, {self.split}", self.writer, sizes, self.keeps, self.encode, self.extra
         )
-        failures: list[str] = []
-        for items in loader:
-            failures += [item["error"] for item in items if "error" in item]
-            items = [item for item in items if "error" not in item]
-            if items:
-                writer.add(_encode_media(codec, audio_image, items, device))
-                progress(f"image latents, {split}", items[-1]["source"] + 1, len(dataset))
-        writer.flush()
-        if not writer.rows:
+
+    def keeps(self, number: int, block: Block) -> bool:
+        """Whether what is missing in a block has to be missing: left out, or still not to be read."""
+        sources = {source.name: source for source in self.blocks[number]}
+        if not (self.without & sources.keys()) <= block.failed.keys():
+            return False
+        return not any(
+            self._is_readable(sources[name]) for name in block.failed.keys() - self.without
+        )
+
+    def _is_readable(self, source: Source) -> bool:
+        try:
+            for starts in pieces(source, self.config.clip):
+                read_piece(self.manifest, source.row, starts, self.config.clip)
+        except MediaError:
+            return False
+        return True
+
+    def encode(self, numbers: Sequence[int], told: Callable[[int], None]) -> None:
+        wanted = {
+            number: [s for s in self.blocks[number] if s.name not in self.without]
+            for number in numbers
+        }
+        everything = Pieces(self.manifest, self.config.clip, wanted)
+        failed: dict[str, str] = {}
+        left = set(numbers)
+        for number, incoming in everything.by_block(self.config.data.workers):
+            windows, pictures, lost = self.encoder.block(incoming, told)
+            self._write(number, windows, pictures, lost)
+            left.remove(number)
+            failed |= lost
+            self.refuse_many(failed)
+        for number in left:  # of files that are left out alone
+            self._write(number, {}, {}, {})
+
+    def _write(
+        self,
+        number: int,
+        windows: Mapping[str, Tensor],
+        pictures: Mapping[str, Tensor],
+        failed: Mapping[str, str],
+    ) -> None:
+        names = [source.name for source in self.blocks[number]]
+        out = {name: LEFT_OUT for name in names if name in self.without}
+        self.writer.write(number, windows, pictures, failed={**out, **failed})
+
+    def refuse_many(self, failed: Mapping[str, str]) -> None:
+        """The loader's rule: a fifth may be missing."""
+        files = sum(map(len, self.blocks))
+        if len(failed) > MAX_FAILED_SHARE * files:
+            name, reason = map(printable, next(iter(failed.items())))
             raise UserError(
-                f"no window of the {split} split could be read"
-                + (f", for example: {failures[0]}" if failures else " (it is empty).")
+                f"image latents: {len(failed)} of {files} clips of the {self.split} split cannot be "
+                f"read any more, for example {name}: {reason}; check the folder and scan it again"
             )
-        writer.close(
-            {
-                "classes": manifest.classes,
-                "statistics": _fit(writer, lambda x: x).to_dict(),
-                "failures": failures,
-            }
-        )
-    return Splits.open(folder)
 
-
-def _encode_media(
-    codec: ImageCodec, audio_image: AudioImage, items: list[dict[str, Any]], device: torch.device
-) -> dict[str, Tensor]:
-    frames = torch.stack([item["frames"] for item in items]).to(device)
-    waveform = torch.stack([item["waveform"] for item in items]).to(device)
-    rows: dict[str, Tensor] = {}
-    images = AV(audio_image.image(waveform), frames_to_images(frames))
-    for modality, x in zip(MODALITIES, images, strict=True):
-        rows[f"{modality}_mean"], rows[f"{modality}_logvar"] = codec.posterior(x)
-    for name in ("source", "label", "present"):
-        rows[name] = torch.tensor([item[name] for item in items])
-    return rows
+    def extra(self, blocks: Sequence[Block]) -> dict[str, Any]:
+        self.refuse_many(failures(blocks))
+        statistics = fit_statistics(self.writer, blocks, lambda x: x)
+        # (name, rows) of every file in the order of the rows, to name the clips of a step.
+        files = [
+            [source.name, len(source.starts)]
+            for sources, block in zip(self.blocks, blocks, strict=True)
+            for source in sources
+            if source.name not in block.failed
+        ]
+        return {
+            "classes": self.manifest.classes,
+            "statistics": statistics.to_dict(),
+            "files": files,
+        }
 
 
 @torch.no_grad()
@@ -144,55 +210,68 @@ def cache_latents(
     codec: ImageCodec,
     images: Splits,
     folder: Path,
-    device: torch.device,
+    process: Process,
     progress: Progress,
+    say: Say,
 ) -> Splits:
-    """image latents cache -> raw posterior of the perceptual latents, both splits."""
-    autoencoder, codec = autoencoder.to(device).eval(), codec.to(device).eval()
+    """image latents cache -> raw posterior of the perceptual latents, both splits, block by block."""
+    autoencoder, codec = autoencoder.to(process.device).eval(), codec.to(process.device).eval()
+    parts = latents_parts(images.train.parts, autoencoder)
+    writers = open_writers(folder, parts, "latents", process, say)
     for split, cache in zip(Splits._fields, images, strict=True):
-        key = cache_key(images=cache.key, autoencoder=weights_key(autoencoder))
-        target = folder / split
-        if LatentCache.is_current(target, key):
-            continue
-        writer = CacheWriter(target, key)
-        for rows in torch.arange(writer.next_source, len(cache)).split(4 * BATCH):
-            batch = {name: value.to(device) for name, value in cache[rows].items()}
-            posterior = autoencoder.encode(
-                AV(
-                    codec.normalise(batch["audio_mean"], "audio"),
-                    codec.normalise(batch["video_mean"], "video"),
-                )
+        writer = writers[split]
+        BlockWork(
+            f"latents, {split}",
+            writer,
+            [block.rows for block in cache.blocks],
+            partial(_is_made_from, cache),
+            partial(_encode_latents, autoencoder, codec, cache, writer),
+            partial(_latents_extra, cache, writer),
+        ).fill(process, progress, say)
+    return Splits.open(folder, verified=True)
+
+
+def _is_made_from(images: LatentCache, number: int, block: Block) -> bool:
+    source = images.blocks[number]
+    return block.made_from == source.checksum and block.failed == source.failed
+
+
+def _encode_latents(
+    autoencoder: MultiModalAutoencoder,
+    codec: ImageCodec,
+    images: LatentCache,
+    writer: CacheWriter,
+    numbers: Sequence[int],
+    told: Callable[[int], None],
+) -> None:
+    for number in numbers:
+        source = images.blocks[number]
+        first = int(images.ends[number]) - source.rows
+        encoded: list[dict[str, Tensor]] = []
+        for rows in torch.arange(first, first + source.rows).split(BATCH):
+            if not len(rows):
+                continue
+            batch = {name: value.to(codec.mean.device) for name, value in images[rows].items()}
+            images_normalised = AV(
+                codec.normalise(batch["audio_mean"], "audio"),
+                codec.normalise(batch["video_mean"], "video"),
             )
-            entries = {"label": batch["label"], "source": rows}
-            entries["present"] = torch.stack(present(batch), dim=1)
+            posterior = autoencoder.encode(images_normalised)
+            entries = {"label": batch["label"], "present": torch.stack(present(batch), dim=1)}
             for modality, dist in zip(MODALITIES, posterior, strict=True):
-                entries |= {f"{modality}_mean": dist.mean, f"{modality}_logvar": dist.logvar}
-            writer.add(entries)
-            progress(f"latents, {split}", int(rows[-1]) + 1, len(cache))
-        writer.flush()
-        statistics = _fit(writer, lambda x: x.flatten(2)[..., None])
-        writer.close({"classes": cache.extra["classes"], "statistics": statistics.to_dict()})
-    return Splits.open(folder)
+                entries[f"{modality}_mean"] = dist.mean.half()
+                entries[f"{modality}_logvar"] = dist.logvar.half()
+            encoded.append({name: value.cpu() for name, value in entries.items()})
+            told(len(rows))
+        joined = {
+            name: torch.cat([part[name] for part in encoded]) for name in (encoded or [{}])[0]
+        }
+        writer.write(number, joined, made_from=source.checksum, failed=source.failed)
 
 
-def _fit(writer: CacheWriter, as_images: Callable[[Tensor], Tensor]) -> LatentStatistics:
-    """Statistics of the posteriors written so far, once they are viewed as (..., C, H, W).
-
-    Mean plus and minus the standard deviation have the mean and the variance of the posterior's
-    samples. The samples' variance counts, not the means': a channel that the posterior leaves near
-    its prior has means near zero, and dividing by their spread would blow noise up to full size.
-    """
-
-    def batches() -> Iterator[AV[Tensor]]:
-        for shard in writer.committed():
-            yield MODALITIES.map(lambda m, shard=shard: as_images(_two_points(shard, m)))
-
-    return LatentStatistics.fit(batches())
-
-
-def _two_points(shard: dict[str, Tensor], modality: str) -> Tensor:
-    """Two points per number of every clip that has the modality."""
-    here = getattr(present(shard), modality)
-    mean, logvar = (shard[f"{modality}_{name}"][here].float() for name in ("mean", "logvar"))
-    std = torch.exp(0.5 * logvar)
-    return torch.cat([mean + std, mean - std])
+def _latents_extra(
+    images: LatentCache, writer: CacheWriter, blocks: Sequence[Block]
+) -> dict[str, Any]:
+    statistics = fit_statistics(writer, blocks, lambda x: x.flatten(2)[..., None])
+    facts = {name: images.extra[name] for name in ("classes", "files")}
+    return {**facts, "statistics": statistics.to_dict()}

@@ -1,22 +1,19 @@
-"""Checkpoints that are whole or absent, and a lock on the run folder.
+"""Checkpoints that are whole or absent, and what a resumed run may not change.
 
 State -> step_00000100/{state.json, *.safetensors}. Written aside, fsynced, renamed, parent fsynced;
 an old one is deleted only after that. `state.json` holds the sha256 of every file and of itself. No
-pickle anywhere.
+pickle anywhere. What else lies in the folder is somebody else's and is left alone.
 """
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import itertools
 import json
-import os
+import re
 import shutil
-import socket
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -28,10 +25,15 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from mmldm.errors import UserError
-from mmldm.files import sha256_of, sync
+from mmldm.files import make_folder, sha256_of, whole_folder
 from mmldm.training.scaling import whole
 
 _STATE = "state.json"
+_COMMITTED = re.compile(r"step_([0-9]{8}|[1-9][0-9]{8,})")
+_DAMAGED = re.compile(r"damaged_step_[0-9]{8,}(_[0-9]+)?")
+_UNFINISHED = re.compile(r"\.step_[0-9]{8,}(\.[0-9a-f]{8}-[0-9]+)?\.(partial|retired|replaced)")
+_ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
+"""What is no file. Any other refusal, such as too many open files, tells nothing of what a file holds."""
 _DTYPES = {
     torch.float64: "F64", torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16",
     torch.int64: "I64", torch.int32: "I32", torch.uint8: "U8", torch.bool: "BOOL",
@@ -40,6 +42,10 @@ _DTYPES = {
 
 class SaveError(UserError):
     """A checkpoint could not be written; the ones before are untouched."""
+
+
+class DamagedError(UserError):
+    """A checkpoint is not the one that was saved: a file is missing, or its checksum is another."""
 
 
 @dataclass(frozen=True)
@@ -83,15 +89,44 @@ class CheckpointFolder:
         self._note = note
 
     def clean(self) -> None:
-        """Removes what a killed process left half-written or half-deleted."""
-        self._path.mkdir(parents=True, exist_ok=True)
-        for leftover in sorted(self._path.glob(".*")):
-            shutil.rmtree(leftover)
-            self._note(f"removed the unfinished checkpoint {leftover.name} of an interrupted run")
+        """Removes what a killed process left half-written or half-deleted; the caller holds the run's lock.
+
+        Raises:
+            UserError: The folder cannot be read or made.
+        """
+        try:
+            make_folder(self._path)
+        except OSError as error:
+            raise _unreadable(self._path, error) from error
+        for name in self._names():
+            if _UNFINISHED.fullmatch(name):
+                try:
+                    shutil.rmtree(self._path / name)
+                except OSError as error:
+                    self._note(f"{self._path / name}: could not be deleted ({error})")
+                else:
+                    self._note(f"removed the unfinished checkpoint {name} of an interrupted run")
 
     def steps(self) -> list[int]:
-        """Steps of the committed checkpoints, ascending."""
-        return sorted(int(p.name.removeprefix("step_")) for p in self._path.glob("step_*"))
+        """Steps of the committed checkpoints, ascending.
+
+        Raises:
+            UserError: The folder is there and cannot be read.
+        """
+        return sorted(
+            int(found[1])
+            for name in self._names()
+            if (found := _COMMITTED.fullmatch(name)) and (self._path / name).is_dir()
+        )
+
+    def _names(self) -> list[str]:
+        """All that lies in the folder. A folder that cannot be listed is not an empty one."""
+        try:
+            return sorted(path.name for path in self._path.iterdir())
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise _unreadable(self._path, error) from error
 
     def folder(self, step: int) -> Path:
         """Where the checkpoint of `step` is."""
@@ -104,17 +139,16 @@ class CheckpointFolder:
             SaveError: The disk refused; what was there before is untouched.
         """
         target = self.folder(checkpoint.step)
-        partial = self._path / f".{target.name}.partial"
         wholes = checkpoint.wholes()
         try:
-            _write(partial, checkpoint, wholes)
-            partial.rename(target)
-            sync(self._path)
-        except OSError as error:
-            shutil.rmtree(partial, ignore_errors=True)
+            if target.exists() and not target.is_dir():
+                self._set_aside(target, f"{target} is not a checkpoint")
+            with whole_folder(target) as partial:
+                _write(partial, checkpoint, wholes)
+        except (OSError, UserError) as error:
             last = self.steps()[-1:]
             raise SaveError(
-                f"{target}: the checkpoint could not be written ({error}); "
+                f"{target}: the checkpoint could not be written ({error.__cause__ or error}); "
                 + (f"the last good one is step {last[0]}" if last else "there is none before it")
             ) from error
         finally:
@@ -132,65 +166,43 @@ class CheckpointFolder:
         """Reads and verifies a checkpoint.
 
         Raises:
-            UserError: A file is missing or is not the one that was saved.
+            DamagedError: A file is missing or is not the one that was saved.
+            UserError: A file cannot be read; nothing is known about what it holds.
         """
         return _read(self.folder(step), step)
 
     def newest_whole(self) -> int:
         """Step of the newest checkpoint that verifies, 0 if there is none.
 
-        A damaged one is named, set aside as `damaged_step_...`, and the one before is taken.
+        A damaged one is named, set aside as `damaged_step_...`, and the one before is taken. One that
+        cannot be read is not damaged: nothing is renamed.
 
         Raises:
-            UserError: There are checkpoints, but every one of them is damaged.
+            UserError: There are checkpoints, but every one of them is damaged; or one cannot be read.
         """
         steps = self.steps()
         for step in reversed(steps):
             try:
                 _read(self.folder(step), step)
-            except UserError as error:
-                aside = self._path / f"damaged_{self.folder(step).name}"
-                shutil.rmtree(aside, ignore_errors=True)
-                self.folder(step).rename(aside)
-                self._note(f"{error}; set aside as {aside.name}, trying the one before")
+            except DamagedError as error:
+                self._set_aside(self.folder(step), f"{error}", "; trying the one before")
             else:
                 return step
-        if steps or any(self._path.glob("damaged_*")):
+        if steps or any(_DAMAGED.fullmatch(name) for name in self._names()):
             raise UserError(
                 f"{self._path}: no checkpoint is whole; remove the folder to start from step 0"
             )
         return 0
 
-
-@contextmanager
-def run_lock(folder: Path, note: Callable[[str], None]) -> Iterator[None]:
-    """Holds a run folder for this process.
-
-    A record lock, which the kernel drops with the process however it dies, and which workers that
-    outlive it for a moment do not inherit. The file names the holder for whoever is refused.
-
-    Raises:
-        UserError: Another process holds the folder.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "run.lock"
-    with path.open("a+", encoding="utf-8") as file:
-        file.seek(0)
-        holder = file.read().strip()
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(
-                f"{folder}: already in use by {holder or 'another process'}; "
-                "wait for it, stop it, or choose another folder"
-            ) from None
-        if holder:
-            note(f"recovered the lock left by {holder}")
-        _replace_text(file.fileno(), f"process {os.getpid()} on {socket.gethostname()}\n")
-        try:
-            yield
-        finally:
-            _replace_text(file.fileno(), "")
+    def _set_aside(self, path: Path, reason: str, rest: str = "") -> None:
+        """Renames to the first free of `damaged_step_...`, `damaged_step_..._1`."""
+        aside = path.with_name(f"damaged_{path.name}")
+        for number in itertools.count(1):
+            if not aside.exists():
+                break
+            aside = path.with_name(f"damaged_{path.name}_{number}")
+        path.rename(aside)
+        self._note(f"{reason}; set aside as {aside.name}{rest}")
 
 
 def refuse_changes(saved: Mapping[str, Any], current: Mapping[str, Any], where: str) -> None:
@@ -218,23 +230,18 @@ def library_versions() -> dict[str, str]:
 
 
 def _write(folder: Path, checkpoint: Checkpoint, wholes: Iterator[Tensor]) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
     digests = {}
     for name, tensors in checkpoint.tensors.items():
         path = folder / f"{name}.safetensors"
         digests[path.name] = _write_tensors(path, _in_file_order(tensors), wholes)
-        sync(path)
     state = {
         "step": checkpoint.step,
         **checkpoint.values,
         "sha256": digests,
         "versions": library_versions(),
     }
-    path = folder / _STATE
-    path.write_text(json.dumps({**state, "sha256_of_state": _digest(state)}, indent=1))
-    sync(path)
-    sync(folder)
+    text = json.dumps({**state, "sha256_of_state": _digest(state)}, indent=1)
+    (folder / _STATE).write_text(text, encoding="utf-8")
 
 
 def _write_tensors(path: Path, tensors: Mapping[str, Tensor], wholes: Iterator[Tensor]) -> str:
@@ -278,23 +285,36 @@ def _read(folder: Path, step: int) -> Checkpoint:
     try:
         state = json.loads((folder / _STATE).read_text(encoding="utf-8"))
         if state.pop("sha256_of_state") != _digest(state) or state["step"] != step:
-            raise UserError(f"{folder / _STATE}: damaged, its checksum does not match")
+            raise DamagedError(f"{folder / _STATE}: damaged, its checksum does not match")
         for name, digest in state["sha256"].items():
             if sha256_of(folder / name) != digest:
-                raise UserError(f"{folder / name}: damaged, its checksum does not match")
+                raise DamagedError(f"{folder / name}: damaged, its checksum does not match")
+    except (*_ABSENT, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise DamagedError(f"{folder}: not a whole checkpoint ({error})") from error
+    except OSError as error:
+        raise _unreadable(folder, error) from error
+    try:
         tensors = {Path(name).stem: load_file(folder / name) for name in state["sha256"]}
-    except (OSError, ValueError, KeyError, AttributeError, SafetensorError) as error:
-        raise UserError(f"{folder}: not a whole checkpoint ({error})") from error
+    except SafetensorError as error:
+        raise DamagedError(f"{folder}: not a whole checkpoint ({error})") from error
+    # What has just been read cannot be opened again: "not found" or torch's RuntimeError, for want of
+    # descriptors or memory.
+    except (OSError, RuntimeError) as error:
+        raise _unreadable(folder, error) from error
     return Checkpoint(step, tensors, state)
+
+
+def _unreadable(path: Path, error: OSError | RuntimeError) -> UserError:
+    where = getattr(error, "filename", None) or path
+    cause = getattr(error, "strerror", None) or str(error).partition("\n")[0]
+    return UserError(
+        f"{where}: cannot be read now ({cause}). That does not mean damage, and "
+        "nothing was changed: mend the cause and give the same command again."
+    )
 
 
 def _digest(state: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
-
-
-def _replace_text(descriptor: int, text: str) -> None:
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, text.encode(), 0)
 
 
 def _flat(values: Any, prefix: str = "") -> dict[str, Any]:

@@ -64,7 +64,7 @@ class DistillationStage(CachedStage):
         return {
             "stops": self.matching.stops.tolist(),
             "teacher": weights_key(self.teacher),
-            "cache": self.caches.train.key,
+            "cache": self.caches.train.identity,
         }
 
     def preview(self, folder: Path, step: int) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -88,6 +88,41 @@ class Process:
         if self.from_main(refused is not None):
             raise refused or RefusedElsewhereError("refused by rank 0")
         return result
+
+    def together(self, share: Callable[[], T]) -> T:
+        """Every process does its share; what any of them is refused ends all, and rank 0 says it.
+
+        Raises:
+            UserError: Of the first process that was refused; on others than rank 0 as
+                `RefusedElsewhereError`.
+        """
+        result, refused = None, None
+        try:
+            result = share()
+        except UserError as error:
+            refused = error
+        sentences = [said for said in self.texts("" if refused is None else str(refused)) if said]
+        if sentences:
+            if not self.is_main:
+                raise RefusedElsewhereError(sentences[0])
+            raise refused or UserError(sentences[0])
+        return cast("T", result)
+
+    def texts(self, text: str) -> list[str]:
+        """Every process's text, by rank, on every process."""
+        if self.world == 1:
+            return [text]
+        data = torch.tensor(list(text.encode()), dtype=torch.uint8, device=self.device)
+        size = torch.tensor(len(data), device=self.device)
+        sizes = [torch.zeros_like(size) for _ in range(self.world)]
+        dist.all_gather(sizes, size)
+        lengths = [int(size) for size in sizes]
+        padded = data.new_zeros(max(lengths) or 1)
+        padded[: len(data)] = data
+        gathered = [torch.zeros_like(padded) for _ in range(self.world)]
+        dist.all_gather(gathered, padded)
+        cut = zip(gathered, lengths, strict=True)
+        return [bytes(some[:length].tolist()).decode() for some, length in cut]
 
 
 @contextmanager

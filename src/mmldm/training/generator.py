@@ -154,7 +154,7 @@ class GeneratorStage(CachedStage):
         self.ema_modules["generator"] = self.generator
 
     def fingerprint(self) -> dict[str, Any]:
-        return {"job": self.job.model_dump(exclude={"train"}), "cache": self.caches.train.key}
+        return {"job": self.job.model_dump(exclude={"train"}), "cache": self.caches.train.identity}
 
     @torch.no_grad()
     def validate(self, random: StepRandom) -> dict[str, float]:
@@ -207,7 +207,7 @@ def generator_arguments(
 
 def build_generator(config: RunConfig, cache: LatentCache, classes: int) -> JointGenerator:
     """A fresh generator whose shapes and normalisation come from the cached latents."""
-    row = cache[torch.zeros(1, dtype=torch.long)]
-    shapes = AV(tuple(row["audio_mean"].shape[1:]), tuple(row["video_mean"].shape[1:]))
+    rows = cache.row_shapes()
+    shapes = MODALITIES.map(lambda modality: rows[f"{modality}_mean"])
     torch.manual_seed(config.seed)
     return JointGenerator(**generator_arguments(config, shapes, cache.extra["statistics"], classes))

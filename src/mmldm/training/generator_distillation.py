@@ -116,7 +116,7 @@ class GeneratorDistillationTurn(nn.Module):
         for task, part in parts.items():
             for mask, is_given in zip(known, KNOWN[task], strict=True):
                 mask[part] = is_given
-            own = [x.map(lambda x, rows=part: x[rows]) for x in (clean, noise, state)]
+            own = [AV(x.audio[part], x.video[part]) for x in (clean, noise, state)]
             told = None if labels is None else labels[part]
             targets.append(self._target(KNOWN[task], own[0], own[1], own[2], step[part], told))
         target = AV(*(torch.cat(streams) for streams in zip(*targets, strict=True)))

@@ -10,39 +10,34 @@ from __future__ import annotations
 import gc
 import json
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.text import Text
 
-from mmldm.config import (
-    RunConfig,
-    TrainConfig,
-    load_config,
-    parse,
-    save_config,
-)
+from mmldm.config import RunConfig, TrainConfig, parse
 from mmldm.data.latents import Splits
-from mmldm.data.manifest import Manifest, scan
+from mmldm.data.manifest import Manifest
 from mmldm.diffusion.schedules import ScheduleConfig, make_scheduler
 from mmldm.errors import UserError
-from mmldm.files import whole_file, whole_folder
-from mmldm.models.autoencoder import MultiModalAutoencoder
+from mmldm.files import whole_folder, write_json
+from mmldm.models.autoencoder import MultiModalAutoencoder, load_autoencoder
 from mmldm.models.generator import JointGenerator
-from mmldm.models.image_codec import ImageCodec
 from mmldm.models.image_vae import ImageVAE, load_image_vae
 from mmldm.models.pretrained import initialise_decoder, require_unet
 from mmldm.models.pretrained_vocoder import load_vocoder
 from mmldm.pipelines.sounding_video import SoundingVideoPipeline
 from mmldm.training.autoencoder import AutoencoderStage
-from mmldm.training.caching import Progress, cache_image_latents, cache_latents
-from mmldm.training.checkpoint import refuse_changes, run_lock
+from mmldm.training.block_work import Progress
+from mmldm.training.checkpoint import CheckpointFolder
 from mmldm.training.distributed import Process
 from mmldm.training.generator import GeneratorStage, build_generator
+from mmldm.training.job_caches import Job, JobCaches, unread
 from mmldm.training.loop import TrainResult, train
+from mmldm.training.run_folder import RunFolder
 from mmldm.training.stage import Stage
 from mmldm.training.vae import VaeStage, build_vae
 from mmldm.training.vocoder import VocoderStage, build_vocoder
@@ -54,45 +49,6 @@ JOBS = ("vae", "autoencoder", "generator", "vocoder")
 def jobs(config: RunConfig) -> tuple[str, ...]:
     """The jobs that a recipe has a section for, in order."""
     return tuple(job for job in JOBS if getattr(config, job) is not None)
-
-
-@dataclass(frozen=True)
-class RunFolder:
-    """Where the parts of one run lie.
-
-    Attributes:
-        root: config.yaml, manifest.jsonl, a folder per job, caches/, and in the end model/.
-    """
-
-    root: Path
-
-    @property
-    def config(self) -> Path:
-        return self.root / "config.yaml"
-
-    @property
-    def manifest(self) -> Path:
-        return self.root / "manifest.jsonl"
-
-    @property
-    def model(self) -> Path:
-        """The finished pipeline: what `mmldm generate --model` loads."""
-        return self.root / "model"
-
-    @property
-    def distilled(self) -> Path:
-        """The same with the students of `mmldm distill`: the generator's added, the decoder's in place."""
-        return self.root / "distilled"
-
-    def job(self, name: str) -> Path:
-        return self.root / name
-
-    def export(self, name: str) -> Path:
-        """A finished job's model."""
-        return self.root / name / "export"
-
-    def cache(self, name: str) -> Path:
-        return self.root / "caches" / name
 
 
 @dataclass
@@ -114,6 +70,7 @@ class Journey:
     process: Process
     console: Console
     progress: Progress
+    missing: list[str] = field(default_factory=list, init=False)
 
     def run(self, job: str) -> TrainResult | None:
         """Runs one job to its end and exports its model; None if it needed no training."""
@@ -131,15 +88,14 @@ class Journey:
         if self._decoder_init is not None:
             require_unet(self._decoder_init)
         if job.train is None:
-            export = self.folder.export("vae")
-            self.process.on_main(lambda: build_vae(self.config).save_pretrained(export))
+            self.process.on_main(lambda: self._take("vae", build_vae(self.config)))
             return None
         stage = VaeStage(self.config, job.train, self.manifest, self.process.device)
         return self.train(stage, job.train)
 
     def _autoencoder(self) -> TrainResult:
         vae = self._load_vae()
-        caches = self.image_latents()
+        caches = self.image_latents("autoencoder", self.config.autoencoder.train)
         stage = AutoencoderStage(self.config, vae, caches, self.process.device)
         notes = []
         if self._decoder_init is not None:
@@ -149,13 +105,14 @@ class Journey:
     @property
     def _decoder_init(self) -> str | None:
         """Where the signal decoder starts from; None once the job has a checkpoint of its own."""
-        begun = any(self.folder.job("autoencoder").glob("checkpoints/*step_*"))
+        path = self.folder.job("autoencoder") / "checkpoints"
+        begun = CheckpointFolder(path, keep=1, note=self.console.print).steps()
         return None if begun else self.config.autoencoder.decoder_init
 
     def _generator(self) -> TrainResult:
         autoencoder = self._load_autoencoder()
         vae = self._load_vae()
-        caches = self.latents()
+        caches = self.latents("generator", self.config.generator.train)
         generator = build_generator(self.config, caches.train, len(self.manifest.classes))
         pipeline = assemble(self.config, vae, autoencoder, generator, self.manifest.classes)
         stage = GeneratorStage(self.config, pipeline, caches, self.process.device)
@@ -170,8 +127,7 @@ class Journey:
         if job.train is None:
 
             def take() -> None:
-                vocoder = build_vocoder(job, clip, self.config.seed)
-                vocoder.save_pretrained(self.folder.export("vocoder"))
+                self._take("vocoder", build_vocoder(job, clip, self.config.seed))
                 self._publish()
 
             self.process.on_main(take)
@@ -182,18 +138,25 @@ class Journey:
             self._publish()
         return result
 
+    def _take(self, job: str, model: Any) -> None:
+        """The export of a job that trains nothing."""
+        with whole_folder(self.folder.export(job)) as unfinished:
+            model.save_pretrained(unfinished)
+
     def _publish(self) -> None:
         """Writes model/: the generator job's export, and the vocoder where both are finished. Rank 0 only."""
         generator, vocoder = self.folder.export("generator"), self.folder.export("vocoder")
         if generator.is_dir():
-            replace_folder(generator, self.folder.model)
-            if self.config.vocoder is not None and vocoder.is_dir():
-                add_vocoder(vocoder, self.folder.model, self.config.clip)
+            with whole_folder(self.folder.model) as unfinished:
+                shutil.copytree(generator, unfinished, dirs_exist_ok=True)
+                if self.config.vocoder is not None and vocoder.is_dir():
+                    add_vocoder(vocoder, unfinished, self.config.clip)
 
     def train(
         self, stage: Stage, train_config: TrainConfig, notes: Sequence[str] = ()
     ) -> TrainResult:
         """Trains one job in its folder."""
+        missing, self.missing = self.missing, []
         return train(
             stage,
             train_config,
@@ -201,7 +164,7 @@ class Journey:
             seed=self.config.seed,
             process=self.process,
             console=self.console,
-            notes=notes,
+            notes=[*missing, *notes],
         )
 
     def _load_vae(self) -> ImageVAE:
@@ -209,7 +172,7 @@ class Journey:
 
     def _load_autoencoder(self) -> MultiModalAutoencoder:
         source = self.config.generator.autoencoder or self._finished("autoencoder")
-        return MultiModalAutoencoder.from_pretrained(source)
+        return load_autoencoder(source)
 
     def _finished(self, job: str) -> Path:
         export = self.folder.export(job)
@@ -217,41 +180,31 @@ class Journey:
             raise UserError(f"{export} is missing: run the {job} job first (mmldm train {job}).")
         return export
 
-    def image_latents(self) -> Splits:
-        """Image latents of every window, cached."""
-        return self._on_main(
-            lambda: cache_image_latents(
-                self.config,
-                self.manifest,
-                self._load_vae(),
-                self.folder.cache("image_latents"),
-                self.process.device,
-                self.progress,
-            ),
-            "image_latents",
-        )
+    def image_latents(self, job: str = "", train_config: TrainConfig | None = None) -> Splits:
+        """Image latents of every window, cached; for a job, or only to have them. See `JobCaches`."""
+        caches = self._caches.image_latents(self._load_vae(), self._reader(job, train_config))
+        return self._noted(caches, "image latents")
 
-    def latents(self) -> Splits:
-        """Latents of every window, cached."""
-        autoencoder = self._load_autoencoder()
-        codec = ImageCodec(self._load_vae(), autoencoder.image_statistics)
-        images = self.image_latents()
-        return self._on_main(
-            lambda: cache_latents(
-                autoencoder,
-                codec,
-                images,
-                self.folder.cache("latents"),
-                self.process.device,
-                self.progress,
-            ),
-            "latents",
-        )
+    def latents(self, job: str = "", train_config: TrainConfig | None = None) -> Splits:
+        """Latents of every window, cached, likewise."""
+        autoencoder, reader = self._load_autoencoder(), self._reader(job, train_config)
+        return self._noted(self._caches.latents(self._load_vae(), autoencoder, reader), "latents")
 
-    def _on_main(self, write: Callable[[], Splits], cache: str) -> Splits:
-        """Rank 0 writes the cache, then every process opens it."""
-        self.process.on_main(write)
-        return Splits.open(self.folder.cache(cache))
+    @property
+    def _caches(self) -> JobCaches:
+        def say(sentence: str) -> None:
+            self.console.print(Text(sentence), soft_wrap=True)
+
+        folder = self.folder.root / "caches"
+        return JobCaches(self.config, self.manifest, folder, self.process, self.progress, say)
+
+    def _reader(self, job: str, train_config: TrainConfig | None) -> Job | None:
+        return Job(job, self.folder.job(job), train_config) if train_config is not None else None
+
+    def _noted(self, caches: Splits, what: str) -> Splits:
+        """What is missing in them stands at the head of the job's log."""
+        self.missing = unread(caches, what)
+        return caches
 
 
 def assemble(
@@ -282,105 +235,6 @@ def assemble(
     )
 
 
-def find_manifest(
-    folder: RunFolder, source: str | None, config: RunConfig, progress: Progress
-) -> Manifest:
-    """The run's manifest: the one in the run folder, else a fresh scan of `source`. Writes nothing.
-
-    Raises:
-        UserError: There is neither, no clip is usable, the run is about other clips, or clips
-            changed on disk since the scan.
-    """
-    if folder.manifest.is_file():
-        manifest = Manifest.load(folder.manifest)
-        if source is not None:
-            path = Path(source).resolve()
-            if (path if path.is_dir() else path.parent) != manifest.root.resolve():
-                raise UserError(
-                    f"the run in {folder.root} is about the clips in {manifest.root}, not about "
-                    f"{source}: choose another run folder."
-                )
-        changed = manifest.changed()
-        if changed:
-            raise UserError(
-                f"{len(changed)} clips changed since they were scanned, for example "
-                f"{changed[0].path}: restore them, or start a new run in another folder."
-            )
-        return manifest
-    if source is None:
-        raise UserError("no clips: set data.folder in the recipe, or name a folder of clips.")
-    data = config.data
-    manifest = scan(
-        Path(source),
-        config.clip,
-        workers=max(1, data.workers),
-        held_out=data.held_out,
-        seed=data.seed,
-        class_pattern=data.class_pattern,
-        skip_silent=data.skip_silent,
-        allow_missing=data.allow_missing,
-        progress=lambda done, total: progress("scan", done, total),
-    )
-    manifest.require_clips()
-    if not manifest.complete.split("train"):
-        raise UserError(
-            f"{source}: no clip with both sound and picture is left to train on; the others are "
-            "held out or lack one of them."
-        )
-    return manifest
-
-
-@contextmanager
-def claim(
-    folder: RunFolder, config: RunConfig, manifest: Manifest | None, process: Process
-) -> Iterator[Manifest]:
-    """Holds the run folder for this process, and records recipe and manifest in it.
-
-    Rank 0 does; a recipe that is refused leaves the earlier one in its place.
-
-    Args:
-        manifest: Of rank 0; the others read what it has recorded.
-
-    Yields:
-        The manifest, on every process.
-
-    Raises:
-        UserError: Another process holds the folder, or the clips would be split differently than
-            the run's manifest says.
-    """
-    with ExitStack() as held:
-        process.on_main(lambda: held.enter_context(_recorded(folder, config, manifest)))
-        yield manifest or Manifest.load(folder.manifest)
-
-
-@contextmanager
-def _recorded(folder: RunFolder, config: RunConfig, manifest: Manifest | None) -> Iterator[None]:
-    with run_lock(folder.root, lambda sentence: None):
-        earlier = folder.config.read_text(encoding="utf-8") if folder.config.is_file() else None
-        if not folder.manifest.is_file():
-            assert manifest is not None, "rank 0 has scanned"
-            manifest.save(folder.manifest)
-        elif earlier is not None:
-            old = load_config(folder.config)
-            refuse_changes(_selection(old), _selection(config), str(folder.root))
-        save_config(config, folder.config)
-        try:
-            yield
-        except UserError:
-            if earlier is not None:
-                with whole_file(folder.config) as partial:
-                    partial.write_text(earlier, encoding="utf-8")
-            raise
-
-
-_SCANNED = {"held_out", "seed", "skip_silent", "allow_missing", "class_pattern"}
-
-
-def _selection(config: RunConfig) -> dict[str, Any]:
-    """The settings that the manifest was made with."""
-    return {"data": config.data.model_dump(include=_SCANNED)}
-
-
 def replace_folder(source: Path, target: Path) -> None:
     """Copies a folder over another one, which is whole at any time."""
     with whole_folder(target) as unfinished:
@@ -394,5 +248,4 @@ def add_vocoder(source: Path, model: Path, clip: ClipSpec) -> None:
     path = model / "model_index.json"
     index = json.loads(path.read_text(encoding="utf-8"))
     index["vocoder"] = [kind.__module__, kind.__name__]
-    with whole_file(path) as partial:
-        partial.write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    write_json(path, index, indent=2)

@@ -6,7 +6,6 @@ saves and leaves. The host waits for the device only where it reports or saves.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -27,15 +26,16 @@ from mmldm.training.checkpoint import (
     CheckpointFolder,
     library_versions,
     refuse_changes,
-    run_lock,
 )
 from mmldm.training.distributed import Process
 from mmldm.training.ema import Average
+from mmldm.training.health import Unreadable, Withheld
+from mmldm.training.locking import run_lock
 from mmldm.training.randomness import StepRandom
 from mmldm.training.report import Report
 from mmldm.training.scaling import reassemble, unsharded
 from mmldm.training.stage import Stage
-from mmldm.training.stopping import Stop, stop_signals
+from mmldm.training.stopping import Stop, mark_out_of_time, stop_signals, was_out_of_time
 from mmldm.training.turn import Turn, learning_rate_factor
 
 MAX_BAD_STEPS = 10
@@ -45,8 +45,6 @@ HARMLESS = {
     "gradient_checkpointing", "compile", "sharding",
 }  # fmt: skip
 """Settings that a resumed run may change: no number depends on them, but for the last line's rounding."""
-OUT_OF_TIME = "out_of_time.json"
-"""Written when `max_minutes` ends a job: the step and the budget it had."""
 
 
 @dataclass(frozen=True)
@@ -114,19 +112,6 @@ def train(
 
 
 @dataclass
-class _Health:
-    """Counts of withheld updates, on the device: now in a row, most in a row since the last report,
-    in all."""
-
-    counts: Tensor
-    reported: int = 0
-
-    def update(self, bad: Tensor) -> None:
-        row = (self.counts[0] + 1) * bad
-        self.counts = torch.stack([row, torch.maximum(self.counts[1], row), self.counts[2] + bad])
-
-
-@dataclass
 class _Run:
     stage: Stage
     config: TrainConfig
@@ -149,7 +134,8 @@ class _Run:
             for name, module in stage.turns.items()
         }
         self.average = Average(stage.ema_modules, config.ema_decay)
-        self.health = _Health(torch.zeros(3, dtype=torch.int64, device=device))
+        self.withheld = Withheld(device)
+        self.unreadable = Unreadable(stage, self.process)
         self.identity = {
             "train": {k: v for k, v in config.model_dump().items() if k not in HARMLESS},
             "seed": self.seed,
@@ -184,6 +170,7 @@ class _Run:
             self._train_step(batch)
             report.advance(self.step)
         self._save(final=True)
+        self._tell(self.unreadable.gather())
         export = None
         if reason in (None, "max_minutes"):
             with self._averaged():
@@ -196,8 +183,7 @@ class _Run:
         with whole_folder(export) as unfinished:
             self.stage.export(unfinished)
         if reason == "max_minutes":
-            budget = json.dumps([self.step, self.config.max_minutes])
-            (self.folder / OUT_OF_TIME).write_text(budget, encoding="utf-8")
+            mark_out_of_time(self.folder, self.step, self.config.max_minutes)
         return export
 
     def _train_step(self, batch: Any) -> None:
@@ -214,9 +200,9 @@ class _Run:
             withheld = withheld | bad
             for term, value in terms.items():
                 self.window.setdefault(f"{name}/{term}", []).append(value.detach())
-        self.health.update(withheld)
         self.average.update(self.step)
         self.step += 1
+        self.withheld.update(withheld, self.step)
 
     def _report_and_save(self) -> None:
         config, step = self.config, self.step
@@ -233,34 +219,28 @@ class _Run:
     def _log(self) -> None:
         means = _means(self.window, self.process)
         self.window.clear()
-        in_a_row, most, total = self.health.counts.tolist()
-        self.health.counts[1] = in_a_row
+        counts = self.withheld.read()
+        unreadable = self.unreadable.gather()
         now = time.perf_counter()
         values = {
             **means,
             "learning_rate": self._learning_rate(),
-            "skipped_updates": total,
+            "skipped_updates": counts.total,
             "data/waited": self.waited / (now - self.logged),
         }
         self.logged, self.waited = now, 0.0
-        failures = self.stage.failures
-        if failures:
-            values["data/failed"] = len(failures)
+        if unreadable:
+            values["data/failed"] = len(unreadable)
         self.report.metrics(self.step, values)
         self.report.progress(self.step, {k: v for k, v in means.items() if k.endswith("/loss")})
-        for file, reason in failures.items():
-            self.report.note(f"cannot read {file}: {reason}; another clip stands in", once=True)
-        if total > self.health.reported:
-            self.report.note(
-                f"{total - self.health.reported} update(s) withheld before step {self.step}: "
-                "the loss or a gradient was not finite"
-            )
-            self.health.reported = total
-        if most >= MAX_BAD_STEPS:
+        self._tell(unreadable)
+        if sentence := self.withheld.tell(counts, self.step, self.stage.clips_of):
+            self.report.note(sentence)
+        if counts.most >= MAX_BAD_STEPS:
             steps = self.checkpoints.steps()
             raise UserError(
-                f"{self.stage.name}: loss or gradients were not finite for {most} steps in a row "
-                f"before step {self.step} (now {in_a_row}); the weights were left alone. "
+                f"{self.stage.name}: loss or gradients were not finite for {counts.most} steps in a row "
+                f"before step {self.step} (now {counts.in_a_row}); the weights were left alone. "
                 f"Last checkpoint: {f'step {steps[-1]}' if steps else 'none'}. "
                 "Lower the learning rate or clip_norm, or look at the data."
             )
@@ -269,6 +249,11 @@ class _Run:
         """Lets rank 0 look at the averaged model, whole."""
         with self._averaged(), unsharded(self.turns["model"].module):
             self.process.on_main(at)
+        self._tell(self.unreadable.held_out())
+
+    def _tell(self, sentences: Sequence[str]) -> None:
+        for sentence in sentences:
+            self.report.note(sentence, once=True)
 
     def _validate(self) -> None:
         random = StepRandom(
@@ -307,12 +292,17 @@ class _Run:
         }
         values = {
             "identity": self.identity,
-            "skipped_updates": int(self.health.counts[2].item()),
+            **self.withheld.state(),
             "window": {k: torch.stack(v).tolist() for k, v in self.window.items()},
         }
         checkpoint = Checkpoint(self.step, tensors, values)
+
+        def save() -> None:
+            self.report.sync()  # What was told up to a checkpoint is on the disk when it is.
+            self.checkpoints.save(checkpoint)
+
         try:
-            self.process.on_main(lambda: self.checkpoints.save(checkpoint), checkpoint.gather)
+            self.process.on_main(save, checkpoint.gather)
             self.saved = self.step
         except UserError as error:
             if final:
@@ -330,9 +320,7 @@ class _Run:
             turn.load(dict(saved.tensors[name]))
             turn.load_optimizer_state(dict(saved.tensors["optimizer"]))
         self.average.load(saved.tensors["ema"])
-        # A new start has its own ten chances.
-        self.health.reported = saved.values["skipped_updates"]
-        self.health.counts[2] = self.health.reported
+        self.withheld.load(saved.values)  # a new start has its own ten chances
         self.window = {
             k: list(torch.tensor(v, device=device).unbind())
             for k, v in saved.values["window"].items()
@@ -351,9 +339,8 @@ class _Run:
 
     def _is_out_of_time(self) -> bool:
         """Whether an earlier start of this job has already used up the same budget."""
-        marker = self.folder / OUT_OF_TIME
-        here = [self.step, self.config.max_minutes]
-        return marker.is_file() and json.loads(marker.read_text(encoding="utf-8")) == here
+        step, minutes = self.step, self.config.max_minutes
+        return was_out_of_time(self.folder, step, minutes, self.report.note)
 
     def _learning_rate(self) -> float:
         return self.config.learning_rate * learning_rate_factor(self.step - 1, self.config)

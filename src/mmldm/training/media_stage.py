@@ -55,14 +55,18 @@ class MediaStage:
         self.ema_modules: dict[str, nn.Module] = {self.name: network}
         self.learning_rates: Mapping[str, float] = {}
         self.audio_image = AudioImage(self.spec).to(device)
+        self._clips = WindowDataset(
+            manifest, self.spec, "train", self.seed, sound_only=self.sound_only
+        )
         self._loader: IndexedLoader | None = None
+        self.held_out_failures: dict[str, str] = {}
 
     def active_turns(self, step: int) -> tuple[str, ...]:
         return ("model",)
 
     def batches(self, start_step: int, rank: int, world: int) -> Iterator[dict[str, Tensor]]:
         self._loader = IndexedLoader(
-            WindowDataset(self.manifest, self.spec, "train", self.seed, sound_only=self.sound_only),
+            self._clips,
             batch_size=self.train_config.batch_size,
             seed=self.seed,
             start_step=start_step,
@@ -80,9 +84,21 @@ class MediaStage:
         }
 
     @property
-    def failures(self) -> Mapping[str, str]:
+    def files(self) -> int:
+        return len(self._clips)
+
+    @property
+    def failures(self) -> dict[str, str]:
         return self._loader.failures if self._loader is not None else {}
+
+    def clips_of(self, step: int) -> list[str]:
+        assert self._loader is not None, "a step was taken"
+        return [
+            self._clips.name(position) for position in self._loader.positions(step, self._clips)
+        ]
 
     def held_out(self, count: int) -> dict[str, Tensor]:
         """Windows of at most `count` held-out clips, on the CPU."""
-        return held_out_windows(self.manifest, self.spec, self.seed, count)
+        windows, failures = held_out_windows(self.manifest, self.spec, self.seed, count)
+        self.held_out_failures |= failures
+        return windows

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from mmldm.config import RunConfig, changed, parse
-from mmldm.data.manifest import Manifest
+from mmldm.data.manifest import Manifest, Row
 from mmldm.training.distributed import wait_for
 from mmldm.types import ClipSpec, SpectrogramSpec
 
@@ -26,7 +26,7 @@ SHARES = {"vae": 0.2, "autoencoder": 0.4, "generator": 0.4}
 TARGET_WINDOWS = 2000
 """Cached windows a small data set is spread to."""
 WINDOW_OVERLAP = 4
-"""At most this many windows per clip length of material."""
+"""At most this many windows per clip length of material, on average."""
 DEFAULT_MINUTES = 60.0
 SECONDS_PER_STEP = {"vae": 0.8, "autoencoder": 0.95, "generator": 0.25}
 """Of the tiny recipe's jobs on the machine whose trial speed is REFERENCE_SPEED."""
@@ -177,19 +177,16 @@ def choose_recipe(
 ) -> RunConfig:
     """Settings for these clips on this machine.
 
-    Windows per clip make about TARGET_WINDOWS of the whole set; step counts fill the time budget at the
-    speed this machine shows in a short trial.
+    Windows per clip make about TARGET_WINDOWS of the whole set (`choose_windows`); step counts fill the time
+    budget at the speed this machine shows in a short trial.
 
     Args:
         minutes: Time budget for all three jobs; None: DEFAULT_MINUTES.
         changes: `a.b=value` settings that override the choice.
     """
-    recipe = changed(tiny_recipe(), changes).model_dump(mode="json")
-    clips = manifest.split("train")
-    seconds_of_clips = sum(row.duration or 0.0 for row in clips)
-    mean_windows = seconds_of_clips / (len(clips) * ClipSpec().duration)
-    wanted = round(TARGET_WINDOWS / len(clips))
-    windows = max(1, min(wanted, math.ceil(WINDOW_OVERLAP * mean_windows)))
+    asked = changed(tiny_recipe(), changes)
+    recipe = asked.model_dump(mode="json")
+    windows, cached = choose_windows(manifest.split("train"), asked.clip)
     recipe["data"]["windows_per_clip"] = windows
     recipe["data"]["folder"] = str(manifest.root)
     speed = relative_speed(device)
@@ -197,12 +194,36 @@ def choose_recipe(
         section = recipe[job]["train"]
         seconds = 60 * (minutes or DEFAULT_MINUTES) * share
         section["steps"] = max(20, round(seconds * speed / SECONDS_PER_STEP[job]))
-        section["batch_size"] = min(section["batch_size"], max(2, len(clips) * windows))
+        section["batch_size"] = min(section["batch_size"], max(2, cached))
         for cadence in ("validate_every", "preview_every", "save_every"):
             section[cadence] = max(10, section["steps"] // 8)
         section["warmup_steps"] = min(section["warmup_steps"], section["steps"] // 10)
     # Once more: what was asked for by name stands, whatever was chosen around it.
     return changed(parse(RunConfig, recipe, "the chosen recipe"), changes)
+
+
+def choose_windows(clips: Sequence[Row], spec: ClipSpec) -> tuple[int, int]:
+    """Windows per clip, and how many that makes: about TARGET_WINDOWS, if there is material for them.
+
+    A clip without room for a second window has one, however many are asked for.
+
+    Args:
+        clips: Of the training split.
+        spec: Of a window.
+    """
+    durations = [row.duration or 0.0 for row in clips]
+    rooms = [
+        duration - spec.duration >= 1 / (row.fps or spec.fps)
+        for row, duration in zip(clips, durations, strict=True)
+    ]
+    roomy = [duration for duration, room in zip(durations, rooms, strict=True) if room]
+    if not roomy:
+        return 1, len(clips)
+    single = len(clips) - len(roomy)
+    wanted = round((TARGET_WINDOWS - single) / len(roomy))
+    most = math.ceil(WINDOW_OVERLAP * sum(roomy) / (len(roomy) * spec.duration))
+    windows = max(1, min(wanted, most))
+    return windows, single + windows * len(roomy)
 
 
 def relative_speed(device: torch.device) -> float:

@@ -5,11 +5,13 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
+import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -19,11 +21,16 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from mmldm.errors import UserError
+from mmldm.files import sync, whole_file, write_text
+from mmldm.text import printable
+
 METRICS = "metrics.jsonl"
+LOG = "train.log"
 
 
 class Report:
-    """The voice of one job; a context manager.
+    """The voice of one job; a context manager. What it cannot read or write never stops the job.
 
     Metrics written after the resumed step by the interrupted run are dropped, so that the file
     reads as one unbroken run.
@@ -68,8 +75,12 @@ class Report:
         )
         self._task = self._bar.add_task(name, total=total, completed=start, line="")
         if active:
-            _rewind(folder / METRICS, start)
-            self._board = _summary_writer(folder / "tensorboard", start)
+            for sentence in _rewind(folder / METRICS, start):
+                self.note(sentence)
+            try:
+                self._board = _summary_writer(folder / "tensorboard", start)
+            except OSError as error:
+                self.note(f"TensorBoard cannot write ({error}) and is left out")
 
     def __enter__(self) -> Report:
         self._bar.start()
@@ -82,6 +93,7 @@ class Report:
         trace: TracebackType | None,
     ) -> None:
         self._bar.stop()
+        self.sync()
         if self._board is not None:
             with suppress(OSError):
                 self._board.close()
@@ -128,26 +140,36 @@ class Report:
         if not self._active or (once and sentence in self._said):
             return
         self._said.add(sentence)
+        sentence = printable(sentence)
         self._print(f"{self._name}: {sentence}")
         stamp = time.strftime("%Y-%m-%d %H:%M:%S")
         try:
-            with (self._folder / "train.log").open("a", encoding="utf-8") as file:
+            with (self._folder / LOG).open("a", encoding="utf-8") as file:
                 file.write(f"{stamp} {sentence}\n")
         except OSError as error:
-            self._print(f"{self._name}: cannot write train.log ({error})")
+            self._print(f"{self._name}: cannot write {LOG} ({error})")
+
+    def sync(self) -> None:
+        """Returns when all that was told until now is on the disk, where that is possible."""
+        if self._active:
+            for path in (self._folder / METRICS, self._folder / LOG, self._folder):
+                with suppress(OSError):
+                    sync(path)
 
     def _append(self, line: str) -> None:
         # A full disk must not end the run: lines wait in memory for the next attempt. A torn write
         # is cut back first, or the line would stand twice.
         self._pending.append(line)
         path = self._folder / METRICS
-        size = path.stat().st_size if path.exists() else 0
+        size = None
         try:
             with path.open("a", encoding="utf-8") as file:
+                size = file.tell()
                 file.write("".join(f"{waiting}\n" for waiting in self._pending))
         except OSError as error:
-            with suppress(OSError):
-                os.truncate(path, size)
+            if size is not None:
+                with suppress(OSError):
+                    os.truncate(path, size)
             self.note(f"cannot write {METRICS} ({error}); the lines are kept and tried again", True)
         else:
             self._pending.clear()
@@ -157,19 +179,60 @@ class Report:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The records of a metrics file; a last line cut off by a crash is left out."""
-    if not path.exists():
-        return []
-    lines = path.read_text(encoding="utf-8").split("\n")
-    return [json.loads(line) for line in lines[:-1]]
+    """The records of a metrics file: objects with a whole number as their step.
+
+    Any other line is left out; so is the last one, if a crash cut it off.
+
+    Raises:
+        OSError: There is a file, and it cannot be read.
+    """
+    return _parse(path)[0]
 
 
-def _rewind(path: Path, step: int) -> None:
-    records = read_metrics(path)
-    kept = [record for record in records if record["step"] <= step and step > 0]
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
-    partial.replace(path)
+def _parse(path: Path) -> tuple[list[dict[str, Any]], int]:
+    """The records, and how many lines are none."""
+    try:
+        lines = path.read_bytes().split(b"\n")[:-1]
+    except FileNotFoundError:
+        return [], 0
+    records = [record for line in lines if (record := _record(line)) is not None]
+    return records, len(lines) - len(records)
+
+
+def _record(line: bytes) -> dict[str, Any] | None:
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if isinstance(record, dict) and type(record.get("step")) is int:
+        return record
+    return None
+
+
+def _rewind(path: Path, step: int) -> Iterator[str]:
+    """Cuts the file back to a step; yields what there is to say. Nothing in it is needed to train on."""
+    try:
+        records, strange = _parse(path)
+        if strange:
+            aside = _free_name(path)
+            with whole_file(aside) as temporary:
+                shutil.copyfile(path, temporary)
+            yield (
+                f"{strange} line(s) of {path.name} cannot be read and are left out; the file as it was "
+                f"is kept as {aside.name}"
+            )
+        kept = [record for record in records if record["step"] <= step and step > 0]
+        write_text(path, "".join(json.dumps(record) + "\n" for record in kept))
+    except (OSError, UserError) as error:
+        yield f"{path.name} is left as it is after step {step}, too: {error}"
+
+
+def _free_name(path: Path) -> Path:
+    numbers = itertools.count(1)
+    aside = path.with_name(f"damaged_{path.name}")
+    while aside.exists():
+        aside = path.with_name(f"damaged_{next(numbers)}_{path.name}")
+    return aside
 
 
 def _summary_writer(folder: Path, start: int) -> Any:

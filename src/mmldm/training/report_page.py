@@ -6,12 +6,16 @@ run folder (metrics.jsonl, previews) -> report.html beside them; no script, no o
 from __future__ import annotations
 
 import html
+import math
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
-from mmldm.files import whole_file
-from mmldm.training.journey import JOBS, RunFolder
+from mmldm.files import write_text
+from mmldm.text import printable
+from mmldm.training.journey import JOBS
 from mmldm.training.report import METRICS, read_metrics
+from mmldm.training.run_folder import RunFolder
 
 WIDTH, HEIGHT = 640, 160
 PREVIEWS_SHOWN = 3
@@ -24,34 +28,42 @@ th:first-child,td:first-child{text-align:left}img{max-width:100%}svg{background:
 def write_report_page(folder: RunFolder) -> Path:
     """Writes report.html and returns its path."""
     parts = [f"<!doctype html><meta charset=utf-8><title>mmldm run</title><style>{STYLE}</style>"]
-    parts.append(f"<h1>{html.escape(folder.root.name)}</h1>")
+    parts.append(f"<h1>{_shown(folder.root.name)}</h1>")
     jobs = {path.parent.name for path in folder.root.glob(f"*/{METRICS}")}
     for job in (*(j for j in JOBS if j in jobs), *sorted(jobs - set(JOBS))):
-        parts.append(_job_section(folder, job, read_metrics(folder.job(job) / METRICS)))
+        try:
+            rows = read_metrics(folder.job(job) / METRICS)
+        except OSError as error:
+            parts.append(f"<h2>{_shown(job)}</h2><p>{_shown(f'no metrics: {error}')}</p>")
+        else:
+            parts.append(_job_section(folder, job, rows))
     page = folder.root / "report.html"
-    with whole_file(page) as partial:
-        partial.write_text("\n".join(parts), encoding="utf-8")
+    write_text(page, "\n".join(parts))
     return page
 
 
 def _job_section(folder: RunFolder, job: str, rows: list[dict[str, Any]]) -> str:
-    parts = [f"<h2>{job}</h2>", _curve(rows, "model/loss")]
+    parts = [f"<h2>{_shown(job)}</h2>", _curve(rows, "model/loss")]
     held_out = [row for row in rows if any(name.startswith("validate/") for name in row)]
     if held_out:
         parts.append(_table(held_out[-1]))
-    previews = sorted((folder.job(job) / "previews").glob("*.png"))
+    previews = sorted((folder.job(job) / "previews").glob("[!.]*.png"))
     for picture in previews[-PREVIEWS_SHOWN:]:
-        name = html.escape(picture.name)
-        source = html.escape(picture.relative_to(folder.root).as_posix())
+        name = _shown(picture.name)
+        source = quote(picture.relative_to(folder.root).as_posix())
         parts.append(
             f"<figure><img src='{source}' alt='{name}'><figcaption>{name}</figcaption></figure>"
         )
     return "\n".join(parts)
 
 
+def _shown(name: str) -> str:
+    return html.escape(printable(name))
+
+
 def _curve(rows: list[dict[str, Any]], name: str) -> str:
     """One quantity over steps as an SVG line, on a scale from its smallest to its largest value."""
-    points = [(row["step"], row[name]) for row in rows if row.get(name) is not None]
+    points = [(row["step"], row[name]) for row in rows if _is_number(row.get(name))]
     if len(points) < 2:
         return ""
     steps, values = zip(*points, strict=True)
@@ -73,6 +85,10 @@ def _table(row: dict[str, Any]) -> str:
     cells = "".join(
         f"<tr><td>{html.escape(name.removeprefix('validate/'))}</td><td>{value:.4g}</td></tr>"
         for name, value in row.items()
-        if name.startswith("validate/") and isinstance(value, int | float)
+        if name.startswith("validate/") and _is_number(value)
     )
     return f"<table><tr><th>held out, step {row['step']}</th><th></th></tr>{cells}</table>"
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)

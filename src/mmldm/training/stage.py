@@ -36,7 +36,10 @@ class Stage(Protocol):
         turns: Turn name -> module, in the order they run; at least "model".
         learning_rates: Turn name -> peak learning rate where it is not the recipe's; may be empty.
         ema_modules: Name -> module whose trainable weights are averaged.
-        failures: Files that could not be read so far -> reason.
+        files: Clips that training reads from disk; 0: none, it reads caches.
+        failures: Those that could not be read so far -> reason. Each process has its own, and is told
+            the others' when the loop reports.
+        held_out_failures: The same of clips that are validated and shown, on rank 0.
     """
 
     name: str
@@ -45,13 +48,22 @@ class Stage(Protocol):
     ema_modules: dict[str, nn.Module]
 
     @property
-    def failures(self) -> Mapping[str, str]: ...
+    def files(self) -> int: ...
+
+    @property
+    def failures(self) -> dict[str, str]: ...
+
+    @property
+    def held_out_failures(self) -> Mapping[str, str]: ...
 
     def active_turns(self, step: int) -> tuple[str, ...]:
         """Turns that run in the step after `step` completed ones."""
 
     def batches(self, start_step: int, rank: int, world: int) -> Iterator[Any]:
         """Endless batches from `start_step` on: this process's rows, nested dicts of tensors."""
+
+    def clips_of(self, step: int) -> list[str]:
+        """Where the rows of the global batch after `step` completed steps came from: names of clips."""
 
     def validate(self, random: StepRandom) -> dict[str, float]:
         """Held-out numbers, with averaged weights; the same draws each time. Rank 0 only."""

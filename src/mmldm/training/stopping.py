@@ -5,20 +5,25 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 
 import torch
 
+from mmldm.files import write_json
 from mmldm.training.distributed import Process
 
 REASONS = (None, "max_minutes", "SIGTERM", "SIGINT")
 AGREE_EVERY = 10
 """Steps between the points at which several processes agree whether to leave."""
+OUT_OF_TIME = "out_of_time.json"
+"""Written when `max_minutes` ends a job: the step and the budget it had."""
 
 
 class Stop:
@@ -70,3 +75,26 @@ def stop_signals(max_minutes: float | None, process: Process) -> Iterator[Stop]:
         yield stop
     finally:
         restore()
+
+
+def mark_out_of_time(folder: Path, step: int, minutes: float | None) -> None:
+    """Records that a budget was used up after `step`."""
+    write_json(folder / OUT_OF_TIME, [step, minutes])
+
+
+def was_out_of_time(
+    folder: Path, step: int, minutes: float | None, note: Callable[[str, bool], None]
+) -> bool:
+    """Whether an earlier start of a job has used up the same budget after `step`.
+
+    Args:
+        note: Called with a sentence, to be said once, if the record cannot be read.
+    """
+    path = folder / OUT_OF_TIME
+    try:
+        return bool(json.loads(path.read_bytes()) == [step, minutes])
+    except FileNotFoundError:
+        return False
+    except (OSError, ValueError) as error:
+        note(f"{path} cannot be read ({error}): training goes on as if time were left", True)
+        return False

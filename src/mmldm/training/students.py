@@ -72,11 +72,15 @@ def distil(journey: Journey, student: Student) -> TrainResult:
     source = folder.model
     if not source.is_dir():
         raise UserError(f"{folder.root} holds no finished model: run mmldm train to its end first.")
-    caches = journey.latents() if student == "generator" else journey.image_latents()
     stage_class = GeneratorDistillation if student == "generator" else DecoderDistillation
     for teacher_steps, steps in pairwise((job.teacher_steps, *job.steps)):
         pipeline = SoundingVideoPipeline.from_pretrained(source)
         _refuse_fast(pipeline, student, job.steps[-1])
+        name = f"{student}_{steps}"
+        if student == "generator":
+            caches = journey.latents(name, job.train)
+        else:
+            caches = journey.image_latents(name, job.train)
         stage = stage_class(
             journey.config,
             pipeline,

@@ -6,19 +6,19 @@ import json
 import numpy as np
 import pytest
 import torch
-from mmldm.evaluation.impacts import (
+
+from mmldm.errors import UserError
+from mmldm.worlds.impacts.clips import ImpactsConfig, synthesize
+from mmldm.worlds.impacts.motion import background
+from mmldm.worlds.impacts.report_old import (
     calibration,
     impacts_report,
     measure,
     share,
     true_impacts,
 )
-from mmldm.evaluation.impacts_table import markdown
-
-from mmldm.errors import UserError
-from mmldm.worlds.impacts.clips import ImpactsConfig, synthesize
-from mmldm.worlds.impacts.motion import background
 from mmldm.worlds.impacts.sync import Moments
+from mmldm.worlds.impacts.table import markdown
 
 NAMES = ("drum", "glass", "rubber")
 
@@ -115,7 +115,7 @@ def test_report_is_json_and_its_table_has_every_set(report):
 
 def test_measuring_does_not_depend_on_the_batch(real, empty, classifiers, monkeypatch):
     whole = measure(real[:6], classifiers, empty)
-    monkeypatch.setattr("mmldm.evaluation.impacts.BATCH", 4)
+    monkeypatch.setattr("mmldm.worlds.impacts.report_old.BATCH", 4)
     parts = measure(real[:6], classifiers, empty)
     assert len(parts.moments) == 6
     assert torch.equal(whole.verdicts.classes.audio, parts.verdicts.classes.audio)

@@ -24,7 +24,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from mmldm.errors import UserError
-from mmldm.files import whole_file
+from mmldm.files import write_json
 from mmldm.media.clip import Clip
 from mmldm.types import ClipSpec
 from mmldm.worlds.impacts.materials import MATERIALS
@@ -188,7 +188,7 @@ def _claim(folder: Path, config: ImpactsConfig) -> None:
         return
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} is not empty and has no {CONFIG_FILE}; name another folder")
-    _write_json(described, wanted)
+    write_json(described, wanted)
 
 
 def _truth_path(folder: Path, config: ImpactsConfig, index: int) -> Path:
@@ -212,12 +212,7 @@ def _write_clip(folder: Path, config: ImpactsConfig, index: int) -> None:
         "balls": [asdict(ball) for ball in rendered.balls],
         "impacts": [asdict(impact) for impact in rendered.impacts],
     }
-    _write_json(path, truth)
-
-
-def _write_json(path: Path, value: object) -> None:
-    with whole_file(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+    write_json(path, truth)
 
 
 def _read_json(path: Path) -> dict[str, object]:

@@ -16,9 +16,9 @@ import numpy as np
 from torch import Tensor
 
 from mmldm.errors import UserError
-from mmldm.evaluation import motion
 from mmldm.evaluation.onsets import detect_onsets
 from mmldm.media.clip import Clip
+from mmldm.worlds.impacts import motion
 
 SHUFFLES = 8
 BOOTSTRAPS = 1000

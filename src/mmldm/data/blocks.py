@@ -1,0 +1,113 @@
+"""Which windows of which files a cache holds, and in which blocks they are encoded.
+
+rows of a split -> blocks of sources (a file, where its windows start) -> pieces that are read at once. All of
+it is a function of manifest, recipe and seed: any number of processes makes the same cache, window by window.
+What changes here changes caches, and raises `cache_writer.FORMAT`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from mmldm.data.clips import windows
+from mmldm.data.manifest import Row
+from mmldm.types import ClipSpec
+
+BLOCK_WINDOWS = 512
+"""A block has whole files and at most so many windows; a file with more fills blocks of its own."""
+PIECE_BYTES = 96 * 2**20
+"""Of the pictures that are held at once while a long file is read."""
+FAR = 3.0
+"""Seconds without a window that are worth a seek rather than decoding."""
+
+Starts = Callable[[Row], Sequence[float]]
+"""Where the windows of a file are asked for, ascending, in seconds."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file's windows in one block.
+
+    Attributes:
+        name: Its path; with the windows' numbers where the file fills several blocks.
+        starts: Seconds on the file's clock.
+    """
+
+    row: Row
+    name: str
+    starts: tuple[float, ...]
+
+
+def fixed_starts(row: Row, spec: ClipSpec, count: int) -> list[float]:
+    """Evenly spread over the clip, the middle for one: for what is measured."""
+    return [start for _, start in windows([row], spec, min(count, _frames(row, spec)))]
+
+
+def random_starts(row: Row, spec: ClipSpec, count: int, seed: int) -> list[float]:
+    """A random frame in each of `count` equal parts of the clip; every frame where it has no more than that.
+
+    They depend on (seed, path) alone, so that a file keeps its windows whatever other files there are.
+    """
+    frames = _frames(row, spec)
+    edges = np.arange(min(count, frames) + 1) * frames // min(count, frames)
+    name = hashlib.sha256(row.path.encode("utf-8", "surrogateescape")).digest()[:8]
+    draws = np.random.default_rng([seed, int.from_bytes(name, "big")]).random(len(edges) - 1)
+    numbers = edges[:-1] + np.floor(draws * np.diff(edges)).astype(int)
+    return [float(number) / _rate(row, spec) for number in numbers]
+
+
+def _frames(row: Row, spec: ClipSpec) -> int:
+    """At how many of its frames a window may begin."""
+    # A usable row's duration is measured, and at least one window long but for the tolerance.
+    assert row.duration is not None
+    return int(max(0.0, row.duration - spec.duration) * _rate(row, spec) + 1e-6) + 1
+
+
+def _rate(row: Row, spec: ClipSpec) -> float:
+    return row.fps or spec.fps
+
+
+def plan(rows: Sequence[Row], starts: Starts) -> list[list[Source]]:
+    """Consecutive files in blocks of at most BLOCK_WINDOWS windows."""
+    blocks: list[list[Source]] = []
+    room = 0
+    for row in rows:
+        for source in _sources(row, tuple(starts(row))):
+            if len(source.starts) > room:
+                blocks.append([])
+                room = BLOCK_WINDOWS
+            blocks[-1].append(source)
+            room -= len(source.starts)
+    return blocks
+
+
+def _sources(row: Row, starts: tuple[float, ...]) -> Iterator[Source]:
+    if len(starts) <= BLOCK_WINDOWS:
+        yield Source(row, row.path, starts)
+        return
+    for first in range(0, len(starts), BLOCK_WINDOWS):
+        part = starts[first : first + BLOCK_WINDOWS]
+        yield Source(row, f"{row.path}, windows {first} to {first + len(part) - 1}", part)
+
+
+def pieces(source: Source, spec: ClipSpec) -> list[tuple[float, ...]]:
+    """The starts of consecutive windows that are read at once, in bounded memory.
+
+    Windows that lie far apart are read each for itself.
+    """
+    most = max(spec.num_frames, PIECE_BYTES // (3 * spec.height * spec.width))
+    cut: list[list[float]] = []
+    for start in source.starts:
+        if cut:
+            first, last = cut[-1][0], cut[-1][-1]
+            span = (start + spec.duration - first) * _rate(source.row, spec)
+            shown = min(span, (len(cut[-1]) + 1) * spec.num_frames)
+            if shown <= most and start - (last + spec.duration) <= FAR:
+                cut[-1].append(start)
+                continue
+        cut.append([start])
+    return [tuple(piece) for piece in cut]

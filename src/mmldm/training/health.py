@@ -1,0 +1,145 @@
+"""What goes wrong in a job without ending it, counted and named: withheld updates, clips that cannot be read.
+
+on-device flags, failures of every process -> sentences and numbers for the report. The device is asked, and
+the processes talk, only when something is reported.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmldm.data.loader import refuse_many
+from mmldm.training.distributed import Process
+from mmldm.training.stage import Stage
+
+REMEMBERED = 4
+"""Withheld steps whose numbers are kept between two reports."""
+NAMED = 64
+"""At most so many clips of a step are named."""
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Withheld updates: now in a row, most in a row since the last report, in all."""
+
+    in_a_row: int
+    most: int
+    total: int
+
+
+class Withheld:
+    """Updates that were withheld because a loss or gradient was not finite.
+
+    Args:
+        device: Where counts and numbers stay until they are read.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._counts = torch.zeros(3, dtype=torch.int64, device=device)
+        self._steps = torch.zeros(REMEMBERED, dtype=torch.int64, device=device)
+        self._places = torch.arange(REMEMBERED, device=device)
+        self._told = 0
+
+    def update(self, bad: Tensor, step: int) -> None:
+        """Counts a step; nothing waits for the device.
+
+        Args:
+            bad: Whether its update was withheld, 0-d bool.
+            step: Completed with it.
+        """
+        in_a_row, most, total = self._counts.unbind()
+        here = (self._places == total - self._told) & bad
+        self._steps = torch.where(here, step, self._steps)
+        in_a_row = (in_a_row + 1) * bad
+        self._counts = torch.stack([in_a_row, torch.maximum(most, in_a_row), total + bad])
+
+    def read(self) -> Counts:
+        """The counts, from the device."""
+        counts = Counts(*self._counts.tolist())
+        self._counts[1] = counts.in_a_row
+        return counts
+
+    def tell(self, counts: Counts, step: int, clips_of: Callable[[int], Sequence[str]]) -> str:
+        """A sentence about what was withheld since the last one; "" where nothing was.
+
+        Args:
+            counts: Just read.
+            step: Now.
+            clips_of: The clips of the step after so many completed ones.
+        """
+        count = counts.total - self._told
+        if not count:
+            return ""
+        steps = self._steps[:count].tolist()
+        self._told = counts.total
+        named = [f"in step {number} with {_listed(clips_of(number - 1))}" for number in steps]
+        if count > len(named):
+            named.append(f"and in {count - len(named)} more")
+        return (
+            f"{count} update(s) withheld before step {step}: the loss or a gradient was not finite, "
+            + "; ".join(named)
+        )
+
+    def state(self) -> dict[str, Any]:
+        """JSON values for a checkpoint."""
+        total = self.read().total
+        steps = self._steps[: total - self._told].tolist()
+        return {"skipped_updates": total, "withheld": {"told": self._told, "steps": steps}}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Goes on from a checkpoint: what was not told yet will be; rows of bad steps begin anew."""
+        self._counts[2] = total = state["skipped_updates"]
+        # Earlier versions kept the count alone.
+        untold = state.get("withheld", {"told": total, "steps": []})
+        self._told = untold["told"]
+        self._steps[: len(untold["steps"])] = torch.tensor(untold["steps"], dtype=torch.int64)
+
+
+def _listed(clips: Sequence[str]) -> str:
+    unlike = list(dict.fromkeys(clips))
+    more = f" and {len(unlike) - NAMED} more" if len(unlike) > NAMED else ""
+    return ", ".join(unlike[:NAMED]) + more
+
+
+class Unreadable:
+    """Files that could not be read, of all processes.
+
+    Args:
+        stage: Its `failures` receive those of the others.
+    """
+
+    def __init__(self, stage: Stage, process: Process) -> None:
+        self._stage, self._process = stage, process
+        self._shared: set[str] = set()
+
+    def gather(self) -> list[str]:
+        """A sentence for every file; a collective call.
+
+        Raises:
+            UserError: More than a fifth of the files cannot be read.
+        """
+        failures = self._stage.failures
+        if self._stage.files:
+            own = {file: why for file, why in failures.items() if file not in self._shared}
+            for text in self._process.texts(json.dumps(own)):
+                failures.update(json.loads(text))
+            self._shared = set(failures)
+            if failures:
+                self._process.on_main(lambda: refuse_many(failures, self._stage.files))
+        return [
+            f"cannot read {file}: {reason}; another clip stands in"
+            for file, reason in failures.items()
+        ]
+
+    def held_out(self) -> list[str]:
+        """A sentence for every held-out file that validation and previews go without."""
+        return [
+            f"cannot read {file}: {reason}; it is held out, and is left out of what is validated"
+            for file, reason in self._stage.held_out_failures.items()
+        ]

@@ -1,0 +1,60 @@
+"""The recipe that is chosen without a file: how many windows of the material at hand are cached."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from mmldm.data.manifest import Manifest, Row
+from mmldm.training.recipe import TARGET_WINDOWS, choose_recipe
+
+LONGER = {"frames": ("clip.num_frames=32",), "rate": ("clip.fps=5",)}
+"""Clips of 3.2 s, by either setting."""
+
+
+@pytest.fixture(autouse=True)
+def known_speed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mmldm.training.recipe.relative_speed", lambda device: 1.0)
+
+
+def material(*durations: float) -> Manifest:
+    return Manifest(
+        root=Path("/clips"),
+        rows=tuple(
+            Row(
+                path=f"{i}.mp4", status="used", split="train", duration=duration, fps=25.0,
+                size=1, mtime_ns=1,
+            )
+            for i, duration in enumerate(durations)
+        ),
+    )  # fmt: skip
+
+
+def chosen(manifest: Manifest, *changes: str) -> int:
+    recipe = choose_recipe(manifest, torch.device("cpu"), 10, changes)
+    return recipe.data.windows_per_clip
+
+
+@pytest.mark.parametrize("changes", LONGER.values(), ids=LONGER)
+def test_windows_are_counted_in_the_recipes_own_clips(changes: tuple[str, ...]) -> None:
+    """At most four per clip length of material: 10 s are 6.25 clips of 1.6 s, and 3.125 of 3.2 s."""
+    assert chosen(material(*[10.0] * 40)) == 25
+    assert chosen(material(*[10.0] * 40), *changes) == 13
+
+
+def test_a_large_set_has_the_target_in_all() -> None:
+    assert chosen(material(*[10.0] * 500)) == TARGET_WINDOWS / 500
+
+
+def test_clips_as_long_as_a_window_have_one() -> None:
+    assert chosen(material(*[1.6] * 40)) == 1
+    assert chosen(material(*[1.62] * 40)) == 1, "no other frame to begin at"
+    assert chosen(material(*[3.2] * 40), *LONGER["frames"]) == 1
+
+
+def test_a_long_file_among_short_ones_makes_up_for_them() -> None:
+    assert chosen(material(3600.0, *[1.6] * 99)) == TARGET_WINDOWS - 99
+
+
+def test_windows_asked_for_by_name_stand() -> None:
+    assert chosen(material(*[10.0] * 40), "data.windows_per_clip=3") == 3
