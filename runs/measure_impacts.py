@@ -20,7 +20,7 @@ import torch
 
 from mmldm.cli.generate import BUNDLED
 from mmldm.data.clips import spread
-from mmldm.data.manifest import Manifest, Row, scan
+from mmldm.data.manifest import Entry, Manifest, scan
 from mmldm.errors import UserError
 from mmldm.evaluation.classifier_training import train_classifiers
 from mmldm.evaluation.classifiers import Classifiers
@@ -128,10 +128,10 @@ class World:
         drawn = [self.real[i] for i in spread(BACKGROUND_CLIPS, len(self.real))]
         self.empty = background([self.clip(row).frames for row in drawn])
 
-    def clip(self, row: Row) -> Clip:
+    def clip(self, row: Entry) -> Clip:
         return read_clip(self.manifest.file(row), 0.0, self.spec)
 
-    def read(self, rows: Sequence[Row], name: str) -> Iterator[Clip]:
+    def read(self, rows: Sequence[Entry], name: str) -> Iterator[Clip]:
         return watched((self.clip(row) for row in rows), name, len(rows))
 
     def repeated(self, values: Sequence[Any]) -> list[Any]:

@@ -49,7 +49,7 @@ def test_scan_says_why_nothing_can_be_used(tmp_path: Path) -> None:
     result = mmldm("scan", tmp_path, "--out", out)
     assert "skipped, unreadable: 1 (such as a.mp4)" in result.out
     assert "none of the 1 media files" in result.complaint()
-    assert len(Manifest.load(out).rows) == 1
+    assert len(Manifest.load(out).entries) == 1
 
 
 def test_scan_shows_no_name_that_moves_the_cursor(clip_folder: Path, tmp_path: Path) -> None:
@@ -83,9 +83,9 @@ def test_interrupted_scan_goes_on_beside_its_output_and_writes_nothing_without_o
     clip_folder: Path, tmp_path: Path
 ) -> None:
     out, kept = tmp_path / "manifest.jsonl", tmp_path / "manifest.jsonl.unfinished"
-    entries = find_media(clip_folder).entries
-    begun = measure_files(clip_folder, entries, Limits(), False, 1, kept)
-    known = {entries[next(begun).index].path for _ in range(3)}
+    listing = find_media(clip_folder).listing
+    begun = measure_files(clip_folder, listing, Limits(), False, 1, kept)
+    known = {listing[next(begun).index].path for _ in range(3)}
     begun.close()
     kept.write_text(kept.read_text().replace('"channels": 1', '"channels": 7'))
     words = ("scan", clip_folder, "--frames", 4, "--workers", 1)

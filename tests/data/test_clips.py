@@ -8,7 +8,7 @@ import torch
 
 from mmldm.data.clips import NO_CLASS, WindowDataset, held_out_windows, windows
 from mmldm.data.loader import Failed, IndexedLoader
-from mmldm.data.manifest import Manifest, Row, scan
+from mmldm.data.manifest import Entry, Manifest, scan
 from mmldm.errors import UserError
 from mmldm.evaluation.protocol import Protocol
 from mmldm.evaluation.sets import clip_set
@@ -53,12 +53,14 @@ def test_item_holds_the_window_it_announces(manifest: Manifest) -> None:
 def test_all_readers_give_the_same_window_for_the_same_start(manifest: Manifest) -> None:
     """Loader, held-out batch, evaluation and reader, at starts off the grid of 10 fps."""
     held_out = manifest.model_copy(
-        update={"rows": tuple(r.model_copy(update={"split": "held_out"}) for r in manifest.rows)}
+        update={
+            "entries": tuple(r.model_copy(update={"split": "held_out"}) for r in manifest.entries)
+        }
     )
     dataset = WindowDataset(held_out, SPEC, "held_out", seed=3)
     sound = WindowDataset(held_out, SPEC, "held_out", seed=3, sound_only=True)
     batch, _ = held_out_windows(held_out, SPEC, 3, 5)
-    for index, row in enumerate(held_out.rows):
+    for index, row in enumerate(held_out.entries):
         start, path = dataset.start(0, index), held_out.file(row)
         clip = read_clip(path, start, SPEC)
         frame = round(start * 10) / 10
@@ -70,8 +72,8 @@ def test_all_readers_give_the_same_window_for_the_same_start(manifest: Manifest)
         for waveform in (item["waveform"], batch["waveform"][index], heard["waveform"]):
             assert torch.equal(waveform, clip.waveform)
     protocol = Protocol(name="test", spec=SPEC)
-    for source in clip_set("real", held_out, held_out.rows, protocol).clips:
-        row = next(row for row in held_out.rows if row.path == source.file)
+    for source in clip_set("real", held_out, held_out.entries, protocol).clips:
+        row = next(row for row in held_out.entries if row.path == source.file)
         assert row.duration is not None
         middle = (row.duration - SPEC.duration) / 2
         evaluated, clip = source.read(SPEC), read_clip(held_out.file(row), middle, SPEC)
@@ -110,7 +112,7 @@ def test_clip_that_vanishes_fails_by_name_and_is_counted(
 ) -> None:
     rows = [row.model_copy(update={"split": "train"}) for row in manifest.usable]
     rows += [rows[0].model_copy(update={"path": "gone.mp4"})]
-    dataset = WindowDataset(Manifest(root=manifest.root, rows=tuple(rows)), SPEC, "train", seed=0)
+    dataset = WindowDataset(Manifest(root=manifest.root, entries=tuple(rows)), SPEC, "train", seed=0)
     failed = dataset[(0, 5)]
     assert isinstance(failed, Failed)
     assert failed.file == "gone.mp4"
@@ -125,18 +127,18 @@ def test_split_without_clips_is_refused(manifest: Manifest) -> None:
         IndexedLoader(WindowDataset(manifest, SPEC, "held_out", 0), batch_size=2, seed=0)
 
 
-def row(duration: float) -> Row:
-    return Row(path="x.mp4", status="used", duration=duration, size=1, mtime_ns=1)
+def entry(duration: float) -> Entry:
+    return Entry(path="x.mp4", status="used", duration=duration, size=1, mtime_ns=1)
 
 
 def test_fixed_windows_are_spread_from_start_to_end() -> None:
-    assert windows([row(2.4)], SPEC, 3) == [
-        (row(2.4), 0.0), (row(2.4), 1.0), (row(2.4), 2.0),
+    assert windows([entry(2.4)], SPEC, 3) == [
+        (entry(2.4), 0.0), (entry(2.4), 1.0), (entry(2.4), 2.0),
     ]  # fmt: skip
-    assert windows([row(2.4)], SPEC, 1) == [(row(2.4), 1.0)]
+    assert windows([entry(2.4)], SPEC, 1) == [(entry(2.4), 1.0)]
 
 
 def test_clip_as_long_as_a_window_has_one() -> None:
-    assert windows([row(0.4), row(0.4)], SPEC, 3) == [(row(0.4), 0.0)] * 2
+    assert windows([entry(0.4), entry(0.4)], SPEC, 3) == [(entry(0.4), 0.0)] * 2
     # A usable file may be 20 ms shorter than a window.
-    assert windows([row(0.39)], SPEC, 3) == [(row(0.39), 0.0)]
+    assert windows([entry(0.39)], SPEC, 3) == [(entry(0.39), 0.0)]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mmldm.data.folder import Entry, find_media, json_lines, read_list
+from mmldm.data.folder import Listed, find_media, json_lines, read_list
 from mmldm.errors import UserError
 
 
@@ -22,7 +22,7 @@ def touched(root: Path, *names: str | bytes) -> Path:
 
 def places(root: Path, **options: object) -> dict[str, tuple[str | None, str | None]]:
     found = find_media(root, **options)
-    return {entry.path: (entry.class_name, entry.split) for entry in found.entries}
+    return {listed.path: (listed.class_name, listed.split) for listed in found.listing}
 
 
 def test_own_splits_of_a_data_set_are_recognised_below_them_classes(tmp_path: Path) -> None:
@@ -82,7 +82,7 @@ def test_two_spellings_of_a_class_are_one_class_and_files_keep_their_paths(tmp_p
 def test_recordings_are_found_by_a_pattern(tmp_path: Path) -> None:
     touched(tmp_path, "fire_crackling_136_6_34.mp4", "fire_crackling_136_7.mp4", "unnamed.mp4")
     found = find_media(tmp_path, group_pattern="^([a-z_]+_[0-9]+)_")
-    groups = {entry.path: entry.group for entry in found.entries}
+    groups = {listed.path: listed.group for listed in found.listing}
     assert groups == {
         "fire_crackling_136_6_34.mp4": "fire_crackling_136",
         "fire_crackling_136_7.mp4": "fire_crackling_136",
@@ -92,7 +92,7 @@ def test_recordings_are_found_by_a_pattern(tmp_path: Path) -> None:
 
 def test_names_that_are_not_utf8_are_shown_escaped_and_marked(tmp_path: Path) -> None:
     touched(tmp_path, b"caf\xe9/a.mp4", b"b\xff.mp4", "c.mp4")
-    named = {entry.path: entry.named for entry in find_media(tmp_path).entries}
+    named = {listed.path: listed.named for listed in find_media(tmp_path).listing}
     assert named == {r"caf\xe9/a.mp4": False, r"b\xff.mp4": False, "c.mp4": True}
     assert find_media(tmp_path).notes == [
         "names that are not UTF-8: 2 files skipped; rename them or their folders"
@@ -108,7 +108,7 @@ def test_links_are_counted_by_what_they_are_and_one_is_named(tmp_path: Path) -> 
     (root / "gone.mp4").symlink_to("nowhere.mp4")
     (root / "loop.mp4").symlink_to("loop.mp4")
     found = find_media(root)
-    assert [entry.path for entry in found.entries] == ["inside.mp4", "real/a.mp4"]
+    assert [listed.path for listed in found.listing] == ["inside.mp4", "real/a.mp4"]
     assert found.ignored == {
         "broken link": 2, "hidden": 2, "link out of the folder": 1, "link to a folder": 1,
         "not media": 1,
@@ -129,10 +129,10 @@ def test_links_are_followed_where_asked_each_folder_once(tmp_path: Path) -> None
     (root / "c.mp4").symlink_to(outside / "dog" / "b.mp4")
     (root / "loop").symlink_to("loop")
     found = find_media(root, follow_links=True)
-    assert [entry.path for entry in found.entries] == [
+    assert [listed.path for listed in found.listing] == [
         "again/c.mp4", "c.mp4", "dog/b.mp4", "real/a.mp4",
     ]  # fmt: skip
-    assert found.entries[2].class_name == "dog"
+    assert found.listing[2].class_name == "dog"
     assert found.ignored == {"link to a folder that is read anyway": 4, "not media": 1}
     assert found.notes == []
 
@@ -150,13 +150,13 @@ def test_lines_of_a_list_end_at_newlines_alone(tmp_path: Path) -> None:
         b'\xef\xbb\xbf{"path": "a\xe2\x80\xa8b.mp4", "group": "r"}\r\n{"path": "c\xc2\x85d.mp4"}\n'
     )
     assert [number for number, _ in json_lines(path)] == [1, 2]
-    assert read_list(path).entries == [Entry("a\u2028b.mp4", group="r"), Entry("c\x85d.mp4")]
+    assert read_list(path).listing == [Listed("a\u2028b.mp4", group="r"), Listed("c\x85d.mp4")]
 
 
 def test_names_in_a_list_that_no_file_can_have_are_marked(tmp_path: Path) -> None:
     path = tmp_path / "list.jsonl"
     path.write_text('{"path": "a\\u0000.mp4"}\n{"path": "\\ud800.mp4"}\n')
-    assert [(e.path, e.named) for e in read_list(path).entries] == [
+    assert [(e.path, e.named) for e in read_list(path).listing] == [
         (r"a\x00.mp4", False), (r"\ud800.mp4", False),
     ]  # fmt: skip
     path.write_text('{"path": "a.mp4", "class_name": "\\ud800"}\n')

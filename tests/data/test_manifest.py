@@ -19,7 +19,7 @@ from mmldm.data.clips import WindowDataset
 from mmldm.data.folder import find_media
 from mmldm.data.latents import cache_key, files_key
 from mmldm.data.loader import Failed
-from mmldm.data.manifest import Manifest, Row, assign_splits, scan
+from mmldm.data.manifest import Entry, Manifest, assign_splits, scan
 from mmldm.data.measuring import measure_files
 from mmldm.errors import MediaError, UserError
 from mmldm.media.clip import Clip
@@ -56,9 +56,9 @@ def folder(tmp_path: Path, clip_file: Path) -> Path:
     return root
 
 
-def rows_named(names: list[str], class_name: str | None = None) -> list[Row]:
+def rows_named(names: list[str], class_name: str | None = None) -> list[Entry]:
     return [
-        Row(path=name, status="used", class_name=class_name, duration=2.0, size=1, mtime_ns=1)
+        Entry(path=name, status="used", class_name=class_name, duration=2.0, size=1, mtime_ns=1)
         for name in names
     ]
 
@@ -66,9 +66,9 @@ def rows_named(names: list[str], class_name: str | None = None) -> list[Row]:
 def test_scan_finds_every_media_file_and_the_counts_add_up(folder: Path) -> None:
     seen = []
     manifest = scan(folder, SPEC, progress=lambda done, total: seen.append((done, total)))
-    assert len(manifest.rows) == 8
+    assert len(manifest.entries) == 8
     assert len(manifest.usable) == 6
-    assert {row.path: row.reason for row in manifest.rows if not row.usable} == {
+    assert {row.path: row.reason for row in manifest.entries if not row.usable} == {
         "drum/broken.mp4": "unreadable",
         "drum/page.webm": "unreadable",
     }
@@ -98,7 +98,7 @@ def test_too_short_for_the_clip_is_skipped_and_exactly_long_enough_is_not(folder
     assert len(scan(folder, exact).usable) == 6
     longer = SPEC.model_copy(update={"num_frames": 21})
     manifest = scan(folder, longer)
-    assert Counter(row.reason for row in manifest.rows) == {"too_short": 6, "unreadable": 2}
+    assert Counter(row.reason for row in manifest.entries) == {"too_short": 6, "unreadable": 2}
     with pytest.raises(UserError, match=r"too_short \(6\)"):
         manifest.require_clips()
 
@@ -115,7 +115,7 @@ def test_a_file_over_its_time_limit_is_a_timeout(
     """The alarm rings as soon as it is set, before any worker can answer."""
     monkeypatch.setattr(threading.Timer, "start", threading.Timer.run)
     manifest = scan(folder, SPEC, limits=Limits(seconds=0.001), workers=1)
-    assert {row.reason for row in manifest.rows} == {"timeout"}
+    assert {row.reason for row in manifest.entries} == {"timeout"}
 
 
 def test_saved_manifest_loads_equal(folder: Path, tmp_path: Path) -> None:
@@ -134,7 +134,7 @@ def test_files_without_sound_or_picture_are_kept_for_training_where_allowed(
     Clip(torch.zeros(1, 3, 16, 16, dtype=torch.uint8), sound, 10.0, 16000).save(
         folder / "bell/strike.wav"
     )
-    strict = {row.path: row.reason for row in scan(folder, SPEC).rows}
+    strict = {row.path: row.reason for row in scan(folder, SPEC).entries}
     assert (strict["drum/mute.mp4"], strict["drum/dark.mp4"]) == ("no_audio", "no_video")
     assert "bell/strike.wav" not in strict
 
@@ -180,7 +180,7 @@ def test_plain_list_gives_paths_and_classes(folder: Path) -> None:
         '{"path": "loose.mp4", "split": "held_out"}\n{"path": "missing.mp4"}\n'
     )
     manifest = scan(listing, SPEC)
-    assert [(r.path, r.class_name, r.split, r.reason) for r in manifest.rows] == [
+    assert [(r.path, r.class_name, r.split, r.reason) for r in manifest.entries] == [
         ("bell/a.mp4", "gong", "train", None),
         ("loose.mp4", None, "held_out", None),
         ("missing.mp4", None, None, "unreadable"),
@@ -202,7 +202,7 @@ def test_plain_list_gives_paths_and_classes(folder: Path) -> None:
         ),
         (
             '{"format": "mmldm-manifest", "version": 1, "root": "."}\n{"path": "a", "size": "x"}\n',
-            "line 2 is not a manifest row",
+            "line 2 is not a manifest entry",
         ),
     ],
 )
@@ -238,7 +238,7 @@ def test_a_wrong_list_is_a_user_error_with_its_line(
         scan(tmp_path / "list.jsonl", SPEC)
 
 
-def splits(rows: list[Row], held_out: float = 0.1, seed: int = 0) -> dict[str, str]:
+def splits(rows: list[Entry], held_out: float = 0.1, seed: int = 0) -> dict[str, str]:
     return {row.path: row.split for row in assign_splits(rows, held_out, seed)}
 
 
@@ -275,7 +275,7 @@ def test_pattern_finds_the_class_in_a_file_name(tmp_path: Path, clip_file: Path)
     for name in ("gBR_sBM_c01_d04_mBR0_ch01", "gHO_sFM_c01_d20_mHO5_ch02", "unnamed"):
         shutil.copy(clip_file, tmp_path / f"{name}.mp4")
     manifest = scan(tmp_path, SPEC, class_pattern="_m([A-Z]{2}[0-9])_")
-    assert [row.class_name for row in manifest.rows] == ["BR0", "HO5", None]
+    assert [row.class_name for row in manifest.entries] == ["BR0", "HO5", None]
 
 
 def test_summary_names_counts_reasons_and_warnings(folder: Path) -> None:
@@ -307,13 +307,13 @@ def test_files_whose_names_are_not_utf8_are_skipped_and_the_rest_is_scanned(
 ) -> None:
     shutil.copy(clip_file, name_of(folder, b"bell/caf\xe9.mp4"))
     manifest = scan(folder, SPEC)
-    row = next(row for row in manifest.rows if row.reason == "unreadable_name")
+    row = next(row for row in manifest.entries if row.reason == "unreadable_name")
     assert row.path == r"bell/caf\xe9.mp4"
     assert row.note == r"the name bell/caf\xe9.mp4 is not UTF-8; rename the file or folder"
-    assert len(manifest.usable) == 6 and len(manifest.rows) == 9
+    assert len(manifest.usable) == 6 and len(manifest.entries) == 9
     assert Manifest.load(manifest.save(tmp_path / "m.jsonl")) == manifest
     assert r"unreadable_name: 1 (such as bell/caf\xe9.mp4)" in manifest.summary()
-    assert manifest.changed() == [] and manifest.arrivals(find_media(folder).entries) == []
+    assert manifest.changed() == [] and manifest.arrivals(find_media(folder).listing) == []
     with pytest.raises(UserError, match=r"the name of the folder .*/\\xff is not UTF-8"):
         scan(folder.rename(name_of(tmp_path, b"\xff")), SPEC)
 
@@ -333,7 +333,7 @@ def test_any_character_of_a_name_survives_the_manifest_and_none_reaches_the_term
     assert len(manifest.usable) == 3 and manifest.classes == [f"class{mark}x"]
     assert Manifest.load(manifest.save(tmp_path / "m.jsonl")) == manifest
     assert mark not in manifest.summary().replace("\n", "" if mark != "\n" else " ")
-    assert mark not in (manifest.rows[0].note or "")
+    assert mark not in (manifest.entries[0].note or "")
     lines = manifest.summary().split("\n")
     assert sum("copy" in line for line in lines) == 1
     assert all(line.startswith("  ") for line in lines[1:])
@@ -365,9 +365,9 @@ def test_equal_contents_are_told_and_so_are_those_in_two_classes(
     for path, mark in {"a/1": "x", "a/2": "x", "b/3": "x", "b/4": "y", "b/5": "z"}.items():
         marked_copy(clip_file, tmp_path / f"{path}.mp4", mark)
     manifest = scan(tmp_path, SPEC, held_out=0.5)
-    shas = {row.path: row.sha256 for row in manifest.rows}
+    shas = {row.path: row.sha256 for row in manifest.entries}
     assert shas["a/1.mp4"] == sha256((tmp_path / "a/1.mp4").read_bytes()).hexdigest()
-    assert len({row.split for row in manifest.rows if row.sha256 == shas["a/1.mp4"]}) == 1
+    assert len({row.split for row in manifest.entries if row.sha256 == shas["a/1.mp4"]}) == 1
     text = manifest.summary()
     assert "equal contents: 2 files repeat another one (such as a/1.mp4 and a/2.mp4)" in text
     assert "warning: 1 contents stand in two classes" in text
@@ -380,7 +380,7 @@ def test_recordings_are_counted_and_stay_together(clip_file: Path, tmp_path: Pat
     assert "recordings: 3 in 4 clips, each on one side; 1 clips are of no known recording" in (
         manifest.summary()
     )
-    assert Manifest.load(manifest.save(tmp_path / "m.jsonl")).rows == manifest.rows
+    assert Manifest.load(manifest.save(tmp_path / "m.jsonl")).entries == manifest.entries
 
 
 def test_folder_of_links_alone_says_that_links_are_not_followed(
@@ -437,7 +437,7 @@ def test_manifest_of_version_1_opens_and_keeps_its_files_key(folder: Path, tmp_p
     path = manifest.save(tmp_path / "m.jsonl")
     as_version_1(path)
     old = Manifest.load(path)
-    assert [row.path for row in old.rows] == [row.path for row in manifest.rows]
+    assert [row.path for row in old.entries] == [row.path for row in manifest.entries]
     rows = [[r.path, r.size, r.mtime_ns, r.class_name, r.split, r.duration] for r in old.usable]
     assert files_key(old) == cache_key(files=rows)
     assert old.changed() == []
@@ -455,8 +455,8 @@ def test_touched_file_is_the_same_file_and_other_content_is_not(folder: Path) ->
     (folder / "drum/broken.mp4").unlink()
     assert manifest.changed() == [second]
     touched = manifest.touched()
-    assert [row.mtime_ns for row in touched.rows if row.path == first.path] == [10**18]
-    assert {row.path for row in touched.rows if row not in manifest.rows} == {first.path}
+    assert [row.mtime_ns for row in touched.entries if row.path == first.path] == [10**18]
+    assert {row.path for row in touched.entries if row not in manifest.entries} == {first.path}
     assert files_key(touched) == files_key(manifest)
     assert touched.touched() == touched
 
@@ -475,7 +475,7 @@ def test_changed_content_of_the_same_size_and_time_is_noticed_when_it_is_read(fo
     assert error.value.reason == "changed"
     assert manifest.file(other) == folder / other.path
     everything = manifest.model_copy(
-        update={"rows": tuple(r.model_copy(update={"split": "train"}) for r in manifest.usable)}
+        update={"entries": tuple(r.model_copy(update={"split": "train"}) for r in manifest.usable)}
     )
     items = [WindowDataset(everything, SPEC, "train", 0)[(0, index)] for index in range(2)]
     assert isinstance(items[0], Failed) and items[0].file == row.path
@@ -486,10 +486,10 @@ def test_files_that_came_or_were_mended_since_the_scan_are_found(
     folder: Path, clip_file: Path
 ) -> None:
     manifest = scan(folder, SPEC)
-    assert manifest.arrivals(find_media(folder).entries) == []
+    assert manifest.arrivals(find_media(folder).listing) == []
     marked_copy(clip_file, folder / "bell/new.mp4")
     marked_copy(clip_file, folder / "drum/broken.mp4")
-    arrived = manifest.arrivals(find_media(folder).entries)
+    arrived = manifest.arrivals(find_media(folder).listing)
     assert arrived == ["bell/new.mp4", "drum/broken.mp4"]
     assert manifest.changed() == []
 
@@ -500,8 +500,8 @@ def test_second_scan_decodes_what_is_new_and_known_clips_keep_their_side(
     manifest = scan(folder, SPEC, held_out=0.5)
     turned = {"train": "held_out", "held_out": "train", None: None}
     known = manifest.model_copy(
-        update={"rows": tuple(r.model_copy(update={"split": turned[r.split], "fps": 99.0})
-                              for r in manifest.rows)}
+        update={"entries": tuple(r.model_copy(update={"split": turned[r.split], "fps": 99.0})
+                              for r in manifest.entries)}
     )  # fmt: skip
     marked_copy(clip_file, folder / "bell/new.mp4")
     (folder / "bell/a.mp4").unlink()
@@ -526,10 +526,10 @@ def test_second_scan_of_version_1_skips_training_copies_of_what_is_held_out(
     sides = {"bell/a.mp4": "held_out", "bell/twin.mp4": "train"}
     rows = [
         row.model_copy(update={"sha256": None, "split": sides.get(row.path, row.split)})
-        for row in scan(folder, SPEC).rows
+        for row in scan(folder, SPEC).entries
     ]
-    old = Manifest(root=folder, rows=tuple(rows))
-    again = {row.path: row for row in scan(folder, SPEC, known=old).rows}
+    old = Manifest(root=folder, entries=tuple(rows))
+    again = {row.path: row for row in scan(folder, SPEC, known=old).entries}
     assert again["bell/a.mp4"].split == "held_out" and again["bell/a.mp4"].sha256
     assert again["bell/twin.mp4"].reason == "copy_of_held_out"
 
@@ -541,7 +541,7 @@ def test_manifest_cut_at_the_end_of_a_line_is_noticed(
     path = scan(folder, SPEC).save(tmp_path / "m.jsonl")
     kept = path.read_bytes().split(b"\n")[:lines]
     path.write_bytes(b"\n".join(kept) + b"\n")
-    with pytest.raises(UserError, match=f"is cut: it holds {lines - 1} of 8 rows"):
+    with pytest.raises(UserError, match=f"is cut: it holds {lines - 1} of 8 files"):
         Manifest.load(path)
 
 
@@ -576,16 +576,16 @@ def test_interrupted_scan_goes_on_and_ends_as_if_it_had_not_been(
     resumed = scan(folder, SPEC, unfinished=unfinished, progress=lambda done, _: seen.append(done))
     assert seen == [*range(1, 9)]
     drop = {"mtime_ns": 0}
-    assert [r.model_copy(update=drop) for r in resumed.rows] == [
-        r.model_copy(update=drop) for r in whole.rows
+    assert [r.model_copy(update=drop) for r in resumed.entries] == [
+        r.model_copy(update=drop) for r in whole.entries
     ]
     assert not unfinished.parent.exists() or not list(unfinished.parent.iterdir())
-    assert scan(folder, SPEC, limits=other, unfinished=unfinished).rows == resumed.rows
+    assert scan(folder, SPEC, limits=other, unfinished=unfinished).entries == resumed.entries
 
 
 def test_results_under_other_limits_are_not_taken_over(folder: Path, tmp_path: Path) -> None:
     unfinished = tmp_path / "m.unfinished"
-    entries = find_media(folder).entries
+    entries = find_media(folder).listing
     strict = Limits(max_pixels=16)
     first = next(iter(measure_files(folder, entries, strict, False, 1, unfinished)))
     assert first.reason == "too_large" and unfinished.is_file()
@@ -599,4 +599,4 @@ def test_manifest_as_a_source_stands_for_its_folder_and_keeps_its_splits(
     manifest = scan(folder, SPEC, held_out=0.5, seed=3)
     path = manifest.save(tmp_path / "elsewhere.jsonl")
     again = scan(path, SPEC, held_out=0.0)
-    assert again.rows == manifest.rows and again.root == manifest.root
+    assert again.entries == manifest.entries and again.root == manifest.root

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import pytest
 
-from mmldm.data.manifest import Row, assign_splits
+from mmldm.data.manifest import Entry, assign_splits
 from mmldm.data.splits import draw, joined
 
 
-def row(path: str, **facts: object) -> Row:
+def entry(path: str, **facts: object) -> Entry:
     common = {"status": "used", "duration": 2.0, "size": 1, "mtime_ns": 1}
-    return Row(path=path, **{**common, **facts})
+    return Entry(path=path, **{**common, **facts})
 
 
-def sides(rows: list[Row], held_out: float = 0.3, seed: int = 0) -> dict[str, str | None]:
+def sides(rows: list[Entry], held_out: float = 0.3, seed: int = 0) -> dict[str, str | None]:
     return {row.path: row.split for row in assign_splits(rows, held_out, seed) if row.usable}
 
 
 def test_lone_files_draw_by_their_paths_as_in_version_1() -> None:
     """Golden: sides that version 1 of the manifest gave these names (commit 950a8b9)."""
-    rows = [row(f"{n}.mp4", sha256=f"{n:064x}") for n in range(40)]
+    rows = [entry(f"{n}.mp4", sha256=f"{n:064x}") for n in range(40)]
     held = {int(path[:-4]) for path, side in sides(rows, 0.1).items() if side == "held_out"}
     assert held == {n for n in range(40) if draw(f"{n}.mp4", 0) < 0.1}
     assert held == {3, 14, 21, 34, 38}
@@ -27,31 +27,31 @@ def test_lone_files_draw_by_their_paths_as_in_version_1() -> None:
 
 @pytest.mark.parametrize("seed", range(10))
 def test_equal_contents_and_parts_of_a_recording_stand_on_one_side(seed: int) -> None:
-    copies = [row(f"{n}_{k}.mp4", sha256=f"{n}") for n in range(30) for k in range(3)]
+    copies = [entry(f"{n}_{k}.mp4", sha256=f"{n}") for n in range(30) for k in range(3)]
     found = sides(copies, seed=seed)
     assert all(len({found[f"{n}_{k}.mp4"] for k in range(3)}) == 1 for n in range(30))
     assert set(found.values()) == {"train", "held_out"}
-    parts = [row(f"{n}_{k}.mp4", group=f"take {n}") for n in range(30) for k in range(3)]
+    parts = [entry(f"{n}_{k}.mp4", group=f"take {n}") for n in range(30) for k in range(3)]
     found = sides(parts, seed=seed)
     assert all(len({found[f"{n}_{k}.mp4"] for k in range(3)}) == 1 for n in range(30))
 
 
 @pytest.mark.parametrize("seed", range(10))
 def test_a_recordings_side_does_not_depend_on_how_many_parts_there_are(seed: int) -> None:
-    def rows(parts: int) -> list[Row]:
-        return [row(f"{n}_{k}.mp4", group=f"take {n}") for n in range(40) for k in range(parts)]
+    def entries(parts: int) -> list[Entry]:
+        return [entry(f"{n}_{k}.mp4", group=f"take {n}") for n in range(40) for k in range(parts)]
 
-    few, many = sides(rows(1), seed=seed), sides(rows(4), seed=seed)
+    few, many = sides(entries(1), seed=seed), sides(entries(4), seed=seed)
     assert all(many[path] == side for path, side in few.items())
-    fewer = sides(rows(4)[40:120], seed=seed)
+    fewer = sides(entries(4)[40:120], seed=seed)
     assert all(many[path] == side for path, side in fewer.items())
 
 
 def test_a_copy_in_another_recording_joins_both() -> None:
     rows = [
-        row("a1.mp4", group="a", sha256="1"), row("a2.mp4", group="a", sha256="2"),
-        row("b1.mp4", group="b", sha256="2"), row("b2.mp4", group="b", sha256="3"),
-        *(row(f"{n}.mp4") for n in range(20)),
+        entry("a1.mp4", group="a", sha256="1"), entry("a2.mp4", group="a", sha256="2"),
+        entry("b1.mp4", group="b", sha256="2"), entry("b2.mp4", group="b", sha256="3"),
+        *(entry(f"{n}.mp4") for n in range(20)),
     ]  # fmt: skip
     for seed in range(20):
         found = sides(rows, 0.5, seed)
@@ -60,8 +60,8 @@ def test_a_copy_in_another_recording_joins_both() -> None:
 
 def test_what_belongs_to_clips_with_a_split_of_their_own_follows_them() -> None:
     rows = [
-        row("test/a.mp4", sha256="1", split="held_out"), row("copy of a.mp4", sha256="1"),
-        row("train/b.mp4", group="b", split="train"), row("more of b.mp4", group="b"),
+        entry("test/a.mp4", sha256="1", split="held_out"), entry("copy of a.mp4", sha256="1"),
+        entry("train/b.mp4", group="b", split="train"), entry("more of b.mp4", group="b"),
     ]  # fmt: skip
     for seed in range(20):
         assert sides(rows, 0.5, seed) == {
@@ -72,8 +72,8 @@ def test_what_belongs_to_clips_with_a_split_of_their_own_follows_them() -> None:
 
 def test_training_copy_of_what_its_data_set_holds_out_is_skipped_and_named() -> None:
     rows = [
-        row("train/a.mp4", sha256="1", split="train"), row("train/b.mp4", sha256="2", split="train"),
-        row("test/c.mp4", sha256="1", split="held_out"),
+        entry("train/a.mp4", sha256="1", split="train"), entry("train/b.mp4", sha256="2", split="train"),
+        entry("test/c.mp4", sha256="1", split="held_out"),
     ]  # fmt: skip
     first, second, third = assign_splits(rows, 0.1, 0)
     assert (first.status, first.reason) == ("skipped", "copy_of_held_out")
@@ -82,14 +82,16 @@ def test_training_copy_of_what_its_data_set_holds_out_is_skipped_and_named() -> 
 
 
 def test_recording_with_an_incomplete_part_trains_as_a_whole() -> None:
-    rows = [row(f"{n}_{k}.mp4", group=str(n), has_audio=k > 0) for n in range(9) for k in range(3)]
+    rows = [
+        entry(f"{n}_{k}.mp4", group=str(n), has_audio=k > 0) for n in range(9) for k in range(3)
+    ]
     assert set(sides(rows, 0.9).values()) == {"train"}
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_every_class_keeps_a_training_clip_when_recordings_are_drawn(seed: int) -> None:
     rows = [
-        row(f"{name}{n}_{k}.mp4", group=f"{name}{n}", class_name=name)
+        entry(f"{name}{n}_{k}.mp4", group=f"{name}{n}", class_name=name)
         for name in ("dog", "cat")
         for n in range(2)
         for k in range(5)

@@ -96,7 +96,7 @@ def test_halves_keep_recordings_together(world: Path) -> None:
     manifest = scan(world, RULES.spec, held_out=0.0)
     pairs = [
         row.model_copy(update={"group": str(int(Path(row.path).stem) // 2)})
-        for row in manifest.rows
+        for row in manifest.entries
     ]
     for seed in range(5):
         parts = halves(clip_set("reference", manifest, pairs, RULES), seed)
@@ -133,6 +133,6 @@ def test_file_with_another_content_than_scanned_is_left_out_of_a_set(
         marked_copy(path, tmp_path / path.name)
     manifest = scan(tmp_path, RULES.spec)
     marked_copy(path, tmp_path / path.name, "x" * len((tmp_path / path.name).as_posix()))
-    found = clip_set("generated", manifest, manifest.rows, RULES)
+    found = clip_set("generated", manifest, manifest.entries, RULES)
     assert [(skipped.file, skipped.reason) for skipped in found.skipped] == [(path.name, "changed")]
     assert len(found.clips) == 3

@@ -29,7 +29,7 @@ def manifest(folder, tmp_path_factory):
 
 def of(manifest, samples=None):
     rules = find_protocol("default", samples)
-    return clip_set("reference", manifest, manifest.rows, rules)
+    return clip_set("reference", manifest, manifest.entries, rules)
 
 
 def test_file_gives_one_window_from_its_middle(manifest):
@@ -62,9 +62,9 @@ def test_halves_share_no_file_and_as_many_of_each_class(manifest):
 
 def test_hash_of_a_set_is_that_of_its_contents(manifest):
     whole = of(manifest)
-    shorter = clip_set("other", manifest, manifest.rows[::-1], RULES)
+    shorter = clip_set("other", manifest, manifest.entries[::-1], RULES)
     assert shorter.sha256 == whole.sha256
-    assert clip_set("other", manifest, manifest.rows[1:], RULES).sha256 != whole.sha256
+    assert clip_set("other", manifest, manifest.entries[1:], RULES).sha256 != whole.sha256
 
 
 def test_folder_is_scanned_again_only_when_it_has_changed(folder, tmp_path):
@@ -75,8 +75,8 @@ def test_folder_is_scanned_again_only_when_it_has_changed(folder, tmp_path):
 
     first = find_manifest(folder, kept, RULES.spec, progress=progress)
     assert len(scanned) == 8
-    assert find_manifest(folder, kept, RULES.spec, progress=progress).rows == first.rows
-    assert find_manifest(kept, tmp_path / "other.jsonl", RULES.spec).rows == first.rows
+    assert find_manifest(folder, kept, RULES.spec, progress=progress).entries == first.entries
+    assert find_manifest(kept, tmp_path / "other.jsonl", RULES.spec).entries == first.entries
     assert len(scanned) == 8 and not (tmp_path / "other.jsonl").exists()
 
 
@@ -87,8 +87,8 @@ def test_other_rates_and_sizes_are_noted_with_an_example(manifest):
 
 
 def test_clips_shorter_than_the_protocols_are_skipped_by_name(manifest):
-    row = manifest.rows[0].model_copy(update={"duration": 0.9})
-    found = clip_set("generated", manifest, [row, *manifest.rows[1:2]], RULES)
+    row = manifest.entries[0].model_copy(update={"duration": 0.9})
+    found = clip_set("generated", manifest, [row, *manifest.entries[1:2]], RULES)
     assert [skipped.reason for skipped in found.skipped] == ["too_short"]
     assert found.skipped[0].sentence == "0.90 s can be used, a clip needs 1.6 s"
     with pytest.raises(UserError, match="has 1 usable clip, and 2 are the least.*1 too_short"):

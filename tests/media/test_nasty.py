@@ -104,7 +104,7 @@ def unscanned(shared: Path) -> dict[str, Outcome]:
 def test_every_file_has_an_expected_outcome(
     shared: Path, manifest: Manifest, unscanned: dict[str, Outcome]
 ) -> None:
-    got = {row.path: row.reason or row.status for row in manifest.rows}
+    got = {row.path: row.reason or row.status for row in manifest.entries}
     got |= {name: outcome.reason or "used" for name, outcome in unscanned.items()}
     expected = listed(shared)
     assert got.keys() == expected.keys()
@@ -115,10 +115,10 @@ def test_every_file_has_an_expected_outcome(
 
 def test_counts_add_up(shared: Path, manifest: Manifest) -> None:
     files = [path for path in (shared / "nasty").rglob("*") if path.is_file()]
-    used = sum(row.usable for row in manifest.rows)
-    skipped = sum(row.reason is not None for row in manifest.rows)
-    assert used + skipped == len(manifest.rows)
-    assert len(manifest.rows) + sum(manifest.ignored.values()) == len(files)
+    used = sum(row.usable for row in manifest.entries)
+    skipped = sum(row.reason is not None for row in manifest.entries)
+    assert used + skipped == len(manifest.entries)
+    assert len(manifest.entries) + sum(manifest.ignored.values()) == len(files)
     assert len(manifest.split("train")) + len(manifest.split("held_out")) == used
 
 
@@ -127,7 +127,7 @@ def test_silence_is_skipped_by_option(shared: Path, tmp_path: Path) -> None:
     listing = tmp_path / "list.jsonl"
     listing.write_text('{"path": "silent.mp4"}\n')
     for skip_silent, outcome in ((False, None), (True, "silent")):
-        (row,) = scan(listing, ClipSpec(), workers=1, skip_silent=skip_silent).rows
+        (row,) = scan(listing, ClipSpec(), workers=1, skip_silent=skip_silent).entries
         assert row.reason == outcome
 
 
@@ -150,10 +150,10 @@ def test_all_real_clips_are_read(shared: Path) -> None:
             row["name"]: min(int(row["frames"]) / float(row["fps"]), float(row["asec"]))
             for row in csv.DictReader(file)
         }
-    assert len(manifest.rows) == len(durations) == 92
-    assert {row.path: row.reason for row in manifest.rows if not row.usable} == {
+    assert len(manifest.entries) == len(durations) == 92
+    assert {row.path: row.reason for row in manifest.entries if not row.usable} == {
         "bbb_1s_vp8.webm": "too_short"
     }
-    assert all(row.decode_errors == 0 for row in manifest.rows)
+    assert all(row.decode_errors == 0 for row in manifest.entries)
     for row in manifest.usable:
         assert row.duration == pytest.approx(durations[row.path], abs=0.12)

@@ -142,9 +142,9 @@ def test_changed_clip_is_noticed_before_training_goes_on(
     finished: Journey, tmp_path: Path, manifest: Manifest
 ) -> None:
     run = journey(smallest_recipe(), manifest, tmp_path)
-    first, *rest = manifest.rows
+    first, *rest = manifest.entries
     stale = manifest.model_copy(
-        update={"rows": (first.model_copy(update={"size": first.size + 1}), *rest)}
+        update={"entries": (first.model_copy(update={"size": first.size + 1}), *rest)}
     )
     stale.save(run.folder.manifest)
     with pytest.raises(UserError, match="1 clips changed since they were scanned"):

@@ -223,6 +223,6 @@ def test_folder_without_a_whole_clip_is_refused(mixed_folder: Path, tmp_path: Pa
     lone.mkdir()
     sound = next(mixed_folder.rglob("*.wav"))
     (lone / sound.name).write_bytes(sound.read_bytes())
-    run = journey(mixed_recipe(), Manifest(root=lone, rows=()), tmp_path / "run")
+    run = journey(mixed_recipe(), Manifest(root=lone, entries=()), tmp_path / "run")
     with pytest.raises(UserError, match="no clip with both sound and picture is left"):
         find_manifest(run.folder, str(lone), run.config, run.progress)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmldm.data.manifest import Manifest, Row
+from mmldm.data.manifest import Entry, Manifest
 from mmldm.training.recipe import TARGET_WINDOWS, choose_recipe
 
 LONGER = {"frames": ("clip.num_frames=32",), "rate": ("clip.fps=5",)}
@@ -20,8 +20,8 @@ def known_speed(monkeypatch: pytest.MonkeyPatch) -> None:
 def material(*durations: float) -> Manifest:
     return Manifest(
         root=Path("/clips"),
-        rows=tuple(
-            Row(
+        entries=tuple(
+            Entry(
                 path=f"{i}.mp4", status="used", split="train", duration=duration, fps=25.0,
                 size=1, mtime_ns=1,
             )

@@ -168,7 +168,7 @@ def test_clips_that_came_since_the_scan_are_counted_and_taken_in_by_a_rescan(
         "rescan: 4 clips new or mended, 0 with new content, 0 gone; 16 usable, 12 before."
     ]
     assert sides(before).items() <= sides(again).items()
-    known = next(row for row in before.rows if clips / row.path == source)
+    known = next(row for row in before.entries if clips / row.path == source)
     assert sides(again)["wood/copy.mp4"] == known.split
     record(run, again)
     assert found(run, rescan=True) == (again, ["rescan: the clips are as they were."])
@@ -210,7 +210,7 @@ def test_rescan_is_refused_where_a_job_has_begun_and_nothing_is_decoded(
     assert "(1 new and 0 changed or gone)" in str(refused.value)
     assert f"start another one with --config {run.config}" in str(refused.value)
     fewer = Manifest.load(run.manifest)
-    fewer = fewer.model_copy(update={"rows": fewer.rows[:-1]})
+    fewer = fewer.model_copy(update={"entries": fewer.entries[:-1]})
     with pytest.raises(UserError, match="the vae job has been trained on"):
         record(run, fewer)
     assert run.manifest.read_bytes() == bytes_before

@@ -1,7 +1,7 @@
 """Which windows of which files a cache holds, and in which blocks they are encoded.
 
-rows of a split -> blocks of sources (a file, where its windows start) -> pieces that are read at once. All of
-it is a function of manifest, recipe and seed: any number of processes makes the same cache, window by window.
+entries of a split -> blocks of sources (a file, where its windows start) -> pieces that are read at once.
+All of it is a function of manifest, recipe and seed: any number of processes makes the same cache.
 What changes here changes caches, and raises `cache_writer.FORMAT`.
 """
 
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mmldm.data.clips import windows
-from mmldm.data.manifest import Row
+from mmldm.data.manifest import Entry
 from mmldm.types import ClipSpec
 
 BLOCK_WINDOWS = 512
@@ -24,7 +24,7 @@ PIECE_BYTES = 96 * 2**20
 FAR = 3.0
 """Seconds without a window that are worth a seek rather than decoding."""
 
-Starts = Callable[[Row], Sequence[float]]
+Starts = Callable[[Entry], Sequence[float]]
 """Where the windows of a file are asked for, ascending, in seconds."""
 
 
@@ -37,46 +37,46 @@ class Source:
         starts: Seconds on the file's clock.
     """
 
-    row: Row
+    entry: Entry
     name: str
     starts: tuple[float, ...]
 
 
-def fixed_starts(row: Row, spec: ClipSpec, count: int) -> list[float]:
+def fixed_starts(entry: Entry, spec: ClipSpec, count: int) -> list[float]:
     """Evenly spread over the clip, the middle for one: for what is measured."""
-    return [start for _, start in windows([row], spec, min(count, _frames(row, spec)))]
+    return [start for _, start in windows([entry], spec, min(count, _frames(entry, spec)))]
 
 
-def random_starts(row: Row, spec: ClipSpec, count: int, seed: int) -> list[float]:
+def random_starts(entry: Entry, spec: ClipSpec, count: int, seed: int) -> list[float]:
     """A random frame in each of `count` equal parts of the clip; every frame where it has no more than that.
 
     They depend on (seed, path) alone, so that a file keeps its windows whatever other files there are.
     """
-    frames = _frames(row, spec)
+    frames = _frames(entry, spec)
     edges = np.arange(min(count, frames) + 1) * frames // min(count, frames)
-    name = hashlib.sha256(row.path.encode("utf-8", "surrogateescape")).digest()[:8]
+    name = hashlib.sha256(entry.path.encode("utf-8", "surrogateescape")).digest()[:8]
     draws = np.random.default_rng([seed, int.from_bytes(name, "big")]).random(len(edges) - 1)
     numbers = edges[:-1] + np.floor(draws * np.diff(edges)).astype(int)
-    return [float(number) / _rate(row, spec) for number in numbers]
+    return [float(number) / _rate(entry, spec) for number in numbers]
 
 
-def _frames(row: Row, spec: ClipSpec) -> int:
+def _frames(entry: Entry, spec: ClipSpec) -> int:
     """At how many of its frames a window may begin."""
-    # A usable row's duration is measured, and at least one window long but for the tolerance.
-    assert row.duration is not None
-    return int(max(0.0, row.duration - spec.duration) * _rate(row, spec) + 1e-6) + 1
+    # A usable entry's duration is measured, and at least one window long but for the tolerance.
+    assert entry.duration is not None
+    return int(max(0.0, entry.duration - spec.duration) * _rate(entry, spec) + 1e-6) + 1
 
 
-def _rate(row: Row, spec: ClipSpec) -> float:
-    return row.fps or spec.fps
+def _rate(entry: Entry, spec: ClipSpec) -> float:
+    return entry.fps or spec.fps
 
 
-def plan(rows: Sequence[Row], starts: Starts) -> list[list[Source]]:
+def plan(entries: Sequence[Entry], starts: Starts) -> list[list[Source]]:
     """Consecutive files in blocks of at most BLOCK_WINDOWS windows."""
     blocks: list[list[Source]] = []
     room = 0
-    for row in rows:
-        for source in _sources(row, tuple(starts(row))):
+    for entry in entries:
+        for source in _sources(entry, tuple(starts(entry))):
             if len(source.starts) > room:
                 blocks.append([])
                 room = BLOCK_WINDOWS
@@ -85,13 +85,13 @@ def plan(rows: Sequence[Row], starts: Starts) -> list[list[Source]]:
     return blocks
 
 
-def _sources(row: Row, starts: tuple[float, ...]) -> Iterator[Source]:
+def _sources(entry: Entry, starts: tuple[float, ...]) -> Iterator[Source]:
     if len(starts) <= BLOCK_WINDOWS:
-        yield Source(row, row.path, starts)
+        yield Source(entry, entry.path, starts)
         return
     for first in range(0, len(starts), BLOCK_WINDOWS):
         part = starts[first : first + BLOCK_WINDOWS]
-        yield Source(row, f"{row.path}, windows {first} to {first + len(part) - 1}", part)
+        yield Source(entry, f"{entry.path}, windows {first} to {first + len(part) - 1}", part)
 
 
 def pieces(source: Source, spec: ClipSpec) -> list[tuple[float, ...]]:
@@ -104,7 +104,7 @@ def pieces(source: Source, spec: ClipSpec) -> list[tuple[float, ...]]:
     for start in source.starts:
         if cut:
             first, last = cut[-1][0], cut[-1][-1]
-            span = (start + spec.duration - first) * _rate(source.row, spec)
+            span = (start + spec.duration - first) * _rate(source.entry, spec)
             shown = min(span, (len(cut[-1]) + 1) * spec.num_frames)
             if shown <= most and start - (last + spec.duration) <= FAR:
                 cut[-1].append(start)

@@ -1,6 +1,6 @@
 """Windows of clips: a random one per epoch for training, fixed ones for caches and validation.
 
-Manifest -> dataset[(epoch, index)] -> frames u8 (T,3,H,W), waveform f32 (S,), class_label, row.
+Manifest -> dataset[(epoch, index)] -> frames u8 (T,3,H,W), waveform f32 (S,), class_label, entry.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from mmldm.data.loader import Failed, Position
-from mmldm.data.manifest import Manifest, Row, Split
+from mmldm.data.manifest import Entry, Manifest, Split
 from mmldm.errors import MediaError, UserError
 from mmldm.media.clip import Clip
 from mmldm.media.reader import read_audio, read_clip, read_frames
@@ -49,36 +49,38 @@ class WindowDataset:
         self._spec = spec
         self._seed = seed
         self._sound_only = sound_only
-        self._rows = [row for row in manifest.split(split) if row.has_audio or not sound_only]
+        self._entries = [
+            entry for entry in manifest.split(split) if entry.has_audio or not sound_only
+        ]
         self._labels = class_labels(manifest)
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._entries)
 
     def __getitem__(self, position: Position) -> dict[str, Any] | Failed:
-        """The window as tensors, with class and row number; `Failed` where it cannot be read."""
+        """The window as tensors, with class and entry number; `Failed` where it cannot be read."""
         epoch, index = position
-        row = self._rows[index]
+        entry = self._entries[index]
         start = self.start(epoch, index)
         media: dict[str, Any]
         try:
             if self._sound_only:
-                media = {"waveform": read_audio(self._manifest.file(row), self._spec, start)}
+                media = {"waveform": read_audio(self._manifest.file(entry), self._spec, start)}
             else:
-                clip = read_row(self._manifest, row, start, self._spec)
+                clip = read_entry(self._manifest, entry, start, self._spec)
                 media = {"frames": clip.frames, "waveform": clip.waveform}
         except MediaError as error:
-            return Failed(row.path, str(error))
+            return Failed(entry.path, str(error))
         return {
             **media,
-            "present": torch.tensor([row.has_audio, row.has_video]),
-            "class_label": self._labels[row.class_name],
+            "present": torch.tensor([entry.has_audio, entry.has_video]),
+            "class_label": self._labels[entry.class_name],
             "row": index,
         }
 
     def file(self, index: int) -> str:
-        """Of a row: its path in the manifest, which `Failed` names."""
-        return self._rows[index].path
+        """Of an entry: its path in the manifest, which `Failed` names."""
+        return self._entries[index].path
 
     def name(self, position: Position) -> str:
         """Of a window, for people: the file and where in it the window begins."""
@@ -87,7 +89,7 @@ class WindowDataset:
     def start(self, epoch: int, index: int) -> float:
         """Where the window is asked for, in seconds; it begins at the source frame nearest to that."""
         draw = np.random.default_rng([self._seed, epoch, index]).random()
-        return float(draw * _slack(self._rows[index], self._spec))
+        return float(draw * _slack(self._entries[index], self._spec))
 
 
 def held_out_windows(
@@ -119,18 +121,18 @@ def held_out_windows(
     return media, failures
 
 
-def read_row(manifest: Manifest, row: Row, start: float, spec: ClipSpec) -> Clip:
-    """The window of a row's file from `start` seconds on; black or silent where it lacks a stream.
+def read_entry(manifest: Manifest, entry: Entry, start: float, spec: ClipSpec) -> Clip:
+    """The window of an entry's file from `start` seconds on; black or silent where it lacks a stream.
 
     Raises:
         MediaError: As `read_clip`.
     """
-    path = manifest.file(row)
-    if row.complete:
+    path = manifest.file(entry)
+    if entry.complete:
         return read_clip(path, start, spec)
     frames = torch.zeros(spec.num_frames, 3, spec.height, spec.width, dtype=torch.uint8)
     waveform = torch.zeros(spec.num_samples)
-    if row.has_audio:
+    if entry.has_audio:
         waveform = read_audio(path, spec, start)
     else:
         frames = read_frames(path, spec, start)
@@ -154,30 +156,30 @@ def class_labels(manifest: Manifest) -> dict[str | None, int]:
 
 
 def spread(count: int, length: int) -> list[int]:
-    """At most `count` different indices below `length`, evenly spread: rows lie class by class."""
+    """At most `count` different indices below `length`, evenly spread: entries lie class by class."""
     return [i * length // min(count, length) for i in range(min(count, length))]
 
 
-def windows(rows: Sequence[Row], spec: ClipSpec, per_clip: int) -> list[tuple[Row, float]]:
+def windows(entries: Sequence[Entry], spec: ClipSpec, per_clip: int) -> list[tuple[Entry, float]]:
     """Fixed windows, evenly spread over each clip, the same in every call; each begins at the nearest frame.
 
     Args:
-        rows: Usable rows of a manifest.
+        entries: Usable entries of a manifest.
         spec: Gives the window's length.
         per_clip: Windows per clip; a clip that is no longer than a window has one.
 
     Returns:
-        (row, start asked for in seconds), clip by clip.
+        (entry, start asked for in seconds), clip by clip.
     """
-    chosen: list[tuple[Row, float]] = []
-    for row in rows:
-        slack = _slack(row, spec)
+    chosen: list[tuple[Entry, float]] = []
+    for entry in entries:
+        slack = _slack(entry, spec)
         starts = np.linspace(0.0, slack, per_clip) if per_clip > 1 else np.array([slack / 2])
-        chosen += [(row, float(start)) for start in np.unique(starts)]
+        chosen += [(entry, float(start)) for start in np.unique(starts)]
     return chosen
 
 
-def _slack(row: Row, spec: ClipSpec) -> float:
-    # A usable row's duration is measured, and at least one window long but for the tolerance.
-    assert row.duration is not None
-    return max(0.0, row.duration - spec.duration)
+def _slack(entry: Entry, spec: ClipSpec) -> float:
+    # A usable entry's duration is measured, and at least one window long but for the tolerance.
+    assert entry.duration is not None
+    return max(0.0, entry.duration - spec.duration)

@@ -1,6 +1,6 @@
 """Finding the files: a folder walked, or a list read. Nothing is decoded here.
 
-folder or JSONL list -> Found (entries with path, class, recording, split; what was passed over or decided)
+folder or JSONL list -> Found (listing with path, class, recording, split; what was passed over or decided)
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mmldm.data.rows import Split
+from mmldm.data.entries import Split
 from mmldm.errors import UserError
 from mmldm.text import is_utf8, printable
 
@@ -38,7 +38,7 @@ LINK_OUT, LINK_TO_FOLDER = "link out of the folder", "link to a folder"
 
 
 @dataclass(frozen=True)
-class Entry:
+class Listed:
     """A file to look at.
 
     Attributes:
@@ -61,12 +61,12 @@ class Found:
     """What lies in a folder, or stands in a list.
 
     Attributes:
-        entries: Sorted by path; a list's in its own order.
+        listing: Sorted by path; a list's in its own order.
         ignored: Files and folders that were not looked at, by cause.
         notes: Sentences on what was decided and what can be done about it.
     """
 
-    entries: list[Entry]
+    listing: list[Listed]
     ignored: dict[str, int]
     notes: list[str]
 
@@ -92,7 +92,7 @@ def find_media(
     relatives = sorted(walk.files(), key=Path.as_posix)
     tops = Counter(relative.parts[0] for relative in relatives if len(relative.parts) > 1)
     own = _own_splits(tops)
-    entries, spellings = [], defaultdict(set)
+    listing, spellings = [], defaultdict(set)
     for relative in relatives:
         folders = relative.parts[:-1]
         split = own.get(folders[0]) if folders else None
@@ -106,10 +106,10 @@ def find_media(
             spellings[class_name].add(folders[0])
         group = None if group_pattern is None else _first_group(group_pattern, composed)
         named = is_utf8(path)
-        entries.append(
-            Entry(path, class_name, group, split)
+        listing.append(
+            Listed(path, class_name, group, split)
             if named
-            else Entry(printable(path), split=split, named=False)
+            else Listed(printable(path), split=split, named=False)
         )
     notes = [*walk.notes(), *_about_splits(tops, own)]
     notes += [
@@ -117,12 +117,12 @@ def find_media(
         for name, ways in sorted(spellings.items())
         if len(ways) > 1
     ]
-    unnamed = sum(not entry.named for entry in entries)
+    unnamed = sum(not listed.named for listed in listing)
     if unnamed:
         notes.append(
             f"names that are not UTF-8: {unnamed} files skipped; rename them or their folders"
         )
-    return Found(entries, walk.ignored, notes)
+    return Found(listing, walk.ignored, notes)
 
 
 class _Walk:
@@ -238,12 +238,12 @@ def _first_group(pattern: str, path: str) -> str | None:
 
 
 def read_list(path: Path) -> Found:
-    """Entries of a JSONL list: `path`, and optionally `class_name`, `group` and `split`.
+    """Files of a JSONL list: `path`, and optionally `class_name`, `group` and `split`.
 
     Raises:
         UserError: A line is not JSON, has no path, or another value is not allowed.
     """
-    entries = []
+    listing = []
     for number, value in json_lines(path):
         if "format" in value:  # the header of a manifest, which may serve as a list, too
             continue
@@ -257,16 +257,16 @@ def read_list(path: Path) -> Found:
         if value.get("split") not in (None, "train", "held_out"):
             raise UserError(f'{path}, line {number}: split must be "train" or "held_out"')
         class_name = value.get("class_name")
-        entry = Entry(
+        listed = Listed(
             name,
             None if class_name is None else unicodedata.normalize("NFC", class_name),
             value.get("group"),
             value.get("split"),
         )
         if not is_utf8(name) or "\0" in name:
-            entry = replace(entry, path=printable(name), named=False)
-        entries.append(entry)
-    return Found(entries, {}, [])
+            listed = replace(listed, path=printable(name), named=False)
+        listing.append(listed)
+    return Found(listing, {}, [])
 
 
 def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:

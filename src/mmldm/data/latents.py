@@ -18,7 +18,7 @@ from torch import Tensor
 
 from mmldm.data.cache_writer import FORMAT, Block, cache_key, json_of, shard_name
 from mmldm.data.loader import order
-from mmldm.data.manifest import Manifest, Row
+from mmldm.data.manifest import Entry, Manifest
 from mmldm.errors import UserError
 
 DTYPES = {
@@ -35,14 +35,14 @@ def files_key(manifest: Manifest) -> str:
     Where a manifest of version 1 knows no content, size and time of change stand for it.
     """
     rows = [
-        [row.path, *_content(row), row.class_name, row.split, row.duration]
-        for row in manifest.usable
+        [entry.path, *_content(entry), entry.class_name, entry.split, entry.duration]
+        for entry in manifest.usable
     ]
     return cache_key(files=rows)
 
 
-def _content(row: Row) -> tuple[str | int, ...]:
-    return (row.size, row.mtime_ns) if row.sha256 is None else (row.sha256,)
+def _content(entry: Entry) -> tuple[str | int, ...]:
+    return (entry.size, entry.mtime_ns) if entry.sha256 is None else (entry.sha256,)
 
 
 class LatentCache:

@@ -1,6 +1,6 @@
 """Which files of a folder are clips, what they hold, and which of them are held out.
 
-folder -> Manifest (one Row per media file) <-> JSONL. Every file found is used, used with a note,
+folder -> Manifest (one Entry per media file) <-> JSONL. Every file found is used, used with a note,
 or skipped with a reason code; the counts add up. docs/data.md.
 """
 
@@ -13,17 +13,17 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from mmldm.data.entries import SILENT_SHARE, Entry, Split, Status, content, fingerprint
 from mmldm.data.folder import (
     AUDIO_SUFFIXES,
     MEDIA_SUFFIXES,
-    Entry,
     Found,
+    Listed,
     find_media,
     json_lines,
     read_list,
 )
-from mmldm.data.measuring import UNNAMED, kept_row, measure_files, measured_row, unnamed_row
-from mmldm.data.rows import SILENT_SHARE, Row, Split, Status, content, fingerprint
+from mmldm.data.measuring import UNNAMED, kept_entry, measure_files, measured_entry, unnamed_entry
 from mmldm.data.splits import assign_splits, draw
 from mmldm.data.summary import summary_lines
 from mmldm.errors import MediaError, UserError
@@ -34,12 +34,12 @@ from mmldm.text import is_utf8, printable
 from mmldm.types import ClipSpec
 
 __all__ = [
-    "SILENT_SHARE", "TOLERANCE", "Manifest", "Row", "Split", "Status", "assign_splits", "draw", "scan",
+    "SILENT_SHARE", "TOLERANCE", "Manifest", "Entry", "Split", "Status", "assign_splits", "draw", "scan",
 ]  # fmt: skip
 
 FORMAT, VERSION = "mmldm-manifest", 2
 READ = (1, 2)
-"""Versions that open: 1 has no hashes, recordings, notes and count of rows."""
+"""Versions that open: 1 has no hashes, recordings, notes and count of entries."""
 PROBED = 5
 """Files that a folder must hold to count as where the clips are."""
 
@@ -57,7 +57,7 @@ class Manifest(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     root: Path
-    rows: tuple[Row, ...]
+    entries: tuple[Entry, ...]
     ignored: dict[str, int] = Field(default_factory=dict)
     notes: tuple[str, ...] = ()
     listed: str | None = None
@@ -65,29 +65,31 @@ class Manifest(BaseModel):
     @property
     def classes(self) -> list[str]:
         """Sorted names of the classes that have a usable clip."""
-        return sorted({row.class_name for row in self.usable if row.class_name is not None})
+        return sorted({entry.class_name for entry in self.usable if entry.class_name is not None})
 
     @property
-    def usable(self) -> list[Row]:
-        return [row for row in self.rows if row.usable]
+    def usable(self) -> list[Entry]:
+        return [entry for entry in self.entries if entry.usable]
 
-    def split(self, name: Split) -> list[Row]:
-        """Usable rows of one split."""
-        return [row for row in self.usable if row.split == name]
+    def split(self, name: Split) -> list[Entry]:
+        """Usable entries of one split."""
+        return [entry for entry in self.usable if entry.split == name]
 
     @property
     def complete(self) -> Manifest:
         """Without the files that lack sound or picture."""
-        return self.model_copy(update={"rows": tuple(row for row in self.rows if row.complete)})
+        return self.model_copy(
+            update={"entries": tuple(entry for entry in self.entries if entry.complete)}
+        )
 
-    def file(self, row: Row) -> Path:
-        """Where the row's file is, to read it; a process reads its content once to see that it is the same.
+    def file(self, entry: Entry) -> Path:
+        """Where the entry's file is, to read it; a process reads its content once to see that it is the same.
 
         Raises:
             MediaError: `changed`: the file has another content than when it was scanned.
         """
-        path = self.root / row.path
-        if row.sha256 is not None and content(path) not in (row.sha256, None):
+        path = self.root / entry.path
+        if entry.sha256 is not None and content(path) not in (entry.sha256, None):
             raise MediaError(
                 "changed",
                 f"{path} has another content than when it was scanned; restore it or scan again",
@@ -97,46 +99,49 @@ class Manifest(BaseModel):
     def require_clips(self) -> None:
         """Raises UserError with the commonest reasons if no file is usable."""
         if not self.usable:
-            reasons = Counter(row.reason for row in self.rows).most_common(3)
+            reasons = Counter(entry.reason for entry in self.entries).most_common(3)
             listed = ", ".join(f"{reason} ({count})" for reason, count in reasons)
             raise UserError(
-                f"none of the {len(self.rows)} media files in {self.root} can be used: {listed};"
+                f"none of the {len(self.entries)} media files in {self.root} can be used: {listed};"
                 " see docs/data.md for what these mean"
             )
 
-    def changed(self) -> list[Row]:
-        """Usable rows whose file is gone, or has another content than when scanned.
+    def changed(self) -> list[Entry]:
+        """Usable entries whose file is gone, or has another content than when scanned.
 
         Content is compared where size or time of change differ; `file` compares it where they do not.
         """
         return [
-            row for row in self.usable if row.state(self.root / row.path) in ("changed", "gone")
+            entry
+            for entry in self.usable
+            if entry.state(self.root / entry.path) in ("changed", "gone")
         ]
 
     def touched(self) -> Manifest:
         """This manifest with the times of change of today, where a file's content is the scanned one."""
-        rows = [
-            row.model_copy(update={"mtime_ns": now[1]})
-            if row.state(path := self.root / row.path) == "touched" and (now := fingerprint(path))
-            else row
-            for row in self.rows
+        entries = [
+            entry.model_copy(update={"mtime_ns": now[1]})
+            if entry.state(path := self.root / entry.path) == "touched"
+            and (now := fingerprint(path))
+            else entry
+            for entry in self.entries
         ]
-        return self.model_copy(update={"rows": tuple(rows)})
+        return self.model_copy(update={"entries": tuple(entries)})
 
-    def arrivals(self, entries: Sequence[Entry]) -> list[str]:
+    def arrivals(self, listing: Sequence[Listed]) -> list[str]:
         """Paths of files that the scan did not know, or could not use and that have changed since."""
-        rows = {row.path: row for row in self.rows}
+        entries = {entry.path: entry for entry in self.entries}
         return [
-            entry.path
-            for entry in entries
-            if entry.named and self._has_arrived(rows.get(entry.path), self.root / entry.path)
+            listed.path
+            for listed in listing
+            if listed.named and self._has_arrived(entries.get(listed.path), self.root / listed.path)
         ]
 
     @staticmethod
-    def _has_arrived(row: Row | None, path: Path) -> bool:
-        if row is None:
+    def _has_arrived(entry: Entry | None, path: Path) -> bool:
+        if entry is None:
             return True
-        return not row.usable and fingerprint(path) not in ((row.size, row.mtime_ns), None)
+        return not entry.usable and fingerprint(path) not in ((entry.size, entry.mtime_ns), None)
 
     def at(self, root: Path) -> Manifest:
         """The same clips in another place."""
@@ -147,7 +152,7 @@ class Manifest(BaseModel):
         return "\n".join(summary_lines(self))
 
     def save(self, path: str | Path) -> Path:
-        """Writes JSON lines: a header, then a row each; the file appears whole or not at all.
+        """Writes JSON lines: a header, then an entry each; the file appears whole or not at all.
 
         Raises:
             UserError: The file cannot be written.
@@ -156,13 +161,13 @@ class Manifest(BaseModel):
             "format": FORMAT,
             "version": VERSION,
             "root": self.root.as_posix(),
-            "rows": len(self.rows),
+            "rows": len(self.entries),
             "ignored": self.ignored,
             "notes": list(self.notes),
             "listed": self.listed,
         }
         lines = [json.dumps(header, ensure_ascii=False)]
-        lines += [row.model_dump_json(exclude_defaults=True) for row in self.rows]
+        lines += [entry.model_dump_json(exclude_defaults=True) for entry in self.entries]
         write_text(path, "\n".join(lines) + "\n")
         return Path(path)
 
@@ -185,22 +190,24 @@ class Manifest(BaseModel):
                 f"{path} is a manifest of version {header.get('version')}, this program reads"
                 f" versions up to {VERSION}; scan the folder again"
             )
-        rows = []
+        entries = []
         for number, value in lines:
             try:
-                rows.append(Row(**value))
+                entries.append(Entry(**value))
             except (ValidationError, TypeError) as error:
-                raise UserError(f"{path}, line {number} is not a manifest row: {error}") from error
-        if header["version"] > 1 and header.get("rows") != len(rows):
+                raise UserError(
+                    f"{path}, line {number} is not a manifest entry: {error}"
+                ) from error
+        if header["version"] > 1 and header.get("rows") != len(entries):
             raise UserError(
-                f"{path} is cut: it holds {len(rows)} of {header.get('rows')} rows; copy it again, or scan "
-                "the folder again"
+                f"{path} is cut: it holds {len(entries)} of {header.get('rows')} files; copy it again, or "
+                "scan the folder again"
             )
         try:
-            root = _find_root(path, Path(header["root"]), rows)
+            root = _find_root(path, Path(header["root"]), entries)
             return cls(
                 root=root,
-                rows=tuple(rows),
+                entries=tuple(entries),
                 ignored=header.get("ignored", {}),
                 notes=tuple(header.get("notes", ())),
                 listed=header.get("listed"),
@@ -252,31 +259,31 @@ def scan(
         UserError: `source` is missing, or holds no media files.
     """
     source = Path(source)
-    root, found, listed = find_files(
+    root, found, list_name = find_files(
         source, allow_missing, class_pattern, group_pattern, follow_links
     )
-    if not found.entries:
+    if not found.listing:
         links = f"; {'; '.join(found.notes)}" if found.notes else ""
         raise UserError(
             f"{source} holds no media files; looked for {' '.join(sorted(MEDIA_SUFFIXES))}{links}"
         )
     if not is_utf8(str(root)):
         raise UserError(f"the name of the folder {printable(str(root))} is not UTF-8; rename it")
-    before = {} if known is None else {row.path: row for row in known.rows}
-    rows: dict[int, Row] = {}
+    before = {} if known is None else {entry.path: entry for entry in known.entries}
+    entries: dict[int, Entry] = {}
     todo: list[int] = []
-    for index, entry in enumerate(found.entries):
-        old = before.get(entry.path)
-        row = unnamed_row(entry) if not entry.named else None
-        if row is None and old is not None:
-            row = kept_row(old, entry, root / entry.path)
-        if row is not None:
-            rows[index] = row
+    for index, listed in enumerate(found.listing):
+        old = before.get(listed.path)
+        entry = unnamed_entry(listed) if not listed.named else None
+        if entry is None and old is not None:
+            entry = kept_entry(old, listed, root / listed.path)
+        if entry is not None:
+            entries[index] = entry
         else:
             todo.append(index)
     outcomes = measure_files(
         root,
-        [found.entries[index] for index in todo],
+        [found.listing[index] for index in todo],
         limits or Limits(),
         allow_missing,
         workers,
@@ -284,21 +291,21 @@ def scan(
     )
     for outcome in outcomes:
         index = todo[outcome.index]
-        entry = found.entries[index]
-        row = measured_row(root, entry, outcome, spec, skip_silent)
-        old = before.get(entry.path)
-        if old is not None and old.usable and row.split is None:
-            row = row.model_copy(update={"split": old.split})
-        rows[index] = row
+        listed = found.listing[index]
+        entry = measured_entry(root, listed, outcome, spec, skip_silent)
+        old = before.get(listed.path)
+        if old is not None and old.usable and entry.split is None:
+            entry = entry.model_copy(update={"split": old.split})
+        entries[index] = entry
         if progress is not None:
-            progress(len(rows), len(found.entries))
-    in_order = assign_splits([rows[index] for index in sorted(rows)], held_out, seed)
+            progress(len(entries), len(found.listing))
+    in_order = assign_splits([entries[index] for index in sorted(entries)], held_out, seed)
     return Manifest(
         root=root,
-        rows=tuple(in_order),
+        entries=tuple(in_order),
         ignored=found.ignored,
         notes=tuple(found.notes),
-        listed=listed,
+        listed=list_name,
     )
 
 
@@ -322,13 +329,13 @@ def find_files(
         raise UserError(f"{source} does not exist; give a folder of video clips")
     if is_manifest(source):
         manifest = Manifest.load(source)
-        entries = [
-            Entry(row.path, row.class_name, row.group, row.split, row.reason != UNNAMED)
-            for row in manifest.rows
+        listing = [
+            Listed(entry.path, entry.class_name, entry.group, entry.split, entry.reason != UNNAMED)
+            for entry in manifest.entries
         ]
         return (
             manifest.root,
-            Found(entries, manifest.ignored, list(manifest.notes)),
+            Found(listing, manifest.ignored, list(manifest.notes)),
             manifest.listed,
         )
     return source.parent.resolve(), read_list(source), source.name
@@ -343,20 +350,21 @@ def is_manifest(path: Path) -> bool:
     return "format" in next(json_lines(path), (0, {}))[1]
 
 
-def _find_root(manifest: Path, root: Path, rows: list[Row]) -> Path:
+def _find_root(manifest: Path, root: Path, entries: list[Entry]) -> Path:
     """The folder itself, or where its clips are beside the manifest; absolute.
 
     A relative root is one of an earlier version, which wrote it down as it was typed.
     """
     if root.is_absolute() and root.is_dir():
         return root.resolve()
-    usable = [row for row in rows if row.usable]
+    usable = [entry for entry in entries if entry.usable]
     probed = usable[:: max(1, len(usable) // PROBED)]
 
     def holds(folder: Path) -> bool:
-        found = (fingerprint(folder / row.path) for row in probed)
+        found = (fingerprint(folder / entry.path) for entry in probed)
         return all(
-            now is not None and now[0] == row.size for now, row in zip(found, probed, strict=True)
+            now is not None and now[0] == entry.size
+            for now, entry in zip(found, probed, strict=True)
         )
 
     places = (root, manifest.parent / root, manifest.parent / root.name, manifest.parent)

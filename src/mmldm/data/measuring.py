@@ -1,7 +1,7 @@
-"""Decodes files in workers, keeps what they found until the scan is whole, and makes rows of it.
+"""Decodes files in workers, keeps what they found until the scan is whole, and makes entries of it.
 
-root, entries -> an Outcome each, as they finish; interrupted, the next call goes on where it was
-Outcome, ClipSpec -> Row
+root, listing -> an Outcome each, as they finish; interrupted, the next call goes on where it was
+Outcome, ClipSpec -> Entry
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Any
 
-from mmldm.data.folder import Entry
-from mmldm.data.rows import SILENT_SHARE, Row, Status, content, fingerprint
+from mmldm.data.entries import SILENT_SHARE, Entry, Status, content, fingerprint
+from mmldm.data.folder import Listed
 from mmldm.data.splits import COPY
 from mmldm.media.clock import TOLERANCE
 from mmldm.media.isolated import Outcome, run_isolated
@@ -32,13 +32,13 @@ UNNAMED = "unreadable_name"
 
 def measure_files(
     root: Path,
-    entries: Sequence[Entry],
+    listing: Sequence[Listed],
     limits: Limits,
     allow_missing: bool,
     workers: int,
     unfinished: Path | None = None,
 ) -> Iterator[Outcome]:
-    """What `measure` finds in each file; `Outcome.index` is its place in `entries`.
+    """What `measure` finds in each file; `Outcome.index` is its place in `listing`.
 
     Args:
         unfinished: A file that outcomes are kept in until all are there, and taken from. None: nowhere.
@@ -50,58 +50,58 @@ def measure_files(
         "versions": [version(name) for name in ("mmldm", "av")],
     }
     kept = _Kept(unfinished, settings)
-    known = [kept.outcome(entry.path, fingerprint(root / entry.path)) for entry in entries]
+    known = [kept.outcome(listed.path, fingerprint(root / listed.path)) for listed in listing]
     for index, outcome in enumerate(known):
         if outcome is not None:
             yield replace(outcome, index=index)
     todo = [index for index, outcome in enumerate(known) if outcome is None]
-    calls = [(str(root / entries[i].path), limits.model_dump(), allow_missing) for i in todo]
+    calls = [(str(root / listing[i].path), limits.model_dump(), allow_missing) for i in todo]
     with kept:
         for outcome in run_isolated(measure, calls, workers=workers, seconds=limits.seconds):
             found = replace(outcome, index=todo[outcome.index])
-            path = entries[found.index].path
+            path = listing[found.index].path
             kept.add(path, fingerprint(root / path), found)
             yield found
     kept.remove()
 
 
-def unnamed_row(entry: Entry) -> Row:
-    """The row of a file whose name cannot be written down."""
-    note = f"the name {entry.path} is not UTF-8; rename the file or folder"
-    return Row(path=entry.path, status="skipped", reason=UNNAMED, note=note, size=0, mtime_ns=0)
+def unnamed_entry(listed: Listed) -> Entry:
+    """The entry of a file whose name cannot be written down."""
+    note = f"the name {listed.path} is not UTF-8; rename the file or folder"
+    return Entry(path=listed.path, status="skipped", reason=UNNAMED, note=note, size=0, mtime_ns=0)
 
 
-def kept_row(old: Row, entry: Entry, path: Path) -> Row | None:
-    """The row of a file that is as it was; None if it must be measured."""
+def kept_entry(old: Entry, listed: Listed, path: Path) -> Entry | None:
+    """The entry of a file that is as it was; None if it must be measured."""
     if old.reason in (*PASSING, COPY, UNNAMED) or old.state(path) not in ("same", "touched"):
         return None
     now = fingerprint(path) or (0, 0)
     changes: dict[str, Any] = {
-        "class_name": entry.class_name,
-        "group": entry.group,
-        "split": entry.split or old.split,
+        "class_name": listed.class_name,
+        "group": listed.group,
+        "split": listed.split or old.split,
         "mtime_ns": now[1],
         "sha256": old.sha256 or (content(path) if old.usable else None),
     }
     return old.model_copy(update=changes)
 
 
-def measured_row(
-    root: Path, entry: Entry, outcome: Outcome, spec: ClipSpec, skip_silent: bool
-) -> Row:
-    """The row of what was found in a file, with what is wanted of a clip."""
-    size, mtime_ns = fingerprint(root / entry.path) or (0, 0)
+def measured_entry(
+    root: Path, listed: Listed, outcome: Outcome, spec: ClipSpec, skip_silent: bool
+) -> Entry:
+    """The entry of what was found in a file, with what is wanted of a clip."""
+    size, mtime_ns = fingerprint(root / listed.path) or (0, 0)
     common: dict[str, Any] = {
-        "path": entry.path,
-        "class_name": entry.class_name,
-        "group": entry.group,
-        "split": entry.split,
+        "path": listed.path,
+        "class_name": listed.class_name,
+        "group": listed.group,
+        "split": listed.split,
         "size": size,
         "mtime_ns": mtime_ns,
     }
     if outcome.reason is not None:
         message = outcome.message.replace(printable(f"{root}{os.sep}"), "")
-        return Row(**common, status="skipped", reason=outcome.reason, note=message)
+        return Entry(**common, status="skipped", reason=outcome.reason, note=message)
     info = dict(outcome.value)
     note = "; ".join(info.pop("notes")) or None
     del info["path"], info["num_frames"]
@@ -115,7 +115,7 @@ def measured_row(
     else:
         info["duration"] = max(info["duration"], spec.duration)
     status: Status = "skipped" if reason else "used_with_note" if note else "used"
-    return Row(**common, **info, status=status, reason=reason, note=note)
+    return Entry(**common, **info, status=status, reason=reason, note=note)
 
 
 class _Kept:
@@ -156,12 +156,12 @@ class _Kept:
         """Keeps an outcome. A disk that takes no more costs the keeping, not the scan."""
         if self._path is None or now is None or outcome.reason in PASSING:
             return
-        row = {"path": path, "size": now[0], "mtime_ns": now[1], "outcome": asdict(outcome)}
+        entry = {"path": path, "size": now[0], "mtime_ns": now[1], "outcome": asdict(outcome)}
         with suppress(OSError):
             if self._file is None:
                 self._open(self._path)
             assert self._file is not None
-            self._file.write(json.dumps(row) + "\n")
+            self._file.write(json.dumps(entry) + "\n")
             self._file.flush()
 
     def _open(self, path: Path) -> None:

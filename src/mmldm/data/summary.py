@@ -10,7 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from mmldm.data.rows import SILENT_SHARE, Row
+from mmldm.data.entries import SILENT_SHARE, Entry
 from mmldm.text import printable
 
 if TYPE_CHECKING:
@@ -22,13 +22,13 @@ MOST_NOTES = 6
 
 def summary_lines(manifest: Manifest) -> Iterator[str]:
     """The lines, in which names of files cannot do anything."""
-    rows, usable = manifest.rows, manifest.usable
+    entries, usable = manifest.entries, manifest.usable
     hours = _seconds(usable) / 3600
-    noted = sum(row.status == "used_with_note" for row in rows)
+    noted = sum(entry.status == "used_with_note" for entry in entries)
     train, held_out = (len(manifest.split(name)) for name in ("train", "held_out"))
     root = printable(str(manifest.root))
-    yield f"{root}: {len(rows)} media files, {len(usable)} usable, {hours:.2f} h"
-    skipped = len(rows) - len(usable)
+    yield f"{root}: {len(entries)} media files, {len(usable)} usable, {hours:.2f} h"
+    skipped = len(entries) - len(usable)
     yield f"  used {len(usable) - noted}, used with a note {noted}, skipped {skipped}"
     yield f"  training {train}, held out {held_out}"
     for cause, count in manifest.ignored.items():
@@ -36,54 +36,56 @@ def summary_lines(manifest: Manifest) -> Iterator[str]:
     for sentence in manifest.notes:
         yield f"  {sentence}"
     for class_name in manifest.classes:
-        members = [row for row in usable if row.class_name == class_name]
+        members = [entry for entry in usable if entry.class_name == class_name]
         minutes = _seconds(members) / 60
         yield f"  class {printable(class_name)}: {len(members)} clips, {minutes:.1f} min"
-    for reason, count in Counter(row.reason for row in rows if row.reason).most_common():
-        first = next(row for row in rows if row.reason == reason)
+    for reason, count in Counter(entry.reason for entry in entries if entry.reason).most_common():
+        first = next(entry for entry in entries if entry.reason == reason)
         yield f"  skipped, {reason}: {count} (such as {printable(first.path)})"
     yield from _notes(usable)
     yield from _recordings(usable)
     yield from _copies(usable)
     for stream, missing in (
-        ("sound", [row for row in usable if not row.has_audio]),
-        ("picture", [row for row in usable if not row.has_video]),
+        ("sound", [entry for entry in usable if not entry.has_audio]),
+        ("picture", [entry for entry in usable if not entry.has_video]),
     ):
         if missing:
             yield f"  without {stream}: {len(missing)} (such as {printable(missing[0].path)})"
-    silent = sum((row.silent_share or 0) >= SILENT_SHARE for row in usable)
+    silent = sum((entry.silent_share or 0) >= SILENT_SHARE for entry in usable)
     if silent:
         yield f"  warning: {silent} usable clips are silent; skip_silent leaves them out"
     if usable and not held_out:
         yield "  warning: nothing is held out; measurements will be on training clips"
-    if any(row.class_name for row in usable) and any(row.class_name is None for row in usable):
+    if any(entry.class_name for entry in usable) and any(
+        entry.class_name is None for entry in usable
+    ):
         yield "  warning: some clips have a class and some have none"
 
 
-def _notes(usable: Sequence[Row]) -> Iterator[str]:
+def _notes(usable: Sequence[Entry]) -> Iterator[str]:
     """What is noted of files that are used, a line for notes that differ in numbers alone."""
     kinds = defaultdict(list)
-    for row in usable:
-        if row.note:
-            kinds[re.sub(r"[0-9.]+", "0", row.note)].append(row)
+    for entry in usable:
+        if entry.note:
+            kinds[re.sub(r"[0-9.]+", "0", entry.note)].append(entry)
     common = sorted(kinds.values(), key=len, reverse=True)
-    for rows in common[:MOST_NOTES]:
-        first = rows[0]
-        yield f"  noted in {len(rows)}, such as {printable(first.path)}: {printable(first.note or '')}"
+    for entries in common[:MOST_NOTES]:
+        first = entries[0]
+        yield f"  noted in {len(entries)}, such as {printable(first.path)}: {printable(first.note or '')}"
     if len(common) > MOST_NOTES:
         rest = sum(map(len, common[MOST_NOTES:]))
-        yield f"  noted in {rest} more: other things, see their rows in the manifest (--out)"
+        yield f"  noted in {rest} more: other things, see their entries in the manifest (--out)"
 
 
-def _recordings(usable: Sequence[Row]) -> Iterator[str]:
+def _recordings(usable: Sequence[Entry]) -> Iterator[str]:
     """Recordings that the clips are parts of, where they are known."""
     sides = defaultdict(set)
-    for row in usable:
-        if row.group is not None:
-            sides[row.group].add(row.split)
+    for entry in usable:
+        if entry.group is not None:
+            sides[entry.group].add(entry.split)
     if not sides:
         return
-    alone = sum(row.group is None for row in usable)
+    alone = sum(entry.group is None for entry in usable)
     without = f"; {alone} clips are of no known recording" if alone else ""
     yield f"  recordings: {len(sides)} in {len(usable) - alone} clips, each on one side{without}"
     both = [group for group, found in sides.items() if len(found) > 1]
@@ -94,26 +96,26 @@ def _recordings(usable: Sequence[Row]) -> Iterator[str]:
         )
 
 
-def _copies(usable: Sequence[Row]) -> Iterator[str]:
+def _copies(usable: Sequence[Entry]) -> Iterator[str]:
     """Files that repeat the content of another one."""
     same = defaultdict(list)
-    for row in usable:
-        if row.sha256 is not None:
-            same[row.sha256].append(row)
-    repeated = [rows for rows in same.values() if len(rows) > 1]
+    for entry in usable:
+        if entry.sha256 is not None:
+            same[entry.sha256].append(entry)
+    repeated = [entries for entries in same.values() if len(entries) > 1]
     if not repeated:
         return
-    count = sum(len(rows) - 1 for rows in repeated)
-    first, second = (printable(row.path) for row in repeated[0][:2])
+    count = sum(len(entries) - 1 for entries in repeated)
+    first, second = (printable(entry.path) for entry in repeated[0][:2])
     yield (
         f"  equal contents: {count} files repeat another one (such as {first} and {second}); copies stand "
         "on one side of the split"
     )
-    mixed = [rows for rows in repeated if len({row.class_name for row in rows}) > 1]
+    mixed = [entries for entries in repeated if len({entry.class_name for entry in entries}) > 1]
     if mixed:
-        first, second = (printable(row.path) for row in mixed[0][:2])
+        first, second = (printable(entry.path) for entry in mixed[0][:2])
         yield f"  warning: {len(mixed)} contents stand in two classes (such as {first} and {second})"
 
 
-def _seconds(rows: Sequence[Row]) -> float:
-    return sum(row.duration or 0.0 for row in rows)
+def _seconds(entries: Sequence[Entry]) -> float:
+    return sum(entry.duration or 0.0 for entry in entries)

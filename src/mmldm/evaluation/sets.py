@@ -15,17 +15,17 @@ from functools import partial
 from pathlib import Path
 
 from mmldm.data.clips import spread, windows
+from mmldm.data.entries import content
 from mmldm.data.folder import find_media
 from mmldm.data.manifest import (
     SILENT_SHARE,
     TOLERANCE,
+    Entry,
     Manifest,
-    Row,
     draw,
     is_manifest,
     scan,
 )
-from mmldm.data.rows import content
 from mmldm.data.splits import joined
 from mmldm.errors import MediaError, UserError
 from mmldm.evaluation.protocol import Protocol
@@ -135,9 +135,9 @@ def find_manifest(
         return manifest
     earlier = _earlier(source, kept)
     if earlier is not None and not earlier.changed():
-        entries = find_media(source).entries
-        same = {entry.path for entry in entries} == {row.path for row in earlier.rows}
-        if same and not earlier.arrivals(entries):
+        listing = find_media(source).listing
+        same = {listed.path for listed in listing} == {entry.path for entry in earlier.entries}
+        if same and not earlier.arrivals(listing):
             return earlier
     manifest = scan(
         source,
@@ -160,64 +160,70 @@ def _earlier(source: Path, kept: Path) -> Manifest | None:
         manifest = Manifest.load(kept)
     except UserError:
         return None
-    known = all(row.sha256 for row in manifest.usable)
+    known = all(entry.sha256 for entry in manifest.usable)
     return manifest if known and manifest.root == source.resolve() else None
 
 
-def clip_set(name: str, manifest: Manifest, rows: Sequence[Row], protocol: Protocol) -> ClipSet:
-    """Windows of the usable rows: one from the middle of each, or as many as the protocol asks for.
+def clip_set(
+    name: str, manifest: Manifest, entries: Sequence[Entry], protocol: Protocol
+) -> ClipSet:
+    """Windows of the usable entries: one from the middle of each, or as many as the protocol asks for.
 
     Each begins at a source frame; several of a file overlap by less than one. Which are taken of too many is
-    spread over the rows.
+    spread over the entries.
 
     Args:
-        rows: Of the manifest.
+        entries: Of the manifest.
     """
     duration = protocol.spec.duration
     usable, skipped = [], []
-    for row in rows:
-        if not (row.usable and row.complete):
-            why = row.note or "it lacks sound or picture"
-            skipped.append(Skipped(row.path, row.reason or "incomplete", why))
-        elif (row.duration or 0) < duration - TOLERANCE:
-            why = f"{row.duration:.2f} s can be used, a clip needs {duration:g} s"
-            skipped.append(Skipped(row.path, "too_short", why))
+    for entry in entries:
+        if not (entry.usable and entry.complete):
+            why = entry.note or "it lacks sound or picture"
+            skipped.append(Skipped(entry.path, entry.reason or "incomplete", why))
+        elif (entry.duration or 0) < duration - TOLERANCE:
+            why = f"{entry.duration:.2f} s can be used, a clip needs {duration:g} s"
+            skipped.append(Skipped(entry.path, "too_short", why))
         else:
-            usable.append(row.model_copy(update={"duration": max(row.duration or 0, duration)}))
+            usable.append(entry.model_copy(update={"duration": max(entry.duration or 0, duration)}))
     wanted = protocol.samples
     chosen = windows(usable, protocol.spec, 1)
     if wanted is not None and wanted > len(usable) > 0:
         per_clip = -(-wanted // len(usable))
-        fitting = [min(per_clip, max(1, int((row.duration or 0) / duration))) for row in usable]
+        fitting = [min(per_clip, max(1, int((entry.duration or 0) / duration))) for entry in usable]
         chosen = [
             window
-            for row, count in zip(usable, fitting, strict=True)
-            for window in windows([row], protocol.spec, count)
+            for entry, count in zip(usable, fitting, strict=True)
+            for window in windows([entry], protocol.spec, count)
         ]
     if wanted is not None:
         chosen = [chosen[i] for i in spread(wanted, len(chosen))]
-    repeated = Counter(row.path for row, _ in chosen)
+    repeated = Counter(entry.path for entry, _ in chosen)
     contents: dict[str, str | None] = {}
-    for row in {row.path: row for row, _ in chosen}.values():
+    for entry in {entry.path: entry for entry, _ in chosen}.values():
         try:
-            contents[row.path] = content(manifest.file(row))
-            if contents[row.path] is None:
-                skipped.append(Skipped(row.path, "unreadable", "it has gone since it was scanned"))
+            contents[entry.path] = content(manifest.file(entry))
+            if contents[entry.path] is None:
+                skipped.append(
+                    Skipped(entry.path, "unreadable", "it has gone since it was scanned")
+                )
         except MediaError as error:
-            contents[row.path] = None
-            skipped.append(Skipped(row.path, error.reason, str(error)))
+            contents[entry.path] = None
+            skipped.append(Skipped(entry.path, error.reason, str(error)))
     clips = [
         ClipSource(
-            name=row.path if repeated[row.path] == 1 else f"{row.path} at {start:.2f} s",
-            file=row.path,
-            key=hashlib.sha256(f"{contents[row.path]} {start:.6f} {READING}".encode()).hexdigest(),
-            class_name=row.class_name,
-            read=partial(read_clip, manifest.root / row.path, start),
-            content=contents[row.path],
-            group=row.group,
+            name=entry.path if repeated[entry.path] == 1 else f"{entry.path} at {start:.2f} s",
+            file=entry.path,
+            key=hashlib.sha256(
+                f"{contents[entry.path]} {start:.6f} {READING}".encode()
+            ).hexdigest(),
+            class_name=entry.class_name,
+            read=partial(read_clip, manifest.root / entry.path, start),
+            content=contents[entry.path],
+            group=entry.group,
         )
-        for row, start in chosen
-        if contents[row.path] is not None
+        for entry, start in chosen
+        if contents[entry.path] is not None
     ]
     notes = _notes(usable, protocol.spec)
     return ClipSet(name, str(manifest.root), tuple(clips), tuple(skipped), tuple(notes))
@@ -247,25 +253,29 @@ def halves(reference: ClipSet, seed: int) -> tuple[ClipSet, ClipSet]:
     )
 
 
-def _notes(rows: Sequence[Row], spec: ClipSpec) -> list[str]:
+def _notes(entries: Sequence[Entry], spec: ClipSpec) -> list[str]:
     """One sentence each on other rates and sizes than the protocol's, on silence and on damage."""
     size = f"{spec.width}x{spec.height}"
     kinds: dict[str, list[str]] = {
         f"with another frame rate than {spec.fps:g}; frames are those nearest to the protocol's instants": [
-            f"{row.path}: {row.fps:.4g}"
-            for row in rows
-            if row.fps and abs(row.fps - spec.fps) > 0.01
+            f"{entry.path}: {entry.fps:.4g}"
+            for entry in entries
+            if entry.fps and abs(entry.fps - spec.fps) > 0.01
         ],
         f"of another size than {size}; brought to it by scaling and cutting": [
-            f"{row.path}: {row.width}x{row.height}"
-            for row in rows
-            if (row.width, row.height) != (spec.width, spec.height)
+            f"{entry.path}: {entry.width}x{entry.height}"
+            for entry in entries
+            if (entry.width, entry.height) != (spec.width, spec.height)
         ],
         f"with another sample rate than {spec.sample_rate} Hz; resampled": [
-            f"{row.path}: {row.sample_rate}" for row in rows if row.sample_rate != spec.sample_rate
+            f"{entry.path}: {entry.sample_rate}"
+            for entry in entries
+            if entry.sample_rate != spec.sample_rate
         ],
-        "digitally silent": [row.path for row in rows if (row.silent_share or 0) >= SILENT_SHARE],
-        "damaged; what decodes is used": [row.path for row in rows if row.decode_errors],
+        "digitally silent": [
+            entry.path for entry in entries if (entry.silent_share or 0) >= SILENT_SHARE
+        ],
+        "damaged; what decodes is used": [entry.path for entry in entries if entry.decode_errors],
     }
     return [
         f"{len(found)} file{'s' * (len(found) > 1)} {kind} (such as {found[0]})"

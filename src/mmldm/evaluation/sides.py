@@ -79,8 +79,8 @@ class Finder:
         """
         manifest = self._manifest("reference", reference)
         split = manifest.split("held_out") if held_out is None else []
-        rows = [row for row in manifest.rows if not split or row.split != "held_out"]
-        whole = self._named(clip_set("reference", manifest, rows, self.protocol), reference)
+        entries = [entry for entry in manifest.entries if not split or entry.split != "held_out"]
+        whole = self._named(clip_set("reference", manifest, entries, self.protocol), reference)
         if held_out is not None:
             return RealSets(whole.require(), whole, apart(self._folder("real", held_out), whole))
         if split:
@@ -121,7 +121,9 @@ class Finder:
 
     def _folder(self, name: str, source: Path) -> ClipSet:
         manifest = self._manifest(name, source)
-        return self._named(clip_set(name, manifest, manifest.rows, self.protocol), source).require()
+        return self._named(
+            clip_set(name, manifest, manifest.entries, self.protocol), source
+        ).require()
 
     def _named(self, clips: ClipSet, source: Path) -> ClipSet:
         """With a folder's path as it was typed: reports hold no other."""

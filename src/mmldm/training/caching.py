@@ -144,7 +144,7 @@ class _Sources:
     def _is_readable(self, source: Source) -> bool:
         try:
             for starts in pieces(source, self.config.clip):
-                read_piece(self.manifest, source.row, starts, self.config.clip)
+                read_piece(self.manifest, source.entry, starts, self.config.clip)
         except MediaError:
             return False
         return True

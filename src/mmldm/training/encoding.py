@@ -1,6 +1,6 @@
 """Files of a block to image latents: each source frame is encoded once, sound once a window.
 
-data.blocks.Source -> pieces, read by workers -> windows audio (rows,1,c,h,w), pictures video (F,c,h,w), each
+data.blocks.Source -> pieces, read by workers -> windows audio (W,1,c,h,w), pictures video (F,c,h,w), each
 the mean and log-variance of the image VAE's posterior. Sound goes by windows because the outer columns of an
 audio image depend on where its window ends, as they do when a clip is generated.
 """
@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from mmldm.data.blocks import Source, pieces
 from mmldm.data.clips import class_labels
-from mmldm.data.manifest import Manifest, Row
+from mmldm.data.manifest import Entry, Manifest
 from mmldm.errors import MediaError, UserError
 from mmldm.media.images import frames_to_images
 from mmldm.media.reader import Windows, read_windows
@@ -70,7 +70,7 @@ class Pieces(Dataset[Piece]):
     def __getitem__(self, index: int) -> Piece:
         number, source, starts = self._pieces[index]
         try:
-            media = read_piece(self._manifest, source.row, starts, self._spec)
+            media = read_piece(self._manifest, source.entry, starts, self._spec)
         except MediaError as error:
             return Piece(number, source, None, str(error))
         return Piece(number, source, media)
@@ -92,19 +92,21 @@ class Pieces(Dataset[Piece]):
             ) from error
 
 
-def read_piece(manifest: Manifest, row: Row, starts: Sequence[float], spec: ClipSpec) -> Windows:
-    """Windows of a row's file; black or silent where it lacks a stream.
+def read_piece(
+    manifest: Manifest, entry: Entry, starts: Sequence[float], spec: ClipSpec
+) -> Windows:
+    """Windows of an entry's file; black or silent where it lacks a stream.
 
     Raises:
         MediaError: As `read_windows`.
     """
     read = read_windows(
-        manifest.file(row), starts, spec, want_video=row.has_video, want_audio=row.has_audio
+        manifest.file(entry), starts, spec, want_video=entry.has_video, want_audio=entry.has_audio
     )
     count = len(starts)
-    if not row.has_audio:
+    if not entry.has_audio:
         return replace(read, waveforms=torch.zeros(count, spec.num_samples))
-    if not row.has_video:  # one black picture stands for all
+    if not entry.has_video:  # one black picture stands for all
         return replace(
             read,
             frames=torch.zeros(1, 3, spec.height, spec.width, dtype=torch.uint8),
@@ -136,7 +138,7 @@ class Encoder:
             told: Called with the number of windows of each piece.
         """
         sound, pictures = _Queue(self._sound), _Queue(self._pictures)
-        rows: list[dict[str, Tensor]] = []
+        windows: list[dict[str, Tensor]] = []
         names: list[str] = []
         failed: dict[str, str] = {}
         seen: dict[int, int] = {}
@@ -155,12 +157,12 @@ class Encoder:
             pictures.add(media.frames[new])
             sound.add(media.waveforms)
             names += [source.name] * len(media.starts)
-            row = source.row
+            entry = source.entry
             for index, start in zip(media.indices.tolist(), media.starts, strict=True):
-                rows.append(
+                windows.append(
                     {
-                        "label": torch.tensor(self._labels[row.class_name]),
-                        "present": torch.tensor([row.has_audio, row.has_video]),
+                        "label": torch.tensor(self._labels[entry.class_name]),
+                        "present": torch.tensor([entry.has_audio, entry.has_video]),
                         "start": start,
                         "video_index": torch.tensor([seen[times[i]] for i in index]),
                     }
@@ -170,9 +172,9 @@ class Encoder:
         kept = [i for i, name in enumerate(names) if name not in failed]
         if not kept:
             return {}, {}, failed
-        windows = {name: torch.stack([rows[i][name] for i in kept]) for name in rows[0]}
-        windows |= {f"audio_{name}": x[kept] for name, x in sound.encoded().items()}
-        return windows, {f"video_{name}": x for name, x in pictures.encoded().items()}, failed
+        kept_windows = {name: torch.stack([windows[i][name] for i in kept]) for name in windows[0]}
+        kept_windows |= {f"audio_{name}": x[kept] for name, x in sound.encoded().items()}
+        return kept_windows, {f"video_{name}": x for name, x in pictures.encoded().items()}, failed
 
     def _pictures(self, frames: Tensor) -> tuple[Tensor, Tensor]:
         mean, logvar = self._codec.posterior(frames_to_images(frames.to(self._device))[None])

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from mmldm.config import RunConfig, changed, parse
-from mmldm.data.manifest import Manifest, Row
+from mmldm.data.manifest import Entry, Manifest
 from mmldm.training.distributed import wait_for
 from mmldm.types import ClipSpec, SpectrogramSpec
 
@@ -202,7 +202,7 @@ def choose_recipe(
     return changed(parse(RunConfig, recipe, "the chosen recipe"), changes)
 
 
-def choose_windows(clips: Sequence[Row], spec: ClipSpec) -> tuple[int, int]:
+def choose_windows(clips: Sequence[Entry], spec: ClipSpec) -> tuple[int, int]:
     """Windows per clip, and how many that makes: about TARGET_WINDOWS, if there is material for them.
 
     A clip without room for a second window has one, however many are asked for.
@@ -211,10 +211,10 @@ def choose_windows(clips: Sequence[Row], spec: ClipSpec) -> tuple[int, int]:
         clips: Of the training split.
         spec: Of a window.
     """
-    durations = [row.duration or 0.0 for row in clips]
+    durations = [entry.duration or 0.0 for entry in clips]
     rooms = [
-        duration - spec.duration >= 1 / (row.fps or spec.fps)
-        for row, duration in zip(clips, durations, strict=True)
+        duration - spec.duration >= 1 / (entry.fps or spec.fps)
+        for entry, duration in zip(clips, durations, strict=True)
     ]
     roomy = [duration for duration, room in zip(durations, rooms, strict=True) if room]
     if not roomy:

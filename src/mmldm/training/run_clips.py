@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mmldm.config import RunConfig
+from mmldm.data.entries import Entry
 from mmldm.data.manifest import Manifest, find_files, is_manifest, scan
-from mmldm.data.rows import Row
 from mmldm.errors import UserError
 from mmldm.text import printable
 from mmldm.training.run_folder import RunFolder, refuse_begun
@@ -66,7 +66,7 @@ def find_manifest(
             "moved, name their folder once with --data."
         )
     fresh = manifest.touched()
-    touched = sum(a != b for a, b in zip(manifest.rows, fresh.rows, strict=True))
+    touched = sum(a != b for a, b in zip(manifest.entries, fresh.entries, strict=True))
     if touched:
         note(
             f"{touched} clips have another time of change and the same content: taken as the same."
@@ -151,7 +151,7 @@ def _moved(manifest: Manifest, place: Path, note: Note) -> Manifest:
         return manifest
     missing = moved.changed()
     if missing:
-        old = any(row.sha256 is None for row in missing)
+        old = any(entry.sha256 is None for entry in missing)
         without_hash = "; this run knows their sizes and times alone: copy with times kept" * old
         raise UserError(
             f"--data {place}: {_changes(moved, missing)} from what was scanned in "
@@ -171,7 +171,7 @@ def _arrived(manifest: Manifest, config: RunConfig) -> list[str]:
     _, found, _ = find_files(
         source, data.allow_missing, data.class_pattern, data.group_pattern, data.follow_links
     )
-    return manifest.arrivals(found.entries)
+    return manifest.arrivals(found.listing)
 
 
 def _scanned_again(
@@ -180,7 +180,7 @@ def _scanned_again(
     config: RunConfig,
     progress: Progress,
     note: Note,
-    changed: Sequence[Row],
+    changed: Sequence[Entry],
     arrived: Sequence[str],
     keep: bool,
 ) -> Manifest:
@@ -191,8 +191,8 @@ def _scanned_again(
     refuse_begun(folder, f"{len(arrived)} new and {len(changed)} changed or gone")
     source = manifest.root if manifest.listed is None else manifest.root / manifest.listed
     fresh = _usable(_scan(source, folder, config, progress, keep, known=manifest))
-    now = {row.path for row in fresh.rows}
-    gone = [row.path for row in changed if row.path not in now]
+    now = {entry.path for entry in fresh.entries}
+    gone = [entry.path for entry in changed if entry.path not in now]
     note(
         f"rescan: {len(arrived)} clips new or mended, {len(changed) - len(gone)} with new content, "
         f"{len(gone)} gone"
@@ -202,14 +202,14 @@ def _scanned_again(
     return fresh
 
 
-def _changes(manifest: Manifest, rows: Sequence[Row]) -> str:
+def _changes(manifest: Manifest, entries: Sequence[Entry]) -> str:
     """How many are gone, and how many differ."""
-    gone = sum(row.state(manifest.root / row.path) == "gone" for row in rows)
+    gone = sum(entry.state(manifest.root / entry.path) == "gone" for entry in entries)
     parts = []
     if gone:
         parts.append(f"{gone} clips are gone")
-    if len(rows) > gone:
-        parts.append(f"{len(rows) - gone} clips changed")
+    if len(entries) > gone:
+        parts.append(f"{len(entries) - gone} clips changed")
     return " and ".join(parts)
 
 

@@ -1,6 +1,6 @@
 """One media file as a manifest knows it, and when it still is the same file.
 
-file -> Row; Row, file -> same, touched, changed or gone
+file -> Entry; Entry, file -> same, touched, changed or gone
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Status = Literal["used", "used_with_note", "skipped"]
 State = Literal["same", "touched", "changed", "gone"]
 
 
-class Row(BaseModel):
+class Entry(BaseModel):
     """One media file. Measured fields are None where the file could not be measured."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -36,7 +36,7 @@ class Row(BaseModel):
     """The recording that it is a part of; all parts stand on one side of the split."""
     split: Split | None = None
     duration: float | None = None
-    """Seconds: windows lie in [0, duration]. At least one clip long if the row is usable."""
+    """Seconds: windows lie in [0, duration]. At least one clip long if the entry is usable."""
     fps: float | None = None
     width: int | None = None
     height: int | None = None
@@ -48,7 +48,7 @@ class Row(BaseModel):
     decode_errors: int | None = None
     has_audio: bool = True
     has_video: bool = True
-    """Whether there is sound, and picture; a usable row without one is for `allow_missing` alone."""
+    """Whether there is sound, and picture; a usable entry without one is for `allow_missing` alone."""
     size: int
     """Bytes."""
     mtime_ns: int
