@@ -17,8 +17,8 @@ smoke: $(VENV)/.dev
 	$(BIN)/python -m pytest -m smoke
 
 lint: $(VENV)/.dev
-	$(BIN)/ruff check src tests
-	$(BIN)/ruff format --check src tests
+	$(BIN)/ruff check src tests runs
+	$(BIN)/ruff format --check src tests runs
 
 types: $(VENV)/.dev
 	$(BIN)/mypy

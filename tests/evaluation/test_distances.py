@@ -1,4 +1,4 @@
-"""Distances agree with direct computations and know their floor; shares of neighbours are their papers' sums."""
+"""Distances agree with direct computations and know their floor; shares are their papers' sums."""
 
 import numpy as np
 import pytest
