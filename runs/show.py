@@ -12,12 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from animation import animate, instants, save_animation
 from torch.nn import functional as F
 
 from mmldm.cli.generate import BUNDLED
 from mmldm.data.clips import spread
 from mmldm.data.manifest import Manifest, scan
-from mmldm.media.animation import animate, instants, save_animation
 from mmldm.media.clip import Clip
 from mmldm.media.reader import read_clip
 from mmldm.media.sheet import contact_sheet, save_png
