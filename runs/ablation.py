@@ -180,7 +180,7 @@ class Bench:
         right: list[bool] = []
         for start in range(0, len(self.clips), BATCH):
             clips = self.clips[start : start + BATCH]
-            media = _stack(clips).map(lambda x: x.to(self.device))
+            media: AV[Any] = _stack(clips).map(lambda x: x.to(self.device))
             latents: AV[Any] = encode_media(model, codec, audio_image, media)
             if model.config.num_classes:
                 heard = model.class_logits(model.semantics(latents)).argmax(1).tolist()
@@ -204,7 +204,7 @@ class Bench:
     def judge(self, made: list[Clip], config: RunConfig) -> dict[str, float]:
         """Closeness to the real clips, and sync by pixels and waveform alone."""
         kept, real = _stack(made), _stack(self.clips)
-        sync = alignment_report(made, empty=background(real.video))["sync"][0]
+        sync = alignment_report(made, empty=background(list(real.video)))["sync"][0]
         return {
             "psnr": float(psnr(kept.video, real.video).mean()),
             "detail": _gradients(kept.video) / _gradients(real.video),

@@ -12,6 +12,7 @@ import argparse
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -97,7 +98,7 @@ def batches(rows: Tensor) -> tuple[Tensor, ...]:
 
 def reconstruct(pipeline: SoundingVideoPipeline, waveform: Tensor, frames: Tensor) -> Tensor:
     """Audio images of what the model's autoencoder keeps of clips."""
-    latents = pipeline.encode(AV(waveform, frames))
+    latents: AV[Any] = pipeline.encode(AV(waveform, frames))
     return decode_latents(
         pipeline.autoencoder,
         ImageCodec(pipeline.vae, pipeline.autoencoder.image_statistics),
