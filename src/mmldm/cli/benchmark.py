@@ -18,7 +18,7 @@ from mmldm.errors import UserError
 if TYPE_CHECKING:
     import torch
 
-    from mmldm.benchmark.measure import System
+    from mmldm.benchmark.costs import System
     from mmldm.pipelines.sounding_video import SoundingVideoPipeline
 
 WORKS = ("sample", *JOBS)
@@ -72,9 +72,8 @@ def benchmark(
 
     from diffusers.utils import logging as diffusers_logging
 
-    from mmldm.benchmark.against import load_step
-    from mmldm.benchmark.measure import Clock, measure
-    from mmldm.benchmark.table import facts, to_json, to_markdown
+    from mmldm.benchmark.costs import Clock, costs, facts, to_json, to_markdown
+    from mmldm.benchmark.timing import load_step
     from mmldm.files import write_text
     from mmldm.training.distributed import choose_device
 
@@ -86,7 +85,7 @@ def benchmark(
     about = facts(chosen, used, shlex.join(["mmldm", *sys.argv[1:]]))
     rows = []
     with ProgressLine() as line:
-        for row in measure(system, wanted, batch, Clock(repeats, chosen, step)):
+        for row in costs(system, wanted, batch, Clock(repeats, chosen, step)):
             rows.append(row)
             line.console.print(f"{row.work}: {row.timing.median:.3g} s", highlight=False)
     if not rows:
@@ -106,9 +105,9 @@ def _system(
     device: torch.device,
 ) -> System:
     """What the options name: a recipe, a run folder (model and recipe), or a model alone."""
-    from mmldm.benchmark.machine import DTYPES
-    from mmldm.benchmark.measure import System
+    from mmldm.benchmark.costs import System
     from mmldm.benchmark.sampling import CLASSES, untrained_pipeline
+    from mmldm.benchmark.timing import DTYPES
     from mmldm.config import changed, load_config
     from mmldm.training.recipe import tiny_recipe
     from mmldm.training.summary import summarise
