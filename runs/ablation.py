@@ -21,7 +21,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from mmldm.cli.progress import ProgressLine
+from mmldm.cli.terminal import ProgressLine
 from mmldm.config import RunConfig, load_config, override, parse
 from mmldm.data.clips import WindowDataset, spread
 from mmldm.data.latents import Splits

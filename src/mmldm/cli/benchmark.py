@@ -9,10 +9,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mmldm.cli.generate import DeviceOption, QualityOption, load_model
-from mmldm.cli.output import require_writable
-from mmldm.cli.progress import ProgressLine
-from mmldm.cli.train import JOBS
+from mmldm.cli.generate import load_model
+from mmldm.cli.terminal import (
+    ChangesOption,
+    DeviceOption,
+    ModelOption,
+    ProgressLine,
+    QualityOption,
+    require_writable,
+    silence_diffusers,
+)
+from mmldm.cli.train import JOB_NAMES
 from mmldm.errors import UserError
 
 if TYPE_CHECKING:
@@ -21,21 +28,15 @@ if TYPE_CHECKING:
     from mmldm.benchmark.costs import System
     from mmldm.pipelines.sounding_video import SoundingVideoPipeline
 
-WORKS = ("sample", *JOBS)
+WORKS = ("sample", *JOB_NAMES)
 
 
 def benchmark(
-    model: Annotated[
-        str | None,
-        typer.Option(help="Model or run folder, or hub name. Default: the bundled one."),
-    ] = None,
+    model: ModelOption = None,
     config: Annotated[
         Path | None, typer.Option(help="A recipe (YAML) instead, with random weights.")
     ] = None,
-    changes: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Changes one setting; repeatable."),
-    ] = None,
+    changes: ChangesOption = None,
     jobs: Annotated[
         str, typer.Option(metavar="NAMES", help=f"Of {', '.join(WORKS)}; with commas between.")
     ] = ",".join(WORKS),
@@ -70,14 +71,12 @@ def benchmark(
     if json is not None:
         require_writable(json.parent)
 
-    from diffusers.utils import logging as diffusers_logging
-
     from mmldm.benchmark.costs import Clock, costs, facts, to_json, to_markdown
     from mmldm.benchmark.timing import load_step
     from mmldm.files import write_text
     from mmldm.training.distributed import choose_device
 
-    diffusers_logging.set_verbosity_error()
+    silence_diffusers()
     chosen = choose_device(device)
     used = precision or ("bf16" if chosen.type == "cuda" else "fp32")
     step = None if against is None else load_step(against)
@@ -112,6 +111,7 @@ def _system(
     from mmldm.training.recipe import tiny_recipe
     from mmldm.training.summary import summarise
 
+    # The recipe: the one given, the run's own, or the bundled model's; a model alone has none.
     own = None if model is None else Path(model) / "config.yaml"
     if config is not None or (own is not None and own.is_file()):
         recipe = load_config(config or own or "")
@@ -122,9 +122,11 @@ def _system(
     else:
         options = {"quality": quality}
         return System(lambda: load_model(model, str(device)).to(DTYPES[precision]), options, None)
+
+    # All parts that are trained, in the precision that is asked for.
     written = recipe.sample
     recipe = changed(recipe, changes)
-    trained = [job for job in JOBS if getattr(getattr(recipe, job), "train", None) is not None]
+    trained = [job for job in JOB_NAMES if getattr(getattr(recipe, job), "train", None) is not None]
     recipe = changed(recipe, [f"{job}.train.precision={precision}" for job in trained])
     summary = summarise(recipe, len(CLASSES))
 

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mmldm.cli.output import require_writable, say
-from mmldm.cli.progress import ProgressLine
+from mmldm.cli.terminal import ProgressLine, require_writable, say
 
 if TYPE_CHECKING:
     from mmldm.types import ClipSpec
