@@ -60,6 +60,7 @@ def benchmark(
     device: DeviceOption = None,
 ) -> None:
     """Times sampling and training steps, whole and in parts; counts FLOPs, memory and energy."""
+    # Mistakes are told before torch is loaded.
     wanted = jobs.split(",")
     unknown = [name for name in wanted if name not in WORKS]
     if unknown:

@@ -167,6 +167,7 @@ def reconstruct(
     from mmldm.media.spectrogram import AudioImage
     from mmldm.pipelines.previews import save_clips
 
+    # What is kept: by an image VAE alone, or by a model's whole autoencoder.
     if vae is not None:
         from mmldm.models.image_vae import load_image_vae
         from mmldm.training.distributed import choose_device
@@ -179,6 +180,7 @@ def reconstruct(
         spec = pipeline.clip_spec
         original = _window(clip, start, spec).clip(0, spec)
         kept = pipeline.reconstruct(original, decoder_steps=decoder_steps)
+
     numbers = fidelity(kept, original, AudioImage(spec))
     name = f"reconstruction_{clip.stem}"
     *files, sheet = save_clips([original, kept], out, name, ["original", "reconstruction"])
