@@ -112,7 +112,9 @@ def test_clip_that_vanishes_fails_by_name_and_is_counted(
 ) -> None:
     rows = [row.model_copy(update={"split": "train"}) for row in manifest.usable]
     rows += [rows[0].model_copy(update={"path": "gone.mp4"})]
-    dataset = WindowDataset(Manifest(root=manifest.root, entries=tuple(rows)), SPEC, "train", seed=0)
+    dataset = WindowDataset(
+        Manifest(root=manifest.root, entries=tuple(rows)), SPEC, "train", seed=0
+    )
     failed = dataset[(0, 5)]
     assert isinstance(failed, Failed)
     assert failed.file == "gone.mp4"

@@ -23,7 +23,7 @@ from mmldm.data.manifest import Entry, Manifest, assign_splits, scan
 from mmldm.data.measuring import measure_files
 from mmldm.errors import MediaError, UserError
 from mmldm.media.clip import Clip
-from mmldm.media.limits import Limits
+from mmldm.media.container import Limits
 from mmldm.types import ClipSpec
 
 from ..remux import marked_copy, without

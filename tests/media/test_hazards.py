@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from mmldm.errors import MediaError
-from mmldm.media.limits import Limits
+from mmldm.media.container import Limits
 from mmldm.media.reader import probe, read_audio, read_clip, read_frames
 from mmldm.types import ClipSpec
 

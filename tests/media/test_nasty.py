@@ -12,8 +12,8 @@ import pytest
 
 from mmldm.data.folder import MEDIA_SUFFIXES
 from mmldm.data.manifest import Manifest, scan
+from mmldm.media.container import Limits
 from mmldm.media.isolated import Outcome, run_isolated
-from mmldm.media.limits import Limits
 from mmldm.media.probe import measure
 from mmldm.types import ClipSpec
 

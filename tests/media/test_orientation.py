@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmldm.media.orientation import ODD_MATRIX, nearest_orientation
+from mmldm.media.picture import ODD_MATRIX, nearest_orientation
 from mmldm.media.reader import probe, read_frames
 from mmldm.types import ClipSpec
 

@@ -29,7 +29,7 @@ from mmldm.data.summary import summary_lines
 from mmldm.errors import MediaError, UserError
 from mmldm.files import write_text
 from mmldm.media.clock import TOLERANCE
-from mmldm.media.limits import Limits
+from mmldm.media.container import Limits
 from mmldm.text import is_utf8, printable
 from mmldm.types import ClipSpec
 

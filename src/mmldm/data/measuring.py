@@ -19,8 +19,8 @@ from mmldm.data.entries import SILENT_SHARE, Entry, Status, content, fingerprint
 from mmldm.data.folder import Listed
 from mmldm.data.splits import COPY
 from mmldm.media.clock import TOLERANCE
+from mmldm.media.container import Limits
 from mmldm.media.isolated import Outcome, run_isolated
-from mmldm.media.limits import Limits
 from mmldm.media.probe import measure
 from mmldm.text import printable
 from mmldm.types import ClipSpec

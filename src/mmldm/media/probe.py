@@ -15,13 +15,11 @@ import numpy as np
 
 from mmldm.errors import MediaError
 from mmldm.files import sha256_of
-from mmldm.media import continuity
-from mmldm.media.container import MediaFile
-from mmldm.media.limits import Limits
+from mmldm.media.container import AUDIO_FORMATS, Limits
+from mmldm.media.decoding import MediaFile
 from mmldm.media.mixing import Powers
-from mmldm.media.opening import AUDIO_FORMATS
 from mmldm.media.picture import Picture
-from mmldm.media.sound import CLIPPED, Sound, clipping
+from mmldm.media.sound import CLIPPED, Sound, clipping, gap_notes
 
 # Loudest level of silence, and the samples judged together.
 SILENCE, SILENCE_BLOCK = 10 ** (-90 / 20), 512
@@ -73,9 +71,12 @@ def probe(path: str | Path, limits: Limits | None = None, allow_missing: bool = 
             `too_short` (a still picture), `non_finite`, `format_change`, `corrupt`.
     """
     with _open(path, limits or Limits(), allow_missing) as media:
-        origin, events = media.from_origin()
+        beginning = media.beginning()
+        media.rewind()
+        if beginning.note:
+            media.note(beginning.note)
         picture, sound = _PictureTally(), _SoundTally()
-        for event in events:
+        for event in media:
             if isinstance(event, Picture):
                 picture.add(event)
             elif isinstance(event, Sound):
@@ -119,7 +120,7 @@ def probe(path: str | Path, limits: Limits | None = None, allow_missing: bool = 
             }
         return MediaInfo(
             path=str(path),
-            duration=min(ends) - origin,
+            duration=min(ends) - beginning.origin,
             decode_errors=media.decode_errors,
             notes=_notes(media, picture, sound),
             **measured,
@@ -211,7 +212,7 @@ class _SoundTally:
         notes: list[str] = []
         if media.listening is not None and self.powers is not None:
             notes += media.listening.belied_by(self.powers)
-        notes += list(continuity.notes(np.array(self.times), np.array(self.lengths), self.rate))
+        notes += list(gap_notes(np.array(self.times), np.array(self.lengths), self.rate))
         zeros = self.zeros / self.samples
         if zeros > NOTED_ZEROS:
             notes.append(f"{zeros:.0%} of its sound is exact zeros; listen whether it is whole")

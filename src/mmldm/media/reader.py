@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +17,11 @@ import torch
 from torch import Tensor
 
 from mmldm.errors import MediaError
+from mmldm.files import once_per_file
 from mmldm.media.clip import Clip
 from mmldm.media.clock import TOLERANCE, Beginning, Shown
-from mmldm.media.container import MediaFile
-from mmldm.media.limits import Limits
-from mmldm.media.opening import AUDIO_FORMATS, VIDEO_FORMATS
+from mmldm.media.container import AUDIO_FORMATS, VIDEO_FORMATS, Limits
+from mmldm.media.decoding import MediaFile
 from mmldm.media.picture import Picture
 from mmldm.media.probe import MediaInfo, probe
 from mmldm.media.sound import Sound
@@ -136,7 +135,7 @@ def read_windows(
     """
     limits = limits or Limits()
     formats = VIDEO_FORMATS if want_video else AUDIO_FORMATS
-    beginning = _beginning(path, limits, formats, want_video, want_audio, _identity(path))
+    beginning = _beginning(Path(path), formats, limits, want_video, want_audio)
     with MediaFile(path, limits, formats, want_video, want_audio) as media:
         if beginning.note:
             media.note(beginning.note)
@@ -151,27 +150,13 @@ def read_windows(
         return _Collected(media, beginning, asked, spec, limits).windows()
 
 
-@lru_cache(maxsize=4096)
+@once_per_file
 def _beginning(
-    path: str | Path,
-    limits: Limits,
-    formats: str,
-    want_video: bool,
-    want_audio: bool,
-    identity: tuple[int, ...],
+    path: Path, formats: str, limits: Limits, want_video: bool, want_audio: bool
 ) -> Beginning:
     """Looked up once for all epochs: it takes as long as reading the sound of a window."""
     with MediaFile(path, limits, formats, want_video, want_audio) as media:
         return media.beginning()
-
-
-def _identity(path: str | Path) -> tuple[int, ...]:
-    """What changes when another file takes the place of this one."""
-    try:
-        status = Path(path).stat()
-    except OSError:
-        return ()
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 class _Collected:

@@ -7,19 +7,17 @@ The rule which frame is shown is in `clock`; docs/data.md.
 from __future__ import annotations
 
 import bisect
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from mmldm.media.clock import TOLERANCE, FrameClock, Shown
-from mmldm.media.limits import Limits
+from mmldm.media.container import Limits, Note
 from mmldm.media.picture import FrameConverter, Picture
-from mmldm.media.sound import Sound, SoundTrack
+from mmldm.media.sound import HOLD, Sound, SoundTrack
 from mmldm.types import ClipSpec
 
-RUN_IN = 0.5
-"""Seconds of sound before a window that decide how its blocks join: as much as is there after a seek."""
 REORDERING = 1.0
 """Seconds by which the times of packets in a file may go back."""
 
@@ -200,7 +198,7 @@ class SoundBlocks:
         asked: Sequence[float],
         spec: ClipSpec,
         clock: FrameClock,
-        note: Callable[[str], None],
+        note: Note,
     ) -> None:
         self.path, self.spec, self._note = path, spec, note
         self._begin = min(asked) - clock.nominal
@@ -227,7 +225,7 @@ class SoundBlocks:
         sound = sound.mono()
         self._latest.add(sound)
         self.end = max(self.end, sound.end)
-        if len(self._blocks) > 1 and self._blocks[1].time <= self._begin - RUN_IN:
+        if len(self._blocks) > 1 and self._blocks[1].time <= self._begin - HOLD:
             self._blocks.pop(0)
         self._blocks.append(sound)
 
@@ -238,9 +236,10 @@ class SoundBlocks:
             MediaError: As `SoundTrack.waveform`.
         """
         track = SoundTrack(self.path, start, self.spec, self._note)
-        # From the last block that begins before the run-in on, so that all readers join the same blocks.
+        # What lies HOLD seconds before the window decides how its blocks join, and is there after a seek:
+        # so all readers join the same blocks.
         times = [block.time for block in self._blocks]
-        first = max(0, bisect.bisect_right(times, start - RUN_IN) - 1)
+        first = max(0, bisect.bisect_right(times, start - HOLD) - 1)
         for block in self._blocks[first:]:
             if track.complete:
                 break
