@@ -27,7 +27,7 @@ from safetensors import SafetensorError
 
 from mmldm.errors import UserError
 
-Found = TypeVar("Found")
+Result = TypeVar("Result")
 Others = TypeVarTuple("Others")
 
 _LEFTOVER = re.compile(
@@ -168,15 +168,15 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def once_per_file(look: Callable[[Path, *Others], Found]) -> Callable[[Path, *Others], Found]:
+def once_per_file(look: Callable[[Path, *Others], Result]) -> Callable[[Path, *Others], Result]:
     """Remembers in this process what `look(path, ...)` found in a file, until the file changes."""
 
     @lru_cache(maxsize=_REMEMBERED)
-    def remembered(state: tuple[int, ...], path: Path, *others: Any) -> Found:
+    def remembered(state: tuple[int, ...], path: Path, *others: Any) -> Result:
         return look(path, *others)
 
     @wraps(look)
-    def found(path: Path, *others: *Others) -> Found:
+    def found(path: Path, *others: *Others) -> Result:
         return remembered(_state(path), path, *others)
 
     return found

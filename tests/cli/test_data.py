@@ -8,7 +8,7 @@ import torch
 
 from mmldm.data.folder import find_media
 from mmldm.data.manifest import Manifest
-from mmldm.data.measuring import measure_files
+from mmldm.data.scan import measure_files
 from mmldm.media.container import Limits
 from mmldm.media.reader import probe
 from mmldm.media.writer import write_wav

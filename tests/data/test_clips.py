@@ -8,7 +8,8 @@ import torch
 
 from mmldm.data.clips import NO_CLASS, WindowDataset, held_out_windows, windows
 from mmldm.data.loader import Failed, IndexedLoader
-from mmldm.data.manifest import Entry, Manifest, scan
+from mmldm.data.manifest import Entry, Manifest
+from mmldm.data.scan import scan
 from mmldm.errors import UserError
 from mmldm.evaluation.protocol import Protocol
 from mmldm.evaluation.sets import clip_set

@@ -187,6 +187,6 @@ def test_nobody_sets_the_log_level_of_the_decoder() -> None:
 
 
 def test_probing_does_not_import_torch() -> None:
-    code = "import sys, mmldm.media.probe, mmldm.data.manifest; sys.exit('torch' in sys.modules)"
+    code = "import sys, mmldm.media.probe, mmldm.data.scan; sys.exit('torch' in sys.modules)"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     assert subprocess.run([sys.executable, "-c", code], env=environment).returncode == 0

@@ -127,7 +127,7 @@ def probe(path: str | Path, limits: Limits | None = None, allow_missing: bool = 
         )
 
 
-def measure(path: str, limits: dict[str, Any], allow_missing: bool = False) -> dict[str, Any]:
+def probe_apart(path: str, limits: dict[str, Any], allow_missing: bool = False) -> dict[str, Any]:
     """`probe` with plain values in and out, for a worker process, and the sha256 of the file's content."""
     measured = asdict(probe(path, Limits(**limits), allow_missing))
     return {**measured, "sha256": sha256_of(Path(path))}
