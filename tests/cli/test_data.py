@@ -10,7 +10,7 @@ from mmldm.data.folder import find_media
 from mmldm.data.manifest import Manifest
 from mmldm.data.scan import measure_files
 from mmldm.media.container import Limits
-from mmldm.media.reader import probe
+from mmldm.media.probe import probe
 from mmldm.media.writer import write_wav
 from mmldm.training.recipe import tiny_clip
 

@@ -17,7 +17,8 @@ from mmldm.media.clip import Clip
 from mmldm.media.colour import Colour
 from mmldm.media.container import Limits
 from mmldm.media.picture import FrameConverter, Orientation, Picture
-from mmldm.media.reader import probe, read_clip, read_frames
+from mmldm.media.probe import probe
+from mmldm.media.reader import read_clip, read_frames
 from mmldm.types import ClipSpec
 
 BARS = np.array(

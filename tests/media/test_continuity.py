@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from mmldm.media import reader
-from mmldm.media.reader import probe, read_audio
+from mmldm.media.probe import probe
+from mmldm.media.reader import read_audio
 from mmldm.media.sound import Sound, SoundTrack, gap_notes, levels
 from mmldm.types import ClipSpec
 

@@ -17,7 +17,8 @@ import pytest
 
 from mmldm.errors import MediaError
 from mmldm.media.container import Limits
-from mmldm.media.reader import probe, read_audio, read_clip, read_frames
+from mmldm.media.probe import probe
+from mmldm.media.reader import read_audio, read_clip, read_frames
 from mmldm.types import ClipSpec
 
 SPEC = ClipSpec(height=16, width=16)

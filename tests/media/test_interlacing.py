@@ -22,7 +22,8 @@ from mmldm.media.interlacing import (
     Deinterlacer,
 )
 from mmldm.media.picture import Picture
-from mmldm.media.reader import probe, read_frames
+from mmldm.media.probe import probe
+from mmldm.media.reader import read_frames
 from mmldm.types import ClipSpec
 
 HEIGHT, WIDTH = 144, 192

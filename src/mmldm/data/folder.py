@@ -17,20 +17,13 @@ from mmldm.data.manifest import Manifest, Split, is_manifest, json_lines
 from mmldm.errors import UserError
 from mmldm.text import is_utf8, printable
 
-MEDIA_SUFFIXES = frozenset(
-    {
-        *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg"),
-        *(".ts", ".mts", ".m2ts", ".ogv", ".flv", ".3gp", ".3g2"),
-    }
-)
-AUDIO_SUFFIXES = frozenset({".wav", ".mp3", ".flac", ".aac", ".m4a", ".aiff", ".oga", ".ogg"})
-SPLIT_FOLDERS: dict[str, Split] = {
-    "train": "train",
-    "val": "held_out",
-    "valid": "held_out",
-    "validation": "held_out",
-    "test": "held_out",
-}
+MEDIA_SUFFIXES = frozenset((
+    ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".ogv",
+    ".flv", ".3gp", ".3g2",
+))  # fmt: skip
+AUDIO_SUFFIXES = frozenset((".wav", ".mp3", ".flac", ".aac", ".m4a", ".aiff", ".oga", ".ogg"))
+HELD_OUT_FOLDERS = ("val", "valid", "validation", "test")
+SPLIT_FOLDERS: dict[str, Split] = {"train": "train", **dict.fromkeys(HELD_OUT_FOLDERS, "held_out")}
 """What a data set's own folders mean, in capitals or not."""
 UNNAMED = "unreadable_name"
 """Reason of a file whose name is not UTF-8."""

@@ -214,13 +214,8 @@ def mix_of(layout: av.AudioLayout, powers: Powers) -> Mix:
     weights = (loudness / loudness[audible].sum()).astype(np.float32)
     coherence = powers.coherence(weights)
     if coherence < CANCELLED:
-        return Mix(
-            alone,
-            (
-                "its channels cancel each other when they are mixed; its"
-                f" {names[loudest]} channel alone is used",
-            ),
-        )
+        cancelled = "its channels cancel each other when they are mixed"
+        return Mix(alone, (f"{cancelled}; its {names[loudest]} channel alone is used",))
     notes = []
     silent = [names[k] for k in np.flatnonzero((loudness > 0) & ~audible)]
     if silent:

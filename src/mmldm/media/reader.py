@@ -23,21 +23,16 @@ from mmldm.media.clock import TOLERANCE, Beginning, Shown
 from mmldm.media.container import AUDIO_FORMATS, VIDEO_FORMATS, Limits
 from mmldm.media.decoding import MediaFile
 from mmldm.media.picture import Picture
-from mmldm.media.probe import MediaInfo, probe
 from mmldm.media.sound import Sound
 from mmldm.media.window import FrameTrack, ShownTrack, SoundBlocks
 from mmldm.types import ClipSpec
-
-__all__ = [
-    "READING", "MediaInfo", "Windows", "probe", "read_audio", "read_clip", "read_frames", "read_windows",
-]  # fmt: skip
 
 READING = 2
 """Rises when the same window of a file reads differently; keys of what is kept of windows have it."""
 # Windows that start later than this (seconds) are reached by seeking.
 SEEK_FROM = 3.0
 # Seconds decoded before a window after seeking: where sound lies is judged on half a second of it
-# (`continuity.HOLD`), after the decoder has settled.
+# (`sound.HOLD`), after the decoder has settled.
 PREROLL = 1.0
 
 
@@ -172,13 +167,15 @@ class _Collected:
     ) -> None:
         self._media, self._asked, self._spec = media, asked, spec
         self._origin, clock = beginning.origin, beginning.clock
+
+        # Pictures that are not wanted still say where a window begins.
         self._frames = FrameTrack(media.path, asked, spec, clock, limits) if media.video else None
-        seen = beginning.picture is not None and self._frames is None
-        self._shown = ShownTrack(asked, spec, clock) if seen else None
-        heard = SoundBlocks(media.path, asked, spec, clock, media.note)
-        self._sound = heard if media.audio else None
-        tracks = (self._frames, self._shown, self._sound)
-        self._tracks = [track for track in tracks if track is not None]
+        is_shown = beginning.picture is not None and self._frames is None
+        self._shown = ShownTrack(asked, spec, clock) if is_shown else None
+        blocks = SoundBlocks(media.path, asked, spec, clock, media.note)
+        self._sound = blocks if media.audio else None
+        self._tracks = [t for t in (self._frames, self._shown, self._sound) if t is not None]
+
         for event in media:
             match event:
                 case Picture() if self._frames:
@@ -196,7 +193,7 @@ class _Collected:
     @property
     def saw_beginning(self) -> bool:
         """Whether what is shown and heard when the earliest window begins was decoded."""
-        return all(track.saw_beginning for track in self._tracks)
+        return all(track.first <= track.begin for track in self._tracks)
 
     def windows(self) -> Windows:
         """Every window, from the best of its starts that fits into the file.
@@ -205,18 +202,21 @@ class _Collected:
             MediaError: `too_short` if the pictures end before a window does; as `SoundBlocks.waveform`.
         """
         starts = [self._start(window) for window in range(len(self._asked))]
-        spec, sound = self._spec, self._sound
+        spec, pictures = self._spec, self._frames
+
+        # Source frames that several windows show are held once: (F,H,W,3), and (W,T) of their numbers.
         frames = np.empty((0, spec.height, spec.width, 3), np.uint8)
-        indices, times = np.empty((len(starts), 0), np.int64), np.empty(0)
-        waveforms = np.empty((len(starts), 0), np.float32)
-        if self._frames:
-            chosen = [self._frames.chosen(*window) for window in enumerate(starts)]
+        times, indices = np.empty(0), np.empty((len(starts), 0), np.int64)
+        if pictures:
+            chosen = [pictures.chosen(*window) for window in enumerate(starts)]
             times, flat = np.unique(np.array(chosen), return_inverse=True)
-            frames = np.stack([self._frames.arrays[time] for time in times])
+            frames = np.stack([pictures.arrays[time] for time in times])
             times -= self._origin
             indices = flat.reshape(len(starts), spec.num_frames)
-        if sound:
-            waveforms = np.stack([sound.waveform(start) for start in starts])
+
+        waveforms = np.empty((len(starts), 0), np.float32)
+        if self._sound:
+            waveforms = np.stack([self._sound.waveform(start) for start in starts])
         return Windows(
             torch.from_numpy(frames).permute(0, 3, 1, 2).contiguous(),
             torch.from_numpy(times),
@@ -225,11 +225,12 @@ class _Collected:
             torch.tensor(starts, dtype=torch.float64) - self._origin,
             tuple(self._media.notes),
             self._media.claimed_length(self._origin),
-            self._frames.size if self._frames else None,
-            1 / self._frames.clock.nominal if self._frames else None,
+            pictures.size if pictures else None,
+            1 / pictures.clock.nominal if pictures else None,
         )
 
     def _start(self, window: int) -> float:
+        """Where a window begins, in the file's own time."""
         pictures = self._frames or self._shown
         if pictures is None:
             return self._asked[window]

@@ -127,10 +127,7 @@ class SoundTrack:
         if not self._blocks:
             return waveform
         line = self._line()
-        if not np.isfinite(line).all():
-            raise MediaError(
-                "non_finite", f"the sound of {self.path} holds NaN or Inf; re-encode its sound"
-            )
+        require_finite(line, self.path)
         line = _resample(line, self._blocks[0].rate, self.spec.sample_rate)
         lead = LEAD * self.spec.sample_rate
         part = line[lead : lead + self.spec.num_samples]
@@ -189,6 +186,12 @@ def gap_notes(times: np.ndarray, lengths: np.ndarray, rate: int) -> tuple[str, .
             f"the times of its sound jitter by {1000 * steps.max():.0f} ms; it is read as contiguous"
         )
     return tuple(said)
+
+
+def require_finite(samples: np.ndarray, path: str | Path) -> None:
+    """Refuses samples (n,) that are no numbers, as `non_finite`."""
+    if not np.isfinite(samples).all():
+        raise MediaError("non_finite", f"the sound of {path} holds NaN or Inf; re-encode its sound")
 
 
 def clipping(peak: float) -> str:
