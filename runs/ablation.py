@@ -30,8 +30,7 @@ from mmldm.data.manifest import Manifest
 from mmldm.diffusion.schedules import ScheduleConfig, make_scheduler
 from mmldm.evaluation.reconstruction import mel_error, psnr, through_image_vae
 from mmldm.files import write_json, write_text
-from mmldm.media.clip import Clip
-from mmldm.media.images import images_to_frames
+from mmldm.media.clip import Clip, images_to_frames
 from mmldm.media.spectrogram import AudioImage
 from mmldm.models.autoencoder import MultiModalAutoencoder
 from mmldm.models.image_codec import ImageCodec

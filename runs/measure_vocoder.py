@@ -19,7 +19,8 @@ from torch import Tensor
 
 from mmldm.cli.generate import BUNDLED
 from mmldm.data.clips import spread
-from mmldm.data.manifest import Manifest, scan
+from mmldm.data.manifest import Manifest
+from mmldm.data.scan import scan
 from mmldm.evaluation.onsets import detect_onsets
 from mmldm.evaluation.reconstruction import mel_error
 from mmldm.evaluation.spectra import spectral_distance

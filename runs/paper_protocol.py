@@ -13,8 +13,7 @@ from pathlib import Path
 import torch
 
 from mmldm.cli.generate import load_model
-from mmldm.media.clip import Clip
-from mmldm.media.images import images_to_frames
+from mmldm.media.clip import Clip, images_to_frames
 from mmldm.media.spectrogram import AudioImage
 from mmldm.models.image_codec import ImageCodec
 from mmldm.pipelines.decoding import decode_to_image_latents

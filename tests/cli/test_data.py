@@ -8,9 +8,9 @@ import torch
 
 from mmldm.data.folder import find_media
 from mmldm.data.manifest import Manifest
-from mmldm.data.measuring import measure_files
-from mmldm.media.limits import Limits
-from mmldm.media.reader import probe
+from mmldm.data.scan import measure_files
+from mmldm.media.container import Limits
+from mmldm.media.probe import probe
 from mmldm.media.writer import write_wav
 from mmldm.training.recipe import tiny_clip
 

@@ -8,7 +8,8 @@ import torch
 
 from mmldm.data.clips import NO_CLASS, WindowDataset, held_out_windows, windows
 from mmldm.data.loader import Failed, IndexedLoader
-from mmldm.data.manifest import Entry, Manifest, scan
+from mmldm.data.manifest import Entry, Manifest
+from mmldm.data.scan import scan
 from mmldm.errors import UserError
 from mmldm.evaluation.protocol import Protocol
 from mmldm.evaluation.sets import clip_set
@@ -112,7 +113,9 @@ def test_clip_that_vanishes_fails_by_name_and_is_counted(
 ) -> None:
     rows = [row.model_copy(update={"split": "train"}) for row in manifest.usable]
     rows += [rows[0].model_copy(update={"path": "gone.mp4"})]
-    dataset = WindowDataset(Manifest(root=manifest.root, entries=tuple(rows)), SPEC, "train", seed=0)
+    dataset = WindowDataset(
+        Manifest(root=manifest.root, entries=tuple(rows)), SPEC, "train", seed=0
+    )
     failed = dataset[(0, 5)]
     assert isinstance(failed, Failed)
     assert failed.file == "gone.mp4"

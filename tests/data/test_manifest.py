@@ -19,11 +19,12 @@ from mmldm.data.clips import WindowDataset
 from mmldm.data.folder import find_media
 from mmldm.data.latents import cache_key, files_key
 from mmldm.data.loader import Failed
-from mmldm.data.manifest import Entry, Manifest, assign_splits, scan
-from mmldm.data.measuring import measure_files
+from mmldm.data.manifest import Entry, Manifest
+from mmldm.data.scan import measure_files, scan
+from mmldm.data.splits import assign_splits
 from mmldm.errors import MediaError, UserError
 from mmldm.media.clip import Clip
-from mmldm.media.limits import Limits
+from mmldm.media.container import Limits
 from mmldm.types import ClipSpec
 
 from ..remux import marked_copy, without

@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 
 from mmldm.errors import MediaError
-from mmldm.media.limits import Limits
-from mmldm.media.reader import probe, read_audio, read_clip, read_frames
+from mmldm.media.container import Limits
+from mmldm.media.probe import probe
+from mmldm.media.reader import read_audio, read_clip, read_frames
 from mmldm.types import ClipSpec
 
 SPEC = ClipSpec(height=16, width=16)
@@ -187,6 +188,6 @@ def test_nobody_sets_the_log_level_of_the_decoder() -> None:
 
 
 def test_probing_does_not_import_torch() -> None:
-    code = "import sys, mmldm.media.probe, mmldm.data.manifest; sys.exit('torch' in sys.modules)"
+    code = "import sys, mmldm.media.probe, mmldm.data.scan; sys.exit('torch' in sys.modules)"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     assert subprocess.run([sys.executable, "-c", code], env=environment).returncode == 0

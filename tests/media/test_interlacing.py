@@ -13,16 +13,17 @@ from av.codec.context import Flags
 from av.video.reformatter import Interpolation
 
 from mmldm.media import reader
-from mmldm.media.container import MediaFile
+from mmldm.media.container import Limits
+from mmldm.media.decoding import MediaFile
 from mmldm.media.interlacing import (
     DEINTERLACED,
     LEFT_INTERLACED,
     SINGLE_FIELDS,
     Deinterlacer,
 )
-from mmldm.media.limits import Limits
 from mmldm.media.picture import Picture
-from mmldm.media.reader import probe, read_frames
+from mmldm.media.probe import probe
+from mmldm.media.reader import read_frames
 from mmldm.types import ClipSpec
 
 HEIGHT, WIDTH = 144, 192

@@ -15,7 +15,8 @@ import torch
 from mmldm.errors import MediaError
 from mmldm.media import reader
 from mmldm.media.clip import Clip
-from mmldm.media.reader import probe, read_audio, read_clip, read_frames
+from mmldm.media.probe import probe
+from mmldm.media.reader import read_audio, read_clip, read_frames
 from mmldm.types import ClipSpec
 
 Writer = Callable[..., Path]

@@ -10,7 +10,8 @@ import pytest
 from av.stream import Disposition
 
 from mmldm.errors import MediaError
-from mmldm.media.reader import probe, read_audio, read_frames
+from mmldm.media.probe import probe
+from mmldm.media.reader import read_audio, read_frames
 from mmldm.types import ClipSpec
 
 from ..sound_files import write_tracks

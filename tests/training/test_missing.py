@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from mmldm.config import RunConfig
 from mmldm.data.clips import WindowDataset
 from mmldm.data.latents import Splits
-from mmldm.data.manifest import Manifest, scan
+from mmldm.data.manifest import Manifest
+from mmldm.data.scan import scan
 from mmldm.errors import UserError
 from mmldm.media.clip import Clip
 from mmldm.media.reader import read_audio, read_clip

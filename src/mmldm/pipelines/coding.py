@@ -14,8 +14,7 @@ import torch
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor
 
-from mmldm.media.clip import Clip
-from mmldm.media.images import images_to_frames
+from mmldm.media.clip import Clip, images_to_frames
 from mmldm.media.spectrogram import AudioImage
 from mmldm.models.autoencoder import MultiModalAutoencoder
 from mmldm.models.image_codec import IMAGES_PER_CALL, ImageCodec

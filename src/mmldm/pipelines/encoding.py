@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mmldm.media.images import frames_to_images
+from mmldm.media.clip import frames_to_images
 from mmldm.media.spectrogram import AudioImage
 from mmldm.models.autoencoder import MultiModalAutoencoder
 from mmldm.models.image_codec import ImageCodec

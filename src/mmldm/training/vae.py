@@ -17,8 +17,7 @@ from mmldm.data.clips import present
 from mmldm.data.manifest import Manifest
 from mmldm.errors import UserError
 from mmldm.evaluation.reconstruction import psnr
-from mmldm.media.clip import Clip
-from mmldm.media.images import frames_to_images, images_to_frames
+from mmldm.media.clip import Clip, frames_to_images, images_to_frames
 from mmldm.media.spectrogram import AudioImage
 from mmldm.models.image_vae import (
     SD_IMAGE_VAES,
