@@ -166,7 +166,7 @@ def check_model_folder(
         if COMPONENTS[name] is SCHEDULER_CLASSES:
             stated = _check_scheduler(part)
         else:
-            stated = check_component(part, COMPONENTS[name], variant=variant).__name__
+            stated = type(check_component(part, COMPONENTS[name], variant=variant)).__name__
         if stated != entry[1]:
             raise UserError(
                 f"{folder}: model_index.json calls {name!r} a {entry[1]}, and its config.json a {stated}"
