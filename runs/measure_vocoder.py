@@ -28,7 +28,7 @@ from mmldm.media.reader import read_clip
 from mmldm.media.spectrogram import AudioImage
 from mmldm.models.image_codec import ImageCodec
 from mmldm.models.pretrained_vocoder import load_vocoder
-from mmldm.pipelines.decoding import decode_latents
+from mmldm.pipelines.decoding import decode_to_image_latents
 from mmldm.pipelines.sounding_video import SoundingVideoPipeline
 from mmldm.pipelines.vocoding import check_vocoder, sound
 from mmldm.types import AV
@@ -100,15 +100,16 @@ def batches(rows: Tensor) -> tuple[Tensor, ...]:
 def reconstruct(pipeline: SoundingVideoPipeline, waveform: Tensor, frames: Tensor) -> Tensor:
     """Audio images of what the model's autoencoder keeps of clips."""
     latents = pipeline.encode(AV(waveform, frames))
-    return decode_latents(
+    image_latents = decode_to_image_latents(
         pipeline.autoencoder,
-        ImageCodec(pipeline.vae, pipeline.autoencoder.image_statistics),
         pipeline.decoder_scheduler,
         latents,
         num_frames=1,
         steps=pipeline.config.decoder_steps,
         generators=[torch.Generator().manual_seed(i) for i in range(len(waveform))],
-    ).audio
+    )
+    codec = ImageCodec(pipeline.vae, pipeline.autoencoder.image_statistics)
+    return codec.decode(image_latents.audio, "audio")
 
 
 def row(

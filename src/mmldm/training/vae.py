@@ -26,7 +26,7 @@ from mmldm.models.image_vae import (
     load_image_vae,
     sd_image_vae,
 )
-from mmldm.pipelines.previews import save_clips
+from mmldm.pipelines.decoding import save_clips
 from mmldm.training.losses import salience, weighted_mean
 from mmldm.training.media_stage import MediaStage
 from mmldm.training.randomness import StepRandom
