@@ -22,8 +22,7 @@ from mmldm.data.clips import spread
 from mmldm.data.manifest import Manifest
 from mmldm.data.scan import scan
 from mmldm.evaluation.onsets import detect_onsets
-from mmldm.evaluation.reconstruction import mel_error
-from mmldm.evaluation.spectra import spectral_distance
+from mmldm.evaluation.reconstruction import mel_error, spectral_distance
 from mmldm.media.reader import read_clip
 from mmldm.media.spectrogram import AudioImage
 from mmldm.models.image_codec import ImageCodec
