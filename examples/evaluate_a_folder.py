@@ -2,8 +2,8 @@
 
     python examples/evaluate_a_folder.py SAMPLES REAL OUT [METRICS]
 
-METRICS have commas between them. The default needs no weights of other networks: alignment of sound and motion,
-copies of real clips, silent and frozen clips.
+METRICS have commas between them. The default needs no weights of other networks: alignment of sound and
+motion, copies of real clips, silent and frozen clips.
 """
 
 import sys

@@ -2,7 +2,7 @@
 
     python examples/train_on_a_folder.py CLIPS OUT [MINUTES] [KEY=VALUE ...]
 
-KEY=VALUE changes the recipe, such as `generator.train.steps=2000`. Started again, it goes on where it stopped.
+KEY=VALUE changes the recipe, such as `generator.train.steps=2000`. Started again, it goes on where it was.
 """
 
 import sys

@@ -202,7 +202,7 @@ class Bench:
     def judge(self, made: list[Clip], config: RunConfig) -> dict[str, float]:
         """Closeness to the real clips, and sync by pixels and waveform alone."""
         kept, real = _stack(made), _stack(self.clips)
-        sync = alignment_report(made, empty=background(real.video))["sync"][0]
+        sync = alignment_report(made, empty=background(list(real.video)))["sync"][0]
         return {
             "psnr": float(psnr(kept.video, real.video).mean()),
             "detail": _gradients(kept.video) / _gradients(real.video),

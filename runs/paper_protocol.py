@@ -23,6 +23,9 @@ from mmldm.types import MODALITIES
 CLIPS = 2
 STEPS = 50
 
+pipeline: SoundingVideoPipeline
+"""Set by `setup`, which `mmldm benchmark --against` calls once."""
+
 
 def setup() -> None:
     global pipeline
@@ -31,7 +34,7 @@ def setup() -> None:
 
 @torch.no_grad()
 def step() -> None:
-    own: SoundingVideoPipeline = pipeline
+    own = pipeline
     device, spec = own.device, own.clip_spec
     latents = own(
         num_samples=CLIPS, seed=0, quality="best", num_inference_steps=STEPS, output_type="latent"

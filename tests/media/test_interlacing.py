@@ -193,7 +193,7 @@ def test_a_change_of_pixel_format_loses_no_picture(tmp_path: Path) -> None:
     graph.link_nodes(source, graph.add("format", "yuv422p"), graph.add("buffersink")).configure()
     for number in (3, 4, 5):
         graph.push(frames[number])
-        frames[number] = graph.pull()
+        frames[number] = graph.vpull()
     deinterlacer = Deinterlacer("ffv1", lambda note: None)
     given = [ready for frame in frames for ready in deinterlacer.add(frame)]
     given += deinterlacer.flush()

@@ -97,7 +97,9 @@ def manifest(shared: Path) -> Manifest:
 def unscanned(shared: Path) -> dict[str, Outcome]:
     """Outcomes of the files that a scan passes over by their suffix, read by name."""
     names = [name for name in listed(shared) if Path(name).suffix.lower() not in MEDIA_SUFFIXES]
-    calls = [(str(shared / "nasty" / name), {}) for name in names]
+    calls: list[tuple[str, dict[str, object]]] = [
+        (str(shared / "nasty" / name), {}) for name in names
+    ]
     outcomes = run_isolated(probe_apart, calls, workers=1, seconds=SECONDS)
     return {names[outcome.index]: outcome for outcome in outcomes}
 

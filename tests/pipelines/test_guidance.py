@@ -1,5 +1,7 @@
 """Guidance: what is evaluated, and what the null half knows."""
 
+from functools import partial
+
 import pytest
 import torch
 
@@ -126,11 +128,11 @@ def paired_generator() -> JointGenerator:
     for _ in range(steps):
         clean = paired_latents(rows)
         noise, t = clean.map(torch.randn_like), torch.randint(0, 1000, (rows,))
-        noisy = clean.map(lambda x, n, t=t: process.add_noise(x, n, t), noise)
+        noisy = clean.map(partial(process.add_noise, t=t), noise)
         audio = torch.where(alone[:, None, None, None, None], noise.audio, noisy.audio)
         mask = AV(given, torch.zeros_like(given))
         prediction = generator(AV(audio, noisy.video), t, clean, mask)
-        target = clean.map(lambda x, n, t=t: process.target(x, n, t), noise)
+        target = clean.map(partial(process.target, t=t), noise)
         errors = prediction.map(lambda p, w: (p - w).square().mean((1, 2, 3, 4)), target)
         loss = errors.video.mean() + (errors.audio * ~(given | alone)).mean()
         optimizer.zero_grad()
@@ -164,7 +166,8 @@ def test_clips_may_stand_at_different_noise_levels(pipeline):
     together = generator_denoiser(generator, noise, nothing, None, scale)(x, levels)
     for row, t in enumerate(levels):
         own_noise, own, wanted = (
-            pair.map(lambda v, row=row: v[row : row + 1]) for pair in (noise, x, together)
+            AV(pair.audio[row : row + 1], pair.video[row : row + 1])
+            for pair in (noise, x, together)
         )
         alone = generator_denoiser(generator, own_noise, nothing, None, scale)(own, t)
         assert close(alone, wanted)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal, overload
 
 import torch
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
@@ -55,6 +55,10 @@ class SoundingVideoOutput(BaseOutput):
 
     clips: list[Clip]
     latents: AV[Tensor]
+
+
+Generated = tuple[list[Clip], AV[Tensor]]
+"""The same without names, for `return_dict=False`."""
 
 
 class SoundingVideoPipeline(FolderPipeline):
@@ -142,7 +146,12 @@ class SoundingVideoPipeline(FolderPipeline):
             check_vocoder(vocoder, self.clip_spec)
         check_students(self.qualities, student, student_scheduler)
 
-    @torch.no_grad()
+    # They tell a type checker what comes back, and nothing of the arguments.
+    @overload
+    def __call__(self, *values: Any, return_dict: Literal[False], **options: Any) -> Generated: ...
+    @overload
+    def __call__(self, *values: Any, **options: Any) -> SoundingVideoOutput: ...
+    @torch.no_grad()  # type: ignore[misc]
     def __call__(
         self,
         num_samples: int | None = None,
@@ -161,7 +170,7 @@ class SoundingVideoPipeline(FolderPipeline):
         output_type: str = "clip",
         return_dict: bool = True,
         callback_on_step_end: StepCallback | None = None,
-    ) -> SoundingVideoOutput | tuple[list[Clip], AV[Tensor]]:
+    ) -> SoundingVideoOutput | Generated:
         """Generates clips: jointly, video for given audio, or audio for given frames.
 
         A given modality is in the clips as it was given, not as the autoencoder would reconstruct
@@ -270,6 +279,10 @@ class SoundingVideoPipeline(FolderPipeline):
         """
         return self.qualities.settings(quality, **asked)
 
+    @overload
+    def encode(self, media: AV[Tensor]) -> AV[Tensor]: ...
+    @overload
+    def encode(self, media: AV[Tensor | None]) -> AV[Tensor | None]: ...
     def encode(self, media: AV[Tensor | None]) -> AV[Tensor | None]:
         """Waveforms (B,S) and frames uint8 (B,T,3,H,W) -> latents AV((B,C,T',H',W')).
 
