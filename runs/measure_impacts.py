@@ -20,7 +20,8 @@ import torch
 
 from mmldm.cli.generate import BUNDLED
 from mmldm.data.clips import spread
-from mmldm.data.manifest import Entry, Manifest, scan
+from mmldm.data.manifest import Entry, Manifest
+from mmldm.data.scan import scan
 from mmldm.errors import UserError
 from mmldm.evaluation.classifiers import Classifiers, train_classifiers
 from mmldm.evaluation.memorisation import Neighbours, fingerprints, nearest_pairs, pairs_sheet

@@ -9,13 +9,11 @@ one result is dropped. Image decoder, Griffin-Lim and mp4 files are those of qua
 
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from mmldm.cli.generate import load_model
-from mmldm.media.clip import Clip
-from mmldm.media.images import images_to_frames
+from mmldm.media.clip import Clip, images_to_frames
 from mmldm.media.spectrogram import AudioImage
 from mmldm.models.image_codec import ImageCodec
 from mmldm.pipelines.decoding import decode_to_image_latents
@@ -24,7 +22,9 @@ from mmldm.types import MODALITIES
 
 CLIPS = 2
 STEPS = 50
+
 pipeline: SoundingVideoPipeline
+"""Set by `setup`, which `mmldm benchmark --against` calls once."""
 
 
 def setup() -> None:
@@ -37,7 +37,7 @@ def setup() -> None:
 def step() -> None:
     """Noise to mp4 files."""
     device, spec = pipeline.device, pipeline.clip_spec
-    sampled: Any = pipeline(
+    sampled = pipeline(
         num_samples=CLIPS, seed=0, quality="best", num_inference_steps=STEPS, output_type="latent"
     )
     image_latents = decode_to_image_latents(

@@ -9,7 +9,6 @@ evenly spread over CLIPS (a folder or a manifest). Without CLIPS only the joint 
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +17,8 @@ from torch.nn import functional as F
 
 from mmldm.cli.generate import BUNDLED
 from mmldm.data.clips import spread
-from mmldm.data.manifest import Manifest, scan
+from mmldm.data.manifest import Manifest
+from mmldm.data.scan import scan
 from mmldm.media.clip import Clip
 from mmldm.media.reader import read_clip
 from mmldm.media.sheet import contact_sheet, save_png
@@ -42,14 +42,20 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
 
-    pipeline: Any = SoundingVideoPipeline.from_pretrained(options.model)
+    pipeline = SoundingVideoPipeline.from_pretrained(options.model)
     pipeline.set_progress_bar_config(disable=True)
     seeds = [options.seed + i for i in range(GIVEN * SAMPLES)]
 
-    def make(file: str, words: Sequence[str], seeds: Sequence[int], **given: torch.Tensor) -> None:
-        """Samples, and shows them in files of this name."""
+    def make(
+        file: str,
+        words: Sequence[str],
+        seeds: Sequence[int],
+        audio: torch.Tensor | None = None,
+        frames: torch.Tensor | None = None,
+    ) -> None:
+        """Samples, of given waveforms (B,S) or frames (B,T,3,H,W), and shows them in files of this name."""
         titles = [f"{word}, seed {seed}" for word, seed in zip(words, seeds, strict=True)]
-        clips = pipeline(num_samples=len(seeds), seed=seeds, **given).clips
+        clips = pipeline(len(seeds), audio=audio, frames=frames, seed=seeds).clips
         show(file, clips, titles, options.images, options.media)
 
     make("joint", ["joint"] * len(seeds), seeds)

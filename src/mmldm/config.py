@@ -305,7 +305,7 @@ class DistillationConfig(Section):
 class SampleConfig(Section):
     """How the trained system samples unless told otherwise.
 
-    `quality` is the default row of `pipelines.quality`; "best" is the settings below.
+    `quality` is the default row of `pipelines.settings`; "best" is the settings below.
     """
 
     quality: Literal["best", "balanced", "fast"] = "best"

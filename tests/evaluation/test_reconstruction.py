@@ -17,7 +17,7 @@ from mmldm.evaluation.reconstruction import (
     through_image_vae,
     vae_spec,
 )
-from mmldm.media.images import frames_to_images, images_to_frames
+from mmldm.media.clip import frames_to_images, images_to_frames
 from mmldm.media.spectrogram import AudioImage
 from mmldm.models.image_vae import PatchAutoencoderKL
 from mmldm.worlds.impacts.clips import ImpactsConfig, render_clip

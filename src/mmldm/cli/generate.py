@@ -83,7 +83,7 @@ def generate(
     require_writable(out)
     started = time.monotonic()
 
-    from mmldm.pipelines.previews import save_clips
+    from mmldm.pipelines.decoding import save_clips
 
     pipeline = load_model(model, device)
     if class_name is not None and not pipeline.class_names:
@@ -165,7 +165,7 @@ def reconstruct(
 
     from mmldm.evaluation.reconstruction import fidelity, side_by_side, through_image_vae, vae_spec
     from mmldm.media.spectrogram import AudioImage
-    from mmldm.pipelines.previews import save_clips
+    from mmldm.pipelines.decoding import save_clips
 
     # What is kept: by an image VAE alone, or by a model's whole autoencoder.
     if vae is not None:

@@ -15,8 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mmldm.media.clip import Clip
-from mmldm.media.images import frames_to_images, images_to_frames
+from mmldm.media.clip import Clip, frames_to_images, images_to_frames
 from mmldm.media.spectrogram import AudioImage
 from mmldm.models.image_vae import ImageVAE
 from mmldm.types import ClipSpec, SpectrogramSpec

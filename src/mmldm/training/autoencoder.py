@@ -19,15 +19,13 @@ from mmldm.data.clips import NO_CLASS, present
 from mmldm.data.latents import LatentCache, Splits
 from mmldm.diffusion.schedules import NoiseProcess, ScheduleConfig, make_scheduler
 from mmldm.evaluation.reconstruction import psnr
-from mmldm.media.clip import Clip
-from mmldm.media.images import images_to_frames
+from mmldm.media.clip import Clip, images_to_frames
 from mmldm.media.spectrogram import AudioImage
 from mmldm.models.autoencoder import MultiModalAutoencoder
 from mmldm.models.discriminator import TupleDiscriminator
 from mmldm.models.image_codec import ImageCodec, LatentStatistics
 from mmldm.models.image_vae import ImageVAE
-from mmldm.pipelines.decoding import decode_latents
-from mmldm.pipelines.previews import save_clips
+from mmldm.pipelines.decoding import decode_to_image_latents, save_clips
 from mmldm.training.adversary import Adversary, CriticTurn
 from mmldm.training.cached_stage import CachedStage
 from mmldm.training.losses import classification_loss, contrastive_loss, salience, weighted_mean
@@ -195,15 +193,14 @@ class AutoencoderStage(CachedStage):
         """Images of held-out clips: as the image VAE keeps them, and as this autoencoder decodes them."""
         batch, latents = self._held_out(count)
         clips, frames = batch["video_mean"].shape[:2]
-        decoded = decode_latents(
+        decoded = decode_to_image_latents(
             self.autoencoder,
-            self.codec,
             make_scheduler(self.process.config),
             latents,
             num_frames=frames,
             steps=self.config.sample.decoder_steps,
             generators=[torch.Generator().manual_seed(i) for i in range(clips)],
-        )
+        ).map(self.codec.decode, MODALITIES)
         kept = MODALITIES.map(
             lambda m: self.codec.decode(self.codec.normalise(batch[f"{m}_mean"], m), m)
         )

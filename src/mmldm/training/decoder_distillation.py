@@ -20,7 +20,7 @@ from mmldm.diffusion.distillation import StepMatching
 from mmldm.diffusion.schedules import NoiseProcess, make_scheduler
 from mmldm.models.autoencoder import MultiModalAutoencoder
 from mmldm.models.image_codec import ImageCodec
-from mmldm.pipelines.denoising import decoder_denoiser
+from mmldm.pipelines.decoding import decoder_denoiser
 from mmldm.pipelines.sounding_video import SoundingVideoPipeline
 from mmldm.training.distillation import DistillationStage
 from mmldm.training.randomness import StepRandom

@@ -17,7 +17,7 @@ from mmldm.config import DistillationConfig
 from mmldm.data.latents import Splits
 from mmldm.diffusion.distillation import StepMatching
 from mmldm.diffusion.schedules import NoiseProcess, ScheduleConfig, schedule_of
-from mmldm.pipelines.previews import save_clips
+from mmldm.pipelines.decoding import save_clips
 from mmldm.pipelines.sounding_video import SoundingVideoPipeline
 from mmldm.training.cached_stage import CachedStage
 from mmldm.training.caching import weights_key

@@ -21,8 +21,8 @@ from mmldm.data.latents import Splits
 from mmldm.diffusion.distillation import StepMatching
 from mmldm.diffusion.schedules import NoiseProcess, make_scheduler
 from mmldm.models.generator import JointGenerator
-from mmldm.pipelines.denoising import generator_denoiser
-from mmldm.pipelines.quality import UNCHANGED_STEPS
+from mmldm.pipelines.guidance import generator_denoiser
+from mmldm.pipelines.settings import UNCHANGED_STEPS
 from mmldm.pipelines.sounding_video import SoundingVideoPipeline
 from mmldm.training.distillation import DistillationStage
 from mmldm.training.randomness import StepRandom

@@ -13,7 +13,7 @@ from typing import Literal
 from mmldm.config import DistillationConfig, RunConfig, TrainConfig
 from mmldm.errors import UserError
 from mmldm.files import whole_folder
-from mmldm.pipelines.quality import student_row
+from mmldm.pipelines.settings import student_row
 from mmldm.pipelines.sounding_video import SoundingVideoPipeline
 from mmldm.training.decoder_distillation import DecoderDistillation
 from mmldm.training.generator_distillation import GeneratorDistillation

@@ -17,8 +17,7 @@ from mmldm.data.clips import present
 from mmldm.data.manifest import Manifest
 from mmldm.errors import UserError
 from mmldm.evaluation.reconstruction import psnr
-from mmldm.media.clip import Clip
-from mmldm.media.images import frames_to_images, images_to_frames
+from mmldm.media.clip import Clip, frames_to_images, images_to_frames
 from mmldm.media.spectrogram import AudioImage
 from mmldm.models.image_vae import (
     SD_IMAGE_VAES,
@@ -27,7 +26,7 @@ from mmldm.models.image_vae import (
     load_image_vae,
     sd_image_vae,
 )
-from mmldm.pipelines.previews import save_clips
+from mmldm.pipelines.decoding import save_clips
 from mmldm.training.losses import salience, weighted_mean
 from mmldm.training.media_stage import MediaStage
 from mmldm.training.randomness import StepRandom

@@ -18,7 +18,7 @@ from mmldm.media.clip import Clip
 from mmldm.media.spectrogram import AudioImage
 from mmldm.models.pretrained_vocoder import Vocoder, load_vocoder
 from mmldm.models.vocoder import FourierVocoder
-from mmldm.pipelines.previews import save_clips
+from mmldm.pipelines.decoding import save_clips
 from mmldm.pipelines.vocoding import check_vocoder, sound, vocode, vocoder_input
 from mmldm.training.media_stage import MediaStage
 from mmldm.training.randomness import StepRandom
