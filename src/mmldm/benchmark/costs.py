@@ -96,6 +96,7 @@ class Clock:
         Args:
             flops: Of those calls that were counted.
         """
+        # The other program's step takes its turn in every round.
         guest = {} if self.against is None else {AGAINST: self.against}
         timings = interleaved({**calls, **guest}, self.repeats, self.device)
         for name, call in calls.items():
@@ -134,6 +135,7 @@ def costs(system: System, wanted: Sequence[str], batch: int | None, clock: Clock
 def _sampling(system: System, clips: int, clock: Clock, folder: Path) -> Iterator[Cost]:
     pipeline = system.pipeline()
     pipeline.set_progress_bar_config(disable=True)
+    # Counted on one clip, timed on all: operations grow with clips, and counting slows a call down.
     one = Sampling(pipeline, 1, system.options, folder)
     flops = {name: clips * count_flops(call)[0] for name, call in one.calls().items()}
     calls = Sampling(pipeline, clips, system.options, folder).calls()
@@ -272,6 +274,7 @@ def _cells(cost: Cost, facts: Mapping[str, Any]) -> dict[str, str]:
 
 def _utilisation(cost: Cost, facts: Mapping[str, Any]) -> float | None:
     """Share of the device's measured matmul peak in the precision that was asked for."""
+    # Not the data sheet's peak: what large products reach here.
     if cost.flops is None:
         return None
     return cost.flops / cost.timing.median / facts["matmul_peak"][facts["precision"]]

@@ -39,6 +39,7 @@ def untrained_pipeline(config: RunConfig, summary: Summary) -> SoundingVideoPipe
     Args:
         summary: Of the recipe.
     """
+    # Each part as its job would make it, from the shapes of the recipe's summary.
     vae: Any = used_vae(config, build_vae(config, weights=False))
     shape = summary.spaces["image latents"].audio[1:]
     autoencoder = untrained_autoencoder(config, shape, len(CLASSES))

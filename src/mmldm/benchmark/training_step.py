@@ -102,6 +102,7 @@ class TrainingStep:
         """Of the forward and backward passes of the whole batch, without the optimisers'."""
         rows = len(next(iter(self.batch.values())))
 
+        # The optimisers' own operations do not grow with the batch.
         def forward_and_backward() -> None:
             for turn in self._in_order():
                 random = StepRandom(0, self.step, turn.name, rows, device=self.device)
@@ -149,6 +150,7 @@ def _vae(config: RunConfig, train: TrainConfig, device: torch.device) -> StepPla
 
 def _autoencoder(config: RunConfig, summary: Summary, device: torch.device) -> Iterator[StepPlan]:
     cache = RandomCache(summary.spaces["image latents"], channel_axis=1)
+    # The critic decodes images: it needs the VAE.
     vae = untrained_pipeline(config, summary).vae
     stage = AutoencoderStage(config, vae, Splits(cache, cache), device)
     job = config.autoencoder

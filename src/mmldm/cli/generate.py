@@ -104,6 +104,7 @@ def generate(
         "decoder_steps": decoder_steps,
         "scheduler": scheduler,
     }
+    # Progress counts generator steps, over all batches of clips.
     count = pipeline.settings(quality, **settings).num_inference_steps
     total, done = -(-num_samples // BATCH) * count, 0
     with ProgressLine() as line:
@@ -207,6 +208,7 @@ def _window(
 
 def _differences(windows: Windows, start: float, spec: ClipSpec) -> Iterator[str]:
     """Which part of a given file is used, and how its picture is read."""
+    # Time: where the clip starts, and how much of a longer file is left.
     begins, length = windows.starts.item(), windows.length
     if abs(begins - start) > NOTED_DIFFERENCE:
         yield f"the clip starts at {begins:.3f} s, at the source frame nearest to {start:g} s"
@@ -216,6 +218,7 @@ def _differences(windows: Windows, start: float, spec: ClipSpec) -> Iterator[str
             yield f"{part}, from {begins:.3f} s on"
         else:
             yield f"the first {part}; --start takes another part"
+    # Picture: its size and rate, where they are not the clip's.
     if windows.size is None or windows.fps is None:
         return
     (width, height), fps = windows.size, windows.fps
@@ -246,6 +249,7 @@ def load_model(model: str | None, device: str | None) -> SoundingVideoPipeline:
             f"{name} is a training run without a finished model: the generator job writes model/ "
             "at its end, so repeat the mmldm train command."
         )
+    # What is not here may be on the hub; its error says in brackets what only a programmer reads.
     try:
         pipeline = SoundingVideoPipeline.from_pretrained(name)
     except UserError as error:

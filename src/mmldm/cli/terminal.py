@@ -40,6 +40,7 @@ def require_writable(folder: Path) -> None:
     Raises:
         UserError: A file is in the way, or the folder may not be written to.
     """
+    # Not `exists`: a link that leads nowhere is in the way, too.
     nearest = folder.absolute()
     while not os.path.lexists(nearest):
         nearest = nearest.parent
@@ -99,6 +100,7 @@ class ProgressLine:
             self._said = time.monotonic()
 
     def _show(self, what: str, done: int, total: int) -> None:
+        # Other work gets a bar of its own.
         if self._bar is None or what != self._what:
             self._stop()
             self._what = what
