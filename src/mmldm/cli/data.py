@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -69,7 +70,7 @@ def scan(
             group_pattern=group_pattern,
             follow_links=follow_links,
             unfinished=None if out is None else out.with_name(f"{out.name}.unfinished"),
-            progress=lambda done, total: line("scan", done, total),
+            progress=partial(line, "scan"),
         )
     say(manifest.summary())
     if out is not None:
@@ -113,7 +114,7 @@ def synthesize(
             config,
             clips,
             workers=workers,
-            progress=lambda done, total: line("clips", done, total),
+            progress=partial(line, "clips"),
         )
     typer.echo(f"{clips} clips in {folder}")
     from mmldm.training.recipe import tiny_clip
