@@ -30,7 +30,10 @@ def benchmark(
         typer.Option(help="Model or run folder, or hub name. Default: the bundled one."),
     ] = None,
     config: Annotated[
-        Path | None, typer.Option(help="A recipe (YAML) instead, with random weights.")
+        Path | None,
+        typer.Option(
+            help="A recipe instead (YAML, or landscape, aist, impacts), with random weights."
+        ),
     ] = None,
     changes: Annotated[
         list[str] | None,
