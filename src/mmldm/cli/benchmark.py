@@ -32,7 +32,7 @@ def benchmark(
     config: Annotated[
         Path | None,
         typer.Option(
-            help="A recipe instead (YAML, or landscape, aist, impacts), with random weights."
+            help="A recipe instead (YAML, or its name), with random weights."
         ),
     ] = None,
     changes: Annotated[

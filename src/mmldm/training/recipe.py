@@ -1,7 +1,7 @@
 """A recipe chosen for the data and the machine: what `mmldm train FOLDER` runs when no config is named.
 
-manifest, device, minutes -> RunConfig. It starts from the bundled model's recipe (`recipes/impacts.yaml`), which
-trains on a CPU: one video token a frame, one audio token a column. Every number stands in the run folder's
+manifest, device, minutes -> RunConfig. It starts from the bundled model's recipe, which trains
+on a CPU: one video token a frame, one audio token a column. Every number stands in the run folder's
 config.yaml afterwards, to be read and edited; nothing is decided later.
 """
 
