@@ -254,12 +254,12 @@ class MediaFile:
     def _sound(self, frame: av.AudioFrame, time: float) -> Sound:
         """A decoded block, mixed to mono, and timed by its beginning (seconds)."""
         heard = self.listening
-        if heard is None or len(heard.mix.weights) != frame.layout.nb_channels:
-            heard = Listening(usual_mix(frame.layout))
+        if heard is None or len(heard.weights) != frame.layout.nb_channels:
+            heard = usual_mix(frame.layout)
         if heard.timed_at_end:
             time -= frame.samples / frame.sample_rate
         channels = channels_of(frame)
-        return Sound(time, frame.sample_rate, heard.mix(channels), channels)
+        return Sound(time, frame.sample_rate, heard.mixed(channels), channels)
 
     def _too_large(self) -> str:
         """The end of a sentence on a file that cannot be decoded."""

@@ -22,23 +22,6 @@ REORDERING = 1.0
 """Seconds by which the times of packets in a file may go back."""
 
 
-class _Run:
-    """A window from `start` on, and the frames that it shows so far."""
-
-    def __init__(self, start: float, spec: ClipSpec) -> None:
-        self.start, self.chosen = start, list[float]()
-        self._spec = spec
-
-    @property
-    def complete(self) -> bool:
-        return len(self.chosen) == self._spec.num_frames
-
-    @property
-    def instant(self) -> float:
-        """Whose frame is to be chosen next."""
-        return self.start + len(self.chosen) / self._spec.fps
-
-
 class FrameTrack:
     """Finds where windows begin and chooses a source frame for each of their instants.
 
@@ -65,7 +48,8 @@ class FrameTrack:
         self.asked, self.spec, self.clock = asked, spec, clock
         self.begin, self.first = min(asked), np.inf
         self.arrays: dict[float, np.ndarray] = {}
-        self._runs: list[list[_Run]] = [[] for _ in asked]
+        # For each window: the times of the frames that it shows so far, by where it may begin, best first.
+        self._runs: list[dict[float, list[float]]] = [{} for _ in asked]
         self._last: Picture | None = None
         self._gap = 0.0
         self._converter = FrameConverter(path, spec.height, spec.width, limits)
@@ -73,12 +57,15 @@ class FrameTrack:
     @property
     def complete(self) -> bool:
         """Whether every window has its frames, and does not outlast the picture."""
-        return all(
-            runs
-            and runs[0].complete
-            and (len(runs) == 1 or runs[0].start + self.spec.duration <= self.end + TOLERANCE)
-            for runs in self._runs
-        )
+        return all(map(self._is_settled, self._runs))
+
+    def _is_settled(self, runs: dict[float, list[float]]) -> bool:
+        """Whether it is clear where a window begins, and what it shows."""
+        if not runs:
+            return False
+        best = next(iter(runs))
+        fits = len(runs) == 1 or best + self.spec.duration <= self.end + TOLERANCE
+        return len(runs[best]) == self.spec.num_frames and fits
 
     @property
     def size(self) -> tuple[int, int] | None:
@@ -109,11 +96,12 @@ class FrameTrack:
 
     def starts(self, window: int) -> list[float]:
         """Where a window may begin, best first."""
-        return [run.start for run in self._runs[window] if run.complete]
+        runs = self._runs[window]
+        return [start for start, chosen in runs.items() if len(chosen) == self.spec.num_frames]
 
     def chosen(self, window: int, start: float) -> list[float]:
         """Times of the T frames that a window shows from one of its `starts` on."""
-        return next(run.chosen for run in self._runs[window] if run.start == start)
+        return self._runs[window][start]
 
     def _shown(self, picture: Picture) -> float:
         """Seconds for which the last picture is shown: as claimed, or as long as the one before it."""
@@ -124,15 +112,17 @@ class FrameTrack:
         for asked, runs in zip(self.asked, self._runs, strict=True):
             if not runs and asked < until:
                 starts = self.clock.starts(earlier.time, until, asked)
-                runs += [_Run(s, self.spec) for s in starts if later is not None or s < until]
-            for run in runs:
-                while not run.complete and run.instant < until:
+                runs |= {s: [] for s in starts if later is not None or s < until}
+            for start, chosen in runs.items():
+                while (instant := start + len(chosen) / self.spec.fps) < until:
+                    if len(chosen) == self.spec.num_frames:
+                        break
                     picture = earlier
-                    if later and self.clock.shows_later(earlier.time, until, run.instant):
+                    if later and self.clock.shows_later(earlier.time, until, instant):
                         picture = later
                     if picture.time not in self.arrays:
                         self.arrays[picture.time] = self._converter.convert(picture)
-                    run.chosen.append(picture.time)
+                    chosen.append(picture.time)
 
 
 class ShownTrack:
