@@ -117,29 +117,31 @@ def find_media(
         group_pattern: The same; its first group names the recording that the file is a part of.
         follow_links: Links out of `root` are followed, to files and to folders.
     """
+    # Whether the top folders are classes, or the data set's own splits, depends on all of them.
     walk = _Walk(root, suffixes, follow_links)
     relatives = sorted(walk.files(), key=Path.as_posix)
     tops = Counter(relative.parts[0] for relative in relatives if len(relative.parts) > 1)
     own = _own_splits(tops)
+
+    # Split, class and recording of each file, from where it lies or from its name.
     listing, spellings = [], defaultdict(set)
     for relative in relatives:
         folders = relative.parts[:-1]
         split = own.get(folders[0]) if folders else None
         folders = folders[1:] if split else folders
+        top = unicodedata.normalize("NFC", folders[0]) if folders else None
+        if class_pattern is None and top is not None:
+            spellings[top].add(folders[0])
         path = relative.as_posix()
+        if not is_utf8(path):
+            listing.append(Listed(printable(path), split=split, named=False))
+            continue
         composed = unicodedata.normalize("NFC", path)
-        class_name = unicodedata.normalize("NFC", folders[0]) if folders else None
-        if class_pattern is not None:
-            class_name = _first_group(class_pattern, composed)
-        elif class_name is not None:
-            spellings[class_name].add(folders[0])
         group = None if group_pattern is None else _first_group(group_pattern, composed)
-        named = is_utf8(path)
-        listing.append(
-            Listed(path, class_name, group, split)
-            if named
-            else Listed(printable(path), split=split, named=False)
-        )
+        class_name = top if class_pattern is None else _first_group(class_pattern, composed)
+        listing.append(Listed(path, class_name, group, split))
+
+    # What was decided, and what can be done about it.
     notes = [*walk.notes(), *_about_splits(tops, own)]
     notes += [
         f"class {printable(name)} is spelled in {len(ways)} ways that look alike; they are one class"
@@ -152,6 +154,38 @@ def find_media(
             f"names that are not UTF-8: {unnamed} files skipped; rename them or their folders"
         )
     return Found(root.resolve(), listing, walk.ignored, notes)
+
+
+def read_list(path: Path) -> Found:
+    """Files of a JSONL list: `path`, and optionally `class_name`, `group` and `split`.
+
+    Raises:
+        UserError: A line is not JSON, has no path, or another value is not allowed.
+    """
+    listing = []
+    for number, value in json_lines(path):
+        if "format" in value:  # The header of a manifest, which may serve as a list, too.
+            continue
+        name = value.get("path")
+        if not isinstance(name, str) or not name:
+            raise UserError(f'{path}, line {number} has no "path"; write {{"path": "a.mp4"}} lines')
+        for key in ("class_name", "group"):
+            text = value.get(key)
+            if not isinstance(text, str | None) or not is_utf8(text or ""):
+                raise UserError(f"{path}, line {number}: {key} must be text")
+        if value.get("split") not in (None, "train", "held_out"):
+            raise UserError(f'{path}, line {number}: split must be "train" or "held_out"')
+        class_name = value.get("class_name")
+        listed = Listed(
+            name,
+            None if class_name is None else unicodedata.normalize("NFC", class_name),
+            value.get("group"),
+            value.get("split"),
+        )
+        if not is_utf8(name) or "\0" in name:
+            listed = replace(listed, path=printable(name), named=False)
+        listing.append(listed)
+    return Found(path.parent.resolve(), listing, {}, [], path.name)
 
 
 class _Walk:
@@ -191,6 +225,7 @@ class _Walk:
         self._counts["folder that may not be read"] += 1
 
     def _enters(self, folder: str, name: str) -> bool:
+        """Whether the walk goes on in a folder; a link to one is followed only where that was asked for."""
         path = Path(folder, name)
         if name.startswith("."):
             return self._ignore("hidden")
@@ -205,6 +240,7 @@ class _Walk:
         return True
 
     def _takes(self, folder: str, name: str) -> bool:
+        """Whether a file is media, and of this folder."""
         path = Path(folder, name)
         if name.startswith("."):
             return self._ignore("hidden")
@@ -240,6 +276,7 @@ def _own_splits(tops: Iterable[str]) -> dict[str, Split]:
 
 
 def _about_splits(tops: Counter[str], own: dict[str, Split]) -> list[str]:
+    """What was taken for a split, or why folders with such names are classes."""
     if own:
         train, held_out = (
             ", ".join(f"{top} ({tops[top]} files)" for top in own if own[top] == split)
@@ -252,9 +289,10 @@ def _about_splits(tops: Counter[str], own: dict[str, Split]) -> list[str]:
     if not alike:
         return []
     others = sorted(set(tops) - set(alike))
-    why = "there is no other split" if not others else f"{printable(others[0])} stands beside"
-    if not others and len(alike) > 1:
-        why = "there is no train"
+    if others:
+        why = f"{printable(others[0])} stands beside"
+    else:
+        why = "there is no train" if len(alike) > 1 else "there is no other split"
     return [
         f"read as class{'es' * (len(alike) > 1)}, not as split{'s' * (len(alike) > 1)}, because {why}: "
         f"{', '.join(alike)}; else name the folder that is meant, or write a list"
@@ -262,37 +300,6 @@ def _about_splits(tops: Counter[str], own: dict[str, Split]) -> list[str]:
 
 
 def _first_group(pattern: str, path: str) -> str | None:
+    """What the first group of a pattern matches; None where that is nothing."""
     match = re.search(pattern, path)
     return (match[1] or None) if match else None
-
-
-def read_list(path: Path) -> Found:
-    """Files of a JSONL list: `path`, and optionally `class_name`, `group` and `split`.
-
-    Raises:
-        UserError: A line is not JSON, has no path, or another value is not allowed.
-    """
-    listing = []
-    for number, value in json_lines(path):
-        if "format" in value:  # the header of a manifest, which may serve as a list, too
-            continue
-        name = value.get("path")
-        if not isinstance(name, str) or not name:
-            raise UserError(f'{path}, line {number} has no "path"; write {{"path": "a.mp4"}} lines')
-        for key in ("class_name", "group"):
-            text = value.get(key)
-            if not isinstance(text, str | None) or not is_utf8(text or ""):
-                raise UserError(f"{path}, line {number}: {key} must be text")
-        if value.get("split") not in (None, "train", "held_out"):
-            raise UserError(f'{path}, line {number}: split must be "train" or "held_out"')
-        class_name = value.get("class_name")
-        listed = Listed(
-            name,
-            None if class_name is None else unicodedata.normalize("NFC", class_name),
-            value.get("group"),
-            value.get("split"),
-        )
-        if not is_utf8(name) or "\0" in name:
-            listed = replace(listed, path=printable(name), named=False)
-        listing.append(listed)
-    return Found(path.parent.resolve(), listing, {}, [], path.name)

@@ -131,12 +131,15 @@ def measure_files(
     Args:
         unfinished: A file that outcomes are kept in until all are there, and taken from. None: nowhere.
     """
+    # Outcomes of other limits or of another decoder are not taken over.
     settings = {
         "format": "mmldm-unfinished-scan",
         "limits": limits.model_dump(),
         "allow_missing": allow_missing,
         "versions": [version(name) for name in ("mmldm", "av")],
     }
+
+    # What an earlier scan has found comes first, the rest as workers finish.
     kept = _Kept(unfinished, root, settings)
     todo = []
     for index, listed in enumerate(listing):
@@ -204,9 +207,10 @@ def _measured_entry(
 
 
 class _Kept:
-    """Outcomes as JSON lines, written as they come; lines that a crash has torn are passed over.
+    """What is kept of an unfinished scan: outcomes as JSON lines, written as they come.
 
-    An outcome belongs to a path, a size and a time of change: a file that changes is measured anew.
+    Lines that a crash has torn are passed over. An outcome belongs to a path, a size and a time of change: a
+    file that changes is measured anew.
     """
 
     def __init__(self, path: Path | None, root: Path, settings: dict[str, Any]) -> None:
@@ -216,6 +220,7 @@ class _Kept:
         self._known = {} if path is None else dict(self._read(path))
 
     def _read(self, path: Path) -> Iterator[tuple[tuple[str, int, int], Outcome]]:
+        """Outcomes that were found with the same settings, by path, size and time of change."""
         try:
             lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
         except OSError:
@@ -245,6 +250,7 @@ class _Kept:
             _append(self._path, json.dumps(line) + "\n")
 
     def _begin(self, path: Path) -> None:
+        """Makes the file, and the folders above it; what an earlier scan has kept stays."""
         above = [folder for folder in path.parents if not folder.exists()]
         path.parent.mkdir(parents=True, exist_ok=True)
         self._made = above
@@ -269,6 +275,7 @@ def _append(path: Path, text: str) -> None:
 
 
 def _value(line: str) -> Any:
+    """What a line of JSON says; None where it is torn."""
     try:
         return json.loads(line)
     except ValueError:

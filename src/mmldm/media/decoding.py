@@ -132,6 +132,7 @@ class MediaFile:
         Raises:
             MediaError: `corrupt` if nothing can be decoded.
         """
+        # Until every stream has begun, and enough packets have said when their picture is shown.
         first: dict[str, float] = {}
         times: list[float] = []
         for packet in self._packets():

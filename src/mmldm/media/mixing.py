@@ -142,9 +142,11 @@ def listen(container: InputContainer, stream: AudioStream) -> Listening | None:
 
     None where nothing of it can be decoded.
     """
+    # The container passes over all other packets.
     for other in container.streams:
         if other is not stream:
             other.discard = Discard.all
+
     powers: Powers | None = None
     layout: av.AudioLayout | None = None
     times, lengths, rate = [], [], 1
@@ -161,6 +163,8 @@ def listen(container: InputContainer, stream: AudioStream) -> Listening | None:
         if frame.time is not None:
             times.append(frame.time)
             lengths.append(frame.samples)
+
+        # Enough is heard when it was loud for long enough, and no channel that is mixed still seems silent.
         decoded += frame.samples / rate
         if channels.size and np.abs(channels).max() > QUIET:
             heard += frame.samples / rate
@@ -236,9 +240,10 @@ def _frames(container: InputContainer, stream: AudioStream) -> Iterator[av.Audio
 
 def _timed_at_end(times: np.ndarray, lengths: np.ndarray, rate: int) -> bool:
     """Whether times are whole as ends of blocks (n,) of different lengths, and torn as beginnings."""
-    before = np.cumsum(lengths) - lengths
+    before = np.cumsum(lengths) - lengths  # Samples before each block.
 
     def torn(offsets: np.ndarray) -> float:
+        """Seconds by which blocks at `offsets` (n,) do not join."""
         steps = np.abs(np.diff(offsets))
         return float(steps[steps > STEP].sum())
 

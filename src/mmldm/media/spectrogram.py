@@ -41,6 +41,7 @@ def mel_to_hz(mel: Tensor, scale: str) -> Tensor:
 
 def mel_filterbank(spec: SpectrogramSpec, sample_rate: int) -> Tensor:
     """Triangular mel filters (M,F), F = n_fft // 2 + 1; filter m peaks at the m-th mel centre."""
+    # Evenly spaced edges in mels: filter m rises from edge m to m + 1, and falls to m + 2.
     limits = torch.tensor([spec.f_min, spec.f_max], dtype=torch.float64)
     low, high = hz_to_mel(limits, spec.mel_scale)
     points = torch.linspace(low.item(), high.item(), spec.num_mels + 2, dtype=torch.float64)

@@ -110,9 +110,11 @@ class FrameTrack:
     def _choose(self, earlier: Picture, later: Picture | None, until: float) -> None:
         """Serves every instant up to `until` (seconds), which is that of `later` where there is one."""
         for asked, runs in zip(self.asked, self._runs, strict=True):
+            # The window begins between these two pictures.
             if not runs and asked < until:
                 starts = self.clock.starts(earlier.time, until, asked)
                 runs |= {s: [] for s in starts if later is not None or s < until}
+            # Each of its instants up to `until` shows the nearer of the two.
             for start, chosen in runs.items():
                 while (instant := start + len(chosen) / self.spec.fps) < until:
                     if len(chosen) == self.spec.num_frames:
@@ -156,6 +158,7 @@ class ShownTrack:
 
     def starts(self, window: int) -> list[float]:
         """Where a window may begin, best first: as asked where the file shows nothing."""
+        # The two pictures around the instant asked for; packets come in any order.
         asked, times = self.asked[window], sorted(self._durations)
         if not times or asked >= self.end:
             return [asked]
@@ -201,6 +204,8 @@ class SoundBlocks:
         if self.complete:
             return
         sound = sound.mono()
+
+        # Of what lies before all windows, only the last block is kept.
         self._latest.add(sound)
         self.end = max(self.end, sound.end)
         if len(self._blocks) > 1 and self._blocks[1].time <= self.begin - HOLD:
