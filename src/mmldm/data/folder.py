@@ -200,16 +200,17 @@ class _Walk:
 
     @property
     def ignored(self) -> dict[str, int]:
+        """How many files and folders were passed over, by cause."""
         return {cause: count for cause, count in sorted(self._counts.items()) if count}
 
     def files(self) -> Iterator[Path]:
         """Media files as paths below the root."""
         walk = os.walk(self._root, onerror=self._refused, followlinks=self._follow)
         for folder, folders, names in walk:
-            folders[:] = sorted(name for name in folders if self._enters(folder, name))
-            for name in names:
-                if self._takes(folder, name):
-                    yield Path(folder, name).relative_to(self._root)
+            folders[:] = sorted(name for name in folders if self._enters(Path(folder, name)))
+            for path in (Path(folder, name) for name in names):
+                if self._takes(path):
+                    yield path.relative_to(self._root)
 
     def notes(self) -> list[str]:
         """What to do about links."""
@@ -224,10 +225,9 @@ class _Walk:
     def _refused(self, error: OSError) -> None:
         self._counts["folder that may not be read"] += 1
 
-    def _enters(self, folder: str, name: str) -> bool:
+    def _enters(self, path: Path) -> bool:
         """Whether the walk goes on in a folder; a link to one is followed only where that was asked for."""
-        path = Path(folder, name)
-        if name.startswith("."):
+        if path.name.startswith("."):
             return self._ignore("hidden")
         if not self._follow:
             return self._ignore_link(LINK_TO_FOLDER, path) if path.is_symlink() else True
@@ -239,10 +239,9 @@ class _Walk:
         self._entered.add(real)
         return True
 
-    def _takes(self, folder: str, name: str) -> bool:
+    def _takes(self, path: Path) -> bool:
         """Whether a file is media, and of this folder."""
-        path = Path(folder, name)
-        if name.startswith("."):
+        if path.name.startswith("."):
             return self._ignore("hidden")
         if path.suffix.lower() not in self._suffixes:
             return self._ignore("not media")
@@ -254,10 +253,12 @@ class _Walk:
         return True
 
     def _ignore(self, cause: str) -> bool:
+        """Counts what is passed over; always false."""
         self._counts[cause] += 1
         return False
 
     def _ignore_link(self, cause: str, path: Path) -> bool:
+        """The same for a link, the first of which is named as an example."""
         if not self._example:
             name = os.path.relpath(path, self._root)
             self._example = f"{printable(name)} -> {printable(str(path.readlink()))}"

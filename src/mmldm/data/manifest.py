@@ -71,6 +71,7 @@ class Entry(BaseModel):
 
     @property
     def usable(self) -> bool:
+        """Whether clips are read from it."""
         return self.status != "skipped"
 
     @property
@@ -118,6 +119,7 @@ class Manifest(BaseModel):
 
     @property
     def usable(self) -> list[Entry]:
+        """Entries whose files are used, with a note or without."""
         return [entry for entry in self.entries if entry.usable]
 
     def split(self, name: Split) -> list[Entry]:

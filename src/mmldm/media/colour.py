@@ -139,14 +139,14 @@ def colour_of(frame: av.VideoFrame, stream: VideoStream) -> Colour:
 
 
 def pq_light(signal: np.ndarray) -> np.ndarray:
-    """PQ signal in [0, 1] -> light in cd/m2 (BT.2100, table 4)."""
+    """PQ signal (...) in [0, 1] -> light (...) in cd/m2 (BT.2100, table 4)."""
     m1, m2, c1, c2, c3 = _PQ
     power = signal ** (1 / m2)
     return 10000 * (np.maximum(power - c1, 0) / (c2 - c3 * power)) ** (1 / m1)
 
 
 def pq_signal(light: np.ndarray | float) -> np.ndarray:
-    """Light in cd/m2 -> PQ signal in [0, 1]."""
+    """Light (...) in cd/m2 -> PQ signal (...) in [0, 1]."""
     m1, m2, c1, c2, c3 = _PQ
     power = (np.asarray(light) / 10000) ** m1
     return ((c1 + c2 * power) / (1 + c3 * power)) ** m2

@@ -189,6 +189,7 @@ class MediaFile:
             self.notes.append(sentence)
 
     def _open(self) -> None:
+        """Opens the file at its start, chooses the tracks, and listens to the beginning of the sound."""
         self.decode_errors = 0
         self._sought = False
         self._decoding_times: list[int] = []
@@ -204,6 +205,7 @@ class MediaFile:
         self._kinds = {stream.type for stream in self._streams}
         self.video = video if self._want_video else None
         self.audio = audio if self._want_audio else None
+
         # Packets of MPEG-PS may share one time; decoders then know better.
         self._guessed_times = self.container.format.name == "mpeg"
         self.listening: Listening | None = None
@@ -225,6 +227,7 @@ class MediaFile:
             return None
 
     def _packets(self) -> Iterator[av.Packet]:
+        """Up to the end of the file, or to where it cannot be read any more."""
         try:
             yield from self.container.demux(self._streams)
         except av.FFmpegError:
@@ -272,6 +275,7 @@ class MediaFile:
         )
 
     def _changed(self, what: str) -> MediaError:
+        """The refusal of a file whose size or rate changes: by damage, or by design."""
         if self.decode_errors:
             return MediaError("corrupt", f"{self.path} is damaged: its {what} changes; replace it")
         return MediaError(

@@ -44,11 +44,7 @@ class Outcome:
 
 
 def run_isolated(
-    function: Callable[..., Any],
-    calls: Sequence[Sequence[Any]],
-    *,
-    workers: int,
-    seconds: float,
+    function: Callable[..., Any], calls: Sequence[Sequence[Any]], *, workers: int, seconds: float
 ) -> Iterator[Outcome]:
     """Calls `function(*arguments)` for each of `calls` and yields outcomes as they finish.
 

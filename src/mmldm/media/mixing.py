@@ -70,7 +70,7 @@ class Powers:
         )
 
     def coherence(self, weights: np.ndarray) -> float:
-        """Energy of the mix over what unrelated channels would give; 1 for silence."""
+        """Energy of the mix by `weights` (C,) over what unrelated channels would give; 1 for silence."""
         unrelated = float((weights.astype(np.float64) ** 2 * self.energies).sum())
         return float(weights @ self.products @ weights) / unrelated if unrelated > 0 else 1.0
 

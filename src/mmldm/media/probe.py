@@ -173,6 +173,7 @@ class _PictureTally:
 
     @property
     def widest_gap(self) -> float:
+        """Of the gaps between pictures, in seconds."""
         return float(np.diff(self.times).max())
 
     @property

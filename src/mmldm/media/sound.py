@@ -55,6 +55,7 @@ class Sound:
 
     @property
     def end(self) -> float:
+        """When its last sample is over, in seconds."""
         return self.time + len(self.samples) / self.rate
 
     def mono(self) -> Sound:
@@ -75,13 +76,7 @@ class SoundTrack:
         note: Takes sentences for the person who owns the file.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        begin: float,
-        spec: ClipSpec,
-        note: Note = unsaid,
-    ) -> None:
+    def __init__(self, path: Path, begin: float, spec: ClipSpec, note: Note = unsaid) -> None:
         self.path, self.begin, self.spec, self._note = path, begin, spec, note
         self._until = begin + spec.duration + TAIL + OFF
         self._blocks: list[Sound] = []
@@ -175,7 +170,7 @@ def levels(times: np.ndarray, lengths: np.ndarray, rate: int) -> np.ndarray:
 
 
 def gap_notes(times: np.ndarray, lengths: np.ndarray, rate: int) -> tuple[str, ...]:
-    """Sentences on gaps, overlaps and jitter of a whole sound; arguments as for `levels`."""
+    """Sentences on gaps, overlaps and jitter of a whole sound of n blocks; arguments (n,) as for `levels`."""
     pieces = levels(times, lengths, rate)
     jumps = np.diff(pieces)
     said = []

@@ -23,7 +23,7 @@ SILENCE_LEVEL = 0.02
 
 
 def hz_to_mel(hz: Tensor, scale: str) -> Tensor:
-    """Frequencies in Hz to mels: `htk` (O'Shaughnessy) or `slaney` (linear below 1 kHz)."""
+    """Frequencies (...) in Hz to mels: `htk` (O'Shaughnessy) or `slaney` (linear below 1 kHz)."""
     if scale == "htk":
         return 2595.0 * torch.log10(1.0 + hz / 700.0)
     linear = hz * 3.0 / 200.0
@@ -31,7 +31,7 @@ def hz_to_mel(hz: Tensor, scale: str) -> Tensor:
 
 
 def mel_to_hz(mel: Tensor, scale: str) -> Tensor:
-    """The inverse of `hz_to_mel`."""
+    """Mels (...) to frequencies in Hz: the inverse of `hz_to_mel`."""
     if scale == "htk":
         return 700.0 * (10.0 ** (mel / 2595.0) - 1.0)
     return torch.where(

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from mmldm.media.clock import TOLERANCE, FrameClock, Shown
-from mmldm.media.container import Limits, Note
+from mmldm.media.container import Note
 from mmldm.media.picture import FrameConverter, Picture
 from mmldm.media.sound import HOLD, Sound, SoundTrack
 from mmldm.types import ClipSpec
@@ -29,7 +29,10 @@ class FrameTrack:
     out to outlast the file, the run that begins at the earlier one is taken; both are followed meanwhile.
 
     Args:
-        asked: Where windows are to begin, in the file's own time.
+        asked: Where windows are to begin, in seconds of the file's own time.
+        spec: Of the clips.
+        clock: The rule which frame an instant shows.
+        converter: Makes frames of pictures.
 
     Attributes:
         begin: When the earliest window may begin, in seconds, as of the other tracks.
@@ -38,34 +41,20 @@ class FrameTrack:
     """
 
     def __init__(
-        self,
-        path: Path,
-        asked: Sequence[float],
-        spec: ClipSpec,
-        clock: FrameClock,
-        limits: Limits,
+        self, asked: Sequence[float], spec: ClipSpec, clock: FrameClock, converter: FrameConverter
     ) -> None:
-        self.asked, self.spec, self.clock = asked, spec, clock
+        self.asked, self.spec, self.clock, self._converter = asked, spec, clock, converter
         self.begin, self.first = min(asked), np.inf
         self.arrays: dict[float, np.ndarray] = {}
         # For each window: the times of the frames that it shows so far, by where it may begin, best first.
         self._runs: list[dict[float, list[float]]] = [{} for _ in asked]
         self._last: Picture | None = None
         self._gap = 0.0
-        self._converter = FrameConverter(path, spec.height, spec.width, limits)
 
     @property
     def complete(self) -> bool:
         """Whether every window has its frames, and does not outlast the picture."""
         return all(map(self._is_settled, self._runs))
-
-    def _is_settled(self, runs: dict[float, list[float]]) -> bool:
-        """Whether it is clear where a window begins, and what it shows."""
-        if not runs:
-            return False
-        best = next(iter(runs))
-        fits = len(runs) == 1 or best + self.spec.duration <= self.end + TOLERANCE
-        return len(runs[best]) == self.spec.num_frames and fits
 
     @property
     def size(self) -> tuple[int, int] | None:
@@ -102,6 +91,14 @@ class FrameTrack:
     def chosen(self, window: int, start: float) -> list[float]:
         """Times of the T frames that a window shows from one of its `starts` on."""
         return self._runs[window][start]
+
+    def _is_settled(self, runs: dict[float, list[float]]) -> bool:
+        """Whether it is clear where a window begins, and what it shows."""
+        if not runs:
+            return False
+        best = next(iter(runs))
+        fits = len(runs) == 1 or best + self.spec.duration <= self.end + TOLERANCE
+        return len(runs[best]) == self.spec.num_frames and fits
 
     def _shown(self, picture: Picture) -> float:
         """Seconds for which the last picture is shown: as claimed, or as long as the one before it."""
@@ -180,12 +177,7 @@ class SoundBlocks:
     """
 
     def __init__(
-        self,
-        path: Path,
-        asked: Sequence[float],
-        spec: ClipSpec,
-        clock: FrameClock,
-        note: Note,
+        self, path: Path, asked: Sequence[float], spec: ClipSpec, clock: FrameClock, note: Note
     ) -> None:
         self.path, self.spec, self._note = path, spec, note
         self.begin, self.first = min(asked) - clock.nominal, np.inf
@@ -205,7 +197,7 @@ class SoundBlocks:
             return
         sound = sound.mono()
 
-        # Of what lies before all windows, only the last block is kept.
+        # Of what ends HOLD seconds before all windows, nothing is kept.
         self._latest.add(sound)
         self.end = max(self.end, sound.end)
         if len(self._blocks) > 1 and self._blocks[1].time <= self.begin - HOLD:
