@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from mmldm.errors import UserError
-from mmldm.models.latent_layout import LatentLayout
 from mmldm.models.layers import ResBlock, sinusoidal_embedding, zero_init
+from mmldm.models.perceptual_encoder import LatentLayout
 
 TapShape = tuple[int, int, int]
 """(channels, rows, columns) of one tap."""

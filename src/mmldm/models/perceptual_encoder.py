@@ -11,14 +11,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmldm.errors import UserError
-from mmldm.models.latent_layout import LatentLayout, TimeAxis, ratio
 from mmldm.models.layers import (
     ResBlock,
     SelfAttention,
@@ -27,6 +26,53 @@ from mmldm.models.layers import (
     sinusoidal_embedding,
     zero_init,
 )
+
+TimeAxis = Literal["frames", "width"]
+
+
+@dataclass(frozen=True)
+class LatentLayout:
+    """Shape of one modality's latents and where their time comes from.
+
+    A latent of the audio image may carry its time on T' although it was read off the image's width; the
+    grid is the same numbers in image order, so that one encoder and one adapter serve every shape.
+
+    Attributes:
+        shape: (C, T', H', W').
+        time_axis: "frames": T' slots along the frames. "width": T' columns along the image's width
+            (an audio image, whose height is frequency); W' must be 1.
+    """
+
+    shape: tuple[int, int, int, int]
+    time_axis: TimeAxis = "frames"
+
+    def __post_init__(self) -> None:
+        if self.time_axis not in ("frames", "width"):
+            raise UserError(f"time_axis is {self.time_axis!r}; it must be 'frames' or 'width'.")
+        if self.time_axis == "width" and self.shape[3] != 1:
+            raise UserError(
+                f"latent_shape {list(self.shape)} with time_axis 'width' must end in 1: "
+                "the image's width is the latent's T'."
+            )
+
+    @property
+    def channels(self) -> int:
+        """C."""
+        return self.shape[0]
+
+    @property
+    def grid(self) -> tuple[int, int, int]:
+        """(slots, rows, columns)."""
+        _, T, H, W = self.shape
+        return (1, H, T) if self.time_axis == "width" else (T, H, W)
+
+    def to_grid(self, latents: Tensor) -> Tensor:
+        """(B,C,T',H',W') -> (B,C,slots,rows,columns), a view."""
+        return latents.transpose(2, 4) if self.time_axis == "width" else latents
+
+    def from_grid(self, grid: Tensor) -> Tensor:
+        """Inverse of `to_grid`; the swap is its own inverse."""
+        return self.to_grid(grid)
 
 
 @dataclass(frozen=True)
@@ -101,13 +147,15 @@ class PerceptualEncoder(nn.Module):
             raise UserError(f"encoder: key_frames {key_frames} of a clip of {num_frames} frames.")
         last, count = num_frames - 1, key_frames or num_frames
         self.key_frames = tuple(round(i * last / max(1, count - 1)) for i in range(count))
-        self.frames_per_slot = ratio(len(self.key_frames), slots, "encoder: T' slots of key frames")
+        self.frames_per_slot = _ratio(
+            len(self.key_frames), slots, "encoder: T' slots of key frames"
+        )
         halvings = 2 ** (len(block_out_channels) - 1)
-        trunk_rows = ratio(h, ph * halvings, "encoder: patch rows and levels of h")
-        trunk_columns = ratio(w, pw * halvings, "encoder: patch columns and levels of w")
+        trunk_rows = _ratio(h, ph * halvings, "encoder: patch rows and levels of h")
+        trunk_columns = _ratio(w, pw * halvings, "encoder: patch columns and levels of w")
         kernel = (
-            ratio(trunk_rows, rows, "encoder: latent rows"),
-            ratio(trunk_columns, columns, "encoder: latent columns"),
+            _ratio(trunk_rows, rows, "encoder: latent rows"),
+            _ratio(trunk_columns, columns, "encoder: latent columns"),
         )
 
         width = block_out_channels[0]
@@ -159,3 +207,14 @@ class PerceptualEncoder(nn.Module):
             for head in (self.mean, self.logvar)
         )
         return Posterior(mean, logvar.clamp(-30.0, 20.0))
+
+
+def _ratio(size: int, parts: int, what: str) -> int:
+    """size / parts when it is whole.
+
+    Raises:
+        UserError: `parts` does not divide `size`; `what` names them.
+    """
+    if parts < 1 or size % parts:
+        raise UserError(f"{what}: {parts} does not divide {size}; choose sizes that divide.")
+    return size // parts

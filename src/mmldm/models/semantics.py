@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmldm.models.latent_layout import LatentLayout
 from mmldm.models.layers import ResBlock, SelfAttention, group_norm
+from mmldm.models.perceptual_encoder import LatentLayout
 from mmldm.types import AV
 
 
