@@ -1,6 +1,6 @@
-"""The critic of the autoencoder: does this sound belong to these two frames, in this order?
+"""The autoencoder's critic (MM-LDM §3.1, Eq. 2): does this sound belong to these two frames, in this order?
 
-images <audio image, frame i, frame j> (N,3,3,H,W) -> scores (N,). MM-LDM §3.1, Eq. 2.
+images <audio image, frame i, frame j> (N,3,3,H,W) -> scores (N,).
 """
 
 from __future__ import annotations
@@ -60,6 +60,7 @@ class TupleDiscriminator(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (N,3,3,H,W) in [-1,1], slot before colour -> scores (N,); real is high."""
+        # Colours and folded pixels become channels, slots the depth of 3-D convolutions.
         patches = F.pixel_unshuffle(images, self.patch_size).transpose(1, 2)
         h = self.levels(self.conv_in(patches) + self.slot_embedding)
         return self.score(F.silu(self.norm_out(h)).mean(dim=(2, 3, 4)))[:, 0]

@@ -1,7 +1,7 @@
-"""Latents -> feature maps added after each input block of the signal decoder.
+"""Feature adapters (MM-LDM §3.1, Fig. 2): latents -> maps added after each input block of the signal decoder.
 
-latents (B,C,T',H',W'), frame_indices (B,F) -> one map (B*F,C_i,H_i,W_i) per tap. MM-LDM §3.1
-(signal decoder, "latent of the modality, with the frame index embedded"). Maps are exactly zero
+latents (B,C,T',H',W'), frame_indices (B,F) -> one map (B*F,C_i,H_i,W_i) per tap: "latent of the modality,
+with the frame index embedded". Maps are exactly zero
 before training: the last convolution of each tap, and nothing else, starts at zero.
 """
 
@@ -55,6 +55,8 @@ class FeatureAdapter(nn.Module):
             nn.SiLU(),
             nn.Linear(embedding_dim, embedding_dim),
         )
+
+        # From the latent's grid, its slots mixed, to each resolution of the U-Net.
         width = hidden_channels or tap_shapes[0][0]
         kernel = 3 if slots > 1 else 1
         self.mix = nn.Conv3d(layout.channels, width, (kernel, 1, 1), padding=(kernel // 2, 0, 0))
@@ -65,6 +67,8 @@ class FeatureAdapter(nn.Module):
         self.positions = nn.ParameterList(
             nn.Parameter(torch.zeros(width, *size)) for size in self.resolutions
         )
+
+        # From a resolution's map to each tap there, told which frame it is.
         self.tap_resolutions = [self.resolutions.index(shape[1:]) for shape in tap_shapes]
         self.blocks = nn.ModuleList(
             ResBlock(width, hidden_channels or shape[0], embedding_dim=embedding_dim)

@@ -1,8 +1,8 @@
-"""Image autoencoders, all with the interface of diffusers' `AutoencoderKL`, and their loader.
+"""Image VAEs (MM-LDM §2, KL-VAE), all with the interface of diffusers' `AutoencoderKL`, and their loader.
 
-images (N,3,H,W) in [-1,1] -> image latents (N,c,H/f,W/f) -> images. KL-VAE: MM-LDM §2; frames and
-audio images share one network. `encode(x).latent_dist` has `mean`, `logvar`, `sample`, `mode`;
-`decode(z).sample` is the image.
+images (N,3,H,W) in [-1,1] -> image latents (N,c,H/f,W/f) -> images. Frames and audio images share one
+network; what it gives is raw, and `image_codec` normalises it. `encode(x).latent_dist` has `mean`,
+`logvar`, `sample`, `mode`; `decode(z).sample` is the image.
 """
 
 from __future__ import annotations
@@ -162,7 +162,7 @@ class TinyImageAutoencoder(ModelMixin, ConfigMixin):
 
     @classmethod
     def from_tensors(cls, state: dict[str, Tensor], where: str) -> TinyImageAutoencoder:
-        """Built from a file's `encoder.*` and `decoder.*` tensors, as float32.
+        """Built from a file's `encoder.*` and `decoder.*` tensors by name, as float32.
 
         Raises:
             UserError: They are not of this layout; the missing and unexpected ones are named, and
@@ -205,7 +205,7 @@ class SoftClamp(nn.Module):
     """Keeps latents within [-3,3] smoothly."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Any shape -> same shape."""
+        """(N,C,H,W) -> (N,C,H,W), within [-3,3]."""
         return torch.tanh(x / 3) * 3
 
 

@@ -1,4 +1,4 @@
-"""Small layers shared by the networks: norms, FiLM residual blocks, self-attention, patches.
+"""Layers shared by the convolutional networks (MM-LDM Fig. 3): residual blocks, attention, patches.
 
 features (B,C,...) -> features (B,C',...); everything here is local, no layer knows the modality.
 """

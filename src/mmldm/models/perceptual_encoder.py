@@ -1,9 +1,8 @@
-"""Image latents -> perceptual latents, one class for both modalities.
+"""The audio and video perceptual encoders (MM-LDM §3.1, Fig. 3): what a latent is, and who makes it.
 
-image latents (B,T,c,h,w) -> Posterior over latents (B,C,T',H',W'). MM-LDM §3.1, "Audio/Video
-perceptual encoder". The paper's form is T'=1 from four key frames; a time-aligned latent (one slot
-per frame, or one column per moment of the audio image) is the same code with another
-`latent_shape`.
+image latents (B,T,c,h,w) -> Posterior over latents (B,C,T',H',W'). The paper's form is T'=1 from four key
+frames; a time-aligned latent (one slot per frame, or one column per moment of the audio image) is the same
+code with another `latent_shape`.
 """
 
 from __future__ import annotations
@@ -71,7 +70,7 @@ class LatentLayout:
         return latents.transpose(2, 4) if self.time_axis == "width" else latents
 
     def from_grid(self, grid: Tensor) -> Tensor:
-        """Inverse of `to_grid`; the swap is its own inverse."""
+        """(B,C,slots,rows,columns) -> (B,C,T',H',W'); the swap is its own inverse."""
         return self.to_grid(grid)
 
 
@@ -83,11 +82,11 @@ class Posterior:
     logvar: Tensor
 
     def sample(self, noise: Tensor) -> Tensor:
-        """Reparameterised draw from standard-normal `noise` of the same shape."""
+        """Reparameterised draw (B,C,T',H',W') from standard-normal `noise` of the same shape."""
         return self.mean + noise * (0.5 * self.logvar).exp()
 
     def mode(self) -> Tensor:
-        """The mean."""
+        """The mean, (B,C,T',H',W')."""
         return self.mean
 
     def kl(self) -> Tensor:
@@ -137,6 +136,7 @@ class PerceptualEncoder(nn.Module):
         initial_logvar: float = -6.0,
     ) -> None:
         super().__init__()
+        # The grid of the latent, and the kernel (= stride) by which the head reaches it from the trunk's.
         c, h, w = image_latent_shape
         ph, pw = (patch_size, patch_size) if isinstance(patch_size, int) else patch_size
         C, T, H, W = latent_shape
@@ -158,6 +158,7 @@ class PerceptualEncoder(nn.Module):
             _ratio(trunk_columns, columns, "encoder: latent columns"),
         )
 
+        # The trunk: per level residual blocks, each followed by attention within and through frames.
         width = block_out_channels[0]
         self.stem = nn.Conv2d(c * ph * pw, width, 3, padding=1)
         self.time_embedding = nn.Linear(width, width) if temporal_attention else None
@@ -172,6 +173,8 @@ class PerceptualEncoder(nn.Module):
                     self.blocks.append(SelfAttention(channels, "spatial", head_dim))
                 if temporal_attention:
                     self.blocks.append(SelfAttention(channels, "temporal", head_dim))
+
+        # The head: mean and log-variance of the posterior.
         self.norm = group_norm(width)
         self.mean = nn.Conv2d(width, C, kernel, stride=kernel)
         self.logvar = zero_init(nn.Conv2d(width, C, kernel, stride=kernel))
@@ -185,11 +188,12 @@ class PerceptualEncoder(nn.Module):
         B, K = image_latents.shape[:2]
         h = self.stem(patchify(image_latents.flatten(0, 1), self.patch))
         if self.time_embedding is not None:
-            times = torch.tensor(self.key_frames, device=h.device) * (
-                1000 / (self.key_frames[-1] + 1)
-            )
+            # The sinusoid is made for steps of about 1: the clip is spread over 0..1000.
+            spread = 1000 / (self.key_frames[-1] + 1)
+            times = torch.tensor(self.key_frames, device=h.device) * spread
             position = self.time_embedding(sinusoidal_embedding(times, h.shape[1]).to(h.dtype))
             h = h + position.repeat(B, 1)[:, :, None, None]
+
         for block in self.blocks:
             run: Callable[[Tensor], Tensor] = block
             if torch.is_grad_enabled() and self.gradient_checkpointing:
@@ -199,6 +203,7 @@ class PerceptualEncoder(nn.Module):
                 h = clips.transpose(1, 2).flatten(0, 1)
             else:
                 h = run(h)
+
         # Pooling before the last layer keeps the head's cost per slot, as in the paper.
         h = h.unflatten(0, (-1, self.frames_per_slot)).mean(1)  # (B slots) C H W
         h = F.silu(self.norm(h))

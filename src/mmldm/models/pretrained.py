@@ -1,7 +1,7 @@
-"""The signal decoder's start from Stable Diffusion: a U-Net's tensors into an autoencoder.
+"""The signal decoder's start from Stable Diffusion (MM-LDM §3.1): a U-Net's tensors into an autoencoder.
 
-hub name, diffusers folder or .safetensors file -> MultiModalAutoencoder.decoder, LoadReport. MM-LDM
-§3.1: initialised from a pretrained image diffusion model, all parameters open. Adapters, prompts and
+hub name, diffusers folder or .safetensors file -> MultiModalAutoencoder.decoder, LoadReport. It is
+initialised from a pretrained image diffusion model, and all parameters are open. Adapters, prompts and
 semantics stay as they were built; their last layers are zero, so that the first step sees the stock
 U-Net with another context.
 """

@@ -1,7 +1,6 @@
-"""Latents -> the shared semantic space and its two heads.
+"""Projectors, shared semantic space and its two heads (MM-LDM §3.1, Eq. 1).
 
 latents (B,C,T',H',W') -> semantics (B,N,D) -> class logits (B,K), contrastive embeddings (B,E).
-MM-LDM §3.1, "Projector", "Shared semantic space", Eq. 1.
 """
 
 from __future__ import annotations
@@ -117,4 +116,5 @@ class ContrastiveHead(nn.Module):
 
 
 def _token_mlp(width: int, out: int) -> nn.Sequential:
+    """Token by token, (B,N,width) -> (B,N,out)."""
     return nn.Sequential(nn.LayerNorm(width), nn.Linear(width, out), nn.SiLU(), nn.Linear(out, out))

@@ -27,6 +27,7 @@ def guide(given: AV[Tensor], null: AV[Tensor], scale: AV[float]) -> AV[Tensor]:
     """
 
     def extrapolate(g: Tensor, n: Tensor, phi: float) -> Tensor:
+        """(B,...), (B,...) -> (B,...)."""
         return phi * g + (1 - phi) * n
 
     return given.map(extrapolate, null, scale)
@@ -74,9 +75,11 @@ def generator_denoiser(
     own_rows = torch.arange(copies * batch, device=device) < batch
 
     def in_all_rows(known: Tensor | None) -> Tensor | None:
+        """(B,C,T',H',W') -> (copies * B,C,T',H',W')."""
         return None if known is None else torch.cat([known.to(dtype)] * copies)
 
     def in_own_rows(known: Tensor | None) -> Tensor | None:
+        """The rows (copies * B,) that may read it; None: all."""
         return None if known is None or not nulls else own_rows
 
     present, mask = given.map(in_all_rows), given.map(in_own_rows)
@@ -86,6 +89,7 @@ def generator_denoiser(
         labels = torch.cat([labels, *[null_labels] * len(nulls)])
 
     def null_stream(x: Tensor, own_noise: Tensor, kept: bool) -> Tensor:
+        """A modality's stream (B,C,T',H',W') in one set of null rows."""
         return x if kept else own_noise
 
     def denoise(sample: AV[Tensor], t: Tensor) -> AV[Tensor]:

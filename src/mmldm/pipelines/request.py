@@ -97,7 +97,7 @@ def checked_images(images_per_call: int | None) -> int | None:
 def given_media(
     audio: Media | None, frames: Media | None, spec: ClipSpec, num_samples: int | None = None
 ) -> tuple[AV[Tensor | None], int]:
-    """Given media with a leading clip dimension.
+    """Given media with a leading clip dimension, AV((B,S) float32, (B,T,3,H,W) uint8).
 
     Args:
         num_samples: As asked for. Sound of two rows is two clips where two are asked for, and may be one
@@ -135,7 +135,7 @@ def given_media(
 
 
 def given_clip(clip: Clip, spec: ClipSpec) -> AV[Tensor | None]:
-    """Both modalities of one clip, with a leading dimension of one.
+    """Both modalities of one clip, AV((1,S), (1,T,3,H,W)).
 
     Raises:
         UserError: The clip is not of this spec.
@@ -146,7 +146,7 @@ def given_clip(clip: Clip, spec: ClipSpec) -> AV[Tensor | None]:
 
 
 def checked_waveform(waveforms: Tensor, name: str) -> Tensor:
-    """Waveforms as float32.
+    """Waveforms (B,S) as float32.
 
     Raises:
         UserError: They are not floating-point samples in [-1, 1].
@@ -168,6 +168,7 @@ def checked_waveform(waveforms: Tensor, name: str) -> Tensor:
 
 
 def _tensor(media: Media, name: str) -> Tensor:
+    """A tensor (S,) or (B,S), (T,3,H,W) or (B,T,3,H,W) of what was given; a list is stacked."""
     if isinstance(media, Tensor):
         return media.detach()
     if isinstance(media, np.ndarray):
@@ -189,6 +190,7 @@ def _tensor(media: Media, name: str) -> Tensor:
 
 
 def _batched(media: Tensor, shape: tuple[int, ...], name: str, meaning: str) -> tuple[Tensor, int]:
+    """`shape` or (B, *shape) -> (B, *shape), and B of a batch, 0 of one clip."""
     batch = media.ndim == len(shape) + 1
     rows = media if batch else media[None]
     if tuple(rows.shape[1:]) != shape or len(rows) == 0:
