@@ -1,4 +1,4 @@
-"""The multi-modal autoencoder (MM-LDM §3.1, Fig. 2): two encoders, shared semantics, one diffusion decoder.
+"""The multi-modal autoencoder (MM-LDM §3.1, Fig. 3): two encoders, shared semantics, one diffusion decoder.
 
 image latents AV (B,1,c,h,w) (B,T,c,h,w) -> latents AV (B,C,T',H',W') -> Conditions -> denoised
 image latents. Model folders name the path of this module.

@@ -1,4 +1,4 @@
-"""The autoencoder's critic (MM-LDM §3.1, Eq. 2): does this sound belong to these two frames, in this order?
+"""The autoencoder's critic (MM-LDM Eq. 2): does this sound belong to these two frames, in this order?
 
 images <audio image, frame i, frame j> (N,3,3,H,W) -> scores (N,).
 """

@@ -1,4 +1,4 @@
-"""Feature adapters (MM-LDM §3.1, Fig. 2): latents -> maps added after each input block of the signal decoder.
+"""Feature adapters (MM-LDM Fig. 3b): latents -> maps added after each input block of the signal decoder.
 
 latents (B,C,T',H',W'), frame_indices (B,F) -> one map (B*F,C_i,H_i,W_i) per tap: "latent of the modality,
 with the frame index embedded". Maps are exactly zero

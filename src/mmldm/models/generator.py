@@ -1,4 +1,4 @@
-"""The generator (MM-LDM §3.2, Eq. 7): a diffusion transformer over the latents of both modalities.
+"""The generator (MM-LDM §3.2, Fig. 2, Eq. 7): a diffusion transformer over the latents of both modalities.
 
 noisy latents AV((B,C,T',H',W')) and t (B,) -> prediction AV((B,C,T',H',W')). §3.3: what is given enters
 through zero-initialised projections. Its guidance, Eq. 8, is `pipelines.guidance`.

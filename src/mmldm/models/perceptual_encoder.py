@@ -1,4 +1,4 @@
-"""The audio and video perceptual encoders (MM-LDM §3.1, Fig. 3): what a latent is, and who makes it.
+"""The audio and video perceptual encoders (MM-LDM §3.1, Fig. 3a): what a latent is, and who makes it.
 
 image latents (B,T,c,h,w) -> Posterior over latents (B,C,T',H',W'). The paper's form is T'=1 from four key
 frames; a time-aligned latent (one slot per frame, or one column per moment of the audio image) is the same

@@ -1,4 +1,4 @@
-"""Projectors, shared semantic space and its two heads (MM-LDM §3.1, Eq. 1).
+"""Projectors, shared semantic space and its two heads (MM-LDM §3.1, Fig. 3a, Eq. 1).
 
 latents (B,C,T',H',W') -> semantics (B,N,D) -> class logits (B,K), contrastive embeddings (B,E).
 """

@@ -1,4 +1,4 @@
-"""The signal decoder (MM-LDM §3.1, Fig. 2): a diffusion U-Net from latents to image latents, for both.
+"""The signal decoder (MM-LDM §3.1, Fig. 3b): a diffusion U-Net from latents to image latents, for both.
 
 noisy image latents (N,c,h,w), timesteps (N,), conditions -> prediction (N,c,h,w). Layout and tensor names
 are those of diffusers' `UNet2DConditionModel`, so SD-1.5 weights load as they are
