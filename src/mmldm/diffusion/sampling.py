@@ -104,6 +104,7 @@ def sample(
         UserError: The scheduler cannot space this number of steps.
     """
     _set_timesteps(scheduler, num_inference_steps)
+    # Only some schedulers draw noise in a step; they draw it from the clips' own generators.
     step_options: dict[str, Any] = {"return_dict": False}
     if "generator" in inspect.signature(scheduler.step).parameters:
         step_options["generator"] = generator

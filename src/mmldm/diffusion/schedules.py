@@ -109,6 +109,7 @@ def make_scheduler(config: ScheduleConfig, name: str = "ddim") -> SchedulerMixin
 
 def schedule_of(scheduler: SchedulerMixin) -> ScheduleConfig:
     """The forward process of a loaded scheduler, so that another sampler can take its place."""
+    # Only what is part of the forward process: the rest is the sampler's own.
     config = scheduler.config
     kinds = {value: key for key, value in _BETA_SCHEDULES.items()}
     return ScheduleConfig.model_validate(

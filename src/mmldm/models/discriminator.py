@@ -44,6 +44,7 @@ class TupleDiscriminator(nn.Module):
         self.patch_size = patch_size
         self.conv_in = nn.Conv3d(3 * patch_size**2, channels, 3, padding=1)
         self.slot_embedding = nn.Parameter(torch.randn(channels, SLOTS, 1, 1))
+        # Kernels of (1,3,3) stay within a slot; those between levels, (3,3,3), reach the neighbours.
         levels: list[nn.Module] = []
         width = channels
         for level, multiplier in enumerate(multipliers):
@@ -86,6 +87,7 @@ def tuples(
     Returns:
         Real tuples (B,3,3,H,W) and fake ones (4B,3,3,H,W), the four kinds one after the other.
     """
+    # All decoded; the sound alone; the sound and the later frame; all, out of order.
     real = torch.stack([audio, frame_i, frame_j], dim=1)
     fakes = [(fake_i, fake_j), (frame_i, frame_j), (frame_i, fake_j), (fake_j, fake_i)]
     return real, torch.cat([torch.stack([fake_audio, *pair], dim=1) for pair in fakes])

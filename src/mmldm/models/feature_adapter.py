@@ -89,6 +89,7 @@ class FeatureAdapter(nn.Module):
         # The sinusoid is made for steps of about 1: spread the clip over 0..1000, not over 0..1.
         times = frame_indices.flatten() * (1000 / self.num_frames)
         frame = self.frame_embedding(sinusoidal_embedding(times, self.embedding_dim).to(own.dtype))
+        # One map per resolution, with a learned place for each cell; then one per tap.
         maps = [
             expand(own) + position
             for expand, position in zip(self.expand, self.positions, strict=True)
@@ -105,6 +106,7 @@ class FeatureAdapter(nn.Module):
 
         With T'=1 this is the paper's average pooling of the whole latent.
         """
+        # (B,C,slots,rows,columns) -> (B,slots,C)
         means = self.layout.to_grid(latents).mean((3, 4)).transpose(1, 2)
         return gather_slots(means, self.slots(frame_indices)).flatten(0, 1)
 

@@ -79,6 +79,7 @@ class LatentStream(nn.Module):
             if mask is not None:
                 condition = torch.where(mask[:, None, None], condition, 0.0)
             tokens = tokens + self.embed_given(condition)
+        # Where and when (fixed and learned), and which modality.
         tokens = tokens + (self.position + self.token_embedding + self.modality_embedding)
         return torch.cat([self.eos.expand(len(tokens), -1, -1), tokens], dim=1)
 
@@ -175,6 +176,7 @@ class JointGenerator(ModelMixin, ConfigMixin):
 
     def _initialise(self) -> None:
         """As DiT: blocks start as the identity (adaLN-Zero), outputs and conditions at zero."""
+        # Every linear first, then what is to start otherwise.
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)

@@ -85,6 +85,7 @@ def _finish(moments: Tensor) -> ChannelStatistics:
     """(3,c) of `_moments` -> statistics. Float64: the difference of two large numbers is small here."""
     count, total, squares = moments
     mean = total / count
+    # A channel that never changes would be divided by zero.
     std = (squares / count - mean.square()).clamp_min(1e-12).sqrt()
     return ChannelStatistics(mean=mean.tolist(), std=std.tolist())
 
@@ -151,6 +152,7 @@ class ImageCodec(nn.Module):
         Args:
             generator: Draws from the posterior; None takes its mode.
         """
+        # The posterior is over raw latents; what leaves is normalised.
         mean, logvar = self.posterior(images)
         if generator is not None:
             noise = torch.randn(mean.shape, generator=generator, device=generator.device)

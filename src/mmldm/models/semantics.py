@@ -38,6 +38,7 @@ class Projector(nn.Module):
         head_dim: int = 32,
     ) -> None:
         super().__init__()
+        # `size` follows the (T',H',W') cells down to about the token grid.
         size = list(layout.shape[1:])
         channels = block_out_channels[0]
         self.stem = nn.Conv3d(layout.channels, channels, 1)
@@ -96,6 +97,7 @@ class ContrastiveHead(nn.Module):
     def __init__(self, width: int, embedding_dim: int = 256, initial: float = 0.07) -> None:
         super().__init__()
         self.tokens = nn.ModuleList(_token_mlp(width, embedding_dim) for _ in range(2))
+        # The logit at which the sigmoid between the log limits gives `initial`.
         low, high = (math.log(limit) for limit in self.limits)
         share = (math.log(initial) - low) / (high - low)
         self.temperature_logits = nn.Parameter(torch.full((2,), math.log(share / (1 - share))))

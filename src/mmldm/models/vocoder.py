@@ -72,6 +72,7 @@ class FourierVocoder(ModelMixin, ConfigMixin):
     def forward(self, decibels: Tensor) -> Tensor:
         """Log-mel magnitudes in dB (B,M,L) -> waveform (B, L * hop_length), not clamped."""
         spec = self.spectrogram
+        # The range of the spectrogram's decibels to [-1,1], which is what the network reads.
         levels = 2 * (decibels - spec.db_min) / (spec.db_max - spec.db_min) - 1
         # One more column at each end, so that the first and last samples lie under as many spectra as all.
         h = self.blocks(self.conv_in(F.pad(levels, (1, 1), mode="replicate")))

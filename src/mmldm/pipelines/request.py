@@ -1,12 +1,11 @@
-"""What a person asks the pipeline for, checked and brought to one form.
+"""What a person gives the pipeline's call and asks it for, checked and brought to one form.
 
 media (S,) or (B,S), (T,3,H,W) or (B,T,3,H,W), tensors or numpy arrays; names, seeds -> `Request`: one row,
-label and seed per clip.
+class and seed per clip. How it is sampled is `settings`.
 """
 
 from __future__ import annotations
 
-import difflib
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from mmldm.errors import UserError
 from mmldm.media.clip import Clip
+from mmldm.pipelines.settings import unknown
 from mmldm.types import AV, ClipSpec
 
 Array = Tensor | np.ndarray[Any, Any]
@@ -35,7 +35,7 @@ class Request:
     Attributes:
         count: B, clips to make.
         media: What is given, with a leading dimension of clips: B, or one that serves all.
-        labels: (B,) long, or None.
+        class_labels: (B,) long, or None.
         seeds: One per clip.
         batch_size: Clips that the generator samples at once.
         images_per_call: As in the call.
@@ -43,7 +43,7 @@ class Request:
 
     count: int
     media: AV[Tensor | None]
-    labels: Tensor | None
+    class_labels: Tensor | None
     seeds: list[int]
     batch_size: int
     images_per_call: int | None
@@ -72,13 +72,14 @@ def asked_for(
     Raises:
         UserError: One does not fit the model, or they do not fit each other.
     """
+    # How many clips: what is said first, then what is given.
     asked = None if num_samples is None else _at_least_one(num_samples, "num_samples")
     media, num_given = given_media(audio, frames, spec, asked)
     count = clip_count(asked, num_given)
     return Request(
         count=count,
         media=media,
-        labels=class_indices(class_labels, class_names, count),
+        class_labels=class_indices(class_labels, class_names, count),
         seeds=clip_seeds(count, seed, generator),
         batch_size=_at_least_one(batch_size, "batch_size"),
         images_per_call=checked_images(images_per_call),
@@ -115,6 +116,7 @@ def given_media(
             "or use reconstruct() to see what the autoencoder keeps"
         )
     if audio is not None:
+        # (2,S) is two clips or one in stereo; a list says that it is clips.
         listed = isinstance(audio, list | tuple)
         rows = _tensor(audio, "audio")
         if rows.ndim == 2 and len(rows) == 2 and not listed and num_samples != 2:
@@ -194,6 +196,7 @@ def _batched(media: Tensor, shape: tuple[int, ...], name: str, meaning: str) -> 
     batch = media.ndim == len(shape) + 1
     rows = media if batch else media[None]
     if tuple(rows.shape[1:]) != shape or len(rows) == 0:
+        # (S,2) is how sound files are often read: the mend is another one.
         stereo = name == "audio" and tuple(media.shape) == (*shape, 2)
         raise UserError(
             f"{name} has shape {tuple(media.shape)}, but this model's clips have {meaning} = {shape}: "
@@ -240,14 +243,13 @@ def class_indices(labels: Labels | None, names: Sequence[str], count: int) -> Te
 
 
 def _class_index(label: Any, names: Sequence[str]) -> int:
+    """The index of a class given by name or index, or a UserError that lists those there are."""
     if isinstance(label, str) and label in names:
         return names.index(label)
     index = _whole(label)
     if index is not None and 0 <= index < len(names):
         return index
-    near = difflib.get_close_matches(str(label), names, n=1)
-    hint = f", did you mean {near[0]!r}?" if near else ":"
-    raise UserError(f"unknown class {label!r}{hint} this model knows {', '.join(names)}")
+    raise unknown("class", label, names)
 
 
 def clip_seeds(
@@ -265,6 +267,7 @@ def clip_seeds(
     if seed is not None and generator is not None:
         raise UserError("give seed or generator, not both")
     if seed is not None:
+        # One seed stands for consecutive ones, so that more clips are the same clips and some.
         first = _whole(seed)
         listed = _listed(seed, "seed") if first is None else [first + i for i in range(count)]
     elif generator is None or isinstance(generator, torch.Generator):
@@ -277,6 +280,7 @@ def clip_seeds(
 
 
 def _seed(value: Any) -> int:
+    """A seed of torch's generators, or a UserError."""
     number = _whole(value)
     if number is None or not 0 <= number < SEEDS:
         raise UserError(f"a seed is an integer from 0 to 2**64 - 1, and {value!r:.80} is none")
@@ -284,6 +288,7 @@ def _seed(value: Any) -> int:
 
 
 def _draw(count: int, generator: torch.Generator | None) -> list[int]:
+    """Seeds drawn from a generator, or from torch's global one."""
     device = None if generator is None else generator.device
     return torch.randint(2**62, (count,), generator=generator, device=device).tolist()
 
@@ -301,6 +306,7 @@ def _whole(value: Any) -> int | None:
 
 
 def _listed(values: Any, name: str) -> list[Any]:
+    """A list of an argument's values, of which a string is one."""
     try:
         return list(values) if not isinstance(values, str) else [values]
     except TypeError:
@@ -308,6 +314,7 @@ def _listed(values: Any, name: str) -> list[Any]:
 
 
 def _at_least_one(value: Any, name: str) -> int:
+    """A positive integer of an argument, or a UserError that names it."""
     number = _whole(value)
     if number is None or number < 1:
         raise UserError(f"{name} must be at least 1, a whole number, not {value!r:.80}")
