@@ -68,8 +68,10 @@ def generator_denoiser(
     copies = 1 + len(nulls)
 
     # A modality's null prediction stands in the set that kept its stream; a known one is its own (set 0).
-    kept_in = AV.zip(nulls) if nulls else AV([False], [False])
-    null_set = kept_in.map(lambda kept: 1 + kept.index(True) if True in kept else 0)
+    def set_of(kept: list[bool]) -> int:
+        return 1 + kept.index(True) if True in kept else 0
+
+    null_set = AV.zip(nulls).map(set_of)
 
     # Null rows see neither the given modality nor a class.
     own_rows = torch.arange(copies * batch, device=device) < batch

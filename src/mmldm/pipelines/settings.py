@@ -35,16 +35,12 @@ KNOWN_TO_STUDENT = ("scheduler", "num_inference_steps", "guidance_scale")
 def student_row(steps: int) -> dict[str, Any]:
     """The row of a model whose student makes so many steps: "fast", but for the generator."""
     phase = QUALITY_ROWS["fast"]["phase_iterations"]
-    return {
-        "student": True,
-        "num_inference_steps": steps,
-        "guidance_scale": 1.0,
-        "phase_iterations": phase,
-    }
+    own = {"student": True, "num_inference_steps": steps, "guidance_scale": 1.0}
+    return {**own, "phase_iterations": phase}
 
 
 def unknown(what: str, name: object, known: Iterable[str]) -> UserError:
-    """The refusal of a name that a model does not know: the one that was probably meant, and all there are."""
+    """The refusal of a name that a model does not know; it tells the likely one, and all there are."""
     listed = list(known)
     near = difflib.get_close_matches(str(name), listed, n=1)
     hint = f", did you mean {near[0]!r}?" if near else ":"
