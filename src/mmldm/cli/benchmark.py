@@ -34,7 +34,10 @@ WORKS = ("sample", *JOB_NAMES)
 def benchmark(
     model: ModelOption = None,
     config: Annotated[
-        Path | None, typer.Option(help="A recipe (YAML) instead, with random weights.")
+        Path | None,
+        typer.Option(
+            help="A recipe instead (YAML, or its name), with random weights."
+        ),
     ] = None,
     changes: ChangesOption = None,
     jobs: Annotated[

@@ -117,9 +117,9 @@ def synthesize(
             progress=partial(line, "clips"),
         )
     typer.echo(f"{clips} clips in {folder}")
-    from mmldm.training.recipe import tiny_clip
+    from mmldm.config import load_config
 
-    for sentence in _what_is_next(folder, config.spec, tiny_clip()):
+    for sentence in _what_is_next(folder, config.spec, load_config("impacts").clip):
         typer.echo(sentence)
 
 

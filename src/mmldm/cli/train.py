@@ -45,7 +45,9 @@ def train(
     ),
     config: Annotated[
         Path | None,
-        typer.Option(help="Recipe (YAML). Default: the run's own, or chosen for data and machine."),
+        typer.Option(
+            help="Recipe: YAML, or impacts, landscape, aist. Default: the run's own, or chosen."
+        ),
     ] = None,
     changes: ChangesOption = None,
     minutes: Annotated[
