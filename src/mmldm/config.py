@@ -23,7 +23,7 @@ from mmldm.types import ClipSpec, SpectrogramSpec
 
 __all__ = [
     "TASKS", "AutoencoderConfig", "AutoencoderLoss", "CriticConfig", "DataConfig",
-    "DistillationConfig", "GeneratorConfig", "RunConfig", "SampleConfig", "TrainConfig",
+    "DistillationConfig", "GeneratorConfig", "MediaTrainConfig", "RunConfig", "SampleConfig", "TrainConfig",
     "VaeConfig", "VaeLoss",
     "VocoderConfig", "VocoderLoss", "bind", "load_config", "override", "parse", "save_config",
 ]  # fmt: skip
@@ -104,7 +104,6 @@ class TrainConfig(Section):
     preview_every: int = Field(1000, ge=0)
     save_every: int = Field(500, ge=0)
     keep: int = 2
-    workers: int = Field(2, ge=0)
 
     @field_validator("keep")
     @classmethod
@@ -132,6 +131,13 @@ class TrainConfig(Section):
         return self
 
 
+class MediaTrainConfig(TrainConfig):
+    """Training of a job that reads the clips' files, which takes time of its own."""
+
+    workers: int = Field(2, ge=0)
+    """Loading processes; 0: none beside this one."""
+
+
 class VaeLoss(Section):
     """Weights of the image VAE's terms; `salience` is the extra weight of what moves or sounds."""
 
@@ -151,7 +157,7 @@ class VaeConfig(Section):
     frames_per_clip: int = Field(3, gt=0)
     """Random frames taken of each clip, beside its audio image."""
     loss: VaeLoss = VaeLoss()
-    train: TrainConfig | None = None
+    train: MediaTrainConfig | None = None
 
     @model_validator(mode="after")
     def _check(self) -> VaeConfig:
@@ -269,7 +275,7 @@ class VocoderConfig(Section):
     """What a pretrained one was trained on; None: what the clips' audio images hold."""
     model: dict[str, Any] | None = None
     loss: VocoderLoss = VocoderLoss()
-    train: TrainConfig | None = None
+    train: MediaTrainConfig | None = None
 
     @model_validator(mode="after")
     def _check(self) -> VocoderConfig:
@@ -370,9 +376,23 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     data = read_yaml(text, str(path))
     if not isinstance(data, dict):
         raise UserError(f"{path}: the recipe must be a mapping of sections, see configs/")
+    _drop_idle_workers(data)
     for change in overrides:
         override(data, change)
     return parse(RunConfig, data, str(path))
+
+
+def _drop_idle_workers(data: dict[str, Any]) -> None:
+    """Takes `train.workers` out of the sections of jobs that read caches.
+
+    It never had a meaning there, but earlier versions wrote it into every run folder's config.yaml,
+    and these have to resume. With `--set` it is refused as any unknown key is.
+    """
+    for job in ("autoencoder", "generator", "distill_generator", "distill_decoder"):
+        section = data.get(job)
+        train = section.get("train") if isinstance(section, dict) else None
+        if isinstance(train, dict):
+            train.pop("workers", None)
 
 
 def is_blank(content: bytes) -> bool:
