@@ -59,7 +59,7 @@ def test_earlier_recipes_with_workers_for_jobs_on_caches_load_and_setting_them_i
     assert load_config(recipe) == now
     message = refusal(recipe, "generator.train.workers=4")
     assert "generator.train.workers: unknown key" in message
-    assert "it belongs to vae.train.workers" in message
+    assert "vae.train.workers or vocoder.train.workers" in message
 
 
 def test_missing_key_is_named(recipe: Path) -> None:

@@ -383,16 +383,15 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
 
 
 def _drop_idle_workers(data: dict[str, Any]) -> None:
-    """Takes `train.workers` out of the sections of jobs that read caches.
+    """Takes `train.workers` out of the sections of jobs on caches, where it never had a meaning.
 
-    It never had a meaning there, but earlier versions wrote it into every run folder's config.yaml,
-    and these have to resume. With `--set` it is refused as any unknown key is.
+    Earlier versions wrote it into every run folder's config.yaml, and these have to resume. With `--set`
+    it is refused as any unknown key is.
     """
     for job in ("autoencoder", "generator", "distill_generator", "distill_decoder"):
-        section = data.get(job)
-        train = section.get("train") if isinstance(section, dict) else None
-        if isinstance(train, dict):
-            train.pop("workers", None)
+        match data.get(job):
+            case {"train": {"workers": _}}:
+                del data[job]["train"]["workers"]
 
 
 def is_blank(content: bytes) -> bool:
