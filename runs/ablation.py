@@ -30,22 +30,20 @@ from mmldm.data.manifest import Manifest
 from mmldm.diffusion.schedules import ScheduleConfig, make_scheduler
 from mmldm.evaluation.reconstruction import mel_error, psnr, through_image_vae
 from mmldm.files import write_json, write_text
-from mmldm.media.clip import Clip
-from mmldm.media.images import images_to_frames
+from mmldm.media.clip import Clip, images_to_frames
 from mmldm.media.spectrogram import AudioImage
 from mmldm.models.autoencoder import MultiModalAutoencoder
 from mmldm.models.image_codec import ImageCodec
 from mmldm.models.image_vae import load_image_vae
 from mmldm.models.pretrained import initialise_decoder
-from mmldm.pipelines.decoding import decode_latents
-from mmldm.pipelines.encoding import encode_media
+from mmldm.pipelines.decoding import decode_to_image_latents, encode_media
 from mmldm.training.caching import cache_image_latents
 from mmldm.training.distributed import Process, choose_device
 from mmldm.training.job_caches import unread
 from mmldm.training.jobs.autoencoder import AutoencoderStage
 from mmldm.training.loop import train
 from mmldm.training.run_folder import RunFolder
-from mmldm.types import AV
+from mmldm.types import AV, MODALITIES
 from mmldm.worlds.impacts.motion import background
 from mmldm.worlds.impacts.sync import alignment_report
 
@@ -185,11 +183,11 @@ class Bench:
             if model.config.num_classes:
                 heard = model.class_logits(model.semantics(latents)).argmax(1).tolist()
                 right += [a == b for a, b in zip(heard, self.labels[start:], strict=False)]
-            images = decode_latents(
-                model, codec, scheduler, latents,
+            images = decode_to_image_latents(
+                model, scheduler, latents,
                 num_frames=config.clip.num_frames, steps=config.sample.decoder_steps,
                 generators=[torch.Generator().manual_seed(start + i) for i in range(len(clips))],
-            )  # fmt: skip
+            ).map(codec.decode, MODALITIES)  # fmt: skip
             waveforms = audio_image.waveform(images.audio.clamp(-1, 1)).cpu()
             pictures = images_to_frames(images.video).cpu()
             made += [
@@ -204,7 +202,7 @@ class Bench:
     def judge(self, made: list[Clip], config: RunConfig) -> dict[str, float]:
         """Closeness to the real clips, and sync by pixels and waveform alone."""
         kept, real = _stack(made), _stack(self.clips)
-        sync = alignment_report(made, empty=background(real.video))["sync"][0]
+        sync = alignment_report(made, empty=background(list(real.video)))["sync"][0]
         return {
             "psnr": float(psnr(kept.video, real.video).mean()),
             "detail": _gradients(kept.video) / _gradients(real.video),

@@ -20,10 +20,10 @@ import torch
 
 from mmldm.cli.generate import BUNDLED
 from mmldm.data.clips import spread
-from mmldm.data.manifest import Entry, Manifest, scan
+from mmldm.data.manifest import Entry, Manifest
+from mmldm.data.scan import scan
 from mmldm.errors import UserError
-from mmldm.evaluation.classifier_training import train_classifiers
-from mmldm.evaluation.classifiers import Classifiers
+from mmldm.evaluation.classifiers import Classifiers, train_classifiers
 from mmldm.evaluation.memorisation import Neighbours, fingerprints, nearest_pairs, pairs_sheet
 from mmldm.evaluation.reconstruction import fidelity
 from mmldm.files import write_text

@@ -19,15 +19,15 @@ from torch import Tensor
 
 from mmldm.cli.generate import BUNDLED
 from mmldm.data.clips import spread
-from mmldm.data.manifest import Manifest, scan
+from mmldm.data.manifest import Manifest
+from mmldm.data.scan import scan
 from mmldm.evaluation.onsets import detect_onsets
-from mmldm.evaluation.reconstruction import mel_error
-from mmldm.evaluation.spectra import spectral_distance
+from mmldm.evaluation.reconstruction import mel_error, spectral_distance
 from mmldm.media.reader import read_clip
 from mmldm.media.spectrogram import AudioImage
 from mmldm.models.image_codec import ImageCodec
 from mmldm.models.pretrained_vocoder import load_vocoder
-from mmldm.pipelines.decoding import decode_latents
+from mmldm.pipelines.decoding import decode_to_image_latents
 from mmldm.pipelines.sounding_video import SoundingVideoPipeline
 from mmldm.pipelines.vocoding import check_vocoder, sound
 from mmldm.types import AV
@@ -99,15 +99,16 @@ def batches(rows: Tensor) -> tuple[Tensor, ...]:
 def reconstruct(pipeline: SoundingVideoPipeline, waveform: Tensor, frames: Tensor) -> Tensor:
     """Audio images of what the model's autoencoder keeps of clips."""
     latents = pipeline.encode(AV(waveform, frames))
-    return decode_latents(
+    image_latents = decode_to_image_latents(
         pipeline.autoencoder,
-        ImageCodec(pipeline.vae, pipeline.autoencoder.image_statistics),
         pipeline.decoder_scheduler,
         latents,
         num_frames=1,
         steps=pipeline.config.decoder_steps,
         generators=[torch.Generator().manual_seed(i) for i in range(len(waveform))],
-    ).audio
+    )
+    codec = ImageCodec(pipeline.vae, pipeline.autoencoder.image_statistics)
+    return codec.decode(image_latents.audio, "audio")
 
 
 def row(

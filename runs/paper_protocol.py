@@ -13,8 +13,7 @@ from pathlib import Path
 import torch
 
 from mmldm.cli.generate import load_model
-from mmldm.media.clip import Clip
-from mmldm.media.images import images_to_frames
+from mmldm.media.clip import Clip, images_to_frames
 from mmldm.media.spectrogram import AudioImage
 from mmldm.models.image_codec import ImageCodec
 from mmldm.pipelines.decoding import decode_to_image_latents
@@ -24,6 +23,9 @@ from mmldm.types import MODALITIES
 CLIPS = 2
 STEPS = 50
 
+pipeline: SoundingVideoPipeline
+"""Set by `setup`, which `mmldm benchmark --against` calls once."""
+
 
 def setup() -> None:
     global pipeline
@@ -32,7 +34,7 @@ def setup() -> None:
 
 @torch.no_grad()
 def step() -> None:
-    own: SoundingVideoPipeline = pipeline
+    own = pipeline
     device, spec = own.device, own.clip_spec
     latents = own(
         num_samples=CLIPS, seed=0, quality="best", num_inference_steps=STEPS, output_type="latent"

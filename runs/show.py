@@ -16,7 +16,8 @@ from torch.nn import functional as F
 
 from mmldm.cli.generate import BUNDLED
 from mmldm.data.clips import spread
-from mmldm.data.manifest import Manifest, scan
+from mmldm.data.manifest import Manifest
+from mmldm.data.scan import scan
 from mmldm.media.animation import animate, instants, save_animation
 from mmldm.media.clip import Clip
 from mmldm.media.reader import read_clip

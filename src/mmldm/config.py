@@ -1,8 +1,7 @@
 """The recipe: one strict YAML file describes one system, from clips to samples.
 
-recipe.yaml + `--set key=value` -> RunConfig (frozen). Model sections stay plain dictionaries: they
-are the keyword arguments of a component's constructor, which is the only home of model defaults
-(`bind`).
+recipe.yaml + `--set key=value` -> RunConfig (frozen). Model sections stay plain dictionaries: they are the
+keyword arguments of a component's constructor, which is the only home of model defaults (`bind`).
 """
 
 from __future__ import annotations
@@ -18,15 +17,11 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from mmldm.errors import UserError
 from mmldm.files import write_text
-from mmldm.strict import bind, override, parse, read_yaml
+from mmldm.strict import bind as bind
+from mmldm.strict import override as override
+from mmldm.strict import parse as parse
+from mmldm.strict import read_yaml
 from mmldm.types import ClipSpec, SpectrogramSpec
-
-__all__ = [
-    "TASKS", "AutoencoderConfig", "AutoencoderLoss", "CriticConfig", "DataConfig",
-    "DistillationConfig", "GeneratorConfig", "MediaTrainConfig", "RunConfig", "SampleConfig", "TrainConfig",
-    "VaeConfig", "VaeLoss",
-    "VocoderConfig", "VocoderLoss", "bind", "load_config", "override", "parse", "save_config",
-]  # fmt: skip
 
 SAMPLED_TASKS = ("joint", "audio_to_video", "video_to_audio")
 TASKS = (*SAMPLED_TASKS, "audio_only", "video_only")
@@ -96,8 +91,7 @@ class TrainConfig(Section):
     compile: bool = False
     """Blocks go through `torch.compile`: slow to start, faster after."""
     sharding: Literal["none", "full"] = "none"
-    """With several processes: every one holds all weights, or an equal share of weights, gradients and
-    moments (FSDP2)."""
+    """Each process holds all weights, or an equal share of weights, gradients and moments (FSDP2)."""
     max_minutes: float | None = Field(None, gt=0)
     log_every: int = Field(50, gt=0)
     validate_every: int = Field(500, ge=0)
@@ -132,10 +126,10 @@ class TrainConfig(Section):
 
 
 class MediaTrainConfig(TrainConfig):
-    """Training of a job that reads the clips' files, which takes time of its own."""
+    """Training of a job that reads the clips' files."""
 
     workers: int = Field(2, ge=0)
-    """Loading processes; 0: none beside this one."""
+    """Loading processes beside this one."""
 
 
 class VaeLoss(Section):
@@ -309,12 +303,10 @@ class DistillationConfig(Section):
 
 
 class SampleConfig(Section):
-    """How the trained system samples unless told otherwise.
-
-    `quality` is the default row of `pipelines.quality`; "best" is the settings below.
-    """
+    """How the trained system samples unless told otherwise."""
 
     quality: Literal["best", "balanced", "fast"] = "best"
+    """The default row of `pipelines.settings`; "best" is the settings below."""
     scheduler: str = "ddim"
     num_inference_steps: int = Field(50, gt=0)
     decoder_steps: int = Field(1, gt=0)
@@ -376,22 +368,14 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     data = read_yaml(text, str(path))
     if not isinstance(data, dict):
         raise UserError(f"{path}: the recipe must be a mapping of sections, see configs/")
-    _drop_idle_workers(data)
+    # `workers` never had a meaning for jobs on caches, but every run folder of earlier versions holds it.
+    for job in data.keys() - {"vae", "vocoder"}:
+        match data[job]:
+            case {"train": {"workers": _}}:
+                del data[job]["train"]["workers"]
     for change in overrides:
         override(data, change)
     return parse(RunConfig, data, str(path))
-
-
-def _drop_idle_workers(data: dict[str, Any]) -> None:
-    """Takes `train.workers` out of the sections of jobs on caches, where it never had a meaning.
-
-    Earlier versions wrote it into every run folder's config.yaml, and these have to resume. With `--set`
-    it is refused as any unknown key is.
-    """
-    for job in ("autoencoder", "generator", "distill_generator", "distill_decoder"):
-        match data.get(job):
-            case {"train": {"workers": _}}:
-                del data[job]["train"]["workers"]
 
 
 def is_blank(content: bytes) -> bool:

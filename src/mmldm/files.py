@@ -17,21 +17,26 @@ import shutil
 import stat
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from functools import cache
+from functools import cache, lru_cache, wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, TypeVarTuple
 
 from safetensors import SafetensorError
 
 from mmldm.errors import UserError
+
+Result = TypeVar("Result")
+Others = TypeVarTuple("Others")
 
 _LEFTOVER = re.compile(
     r"\.(?P<name>.+)\.(?:(?P<host>[0-9a-f]{8})-)?(?P<process>[0-9]+)"
     r"\.(?P<kind>tmp|partial|replaced)(?:\.[^.]*)?",
     re.DOTALL,
 )
+_REMEMBERED = 1 << 17
+"""Files of which `once_per_file` remembers what was found, for each function."""
 _A_DAY = 24 * 3600.0
 _UMASK = os.umask(0o077)
 os.umask(_UMASK)
@@ -161,6 +166,29 @@ def sha256_of(path: Path) -> str:
     """
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def once_per_file(look: Callable[[Path, *Others], Result]) -> Callable[[Path, *Others], Result]:
+    """Remembers in this process what `look(path, ...)` found in a file, until the file changes."""
+
+    @lru_cache(maxsize=_REMEMBERED)
+    def remembered(state: tuple[int, ...], path: Path, *others: Any) -> Result:
+        return look(path, *others)
+
+    @wraps(look)
+    def found(path: Path, *others: *Others) -> Result:
+        return remembered(_state(path), path, *others)
+
+    return found
+
+
+def _state(path: Path) -> tuple[int, ...]:
+    """What changes when a file does, or when another one takes its place; () where there is none."""
+    try:
+        status = path.stat()
+    except (OSError, ValueError):
+        return ()
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def sync(path: Path) -> None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # Processes that only probe files import this module, and sho
     import torch
     from torch import Tensor
 
-T = TypeVar("T")
+T = TypeVar("T", covariant=True)
 U = TypeVar("U")
 V = TypeVar("V")
 W = TypeVar("W")

@@ -8,9 +8,9 @@ import torch
 
 from mmldm.data.folder import find_media
 from mmldm.data.manifest import Manifest
-from mmldm.data.measuring import measure_files
-from mmldm.media.limits import Limits
-from mmldm.media.reader import probe
+from mmldm.data.scan import measure_files
+from mmldm.media.container import Limits
+from mmldm.media.probe import probe
 from mmldm.media.writer import write_wav
 from mmldm.training.recipe import tiny_clip
 
@@ -86,7 +86,7 @@ def test_interrupted_scan_goes_on_beside_its_output_and_writes_nothing_without_o
     listing = find_media(clip_folder).listing
     begun = measure_files(clip_folder, listing, Limits(), False, 1, kept)
     known = {listing[next(begun).index].path for _ in range(3)}
-    begun.close()
+    begun.close()  # type: ignore[attr-defined]
     kept.write_text(kept.read_text().replace('"channels": 1', '"channels": 7'))
     words = ("scan", clip_folder, "--frames", 4, "--workers", 1)
     mmldm(*words).succeeded()

@@ -19,11 +19,12 @@ from mmldm.data.clips import WindowDataset
 from mmldm.data.folder import find_media
 from mmldm.data.latents import cache_key, files_key
 from mmldm.data.loader import Failed
-from mmldm.data.manifest import Entry, Manifest, assign_splits, scan
-from mmldm.data.measuring import measure_files
+from mmldm.data.manifest import Entry, Manifest
+from mmldm.data.scan import measure_files, scan
+from mmldm.data.splits import assign_splits
 from mmldm.errors import MediaError, UserError
 from mmldm.media.clip import Clip
-from mmldm.media.limits import Limits
+from mmldm.media.container import Limits
 from mmldm.types import ClipSpec
 
 from ..remux import marked_copy, without
@@ -427,7 +428,12 @@ def test_relative_root_of_version_1_is_where_the_clips_are(
 def as_version_1(path: Path, root: str | None = None) -> None:
     """Rewrites a manifest as version 1 wrote it."""
     header, *rows = [json.loads(line) for line in path.read_text().split("\n") if line]
-    old = {"format": "mmldm-manifest", "version": 1, "root": root or header["root"], "ignored": {}}
+    old: dict[str, object] = {
+        "format": "mmldm-manifest",
+        "version": 1,
+        "root": root or header["root"],
+        "ignored": {},
+    }
     rows = [{k: v for k, v in row.items() if k not in ("sha256", "group")} for row in rows]
     path.write_text("".join(json.dumps(line) + "\n" for line in (old, *rows)))
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from mmldm.data.manifest import Entry, assign_splits
-from mmldm.data.splits import draw, joined
+from mmldm.data.manifest import Entry
+from mmldm.data.splits import assign_splits, draw, joined
 
 
 def entry(path: str, **facts: object) -> Entry:

@@ -118,7 +118,7 @@ def test_file_plays_for_ever_at_the_rate_of_the_clips(
     with Image.open(path) as stored:
         assert stored.info["loop"] == 0
         durations = []
-        for index in range(stored.n_frames):
+        for index in range(getattr(stored, "n_frames", 1)):
             stored.seek(index)
             stored.load()
             durations.append(stored.info["duration"])

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from mmldm.media import reader
-from mmldm.media.continuity import levels, notes
-from mmldm.media.reader import probe, read_audio
-from mmldm.media.sound import Sound, SoundTrack
+from mmldm.media.probe import probe
+from mmldm.media.reader import read_audio
+from mmldm.media.sound import Sound, SoundTrack, gap_notes, levels
 from mmldm.types import ClipSpec
 
 from ..sound_files import write_sound
@@ -114,7 +114,7 @@ def test_times_that_go_back_for_good_overlap(tmp_path: Path) -> None:
     lengths = np.full(COUNT, BLOCK)
     offsets = levels(times, lengths, RATE)
     assert np.allclose(offsets, np.where(np.arange(COUNT) < 100, 0, -0.2))
-    assert notes(times, lengths, RATE) == ("its sound has 1 overlap, 0.200 s in all",)
+    assert gap_notes(times, lengths, RATE) == ("its sound has 1 overlap, 0.200 s in all",)
 
 
 def test_one_wrong_time_is_not_followed() -> None:

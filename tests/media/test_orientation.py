@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmldm.media.orientation import ODD_MATRIX, nearest_orientation
-from mmldm.media.reader import probe, read_frames
+from mmldm.media.picture import ODD_MATRIX, nearest_orientation
+from mmldm.media.probe import probe
+from mmldm.media.reader import read_frames
 from mmldm.types import ClipSpec
 
 # (a, b, c, d): the stored point (p, q) is shown at (a p + c q, b p + d q), q downwards.

@@ -10,7 +10,8 @@ import pytest
 from av.stream import Disposition
 
 from mmldm.errors import MediaError
-from mmldm.media.reader import probe, read_audio, read_frames
+from mmldm.media.probe import probe
+from mmldm.media.reader import read_audio, read_frames
 from mmldm.types import ClipSpec
 
 from ..sound_files import write_tracks
@@ -68,7 +69,7 @@ def test_of_several_video_tracks_the_default_is_read(tmp_path: Path) -> None:
         for default in (False, True):
             stream = output.add_stream("ffv1", rate=10)
             stream.width, stream.height, stream.pix_fmt = 32, 16, "yuv444p"
-            stream.disposition = DEFAULT if default else 0
+            stream.disposition = DEFAULT if default else Disposition(0)
             streams.append(stream)
         for stream, level in zip(streams, (50, 200), strict=True):
             for _ in range(20):

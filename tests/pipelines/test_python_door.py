@@ -9,7 +9,7 @@ from diffusers import DiffusionPipeline
 from mmldm.errors import UserError
 from mmldm.media.clip import Clip
 from mmldm.models.signal_decoder import SignalDecoder
-from mmldm.pipelines.decoding import IMAGES_PER_CALL
+from mmldm.pipelines.decoding import DECODER_IMAGES_PER_CALL
 from mmldm.types import AV
 
 from .conftest import SPEC, build_pipeline
@@ -144,7 +144,7 @@ def test_decoder_sees_a_bounded_number_of_images(pipeline, monkeypatch):
 
     monkeypatch.setattr(SignalDecoder, "forward", counted)
     clips = pipeline.decode(made)
-    assert max(seen) <= IMAGES_PER_CALL < 9 * (SPEC.num_frames + 1)
+    assert max(seen) <= DECODER_IMAGES_PER_CALL < 9 * (SPEC.num_frames + 1)
     for clip, other in zip(clips, whole, strict=True):
         assert (clip.frames.int() - other.frames.int()).abs().max() <= 1
 

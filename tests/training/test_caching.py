@@ -13,9 +13,10 @@ from mmldm.config import RunConfig
 from mmldm.data import blocks
 from mmldm.data.cache_writer import json_of
 from mmldm.data.latents import LatentCache, Splits
-from mmldm.data.manifest import Manifest, scan
+from mmldm.data.manifest import Manifest
+from mmldm.data.scan import scan
 from mmldm.errors import UserError
-from mmldm.media.images import frames_to_images
+from mmldm.media.clip import frames_to_images
 from mmldm.media.reader import read_clip
 from mmldm.media.spectrogram import AudioImage
 from mmldm.models.image_codec import ImageCodec, LatentStatistics

@@ -8,7 +8,8 @@ import torch
 from mmldm.data.clips import WindowDataset
 from mmldm.data.latents import LatentCache, Splits
 from mmldm.data.loader import order
-from mmldm.data.manifest import Manifest, scan
+from mmldm.data.manifest import Manifest
+from mmldm.data.scan import scan
 from mmldm.models.image_vae import load_image_vae
 from mmldm.pipelines.sounding_video import SoundingVideoPipeline
 from mmldm.training.health import NAMED, Counts, Withheld

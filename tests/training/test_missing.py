@@ -11,14 +11,15 @@ from torch.utils.data import default_collate
 from mmldm.config import RunConfig
 from mmldm.data.clips import WindowDataset
 from mmldm.data.latents import Splits
-from mmldm.data.manifest import Manifest, scan
+from mmldm.data.manifest import Manifest
+from mmldm.data.scan import scan
 from mmldm.errors import UserError
 from mmldm.media.clip import Clip
 from mmldm.media.reader import read_audio, read_clip
 from mmldm.models.image_vae import load_image_vae
 from mmldm.pipelines.sounding_video import SoundingVideoPipeline
-from mmldm.training.jobs.autoencoder import AutoencoderStage
-from mmldm.training.jobs.generator import GeneratorStage
+from mmldm.training.jobs.autoencoder import AutoencoderStage, AutoencoderTurn
+from mmldm.training.jobs.generator import GeneratorStage, GeneratorTurn
 from mmldm.training.jobs.vae import VaeStage
 from mmldm.training.journey import JOBS, Journey
 from mmldm.training.randomness import StepRandom
@@ -111,20 +112,20 @@ def assert_blind(turn: nn.Module, batch: Latents) -> None:
 
 
 def test_autoencoder_is_blind_to_what_a_clip_lacks(
-    finished: Journey, autoencoder_turn: nn.Module
+    finished: Journey, autoencoder_turn: AutoencoderTurn
 ) -> None:
     assert_blind(autoencoder_turn, cached_batch(finished, "image_latents"))
 
 
 def test_autoencoder_whose_heads_shape_the_latents_is_blind_too(
-    finished: Journey, autoencoder_turn: nn.Module
+    finished: Journey, autoencoder_turn: AutoencoderTurn
 ) -> None:
     autoencoder_turn.autoencoder.register_to_config(detach_latents=False)
     assert_blind(autoencoder_turn, cached_batch(finished, "image_latents"))
 
 
 def test_complete_clips_learn_the_same_beside_incomplete_ones(
-    finished: Journey, autoencoder_turn: nn.Module
+    finished: Journey, autoencoder_turn: AutoencoderTurn
 ) -> None:
     """Without the contrastive term, in which other clips are counterexamples."""
     loss = autoencoder_turn.config.loss.model_copy(update={"contrastive": 0.0})
@@ -135,18 +136,18 @@ def test_complete_clips_learn_the_same_beside_incomplete_ones(
         batch = with_inputs(mixed._replace(present=present(mask)))
         play(autoencoder_turn, batch)
         gradients.append(batch.mean.video.grad[[0, 3]])
-    assert torch.allclose(*gradients, rtol=1e-5, atol=1e-8)
+    assert torch.allclose(gradients[0], gradients[1], rtol=1e-5, atol=1e-8)
 
 
 def test_generator_is_blind_to_what_a_clip_lacks(
-    finished: Journey, generator_turn: nn.Module
+    finished: Journey, generator_turn: GeneratorTurn
 ) -> None:
     # Only means are used, so a log-variance has no gradient at all.
     assert_blind(generator_turn, cached_batch(finished, "latents"))
 
 
 def test_generator_that_never_predicts_sound_survives_a_clip_of_sound_alone(
-    finished: Journey, generator_turn: nn.Module
+    finished: Journey, generator_turn: GeneratorTurn
 ) -> None:
     generator_turn.predicted_share = generator_turn.predicted_share._replace(audio=0.0)
     loss, _ = play(generator_turn, cached_batch(finished, "latents"))

@@ -142,7 +142,9 @@ class TinyStage:
 
     def preview(self, folder: Path, step: int) -> None:
         folder.mkdir(exist_ok=True)
-        (folder / f"{step}.txt").write_text(f"norm {self.turns['model'].net[0].weight.norm()}\n")
+        (folder / f"{step}.txt").write_text(
+            f"norm {self.turns['model'].get_parameter('net.0.weight').norm()}\n"
+        )
 
     def export(self, folder: Path) -> None:
         folder.mkdir(exist_ok=True)
@@ -176,7 +178,9 @@ def main() -> int:
     folder, *words = sys.argv[1:]
     settings = {k: yaml.safe_load(v) for k, v in (word.split("=", 1) for word in words)}
     seed = settings.pop("seed", 0)
-    extra = {k: settings.pop(k) for k in ("pause", "dropout", "length") if k in settings}
+    extra: dict[str, Any] = {
+        k: settings.pop(k) for k in ("pause", "dropout", "length") if k in settings
+    }
     for rows in ("poison", "unreadable"):
         extra[rows] = tuple(int(s) for s in str(settings.pop(rows, "")).split(",") if s)
     full_at = settings.pop("full_at", -1)

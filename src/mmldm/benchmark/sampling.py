@@ -14,8 +14,7 @@ from torch import Tensor
 
 from mmldm.benchmark.timing import Call
 from mmldm.config import RunConfig
-from mmldm.media.clip import Clip
-from mmldm.media.images import images_to_frames
+from mmldm.media.clip import Clip, images_to_frames
 from mmldm.media.spectrogram import AudioImage
 from mmldm.models.generator import JointGenerator
 from mmldm.models.image_codec import ImageCodec

@@ -47,7 +47,7 @@ def scan(
 ) -> None:
     """Decodes every clip once and says what can be used, what not, and why."""
     from mmldm.config import DataConfig
-    from mmldm.data.manifest import scan as scan_folder
+    from mmldm.data.scan import scan as scan_folder
     from mmldm.strict import parse
     from mmldm.types import ClipSpec
 

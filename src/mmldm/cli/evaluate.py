@@ -70,7 +70,7 @@ def evaluate(
     from mmldm.evaluation.feature_cache import FeatureCache
     from mmldm.evaluation.measure_building import build_measures
     from mmldm.evaluation.measures import Features
-    from mmldm.evaluation.pictures import write_pictures
+    from mmldm.evaluation.pictures import NO_PLOTS, can_plot, write_pictures
     from mmldm.evaluation.protocol import find_protocol
     from mmldm.evaluation.registry import choose
     from mmldm.evaluation.report import as_json, load, not_measured, save, table
@@ -117,6 +117,8 @@ def evaluate(
             },
         )
         page = save(report, write_pictures(found, rules.spec, out), out)
+    if not can_plot():
+        typer.echo(f"note: {NO_PLOTS}", err=True)
     say(table(report))
     say(f"\n{report['speed']['sentence']}")
     for sentence in sentences(report):

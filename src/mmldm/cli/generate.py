@@ -84,7 +84,7 @@ def generate(
     require_writable(out)
     started = time.monotonic()
 
-    from mmldm.pipelines.previews import save_clips
+    from mmldm.pipelines.decoding import save_clips
 
     pipeline = load_model(model, device)
     if class_name is not None and not pipeline.class_names:
@@ -163,7 +163,7 @@ def reconstruct(
 
     from mmldm.evaluation.reconstruction import fidelity, side_by_side, through_image_vae, vae_spec
     from mmldm.media.spectrogram import AudioImage
-    from mmldm.pipelines.previews import save_clips
+    from mmldm.pipelines.decoding import save_clips
 
     if vae is not None:
         from mmldm.models.image_vae import load_image_vae

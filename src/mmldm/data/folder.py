@@ -1,11 +1,10 @@
-"""Finding the files: a folder walked, or a list read. Nothing is decoded here.
+"""Finds the files of a data set: walks a folder, or reads a list. Nothing is decoded here.
 
-folder or JSONL list -> Found (listing with path, class, recording, split; what was passed over or decided)
+folder, JSONL list or manifest -> Found (files with class, recording and split; what was passed over)
 """
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import unicodedata
@@ -13,27 +12,21 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from mmldm.data.entries import Split
+from mmldm.data.manifest import Manifest, Split, is_manifest, json_lines
 from mmldm.errors import UserError
 from mmldm.text import is_utf8, printable
 
-MEDIA_SUFFIXES = frozenset(
-    {
-        *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg"),
-        *(".ts", ".mts", ".m2ts", ".ogv", ".flv", ".3gp", ".3g2"),
-    }
-)
-AUDIO_SUFFIXES = frozenset({".wav", ".mp3", ".flac", ".aac", ".m4a", ".aiff", ".oga", ".ogg"})
-SPLIT_FOLDERS: dict[str, Split] = {
-    "train": "train",
-    "val": "held_out",
-    "valid": "held_out",
-    "validation": "held_out",
-    "test": "held_out",
-}
+MEDIA_SUFFIXES = frozenset((
+    ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".ogv",
+    ".flv", ".3gp", ".3g2",
+))  # fmt: skip
+AUDIO_SUFFIXES = frozenset((".wav", ".mp3", ".flac", ".aac", ".m4a", ".aiff", ".oga", ".ogg"))
+HELD_OUT_FOLDERS = ("val", "valid", "validation", "test")
+SPLIT_FOLDERS: dict[str, Split] = {"train": "train", **dict.fromkeys(HELD_OUT_FOLDERS, "held_out")}
 """What a data set's own folders mean, in capitals or not."""
+UNNAMED = "unreadable_name"
+"""Reason of a file whose name is not UTF-8."""
 LINK_OUT, LINK_TO_FOLDER = "link out of the folder", "link to a folder"
 
 
@@ -61,14 +54,50 @@ class Found:
     """What lies in a folder, or stands in a list.
 
     Attributes:
+        root: The folder that paths are relative to, absolute.
         listing: Sorted by path; a list's in its own order.
         ignored: Files and folders that were not looked at, by cause.
         notes: Sentences on what was decided and what can be done about it.
+        list_name: Of the list in `root`; None where all files of the folder were looked at.
     """
 
+    root: Path
     listing: list[Listed]
     ignored: dict[str, int]
     notes: list[str]
+    list_name: str | None = None
+
+
+def find_files(
+    source: Path,
+    allow_missing: bool = False,
+    class_pattern: str | None = None,
+    group_pattern: str | None = None,
+    follow_links: bool = False,
+) -> Found:
+    """What lies in a folder, stands in a list or is known to a manifest: what `scan` looks at.
+
+    Args:
+        allow_missing: Whether audio files are looked at, too.
+        class_pattern: As for `find_media`, like the rest.
+
+    Raises:
+        UserError: `source` is missing, or a list that cannot be read.
+    """
+    if source.is_dir():
+        suffixes = MEDIA_SUFFIXES | AUDIO_SUFFIXES if allow_missing else MEDIA_SUFFIXES
+        return find_media(source, class_pattern, suffixes, group_pattern, follow_links)
+    if not source.is_file():
+        raise UserError(f"{source} does not exist; give a folder of video clips")
+    if not is_manifest(source):
+        return read_list(source)
+    manifest = Manifest.load(source)
+    listing = [
+        Listed(entry.path, entry.class_name, entry.group, entry.split, entry.reason != UNNAMED)
+        for entry in manifest.entries
+    ]
+    notes = list(manifest.notes)
+    return Found(manifest.root, listing, manifest.ignored, notes, manifest.list_name)
 
 
 def find_media(
@@ -122,7 +151,7 @@ def find_media(
         notes.append(
             f"names that are not UTF-8: {unnamed} files skipped; rename them or their folders"
         )
-    return Found(listing, walk.ignored, notes)
+    return Found(root.resolve(), listing, walk.ignored, notes)
 
 
 class _Walk:
@@ -266,27 +295,4 @@ def read_list(path: Path) -> Found:
         if not is_utf8(name) or "\0" in name:
             listed = replace(listed, path=printable(name), named=False)
         listing.append(listed)
-    return Found(listing, {}, [])
-
-
-def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Objects of a JSONL file with their line numbers; blank lines are passed over.
-
-    Raises:
-        UserError: The file cannot be read or a line is not a JSON object.
-    """
-    try:
-        # Not splitlines: names may hold what Unicode counts as an end of line.
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {path}: {error}") from error
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            value = json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
-            raise UserError(f"{path}, line {number} is not JSON: {error}") from error
-        if not isinstance(value, dict):
-            raise UserError(f"{path}, line {number} is not a JSON object")
-        yield number, value
+    return Found(path.parent.resolve(), listing, {}, [], path.name)

@@ -10,25 +10,20 @@ On the disk the tensors have names, which only this module translates (`latents_
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from mmldm.data.cache_writer import FORMAT, Block, cache_key, json_of, shard_name
 from mmldm.data.loader import order
 from mmldm.data.manifest import Entry, Manifest
 from mmldm.errors import UserError
+from mmldm.models.weights import KINDS, read_header
 from mmldm.types import AV, MODALITIES, Latents
 
-DTYPES = {
-    "F16": torch.float16, "F32": torch.float32, "F64": torch.float64, "I64": torch.int64,
-    "BOOL": torch.bool,
-}  # fmt: skip
 PICTURE = "video_index"
 """The windows' tensor that points into the block's pictures."""
 
@@ -90,7 +85,7 @@ class LatentCache:
                 raise UserError(f"{damage}: run the job again, which encodes that part anew.")
         try:
             self.shards = [block_tensors(folder, n, block) for n, block in enumerate(self.blocks)]
-        except (SafetensorError, OSError) as error:
+        except (UserError, OSError) as error:
             raise UserError(
                 f"a shard of the cache {folder} cannot be opened ({error}): run the job again, which "
                 "encodes that part anew."
@@ -194,7 +189,7 @@ def block_tensors(
     """Windows and pictures of a block, memory-mapped as they are stored; empty where there are none.
 
     Raises:
-        SafetensorError, OSError: A shard is damaged or cannot be read.
+        UserError, OSError: A shard is damaged or cannot be read.
     """
     names = (shard_name(kind, number) for kind in ("windows", "pictures"))
     windows, pictures = (_mapped(folder / n) if n in block.sha256 else {} for n in names)
@@ -207,19 +202,14 @@ def _mapped(shard: Path) -> dict[str, Tensor]:
     `load_file` maps a file, too, but reads all of it at once.
 
     Raises:
-        SafetensorError: Its header is damaged, or the file is too short for it.
+        UserError: Its header is damaged, or the file is too short for it.
     """
-    with safe_open(shard, "pt"):
-        pass
-    with shard.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(length))
-    header.pop("__metadata__", None)
+    header = read_header(shard)
     size = shard.stat().st_size
-    data = torch.from_file(str(shard), shared=False, size=size, dtype=torch.uint8)[8 + length :]
+    data = torch.from_file(str(shard), shared=False, size=size, dtype=torch.uint8)
     return {
-        name: data[slice(*entry["data_offsets"])].view(DTYPES[entry["dtype"]]).view(entry["shape"])
-        for name, entry in header.items()
+        name: data[stored.begin : stored.end].view(KINDS[stored.kind]).view(stored.shape)
+        for name, stored in header.items()
     }
 
 

@@ -9,7 +9,7 @@ import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Sequence
 
-from mmldm.data.entries import Entry, Split
+from mmldm.data.manifest import Entry, Split
 
 COPY = "copy_of_held_out"
 """Reason of a training file whose content its own data set holds out, too."""

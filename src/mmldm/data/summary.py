@@ -10,7 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from mmldm.data.entries import SILENT_SHARE, Entry
+from mmldm.data.manifest import SILENT_SHARE, Entry
 from mmldm.text import printable
 
 if TYPE_CHECKING:

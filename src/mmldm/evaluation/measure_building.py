@@ -15,7 +15,7 @@ from torch import nn
 
 from mmldm.data.clips import spread
 from mmldm.errors import MediaError, UserError
-from mmldm.evaluation.classifier_training import train_classifiers
+from mmldm.evaluation.classifiers import train_classifiers
 from mmldm.evaluation.extractors.named import load_extractor
 from mmldm.evaluation.measures import (
     Alarms,

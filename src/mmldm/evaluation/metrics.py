@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmldm.evaluation.distances import frechet_caveat
+from mmldm.evaluation.distances import frechet_caveat, regions
 from mmldm.evaluation.extractors.extractor import of_clips, of_windows
 from mmldm.evaluation.intervals import (
     Interval,
@@ -27,7 +27,6 @@ from mmldm.evaluation.intervals import (
     ratio_interval,
     wilson,
 )
-from mmldm.evaluation.manifolds import regions
 from mmldm.evaluation.measures import Row
 from mmldm.evaluation.memorisation import Neighbours
 from mmldm.evaluation.protocol import Protocol

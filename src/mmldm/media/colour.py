@@ -29,7 +29,7 @@ _MATRICES = {
     1: Colorspace.ITU709, 4: Colorspace.FCC, 5: Colorspace.ITU601, 6: Colorspace.ITU601,
     7: Colorspace.SMPTE240M, 9: Colorspace.BT2020,
 }  # fmt: skip
-_BT2020, _P3_DCI, _P3 = 9, 11, 12
+_PRIMARIES = {9: "BT.2020", 11: "P3", 12: "P3"}
 _TRANSFERS = {16: "PQ", 18: "HLG"}
 _OTHER_TRANSFERS = {8: "linear", 9: "logarithmic", 10: "logarithmic", 17: "SMPTE 428"}
 
@@ -111,11 +111,9 @@ def colour_of(frame: av.VideoFrame, stream: VideoStream) -> Colour:
     transfer = _TRANSFERS.get(tag_of_transfer, "SDR")
     if tag_of_transfer in _OTHER_TRANSFERS:
         unknown.append(f"the {_OTHER_TRANSFERS[tag_of_transfer]} transfer curve")
-    primaries = "BT.709"
-    if tag_of_primaries == _BT2020 or (tag_of_primaries == UNSPECIFIED and transfer != "SDR"):
+    primaries = _PRIMARIES.get(tag_of_primaries, "BT.709")
+    if tag_of_primaries == UNSPECIFIED and transfer != "SDR":
         primaries = "BT.2020"
-    elif tag_of_primaries in (_P3_DCI, _P3):
-        primaries = "P3"
 
     matrix = _MATRICES.get(int(frame.colorspace))
     full_range = int(frame.color_range) == ColorRange.JPEG or frame.format.name.startswith("yuvj")

@@ -153,8 +153,7 @@ def _serve(target: str, seconds: float) -> None:
     module, _, name = target.partition(":")
     function = getattr(importlib.import_module(module), name)
     for line in sys.stdin:
-        if hasattr(signal, "setitimer"):
-            signal.setitimer(signal.ITIMER_REAL, seconds + ORPHAN_GRACE)
+        _set_alarm(seconds + ORPHAN_GRACE)
         try:
             answer = {"value": function(*json.loads(line))}
         except MediaError as error:
@@ -163,8 +162,13 @@ def _serve(target: str, seconds: float) -> None:
             answer = {"reason": "crashed", "message": f"{type(error).__name__}: {error}"}
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
-        if hasattr(signal, "setitimer"):
-            signal.setitimer(signal.ITIMER_REAL, 0)
+        _set_alarm(0)
+
+
+def _set_alarm(seconds: float) -> None:
+    """Ends this process after `seconds`, if it then is still at work; 0 takes that back."""
+    if hasattr(signal, "setitimer"):
+        signal.setitimer(signal.ITIMER_REAL, seconds)
 
 
 if __name__ == "__main__":

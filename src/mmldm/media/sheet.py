@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -15,12 +14,10 @@ from PIL import Image, ImageDraw, ImageFont
 from torch.nn import functional as F
 
 from mmldm.files import whole_file
+from mmldm.media.clip import Clip
 from mmldm.media.spectrogram import AudioImage
 from mmldm.text import printable
 from mmldm.types import ClipSpec, SpectrogramSpec
-
-if TYPE_CHECKING:
-    from mmldm.media.clip import Clip
 
 TILES = 16
 TILE_WIDTH = 80

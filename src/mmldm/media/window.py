@@ -7,19 +7,17 @@ The rule which frame is shown is in `clock`; docs/data.md.
 from __future__ import annotations
 
 import bisect
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from mmldm.media.clock import TOLERANCE, FrameClock, Shown
-from mmldm.media.limits import Limits
+from mmldm.media.container import Limits, Note
 from mmldm.media.picture import FrameConverter, Picture
-from mmldm.media.sound import Sound, SoundTrack
+from mmldm.media.sound import HOLD, Sound, SoundTrack
 from mmldm.types import ClipSpec
 
-RUN_IN = 0.5
-"""Seconds of sound before a window that decide how its blocks join: as much as is there after a seek."""
 REORDERING = 1.0
 """Seconds by which the times of packets in a file may go back."""
 
@@ -51,6 +49,8 @@ class FrameTrack:
         asked: Where windows are to begin, in the file's own time.
 
     Attributes:
+        begin: When the earliest window may begin, in seconds, as of the other tracks.
+        first: When the first picture that was seen begins.
         arrays: Frames (H,W,3) uint8 that may be shown, by the time of the picture.
     """
 
@@ -62,10 +62,10 @@ class FrameTrack:
         clock: FrameClock,
         limits: Limits,
     ) -> None:
-        self.path, self.asked, self.spec, self.clock = path, asked, spec, clock
+        self.asked, self.spec, self.clock = asked, spec, clock
+        self.begin, self.first = min(asked), np.inf
         self.arrays: dict[float, np.ndarray] = {}
         self._runs: list[list[_Run]] = [[] for _ in asked]
-        self._first: float | None = None
         self._last: Picture | None = None
         self._gap = 0.0
         self._converter = FrameConverter(path, spec.height, spec.width, limits)
@@ -81,11 +81,6 @@ class FrameTrack:
         )
 
     @property
-    def saw_beginning(self) -> bool:
-        """Whether a frame at or before the earliest beginning was seen."""
-        return self._first is not None and self._first <= min(self.asked)
-
-    @property
     def size(self) -> tuple[int, int] | None:
         """Width and height of the file's pictures, upright and in square pixels."""
         return None if self._last is None else self._last.upright_size
@@ -98,7 +93,7 @@ class FrameTrack:
     def add(self, picture: Picture) -> None:
         """Takes the next picture; one that goes back in time is dropped."""
         if self._last is None:
-            self._first = picture.time
+            self.first = picture.time
         elif picture.time <= self._last.time:
             return
         else:
@@ -121,19 +116,20 @@ class FrameTrack:
         return next(run.chosen for run in self._runs[window] if run.start == start)
 
     def _shown(self, picture: Picture) -> float:
+        """Seconds for which the last picture is shown: as claimed, or as long as the one before it."""
         return max(picture.duration or self._gap, self.clock.nominal)
 
     def _choose(self, earlier: Picture, later: Picture | None, until: float) -> None:
+        """Serves every instant up to `until` (seconds), which is that of `later` where there is one."""
         for asked, runs in zip(self.asked, self._runs, strict=True):
             if not runs and asked < until:
                 starts = self.clock.starts(earlier.time, until, asked)
                 runs += [_Run(s, self.spec) for s in starts if later is not None or s < until]
             for run in runs:
                 while not run.complete and run.instant < until:
-                    switches = later is not None and self.clock.shows_later(
-                        earlier.time, until, run.instant
-                    )
-                    picture = later if switches and later else earlier
+                    picture = earlier
+                    if later and self.clock.shows_later(earlier.time, until, run.instant):
+                        picture = later
                     if picture.time not in self.arrays:
                         self.arrays[picture.time] = self._converter.convert(picture)
                     run.chosen.append(picture.time)
@@ -144,19 +140,15 @@ class ShownTrack:
 
     def __init__(self, asked: Sequence[float], spec: ClipSpec, clock: FrameClock) -> None:
         self.asked, self.clock = asked, clock
+        self.begin, self.first = min(asked), np.inf
         self._until = max(asked) + spec.duration + REORDERING
         self._durations: dict[float, float] = {}
-        self._first, self._last = np.inf, -np.inf
+        self._last = -np.inf
 
     @property
     def complete(self) -> bool:
         """Whether pictures well after the last window were seen."""
         return self._last >= self._until
-
-    @property
-    def saw_beginning(self) -> bool:
-        """As that of `FrameTrack`."""
-        return self._first <= min(self.asked)
 
     @property
     def end(self) -> float:
@@ -170,7 +162,7 @@ class ShownTrack:
     def add(self, shown: Shown) -> None:
         """Takes the next picture, in any order."""
         self._durations[shown.time] = shown.duration
-        self._first, self._last = min(self._first, shown.time), max(self._last, shown.time)
+        self.first, self._last = min(self.first, shown.time), max(self._last, shown.time)
 
     def starts(self, window: int) -> list[float]:
         """Where a window may begin, best first: as asked where the file shows nothing."""
@@ -200,24 +192,18 @@ class SoundBlocks:
         asked: Sequence[float],
         spec: ClipSpec,
         clock: FrameClock,
-        note: Callable[[str], None],
+        note: Note,
     ) -> None:
         self.path, self.spec, self._note = path, spec, note
-        self._begin = min(asked) - clock.nominal
+        self.begin, self.first = min(asked) - clock.nominal, np.inf
         self._latest = SoundTrack(path, max(asked) + clock.nominal, spec)
         self._blocks: list[Sound] = []
-        self.first = np.inf
         self.end = -np.inf
 
     @property
     def complete(self) -> bool:
         """Whether the sound has reached the end of the last window."""
         return self._latest.complete
-
-    @property
-    def saw_beginning(self) -> bool:
-        """Whether sound at or before the earliest beginning was seen."""
-        return self.first <= self._begin
 
     def add(self, sound: Sound) -> None:
         """Takes the next block."""
@@ -227,7 +213,7 @@ class SoundBlocks:
         sound = sound.mono()
         self._latest.add(sound)
         self.end = max(self.end, sound.end)
-        if len(self._blocks) > 1 and self._blocks[1].time <= self._begin - RUN_IN:
+        if len(self._blocks) > 1 and self._blocks[1].time <= self.begin - HOLD:
             self._blocks.pop(0)
         self._blocks.append(sound)
 
@@ -238,9 +224,10 @@ class SoundBlocks:
             MediaError: As `SoundTrack.waveform`.
         """
         track = SoundTrack(self.path, start, self.spec, self._note)
-        # From the last block that begins before the run-in on, so that all readers join the same blocks.
+        # What lies HOLD seconds before the window decides how its blocks join, and is there after a seek:
+        # so all readers join the same blocks.
         times = [block.time for block in self._blocks]
-        first = max(0, bisect.bisect_right(times, start - RUN_IN) - 1)
+        first = max(0, bisect.bisect_right(times, start - HOLD) - 1)
         for block in self._blocks[first:]:
             if track.complete:
                 break

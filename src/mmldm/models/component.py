@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.modeling_utils import no_init_weights
 from huggingface_hub import snapshot_download
 from safetensors import SafetensorError
@@ -22,14 +23,13 @@ from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from mmldm.errors import UserError
-from mmldm.models.stored_weights import (
+from mmldm.models.weights import (
     WEIGHTS,
     check_finite,
     check_tensors,
     read_headers,
     weight_files,
 )
-from mmldm.models.weights import find_config
 from mmldm.strict import nearest, read_json
 
 Classes = Mapping[str, type[Any]]
@@ -51,8 +51,10 @@ def load_component(name: str | Path, classes: Classes, part: str, what: str) -> 
     Raises:
         UserError: Nothing usable is there; the sentence says what is wrong.
     """
-    folder = component_folder(str(name), classes, part, what)
-    network_class = check_component(folder, classes)
+    config, subfolder = find_config(str(name), part, what)
+    class_of(config, classes, str(name))
+    folder = component_folder(str(name), subfolder)
+    network_class = type(check_component(folder, classes))
     try:
         network = network_class.from_pretrained(
             str(folder), torch_dtype=torch.float32, use_safetensors=True, low_cpu_mem_usage=False
@@ -62,18 +64,47 @@ def load_component(name: str | Path, classes: Classes, part: str, what: str) -> 
     return network.eval()
 
 
-def component_folder(name: str, classes: Classes, part: str, what: str) -> Path:
-    """The folder here, downloaded if need be, that holds a component's config.json and weights.
+def find_config(name: str, part: str, what: str) -> tuple[dict[str, Any], str]:
+    """config.json of a folder or hub name, at its root or in its sub-folder `part`.
+
+    Args:
+        what: The network looked for, for the message.
+
+    Returns:
+        The configuration, and the sub-folder it is in; "" is the root.
 
     Raises:
-        UserError: There is none, or it describes another class.
+        UserError: There is none, or the hub did not give it.
     """
-    config, subfolder = find_config(name, part, what)
-    class_of(config, classes, name)
+    path = Path(name)
+    if path.is_dir():
+        for subfolder in ("", part):
+            if (path / subfolder / "config.json").is_file():
+                return read_json(path / subfolder / "config.json", f"no {what}"), subfolder
+        raise UserError(
+            f"{name} holds no {what}: neither config.json nor {part}/config.json is there."
+        )
+    reason = ""
+    for subfolder in ("", part):
+        try:
+            # Any class reads any component's file.
+            return AutoencoderKL.load_config(name, subfolder=subfolder or None), subfolder
+        except (OSError, ValueError) as error:
+            reason = str(error).strip().split("\n")[0]
+    raise UserError(
+        f"'{name}' is neither a folder here nor a name for which the Hugging Face hub gave us "
+        f"its {what} ({reason}). Give a folder, or download the model first."
+    )
+
+
+def component_folder(name: str, subfolder: str) -> Path:
+    """The folder here, downloaded if need be, of a component that `find_config` found.
+
+    Raises:
+        UserError: The hub did not give it.
+    """
     root = Path(name)
-    if not root.is_dir():
-        root = download(name, [subfolder or ""])
-    return root / (subfolder or "")
+    return (root if root.is_dir() else download(name, [subfolder])) / subfolder
 
 
 def download(name: str, parts: Sequence[str], **options: Any) -> Path:
@@ -106,7 +137,7 @@ def check_component(
     *,
     variant: str | None = None,
     whole: bool = True,
-) -> type[Any]:
+) -> Any:
     """Checks that a folder holds a network that can be built and loaded as it stands.
 
     Args:
@@ -114,7 +145,7 @@ def check_component(
         whole: The file must hold the network's tensors and no others.
 
     Returns:
-        The network's class.
+        The network on the meta device, without numbers: its class and its config.
 
     Raises:
         UserError: A setting is unknown, too large or no number; the weights are missing, cut off, not those
@@ -132,7 +163,7 @@ def check_component(
     )
     check_tensors(network, stored, folder, whole=whole)
     check_finite(stored)
-    return network_class
+    return network
 
 
 def class_of(config: Mapping[str, Any], classes: Classes, where: str) -> type[Any]:

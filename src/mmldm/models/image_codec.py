@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from mmldm.models.image_vae import ImageVAE
 from mmldm.types import AV
 
-IMAGES_PER_CALL = 17
+VAE_IMAGES_PER_CALL = 17
 """A clip of 16 frames: a GPU is busy, and what passes between layers stays in a CPU's caches."""
 Modality = Literal["audio", "video"]
 
@@ -103,7 +103,10 @@ class ImageCodec(nn.Module):
     std: Tensor
 
     def __init__(
-        self, vae: ImageVAE, statistics: LatentStatistics, images_per_call: int = IMAGES_PER_CALL
+        self,
+        vae: ImageVAE,
+        statistics: LatentStatistics,
+        images_per_call: int = VAE_IMAGES_PER_CALL,
     ) -> None:
         super().__init__()
         self.vae = vae

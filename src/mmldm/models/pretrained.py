@@ -15,21 +15,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from diffusers.loaders.single_file_utils import LDM_UNET_KEY, convert_ldm_unet_checkpoint
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-from safetensors import SafetensorError
 from torch import Tensor
 
 from mmldm.errors import UserError
 from mmldm.models.autoencoder import MultiModalAutoencoder
-from mmldm.models.component import check_component, component_folder
+from mmldm.models.component import check_component, class_of, component_folder, find_config
 from mmldm.models.weights import (
-    find_config,
     is_file_name,
     load_exactly,
     read_tensors,
     rename_original,
+    weight_files,
 )
 
 UNETS = {"UNet2DConditionModel": UNet2DConditionModel, "SignalDecoder": UNet2DConditionModel}
@@ -127,19 +125,11 @@ def _from_file(path: str, config: Mapping[str, Any]) -> tuple[dict[str, Tensor],
 
 
 def _from_folder(source: str, config: Mapping[str, Any]) -> tuple[dict[str, Tensor], list[str]]:
-    folder = component_folder(source, UNETS, "unet", "U-Net")
+    described, subfolder = find_config(source, "unet", "U-Net")
+    class_of(described, UNETS, source)
+    folder = component_folder(source, subfolder)
     # What is missing or has no place is told tensor by tensor by `initialise_decoder`.
-    check_component(folder, UNETS, whole=False)
-    try:
-        unet, info = UNet2DConditionModel.from_pretrained(
-            str(folder),
-            torch_dtype=torch.float32,
-            use_safetensors=True,
-            low_cpu_mem_usage=False,
-            output_loading_info=True,
-        )
-    except (OSError, SafetensorError, RuntimeError, TypeError, ValueError) as error:
-        raise UserError(f"{source}: the U-Net cannot be read: {error}") from error
+    unet = check_component(folder, UNETS, whole=False)
     # Heads, groups and activations leave no trace in the shapes, and change the function.
     here, there = _settings(config), _settings(unet.config)
     for name in here:
@@ -148,9 +138,10 @@ def _from_folder(source: str, config: Mapping[str, Any]) -> tuple[dict[str, Tens
                 f"{source}: the U-Net's {name} is {there[name]} there and {here[name]} here; "
                 "change decoder_config, or take another U-Net."
             )
-    missing = set(info["missing_keys"])
-    tensors = {name: x for name, x in unet.state_dict().items() if name not in missing}
-    return tensors, list(info["unexpected_keys"])
+    tensors: dict[str, Tensor] = {}
+    for file in weight_files(folder):
+        tensors |= read_tensors(file)
+    return tensors, []
 
 
 def _settings(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -20,14 +20,14 @@ from torch import Tensor, nn
 from mmldm.errors import UserError
 from mmldm.models.component import (
     check_settings,
-    download,
+    component_folder,
+    find_config,
     load_component,
     on_meta,
     settings_of,
 )
-from mmldm.models.stored_weights import WEIGHT_KINDS, check_tensors, read_headers
 from mmldm.models.vocoder import FourierVocoder
-from mmldm.models.weights import find_config, load_exactly, read_tensors
+from mmldm.models.weights import KINDS, check_tensors, load_exactly, read_header, read_tensors
 from mmldm.strict import nearest, read_json
 from mmldm.types import ClipSpec, SpectrogramSpec
 
@@ -139,21 +139,20 @@ def load_vocoder(
 
 def _load_hifigan(name: str) -> Any:
     """From the files of transformers, without its loader, which knows adapters and quantised weights."""
-    config, subfolder = find_config(name, "vocoder", "vocoder")
-    root = Path(name) if Path(name).is_dir() else download(name, [subfolder or ""])
-    folder = root / (subfolder or "")
+    _, subfolder = find_config(name, "vocoder", "vocoder")
+    folder = component_folder(name, subfolder)
     config = read_json(folder / "config.json", "no vocoder")
     settings = check_settings(config, _hifigan_settings(), folder / "config.json", frozenset())
     file = folder / "model.safetensors"
     if not file.is_file():
         raise UserError(f"{folder}: the vocoder's weights are missing (no {file.name})")
-    stored = read_headers([file])
+    stored = read_header(file)
     on_meta_device = on_meta(
         lambda: _build("SpeechT5HifiGan", settings), folder / "config.json", len(stored)
     )
     check_tensors(on_meta_device, stored, folder)
     stated = settings.get("dtype", settings.get("torch_dtype"))
-    kinds = {str(WEIGHT_KINDS[x.kind]).removeprefix("torch.") for x in stored.values()}
+    kinds = {str(KINDS[x.kind]).removeprefix("torch.") for x in stored.values()}
     if stated is not None and kinds != {stated}:
         raise UserError(
             f"{folder}: config.json states {stated!r:.40}, and the weights are {' and '.join(sorted(kinds))}"

@@ -6,9 +6,13 @@ and nowhere else, whatever modules a folder names: it cannot choose what is impo
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
+
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
 from mmldm.diffusion.schedules import MOST_TIMESTEPS, SCHEDULER_CLASSES
 from mmldm.errors import UserError
@@ -25,7 +29,7 @@ from mmldm.models.component import (
 from mmldm.models.generator import JointGenerator
 from mmldm.models.image_vae import IMAGE_VAES
 from mmldm.models.pretrained_vocoder import VOCODERS
-from mmldm.pipelines.quality import Qualities
+from mmldm.pipelines.settings import Qualities
 from mmldm.strict import nearest, parse, read_json
 from mmldm.types import ClipSpec
 
@@ -52,6 +56,54 @@ MOST_CLASSES = 100_000
 HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "token")
 FOR_CODE = ("custom_pipeline", "custom_revision", "trust_remote_code", "use_onnx", "use_flashpack")
 """Arguments of diffusers that have no meaning for a model without code, in safetensors."""
+
+
+class FolderPipeline(DiffusionPipeline):
+    """A pipeline that is read from model folders which strangers made, and written to them."""
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any
+    ) -> Self:
+        """Loads a model folder, or `owner/name` of the hub, in diffusers' conventions.
+
+        Args:
+            kwargs: Of `DiffusionPipeline.from_pretrained`, for example `torch_dtype`.
+
+        Raises:
+            UserError: The folder is not a whole model; the message names what is missing.
+        """
+        name = str(pretrained_model_name_or_path)
+        components = [component for component in COMPONENTS if component not in kwargs]
+        folder = model_folder(name, kwargs, components)
+        check_model_folder(folder, components, kwargs.get("variant"))
+        try:
+            made: Self = super().from_pretrained(str(folder), use_safetensors=True, **kwargs)
+        except (OSError, ValueError, TypeError, RuntimeError, AttributeError) as error:
+            raise UserError(f"{name}: the model cannot be loaded: {error}") from error
+        return made
+
+    @classmethod
+    def load_config(cls, folder: str | os.PathLike[str], **_: Any) -> dict[str, Any]:
+        """The index of a model folder, checked: diffusers imports the modules that it finds here."""
+        return read_index(Path(folder))
+
+    def to_json_string(self) -> str:
+        """The index. It calls this class by its whole path, which is all that diffusers' own
+        `DiffusionPipeline` says about a class which it does not know."""
+        index = json.loads(super().to_json_string())
+        return json.dumps(index | {"_class_name": PIPELINE_PATH}, indent=2, sort_keys=True) + "\n"
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
+        """Writes the model folder, in diffusers' layout.
+
+        diffusers records where each part was loaded from; a folder that is given away should not
+        tell its maker's paths.
+        """
+        for part in (self, *self.components.values()):
+            if part is not None and "_name_or_path" in part.config:
+                part.register_to_config(_name_or_path="")
+        super().save_pretrained(save_directory, **kwargs)
 
 
 def model_folder(name: str, options: dict[str, Any], components: Sequence[str]) -> Path:
@@ -114,7 +166,7 @@ def check_model_folder(
         if COMPONENTS[name] is SCHEDULER_CLASSES:
             stated = _check_scheduler(part)
         else:
-            stated = check_component(part, COMPONENTS[name], variant=variant).__name__
+            stated = type(check_component(part, COMPONENTS[name], variant=variant)).__name__
         if stated != entry[1]:
             raise UserError(
                 f"{folder}: model_index.json calls {name!r} a {entry[1]}, and its config.json a {stated}"

@@ -12,8 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmldm.errors import UserError
-from mmldm.media.inversion import linear_magnitudes
-from mmldm.media.spectrogram import AudioImage
+from mmldm.media.spectrogram import AudioImage, linear_magnitudes
 from mmldm.models.pretrained_vocoder import Vocoder
 from mmldm.types import ClipSpec, SpectrogramSpec
 

@@ -13,7 +13,7 @@ from itertools import pairwise
 from mmldm.config import DistillationConfig, RunConfig
 from mmldm.errors import UserError
 from mmldm.files import whole_folder
-from mmldm.pipelines.quality import student_row
+from mmldm.pipelines.settings import student_row
 from mmldm.pipelines.sounding_video import SoundingVideoPipeline
 from mmldm.training.jobs.students import (
     DecoderDistillation,

@@ -20,7 +20,7 @@ from mmldm.data.blocks import Source, pieces
 from mmldm.data.clips import class_numbers
 from mmldm.data.manifest import Entry, Manifest
 from mmldm.errors import MediaError, UserError
-from mmldm.media.images import frames_to_images
+from mmldm.media.clip import frames_to_images
 from mmldm.media.reader import Windows, read_windows
 from mmldm.media.spectrogram import AudioImage
 from mmldm.models.image_codec import ImageCodec

@@ -22,7 +22,7 @@ from mmldm.data.loader import IndexedLoader, order
 from mmldm.data.manifest import Manifest
 from mmldm.media.clip import Clip
 from mmldm.media.spectrogram import AudioImage
-from mmldm.pipelines.previews import save_clips
+from mmldm.pipelines.decoding import save_clips
 from mmldm.types import AV, ClipSpec, Latents, WindowBatch
 
 

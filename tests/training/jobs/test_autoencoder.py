@@ -182,7 +182,12 @@ def test_adversary_decodes_only_what_counts_and_the_loss_is_that_of_all_clips(
     monkeypatch.setattr(adversary, "max_noise", 0.5)
     decoded: list[int] = []
     decode = stage.vae.decode
-    monkeypatch.setattr(stage.vae, "decode", lambda z: (decoded.append(len(z)), decode(z))[1])
+
+    def counted(z: Tensor) -> Any:
+        decoded.append(len(z))
+        return decode(z)
+
+    monkeypatch.setattr(stage.vae, "decode", counted)
     stage.adversary.critic.requires_grad_(False)
     loss = adversary.model_loss(prediction, noisy, levels, target, stage.process, 0, complete)
     own = torch.autograd.grad(loss, tuple(prediction))

@@ -34,10 +34,10 @@ def distilled(manifest: Manifest, tmp_path_factory: pytest.TempPathFactory) -> J
     for job in ("vae", "autoencoder", "generator"):
         run.run(job)
     run.config = with_distillation(recipe, "decoder")
-    job = run.config.distill_decoder
-    assert job is not None
-    job = job.model_copy(update={"train": train.model_copy(update={"steps": 60})})
-    run.config = run.config.model_copy(update={"distill_decoder": job})
+    distilled = run.config.distill_decoder
+    assert distilled is not None
+    distilled = distilled.model_copy(update={"train": train.model_copy(update={"steps": 60})})
+    run.config = run.config.model_copy(update={"distill_decoder": distilled})
     distil(run, "decoder")
     return run
 

@@ -9,7 +9,7 @@ import torch
 from mmldm.config import DistillationConfig, RunConfig
 from mmldm.data.latents import Splits
 from mmldm.errors import UserError
-from mmldm.pipelines.quality import QUALITY_ROWS
+from mmldm.pipelines.settings import QUALITY_ROWS
 from mmldm.pipelines.sounding_video import SoundingVideoPipeline
 from mmldm.training.jobs.students import KNOWN, GeneratorDistillation
 from mmldm.training.journey import Journey

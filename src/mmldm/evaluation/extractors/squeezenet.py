@@ -48,6 +48,7 @@ class Fire(nn.Module):
         self.expand3x3 = nn.Conv2d(squeezed, expanded, 3, padding=1)
 
     def forward(self, maps: Tensor) -> Tensor:
+        """Maps (T,2E,H,W) of maps (T,C,H,W), with E expanded channels."""
         squeezed = F.relu(self.squeeze(maps))
         return F.relu(torch.cat([self.expand1x1(squeezed), self.expand3x3(squeezed)], dim=1))
 

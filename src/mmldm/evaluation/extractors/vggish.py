@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from mmldm.evaluation.extractors.extractor import FileExtractor
-from mmldm.evaluation.extractors.log_mel import BANDS, COLUMNS, patches
+from mmldm.evaluation.extractors.layers import BANDS, COLUMNS, patches
 from mmldm.evaluation.extractors.weights_file import WeightsFile
 from mmldm.media.clip import Clip
 

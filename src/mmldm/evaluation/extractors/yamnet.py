@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from mmldm.errors import UserError
 from mmldm.evaluation.extractors.extractor import FileExtractor
-from mmldm.evaluation.extractors.log_mel import patches
+from mmldm.evaluation.extractors.layers import patches
 from mmldm.evaluation.extractors.weights_file import WeightsFile
 from mmldm.media.clip import Clip
 
@@ -99,6 +99,7 @@ class YAMNet(FileExtractor):
 
     @torch.no_grad()
     def _features(self, clip: Clip) -> Tensor:
+        """Features (W,1024) of a clip's sound, on the network's device."""
         windows = patches(clip.waveform, clip.sample_rate, LOG_OFFSET, HOP)
         return self.network(windows.to(self.device))
 

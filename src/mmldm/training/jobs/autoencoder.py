@@ -20,7 +20,7 @@ from mmldm.data.clips import NO_CLASS
 from mmldm.data.latents import LatentCache, Splits
 from mmldm.diffusion.schedules import NoiseProcess, ScheduleConfig, make_scheduler
 from mmldm.evaluation.reconstruction import psnr
-from mmldm.media.images import images_to_frames
+from mmldm.media.clip import images_to_frames
 from mmldm.media.spectrogram import AudioImage
 from mmldm.models.autoencoder import MultiModalAutoencoder
 from mmldm.models.discriminator import TupleDiscriminator, tuples

@@ -27,7 +27,7 @@ from mmldm.data.clips import NO_CLASS
 from mmldm.data.latents import LatentCache, Splits
 from mmldm.diffusion.schedules import NoiseProcess, ScheduleConfig
 from mmldm.models.generator import JointGenerator
-from mmldm.pipelines.previews import save_clips
+from mmldm.pipelines.decoding import save_clips
 from mmldm.pipelines.sounding_video import SoundingVideoPipeline
 from mmldm.training.randomness import StepRandom
 from mmldm.training.stage import CachedStage

@@ -31,9 +31,9 @@ from mmldm.diffusion.schedules import NoiseProcess, make_scheduler, schedule_of
 from mmldm.models.autoencoder import MultiModalAutoencoder
 from mmldm.models.generator import JointGenerator
 from mmldm.models.image_codec import ImageCodec
-from mmldm.pipelines.denoising import decoder_denoiser, generator_denoiser
-from mmldm.pipelines.previews import save_clips
-from mmldm.pipelines.quality import UNCHANGED_STEPS
+from mmldm.pipelines.decoding import decoder_denoiser, save_clips
+from mmldm.pipelines.guidance import generator_denoiser
+from mmldm.pipelines.settings import UNCHANGED_STEPS
 from mmldm.pipelines.sounding_video import SoundingVideoPipeline
 from mmldm.training.caching import weights_key
 from mmldm.training.randomness import StepRandom

@@ -16,7 +16,7 @@ from mmldm.config import MediaTrainConfig, RunConfig, VaeConfig, bind
 from mmldm.data.manifest import Manifest
 from mmldm.errors import UserError
 from mmldm.evaluation.reconstruction import psnr
-from mmldm.media.images import frames_to_images, images_to_frames
+from mmldm.media.clip import frames_to_images, images_to_frames
 from mmldm.media.spectrogram import AudioImage
 from mmldm.models.image_vae import (
     SD_IMAGE_VAES,

@@ -13,8 +13,7 @@ from torch import Tensor, nn
 
 from mmldm.config import MediaTrainConfig, RunConfig, VocoderConfig, VocoderLoss, bind
 from mmldm.data.manifest import Manifest
-from mmldm.evaluation.reconstruction import mel_error
-from mmldm.evaluation.spectra import spectral_distance
+from mmldm.evaluation.reconstruction import mel_error, spectral_distance
 from mmldm.media.spectrogram import AudioImage
 from mmldm.models.pretrained_vocoder import Vocoder, load_vocoder
 from mmldm.models.vocoder import FourierVocoder

@@ -1,12 +1,14 @@
 """Guidance: what is evaluated, and what the null half knows."""
 
+from functools import partial
+
 import pytest
 import torch
 
 from mmldm.diffusion.sampling import initial_noise, sample
 from mmldm.diffusion.schedules import NoiseProcess, ScheduleConfig, make_scheduler
 from mmldm.models.generator import JointGenerator
-from mmldm.pipelines.denoising import generator_denoiser
+from mmldm.pipelines.guidance import generator_denoiser, guide
 from mmldm.pipelines.sounding_video import SoundingVideoPipeline
 from mmldm.types import AV
 
@@ -126,11 +128,11 @@ def paired_generator() -> JointGenerator:
     for _ in range(steps):
         clean = paired_latents(rows)
         noise, t = clean.map(torch.randn_like), torch.randint(0, 1000, (rows,))
-        noisy = clean.map(lambda x, n, t=t: process.add_noise(x, n, t), noise)
+        noisy = clean.map(partial(process.add_noise, t=t), noise)
         audio = torch.where(alone[:, None, None, None, None], noise.audio, noisy.audio)
         mask = AV(given, torch.zeros_like(given))
         prediction = generator(AV(audio, noisy.video), t, clean, mask)
-        target = clean.map(lambda x, n, t=t: process.target(x, n, t), noise)
+        target = clean.map(partial(process.target, t=t), noise)
         errors = prediction.map(lambda p, w: (p - w).square().mean((1, 2, 3, 4)), target)
         loss = errors.video.mean() + (errors.audio * ~(given | alone)).mean()
         optimizer.zero_grad()
@@ -164,7 +166,32 @@ def test_clips_may_stand_at_different_noise_levels(pipeline):
     together = generator_denoiser(generator, noise, nothing, None, scale)(x, levels)
     for row, t in enumerate(levels):
         own_noise, own, wanted = (
-            pair.map(lambda v, row=row: v[row : row + 1]) for pair in (noise, x, together)
+            AV(pair.audio[row : row + 1], pair.video[row : row + 1])
+            for pair in (noise, x, together)
         )
         alone = generator_denoiser(generator, own_noise, nothing, None, scale)(own, t)
         assert close(alone, wanted)
+
+
+def pair(seed: int) -> AV:
+    generator = torch.Generator().manual_seed(seed)
+    return AV(torch.randn(2, 3, generator=generator), torch.randn(2, 4, 5, generator=generator))
+
+
+def test_scale_one_is_the_conditional_prediction_and_zero_the_null_one():
+    given, null = pair(0), pair(1)
+    assert all(map(torch.equal, guide(given, null, AV(1.0, 1.0)), given))
+    assert all(map(torch.equal, guide(given, null, AV(0.0, 0.0)), null))
+
+
+def test_each_modality_is_extrapolated_by_its_own_scale():
+    given, null = pair(0), pair(1)
+    guided = guide(given, null, AV(3.0, 0.5))
+    assert torch.allclose(guided.audio, null.audio + 3.0 * (given.audio - null.audio), atol=1e-5)
+    assert torch.allclose(guided.video, (given.video + null.video) / 2, atol=1e-6)
+
+
+def test_equal_predictions_stay_as_they_are_at_any_scale():
+    given = pair(0)
+    guided = guide(given, given, AV(7.5, 7.5))
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(guided, given, strict=True))

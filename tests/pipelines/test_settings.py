@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mmldm.errors import UserError
-from mmldm.pipelines.quality import QUALITY_ROWS, Qualities, student_row
+from mmldm.pipelines.settings import QUALITY_ROWS, Qualities, student_row
 from mmldm.pipelines.sounding_video import SoundingVideoPipeline
 
 from .conftest import build_pipeline
