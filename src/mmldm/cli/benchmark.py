@@ -35,9 +35,7 @@ def benchmark(
     model: ModelOption = None,
     config: Annotated[
         Path | None,
-        typer.Option(
-            help="A recipe instead (YAML, or its name), with random weights."
-        ),
+        typer.Option(help="A recipe instead (YAML, or its name), with random weights."),
     ] = None,
     changes: ChangesOption = None,
     jobs: Annotated[
