@@ -37,10 +37,10 @@ from mmldm.models.image_codec import ImageCodec
 from mmldm.models.image_vae import load_image_vae
 from mmldm.models.pretrained import initialise_decoder
 from mmldm.pipelines.decoding import decode_to_image_latents, encode_media
-from mmldm.training.autoencoder import AutoencoderStage
 from mmldm.training.caching import cache_image_latents
 from mmldm.training.distributed import Process, choose_device
 from mmldm.training.job_caches import unread
+from mmldm.training.jobs.autoencoder import AutoencoderStage
 from mmldm.training.loop import train
 from mmldm.training.run_folder import RunFolder
 from mmldm.types import AV, MODALITIES
@@ -129,8 +129,8 @@ class Bench:
         items = [windows[(0, i)] for i in spread(count, len(windows))]
         found = [item for item in items if not isinstance(item, Failed)]
         rates = config.clip.fps, config.clip.sample_rate
-        clips = [Clip(item["frames"], item["waveform"], *rates) for item in found]
-        labels = [item["class_label"] for item in found]
+        clips = [Clip(item.frames, item.waveforms, *rates) for item in found]
+        labels = [int(item.class_labels) for item in found]
         return cls(folder, out, caches, clips, labels, device)
 
     def vae(self, config: RunConfig, fine_tuned: bool) -> Any:

@@ -47,6 +47,21 @@ def test_key_in_the_wrong_section_is_sent_home(recipe: Path) -> None:
     assert "it belongs to data.windows_per_clip" in refusal(recipe, "vae.windows_per_clip=2")
 
 
+def test_earlier_recipes_with_workers_for_jobs_on_caches_load_and_setting_them_is_refused(
+    recipe: Path,
+) -> None:
+    """Run folders of earlier versions hold the setting, which never had a meaning there."""
+    now = load_config(recipe)
+    earlier = now.model_dump(mode="json")
+    for job in ("autoencoder", "generator"):
+        earlier[job]["train"]["workers"] = 2
+    recipe.write_text(yaml.safe_dump(earlier))
+    assert load_config(recipe) == now
+    message = refusal(recipe, "generator.train.workers=4")
+    assert "generator.train.workers: unknown key" in message
+    assert "vae.train.workers or vocoder.train.workers" in message
+
+
 def test_missing_key_is_named(recipe: Path) -> None:
     recipe.write_text(yaml.safe_dump({**RECIPE, "autoencoder": {"schedule": {}, "model": {}}}))
     assert refusal(recipe) == f"{recipe}: autoencoder.train: missing key"

@@ -89,6 +89,7 @@ def narrow(weights: Path) -> list[str]:
         "data.windows_per_clip": 1,
         "vae.pretrained": weights,
         "vae.frames_per_clip": 1,
+        "vae.train.workers": 0,
         "autoencoder.decoder_init": weights,
         "autoencoder.model.audio_encoder_config.latent_shape": "[16, 1, 2, 2]",
         "autoencoder.model.audio_encoder_config.block_out_channels": "[32, 32, 32]",
@@ -105,7 +106,7 @@ def narrow(weights: Path) -> list[str]:
         "sample.decoder_steps": 2,
     }
     for job in ("vae", "autoencoder", "generator"):
-        train = {"steps": 2, "batch_size": 4, "accumulate": 2, "precision": "fp32", "workers": 0}
+        train = {"steps": 2, "batch_size": 4, "accumulate": 2, "precision": "fp32"}
         sizes |= {f"{job}.train.{key}": value for key, value in train.items()}
     return [word for key, value in sizes.items() for word in ("--set", f"{key}={value}")]
 

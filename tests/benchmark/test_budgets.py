@@ -24,9 +24,8 @@ from mmldm.models.generator import JointGenerator
 from mmldm.models.image_codec import ImageCodec, LatentStatistics
 from mmldm.models.image_vae import TinyImageAutoencoder, sd_image_vae
 from mmldm.pipelines.sounding_video import SoundingVideoPipeline
-from mmldm.training.adversary import Adversary, CriticTurn
-from mmldm.training.autoencoder import AutoencoderTurn
-from mmldm.training.generator import GeneratorTurn, generator_arguments
+from mmldm.training.jobs.autoencoder import Adversary, AutoencoderTurn, CriticTurn
+from mmldm.training.jobs.generator import GeneratorTurn, generator_arguments
 from mmldm.training.randomness import StepRandom
 from mmldm.training.summary import Summary, count_flops, summarise, untrained_autoencoder
 from mmldm.types import AV

@@ -24,8 +24,8 @@ from mmldm.training import block_work
 from mmldm.training.caching import cache_image_latents
 from mmldm.training.distributed import Process
 from mmldm.training.job_caches import unread
+from mmldm.training.jobs.vae import build_vae
 from mmldm.training.journey import Journey
-from mmldm.training.vae import build_vae
 from mmldm.worlds.impacts.clips import ImpactsConfig, synthesize
 
 from ..smallest import CLIP, smallest_recipe
@@ -115,7 +115,8 @@ def times(folder: Path) -> dict[str, int]:
 
 
 def rows_of(cache: LatentCache) -> dict[str, torch.Tensor]:
-    return cache[torch.arange(len(cache))]
+    """By the names on the disk."""
+    return cache.tensors(torch.arange(len(cache)))
 
 
 def test_rows_are_what_the_reader_and_the_vae_give_for_their_window(

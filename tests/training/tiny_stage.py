@@ -17,7 +17,7 @@ import yaml
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from mmldm.config import TrainConfig, parse
+from mmldm.config import MediaTrainConfig, parse
 from mmldm.data.loader import Failed, IndexedLoader
 from mmldm.errors import UserError
 from mmldm.models.transformer import Block
@@ -88,7 +88,7 @@ class TinyStage:
 
     def __init__(
         self,
-        config: TrainConfig,
+        config: MediaTrainConfig,
         seed: int,
         poison: tuple[int, ...] = (),
         pause: float = 0.0,
@@ -130,10 +130,11 @@ class TinyStage:
             yield batch
 
     def clips_of(self, step: int) -> list[str]:
-        positions = self._loader.positions(step, self._numbers)
+        positions = self._loader.positions(step)
         return [self._numbers.file(index) for _, index in positions]
 
-    def validate(self, random: StepRandom) -> dict[str, float]:
+    def validate(self) -> dict[str, float]:
+        random = StepRandom(self._seed, 0, "validate", self._config.batch_size)
         rows = [Numbers(self.length)[(0, index)] for index in range(random.batch_size)]
         audio, video = (torch.stack([r["latents"][m] for r in rows]) for m in (0, 1))
         terms = self.turns["model"]({"latents": AV(audio, video)}, random)
@@ -153,12 +154,12 @@ class TinyStage:
         return {"width": WIDTH, "length": self.length}
 
 
-def tiny_config(**changes: Any) -> TrainConfig:
+def tiny_config(**changes: Any) -> MediaTrainConfig:
     base = {
         "steps": 12, "batch_size": 8, "learning_rate": 0.01, "warmup_steps": 2, "ema_decay": 0.9,
         "log_every": 1, "validate_every": 6, "preview_every": 6, "save_every": 3, "workers": 0,
     }  # fmt: skip
-    return parse(TrainConfig, {**base, **changes}, "tiny")
+    return parse(MediaTrainConfig, {**base, **changes}, "tiny")
 
 
 class _FillingDisk(TinyStage):

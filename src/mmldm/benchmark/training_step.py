@@ -16,18 +16,18 @@ from torch import Tensor, nn
 from mmldm.benchmark.sampling import CLASSES, untrained_pipeline
 from mmldm.config import RunConfig, TrainConfig
 from mmldm.data.latents import LatentCache, Splits
-from mmldm.training.autoencoder import AutoencoderStage
 from mmldm.training.distributed import Process
 from mmldm.training.ema import Average
-from mmldm.training.generator import GeneratorStage
+from mmldm.training.jobs.autoencoder import AutoencoderStage
+from mmldm.training.jobs.generator import GeneratorStage
+from mmldm.training.jobs.vae import VaeTurn, build_vae
+from mmldm.training.jobs.vocoder import VocoderTurn, build_vocoder
 from mmldm.training.randomness import StepRandom
 from mmldm.training.summary import Summary, count_flops
 from mmldm.training.turn import Turn
-from mmldm.training.vae import VaeTurn, build_vae
-from mmldm.training.vocoder import VocoderTurn, build_vocoder
-from mmldm.types import AV, MODALITIES
+from mmldm.types import AV, MODALITIES, Latents, WindowBatch
 
-Rows = Callable[[int], dict[str, Tensor]]
+Rows = Callable[[int], Latents | WindowBatch]
 LOG_VARIANCE = -8.0
 """Of the random posteriors: a narrow one, as trained encoders give."""
 
@@ -36,25 +36,35 @@ class RandomCache(LatentCache):
     """Any number of random rows where a cache on disk has encoded clips.
 
     Args:
-        shapes: Of one row's means, per modality.
+        shapes: Of one clip's means, per modality.
         channel_axis: Where a shape has its channels.
     """
 
     def __init__(self, shapes: AV[tuple[int, ...]], channel_axis: int) -> None:
-        self.shapes, self.key = shapes, "random"
+        self._shapes, self.key = shapes, "random"
         statistics = {
             modality: {"mean": [0.0] * shape[channel_axis], "std": [1.0] * shape[channel_axis]}
             for modality, shape in zip(MODALITIES, shapes, strict=True)
         }
         self.extra = {"classes": list(CLASSES), "statistics": statistics}
 
-    def __getitem__(self, indices: Tensor) -> dict[str, Tensor]:
-        rows = len(indices)
-        batch = {"label": indices % len(CLASSES)}
-        for modality, shape in zip(MODALITIES, self.shapes, strict=True):
-            batch[f"{modality}_mean"] = torch.randn(rows, *shape)
-            batch[f"{modality}_logvar"] = torch.full((rows, *shape), LOG_VARIANCE)
-        return batch
+    @property
+    def shapes(self) -> AV[tuple[int, ...]]:
+        return self._shapes
+
+    def __getitem__(self, indices: Tensor) -> Latents:
+        mean = self.shapes.map(lambda shape: torch.randn(len(indices), *shape))
+        return Latents(
+            mean,
+            logvar=mean.map(lambda x: torch.full_like(x, LOG_VARIANCE)),
+            present=_everything(len(indices)),
+            class_labels=indices % len(CLASSES),
+        )
+
+
+def _everything(rows: int) -> AV[Tensor]:
+    """Clips with both modalities, AV (B,) bool."""
+    return AV(*torch.ones(2, rows, dtype=torch.bool))
 
 
 @dataclass(frozen=True)
@@ -100,7 +110,7 @@ class TrainingStep:
 
     def flops(self) -> int:
         """Of the forward and backward passes of the whole batch, without the optimisers'."""
-        rows = len(next(iter(self.batch.values())))
+        rows = len(self.batch.class_labels)
 
         # The optimisers' own operations do not grow with the batch.
         def forward_and_backward() -> None:
@@ -186,13 +196,20 @@ def _vocoder(config: RunConfig, train: TrainConfig, device: torch.device) -> Ste
 
 
 def _cached(cache: RandomCache, device: torch.device) -> Rows:
-    return lambda rows: {name: x.to(device) for name, x in cache[torch.arange(rows)].items()}
+    return lambda rows: cache[torch.arange(rows)].to(device)
 
 
 def _media(config: RunConfig, device: torch.device) -> Rows:
     spec = config.clip
-    frames = (spec.num_frames, 3, spec.height, spec.width)
-    return lambda rows: {
-        "frames": torch.randint(0, 256, (rows, *frames), dtype=torch.uint8).to(device),
-        "waveform": (2 * torch.rand(rows, spec.num_samples) - 1).to(device),
-    }
+
+    def random_windows(rows: int) -> WindowBatch:
+        frames = (rows, spec.num_frames, 3, spec.height, spec.width)
+        return WindowBatch(
+            frames=torch.randint(0, 256, frames, dtype=torch.uint8).to(device),
+            waveforms=(2 * torch.rand(rows, spec.num_samples) - 1).to(device),
+            present=_everything(rows).map(lambda x: x.to(device)),
+            class_labels=torch.zeros(rows, dtype=torch.long, device=device),
+            indices=torch.arange(rows, device=device),
+        )
+
+    return random_windows

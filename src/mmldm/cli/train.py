@@ -174,12 +174,12 @@ def distill(
     require_writable(run)
 
     from mmldm.config import changed, load_config
+    from mmldm.training.distil import distil, with_distillation
     from mmldm.training.distributed import process_group
     from mmldm.training.journey import Journey
     from mmldm.training.report_page import write_report_page
     from mmldm.training.run_clips import find_manifest
     from mmldm.training.run_folder import RunFolder, claim
-    from mmldm.training.students import distil, with_distillation
 
     silence_diffusers()
     folder = RunFolder(run)

@@ -10,12 +10,13 @@ from mmldm.config import RunConfig
 from mmldm.errors import UserError
 from mmldm.models.image_vae import PatchAutoencoderKL, TinyImageAutoencoder, load_image_vae
 from mmldm.pipelines.sounding_video import SoundingVideoPipeline
+from mmldm.training.jobs.vae import VaeTurn, build_vae
 from mmldm.training.journey import Journey
 from mmldm.training.randomness import StepRandom
-from mmldm.training.vae import VaeTurn, build_vae
+from mmldm.types import AV, WindowBatch
 
-from ..smallest import CLIP, smallest_recipe
-from .conftest import journey
+from ...smallest import CLIP, smallest_recipe
+from ..conftest import journey
 
 LIGHT = {"decoder_channels": 8, "decoder_blocks": 1, "upsample_channels": [4]}
 
@@ -56,11 +57,14 @@ def test_only_the_decoder_is_trained_and_it_learns(pretrained: Path) -> None:
     turn = VaeTurn(vae, CLIP, config.vae)
     optimizer = torch.optim.AdamW([p for p in vae.parameters() if p.requires_grad], lr=1e-2)
     frames = torch.randint(0, 255, (2, 4, 3, 4, 4), dtype=torch.uint8)
-    batch = {
-        "frames": frames.repeat_interleave(8, -1).repeat_interleave(8, -2),
-        "waveform": torch.randn(2, CLIP.num_samples) / 4,
-        "present": torch.ones(2, 2, dtype=torch.bool),
-    }
+    both = torch.ones(2, dtype=torch.bool)
+    batch = WindowBatch(
+        frames.repeat_interleave(8, -1).repeat_interleave(8, -2),
+        torch.randn(2, CLIP.num_samples) / 4,
+        present=AV(both, both),
+        class_labels=torch.zeros(2, dtype=torch.long),
+        indices=torch.arange(2),
+    )
     losses = []
     for step in range(40):
         loss = turn(batch, StepRandom(0, step, "model", batch_size=2))["loss"]

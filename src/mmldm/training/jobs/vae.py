@@ -12,12 +12,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from mmldm.config import RunConfig, TrainConfig, VaeConfig, bind
-from mmldm.data.clips import present
+from mmldm.config import MediaTrainConfig, RunConfig, VaeConfig, bind
 from mmldm.data.manifest import Manifest
 from mmldm.errors import UserError
 from mmldm.evaluation.reconstruction import psnr
-from mmldm.media.clip import Clip, frames_to_images, images_to_frames
+from mmldm.media.clip import frames_to_images, images_to_frames
 from mmldm.media.spectrogram import AudioImage
 from mmldm.models.image_vae import (
     SD_IMAGE_VAES,
@@ -26,18 +25,23 @@ from mmldm.models.image_vae import (
     load_image_vae,
     sd_image_vae,
 )
-from mmldm.pipelines.decoding import save_clips
 from mmldm.training.losses import salience, weighted_mean
-from mmldm.training.media_stage import MediaStage
 from mmldm.training.randomness import StepRandom
-from mmldm.types import ClipSpec
+from mmldm.training.stage import MediaStage, show_versions
+from mmldm.types import AV, ClipSpec, WindowBatch
+
+VALIDATED_CLIPS = 8
 
 SALIENCE_THRESHOLD = 0.1
 """Departure from the median, in image units of [-1, 1], above which a pixel counts as salient."""
 
 
 class VaeTurn(nn.Module):
-    """One step's loss: some random frames of every clip and its audio image, through the VAE."""
+    """One step's loss: some random frames of every clip and its audio image, through the VAE.
+
+    What a clip lacks counts as zero in every term: means are over all rows, so that a clip's share
+    depends on no other.
+    """
 
     def __init__(self, vae: ImageVAE, spec: ClipSpec, config: VaeConfig) -> None:
         super().__init__()
@@ -46,29 +50,29 @@ class VaeTurn(nn.Module):
         self.weights = config.loss
         self.frames_per_clip = config.frames_per_clip
 
-    def forward(self, batch: dict[str, Tensor], random: StepRandom) -> dict[str, Tensor]:
-        frames = frames_to_images(batch["frames"])
-        audio = self.audio_image.image(batch["waveform"])
-        clips, total, _, height, width = frames.shape
-        strength = self.weights.salience
+    def forward(self, batch: WindowBatch, random: StepRandom) -> dict[str, Tensor]:
+        """Windows of B clips -> "loss" and its terms, each ()."""
+        # Images (B,1+F,3,H,W): the audio image and F random frames of every clip.
+        audio, frames = self.audio_image.image(batch.waveforms), frames_to_images(batch.frames)
+        clips, total = frames.shape[:2]
         chosen = random.integers(0, total, (clips, self.frames_per_clip))
         rows = torch.arange(clips, device=frames.device)[:, None]
         images = torch.cat([audio, frames[rows, chosen]], dim=1).flatten(0, 1)
-        weights = torch.cat(
-            [
-                salience(audio, strength, SALIENCE_THRESHOLD),
-                salience(frames, strength, SALIENCE_THRESHOLD)[rows, chosen],
-            ],
-            dim=1,
-        ).flatten(0, 1)
 
-        here = torch.stack(
-            [present(batch).audio, *[present(batch).video] * self.frames_per_clip], dim=1
-        )
+        # Weights (B,1+F,1,H,W) of what moves or sounds, and which of the images there are (B,1+F).
+        strength = self.weights.salience
+        heard, seen = (salience(x, strength, SALIENCE_THRESHOLD) for x in (audio, frames))
+        weights = torch.cat([heard, seen[rows, chosen]], dim=1).flatten(0, 1)
+        present = batch.present
+        here = torch.stack([present.audio, *[present.video] * self.frames_per_clip], dim=1)
+
+        # Posterior, a sample of it, and its reconstruction.
         posterior = self.vae.encode(images).latent_dist
         noise = random.normal((clips, 1 + self.frames_per_clip, *posterior.mean.shape[1:]))
         latents = posterior.mean + posterior.std * noise.flatten(0, 1)
         errors = self.vae.decode(latents).sample - images
+
+        # Terms: closeness of the images, and of the posterior to a standard normal (Rombach et al. 2022).
         l1 = weighted_mean(errors.abs(), weights).view(clips, -1) * here
         l2 = weighted_mean(errors.square(), weights).view(clips, -1) * here
         nats = 0.5 * (posterior.mean.square() + posterior.var - 1 - posterior.logvar)
@@ -90,7 +94,7 @@ class VaeStage(MediaStage):
     def __init__(
         self,
         config: RunConfig,
-        train_config: TrainConfig,
+        train_config: MediaTrainConfig,
         manifest: Manifest,
         device: torch.device,
     ) -> None:
@@ -101,34 +105,31 @@ class VaeStage(MediaStage):
         )
 
     @torch.no_grad()
-    def _reconstruct(self, count: int) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-        batch = {name: x.to(self.device) for name, x in self.held_out(count).items()}
-        images = torch.cat(
-            [self.audio_image.image(batch["waveform"]), frames_to_images(batch["frames"])], dim=1
-        )
+    def _reconstruct(self, windows: WindowBatch) -> tuple[Tensor, Tensor]:
+        """Images (B,1+T,3,H,W) of windows, the audio image first, and what the VAE makes of them."""
+        audio = self.audio_image.image(windows.waveforms.to(self.device))
+        frames = frames_to_images(windows.frames.to(self.device))
+        images = torch.cat([audio, frames], dim=1)
         latents = self.vae.encode(images.flatten(0, 1)).latent_dist.mode()
-        return batch, images, self.vae.decode(latents).sample.clamp(-1, 1).view_as(images)
+        return images, self.vae.decode(latents).sample.clamp(-1, 1).view_as(images)
 
-    def validate(self, random: StepRandom) -> dict[str, float]:
+    def validate(self) -> dict[str, float]:
         """PSNR of held-out audio images and frames, in 8-bit units."""
-        _, images, output = self._reconstruct(8)
-        output, images = images_to_frames(output), images_to_frames(images)
+        images, output = map(images_to_frames, self._reconstruct(self.held_out(VALIDATED_CLIPS)))
         return {
             "psnr/audio": float(psnr(output[:, :1], images[:, :1]).mean()),
             "psnr/video": float(psnr(output[:, 1:], images[:, 1:]).mean()),
         }
 
     def preview(self, folder: Path, step: int) -> None:
-        batch, _, output = self._reconstruct(2)
-        clips, titles = [], []
-        for i in range(len(output)):
-            original = batch["frames"][i].cpu(), batch["waveform"][i].cpu()
-            frames = images_to_frames(output[i, 1:]).cpu()
-            waveform = self.audio_image.waveform(output[i : i + 1, :1].cpu())[0]
-            for title, (picture, sound) in (("real", original), ("vae", (frames, waveform))):
-                clips.append(Clip(picture, sound, self.spec.fps, self.spec.sample_rate))
-                titles.append(f"{title} {i}")
-        save_clips(clips, folder, f"reconstruction_{step:07d}", titles)
+        windows = self.held_out(2)
+        output = self._reconstruct(windows)[1].cpu()
+        sound = self.audio_image.waveform(output[:, :1])
+        versions = {
+            "real": AV(windows.waveforms, windows.frames),
+            "vae": AV(sound, images_to_frames(output[:, 1:])),
+        }
+        show_versions(versions, self.spec, folder, f"reconstruction_{step:07d}")
 
     def export(self, folder: Path) -> None:
         self.vae.save_pretrained(folder)

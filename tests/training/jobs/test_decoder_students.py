@@ -9,12 +9,12 @@ from mmldm.data.manifest import Manifest
 from mmldm.models.image_codec import ImageCodec
 from mmldm.pipelines.decoding import decode_to_image_latents
 from mmldm.pipelines.sounding_video import SoundingVideoPipeline
+from mmldm.training.distil import distil, with_distillation
 from mmldm.training.journey import Journey
-from mmldm.training.students import distil, with_distillation
 from mmldm.types import AV, MODALITIES
 
-from ..smallest import CLIP, smallest_recipe
-from .conftest import journey
+from ...smallest import CLIP, smallest_recipe
+from ..conftest import journey
 
 TEACHER_STEPS = 20
 
@@ -46,7 +46,7 @@ def decoded(pipeline: SoundingVideoPipeline, run: Journey, steps: int) -> AV[tor
     """Normalised image latents of held-out clips, from the same noise whatever the model."""
     batch = run.image_latents().held_out[torch.arange(2)]
     codec = ImageCodec(pipeline.vae, pipeline.autoencoder.image_statistics)
-    mean = MODALITIES.map(lambda m: codec.normalise(batch[f"{m}_mean"], m))
+    mean = batch.mean.map(codec.normalise, MODALITIES)
     return decode_to_image_latents(
         pipeline.autoencoder,
         pipeline.decoder_scheduler,

@@ -9,14 +9,14 @@ from torch import Tensor
 
 from mmldm.data.latents import Splits
 from mmldm.models.image_vae import load_image_vae
-from mmldm.training.autoencoder import AutoencoderStage
 from mmldm.training.distributed import Process
+from mmldm.training.jobs.autoencoder import AutoencoderStage
 from mmldm.training.journey import Journey
 from mmldm.training.randomness import StepRandom
 from mmldm.training.turn import Turn
-from mmldm.types import AV
+from mmldm.types import AV, Latents
 
-from ..smallest import smallest_recipe
+from ...smallest import smallest_recipe
 
 ROWS = 4
 
@@ -31,7 +31,7 @@ def stage(finished: Journey) -> AutoencoderStage:
     )
 
 
-def batches(stage: AutoencoderStage) -> Iterator[dict[str, Tensor]]:
+def batches(stage: AutoencoderStage) -> Iterator[Latents]:
     return stage.batches(0, 0, 1)
 
 
@@ -131,7 +131,7 @@ def test_latent_scale_takes_the_place_of_fitted_statistics(finished: Journey) ->
         caches,
         torch.device("cpu"),
     )
-    raw = caches.train[torch.tensor([0])]["video_mean"].float()
+    raw = caches.train[torch.tensor([0])].mean.video
     assert torch.allclose(stage.codec.normalise(raw, "video"), 0.18215 * raw)
     assert stage.autoencoder.image_statistics.audio.std == (1 / 0.18215,) * 4
 
@@ -169,7 +169,7 @@ def test_adversary_decodes_only_what_counts_and_the_loss_is_that_of_all_clips(
     assert adversary is not None
     generator = torch.Generator().manual_seed(0)
     batch = next(batches(stage))
-    shapes = AV(batch["audio_mean"][:, :1].shape, batch["video_mean"][:, :2].shape)
+    shapes = AV(batch.mean.audio[:, :1].shape, batch.mean.video[:, :2].shape)
     prediction, noisy, target = (
         shapes.map(lambda shape: torch.randn(shape, generator=generator)) for _ in range(3)
     )

@@ -11,18 +11,16 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from mmldm.config import RunConfig, TrainConfig, VocoderConfig, VocoderLoss, bind
+from mmldm.config import MediaTrainConfig, RunConfig, VocoderConfig, VocoderLoss, bind
 from mmldm.data.manifest import Manifest
 from mmldm.evaluation.reconstruction import mel_error, spectral_distance
-from mmldm.media.clip import Clip
 from mmldm.media.spectrogram import AudioImage
 from mmldm.models.pretrained_vocoder import Vocoder, load_vocoder
 from mmldm.models.vocoder import FourierVocoder
-from mmldm.pipelines.decoding import save_clips
 from mmldm.pipelines.vocoding import check_vocoder, sound, vocode, vocoder_input
-from mmldm.training.media_stage import MediaStage
 from mmldm.training.randomness import StepRandom
-from mmldm.types import ClipSpec
+from mmldm.training.stage import MediaStage, show_versions
+from mmldm.types import AV, ClipSpec, WindowBatch
 
 VALIDATED_CLIPS = 16
 
@@ -35,24 +33,33 @@ class VocoderTurn(nn.Module):
         self.vocoder, self.weights = vocoder, weights
         self.audio_image = AudioImage(spec)
 
-    def forward(self, batch: dict[str, Tensor], random: StepRandom) -> dict[str, Tensor]:
-        waveform, weights = batch["waveform"], self.weights
+    def forward(self, batch: WindowBatch, random: StepRandom) -> dict[str, Tensor]:
+        """Windows of B clips, of which only the waveforms (B,S) are used -> "loss" and its terms, each ()."""
+        waveforms, weights = batch.waveforms, self.weights
         with torch.no_grad():
-            image = self.audio_image.image(waveform)
+            # What the vocoder reads: log-mel levels (B,M,L) in dB, as an audio image has kept them.
+            image = self.audio_image.image(waveforms)
             decibels = vocoder_input(image, self.audio_image, self.vocoder.spectrogram)
             if weights.mel_noise:
                 noise = weights.mel_noise * random.normal(decibels.shape)
                 spec = self.vocoder.spectrogram
                 decibels = (decibels + noise).clamp(spec.db_min, spec.db_max)
-        made = vocode(decibels, self.vocoder, waveform.shape[1])
-        distance = spectral_distance(made, waveform)
+        made = vocode(decibels, self.vocoder, waveforms.shape[1])
         terms = {
-            "convergence": distance.convergence.mean(),
-            "log_magnitude": distance.log_magnitude.mean(),
-            "mel": mel_error(made, waveform, self.audio_image).mean(),
+            name: x.mean() for name, x in _distances(made, waveforms, self.audio_image).items()
         }
         loss = sum(getattr(weights, name) * term for name, term in terms.items())
         return {"loss": loss, **{name: term.detach() for name, term in terms.items()}}
+
+
+def _distances(made: Tensor, real: Tensor, audio_image: AudioImage) -> dict[str, Tensor]:
+    """How far waveforms (B,S) are from real ones: spectra, and `mel` in dB; each (B,)."""
+    spectra = spectral_distance(made, real)
+    return {
+        "convergence": spectra.convergence,
+        "log_magnitude": spectra.log_magnitude,
+        "mel": mel_error(made, real, audio_image),
+    }
 
 
 class VocoderStage(MediaStage):
@@ -65,7 +72,7 @@ class VocoderStage(MediaStage):
         self,
         config: RunConfig,
         job: VocoderConfig,
-        train_config: TrainConfig,
+        train_config: MediaTrainConfig,
         manifest: Manifest,
         device: torch.device,
     ) -> None:
@@ -76,34 +83,26 @@ class VocoderStage(MediaStage):
         )
 
     @torch.no_grad()
-    def _revoice(self, count: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Frames of held-out clips, their sound, and the vocoder's of the same audio images."""
-        windows = self.held_out(count)
-        waveform = windows["waveform"].to(self.device)
-        made = sound(self.audio_image.image(waveform), self.audio_image, self.vocoder)
-        return windows["frames"], waveform, made
+    def _revoiced(self, waveforms: Tensor) -> Tensor:
+        """Waveforms (B,S), through audio images and the vocoder, (B,S)."""
+        return sound(self.audio_image.image(waveforms), self.audio_image, self.vocoder)
 
-    def validate(self, random: StepRandom) -> dict[str, float]:
+    def validate(self) -> dict[str, float]:
         """Distances of held-out clips; `mel` in dB."""
-        _, waveform, made = self._revoice(VALIDATED_CLIPS)
-        distance = spectral_distance(made, waveform)
-        return {
-            "convergence": float(distance.convergence.mean()),
-            "log_magnitude": float(distance.log_magnitude.mean()),
-            "mel": float(mel_error(made, waveform, self.audio_image).mean()),
-        }
+        waveforms = self.held_out(VALIDATED_CLIPS).waveforms.to(self.device)
+        distances = _distances(self._revoiced(waveforms), waveforms, self.audio_image)
+        return {name: float(distance.mean()) for name, distance in distances.items()}
 
     def preview(self, folder: Path, step: int) -> None:
-        frames, waveform, made = self._revoice(2)
-        griffin_lim = self.audio_image.waveform(self.audio_image.image(waveform))
-        clips, titles = [], []
-        for i in range(len(frames)):
-            sounds = {"real": waveform, "vocoder": made, "Griffin-Lim": griffin_lim}
-            for title, waveforms in sounds.items():
-                sounding = waveforms[i].cpu()
-                clips.append(Clip(frames[i], sounding, self.spec.fps, self.spec.sample_rate))
-                titles.append(f"{title} {i}")
-        save_clips(clips, folder, f"sound_{step:07d}", titles)
+        windows = self.held_out(2)
+        waveforms = windows.waveforms.to(self.device)
+        sounds = {
+            "real": waveforms,
+            "vocoder": self._revoiced(waveforms),
+            "Griffin-Lim": self.audio_image.waveform(self.audio_image.image(waveforms)),
+        }
+        versions = {title: AV(waveforms, windows.frames) for title, waveforms in sounds.items()}
+        show_versions(versions, self.spec, folder, f"sound_{step:07d}")
 
     def export(self, folder: Path) -> None:
         self.vocoder.save_pretrained(folder)

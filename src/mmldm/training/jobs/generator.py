@@ -23,15 +23,17 @@ import torch
 from torch import Tensor, nn
 
 from mmldm.config import TASKS, GeneratorConfig, RunConfig, bind, parse
-from mmldm.data.clips import present
+from mmldm.data.clips import NO_CLASS
 from mmldm.data.latents import LatentCache, Splits
 from mmldm.diffusion.schedules import NoiseProcess, ScheduleConfig
 from mmldm.models.generator import JointGenerator
 from mmldm.pipelines.decoding import save_clips
 from mmldm.pipelines.sounding_video import SoundingVideoPipeline
-from mmldm.training.cached_stage import CachedStage
 from mmldm.training.randomness import StepRandom
-from mmldm.types import AV, MODALITIES
+from mmldm.training.stage import CachedStage
+from mmldm.types import AV, MODALITIES, Latents
+
+VALIDATED_CLIPS = 256
 
 
 class GeneratorTurn(nn.Module):
@@ -47,23 +49,30 @@ class GeneratorTurn(nn.Module):
         self.class_dropout, self.logit_normal = config.class_dropout, config.logit_normal
         shares = torch.tensor([config.tasks.get(task, 0.0) for task in TASKS])
         self.register_buffer("task_ends", shares.cumsum(0), persistent=False)
+        joint, to_video, to_audio, audio_only, video_only = shares
+        # How many rows of the mix predict a stream.
         self.predicted_share = AV(
-            float(shares[0] + shares[2] + shares[3]), float(shares[0] + shares[1] + shares[4])
+            float(joint + to_audio + audio_only), float(joint + to_video + video_only)
         )
 
-    def forward(self, batch: dict[str, Tensor], random: StepRandom) -> dict[str, Tensor]:
-        rows = len(batch["label"])
+    def forward(self, batch: Latents, random: StepRandom) -> dict[str, Tensor]:
+        """Raw latents of B clips -> "loss" (Eq. 7) and its two terms, each ()."""
+        # Tasks (§3.3): drawn from the mix, but a clip that lacks a modality always plays the other's.
+        rows = len(batch.class_labels)
         tasks = torch.searchsorted(self.task_ends, random.uniform((rows,)), right=True)
-        here = present(batch)
         tasks = tasks.clamp_max(len(TASKS) - 1)
-        tasks = tasks.masked_fill(~here.video, TASKS.index("audio_only"))
-        tasks = tasks.masked_fill(~here.audio, TASKS.index("video_only"))
+        tasks = tasks.masked_fill(~batch.present.video, TASKS.index("audio_only"))
+        tasks = tasks.masked_fill(~batch.present.audio, TASKS.index("video_only"))
+
+        # Errors of the streams that the tasks predict. Their sum is divided by the share that is expected
+        # to predict them, not by this batch's count: a mean over rows stays a mean of means.
         timesteps = self.timesteps(random, rows)
         errors, predicted = self.errors(batch, tasks, timesteps, random, self.class_dropout)
-        # Divided by the expected share, not by this batch's count: a mean over rows stays a mean of means.
-        loss = errors.map(
-            lambda e, p, s: (e * p).mean() / (s or 1.0), predicted, self.predicted_share
-        )
+
+        def mean(error: Tensor, counts: Tensor, share: float) -> Tensor:
+            return (error * counts).mean() / (share or 1.0)
+
+        loss = errors.map(mean, predicted, self.predicted_share)
         return {
             "loss": loss.audio + loss.video,
             "mse/audio": loss.audio.detach(),
@@ -72,7 +81,7 @@ class GeneratorTurn(nn.Module):
 
     def errors(
         self,
-        batch: dict[str, Tensor],
+        batch: Latents,
         tasks: Tensor,
         timesteps: Tensor,
         random: StepRandom,
@@ -81,27 +90,33 @@ class GeneratorTurn(nn.Module):
         """Per-row squared errors (B,) of both streams, and which rows predict that stream (B,) bool.
 
         Args:
+            tasks: Numbers in `TASKS`, (B,) long.
+            timesteps: (B,) long, of both streams.
             class_dropout: Share of rows whose class is not told.
         """
         generator, process = self.generator, self.process
-        # The posterior's mean, not a sample: what the posterior leaves open need not be modelled.
-        latents = generator.normalise(MODALITIES.map(lambda m: batch[f"{m}_mean"]))
-        rows = len(tasks)
-        noise = latents.map(lambda z: random.normal(z.shape))
-        noisy = latents.map(lambda z, n: process.add_noise(z, n, timesteps), noise)
 
-        given_mask = AV(_is(tasks, "audio_to_video"), _is(tasks, "video_to_audio"))
+        # Noisy latents at the level that both streams share (Eq. 5). The clean ones are the posterior's
+        # mean, not a sample: what the posterior leaves open need not be modelled.
+        clean = generator.normalise(batch.mean)
+        noise = clean.map(lambda z: random.normal(z.shape))
+        noisy = clean.map(lambda z, n: process.add_noise(z, n, timesteps), noise)
+
+        # What each task shows (§3.3): a given modality, clean beside its noisy stream; an absent one as pure
+        # noise; and for some rows no class. The last two teach the null half of guidance (Eq. 8).
+        given = AV(_is(tasks, "audio_to_video"), _is(tasks, "video_to_audio"))
         absent = AV(_is(tasks, "video_only"), _is(tasks, "audio_only"))
-        noisy = noisy.map(lambda x, n, m: torch.where(_rows(m, x), n, x), noise, absent)
-        labels = batch["label"] if generator.config.num_classes else None
-        if labels is not None:
-            forget = random.bernoulli(class_dropout, (rows,))
-            labels = torch.where(forget, torch.full_like(labels, -1), labels)
-        prediction = generator(noisy, timesteps, latents, given_mask, labels)
-        target = latents.map(lambda z, n: process.target(z, n, timesteps), noise)
-        errors = prediction.map(lambda p, w: (p - w).square().flatten(1).mean(1), target)
-        predicted = given_mask.map(lambda given, gone: ~(given | gone), absent)
-        return errors, predicted
+        noisy = noisy.map(_replaced, noise, absent)
+        class_labels = batch.class_labels if generator.config.num_classes else None
+        if class_labels is not None:
+            forget = random.bernoulli(class_dropout, (len(tasks),))
+            class_labels = class_labels.masked_fill(forget, NO_CLASS)
+
+        # Joint prediction, and its squared error per row (Eq. 7).
+        prediction = generator(noisy, timesteps, clean, given, class_labels)
+        target = clean.map(lambda z, n: process.target(z, n, timesteps), noise)
+        errors = prediction.map(lambda p, wanted: (p - wanted).square().flatten(1).mean(1), target)
+        return errors, given.map(lambda is_given, is_absent: ~(is_given | is_absent), absent)
 
     def timesteps(self, random: StepRandom, rows: int) -> Tensor:
         """(rows,) long: uniform, or logit-normal, which dwells where structure is decided.
@@ -118,11 +133,13 @@ class GeneratorTurn(nn.Module):
 
 
 def _is(tasks: Tensor, name: str) -> Tensor:
+    """Which rows play a task, (B,) bool."""
     return tasks == TASKS.index(name)
 
 
-def _rows(mask: Tensor, like: Tensor) -> Tensor:
-    return mask.view(-1, *(1,) * (like.ndim - 1))
+def _replaced(x: Tensor, other: Tensor, rows: Tensor) -> Tensor:
+    """`x` (B,...) with the rows (B,) bool of `other` in its place."""
+    return torch.where(rows.view(-1, *(1,) * (x.ndim - 1)), other, x)
 
 
 class GeneratorStage(CachedStage):
@@ -157,21 +174,22 @@ class GeneratorStage(CachedStage):
         return {"job": self.job.model_dump(exclude={"train"}), "cache": self.caches.train.identity}
 
     @torch.no_grad()
-    def validate(self, random: StepRandom) -> dict[str, float]:
+    def validate(self) -> dict[str, float]:
         """Held-out errors per task without a class, and what the other modality is worth (null minus given).
 
         A class would tell the material, which is what a model should read from the given modality.
         """
-        batch = self.held_out(256)
-        rows = len(batch["label"])
+        batch = self.held_out(VALIDATED_CLIPS)
+        rows = len(batch.class_labels)
         results: dict[str, float] = {}
-        for task in TASKS:
-            tasks = torch.full((rows,), TASKS.index(task), device=self.device)
+        for number, task in enumerate(TASKS):
+            tasks = torch.full((rows,), number, device=self.device)
+            # Every task sees the same noise levels and the same noise.
             random = StepRandom(self.seed, 0, "validate", rows, device=self.device)
             timesteps = random.integers(0, self.process.num_timesteps, (rows,))
             errors, predicted = self.turn.errors(batch, tasks, timesteps, random, class_dropout=1.0)
-            for modality, error, used in zip(("audio", "video"), errors, predicted, strict=True):
-                if bool(used.any()):
+            for modality, error, counts in zip(MODALITIES, errors, predicted, strict=True):
+                if bool(counts.any()):
                     results[f"{task}/{modality}"] = float(error.mean())
         results["gap/video"] = results["video_only/video"] - results["audio_to_video/video"]
         results["gap/audio"] = results["audio_only/audio"] - results["video_to_audio/audio"]
@@ -207,7 +225,6 @@ def generator_arguments(
 
 def build_generator(config: RunConfig, cache: LatentCache, classes: int) -> JointGenerator:
     """A fresh generator whose shapes and normalisation come from the cached latents."""
-    rows = cache.row_shapes()
-    shapes = MODALITIES.map(lambda modality: rows[f"{modality}_mean"])
+    statistics = cache.extra["statistics"]
     torch.manual_seed(config.seed)
-    return JointGenerator(**generator_arguments(config, shapes, cache.extra["statistics"], classes))
+    return JointGenerator(**generator_arguments(config, cache.shapes, statistics, classes))
