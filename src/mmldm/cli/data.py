@@ -72,6 +72,7 @@ def scan(
             unfinished=None if out is None else out.with_name(f"{out.name}.unfinished"),
             progress=partial(line, "scan"),
         )
+    # The manifest is written, whatever it says: it names what cannot be used.
     say(manifest.summary())
     if out is not None:
         manifest.save(out)
