@@ -15,4 +15,4 @@ mmldm train vae --config "$out/run/config.yaml" --out "$out/light" --set vae.mod
 mmldm distill generator "$out/run" --set "distill_generator.steps=[8]" --set distill_generator.train.steps=6000
 python runs/bundle_model.py "$out/run/distilled" --vae "$out/light/vae/export" --out "$out/model"
 python runs/measure_impacts.py "$out/run/manifest.jsonl" "$out/model" --classifiers "$out/classifiers" --out "$out/table.json"
-python runs/show_impacts.py "$out/run/manifest.jsonl" "$out/model" --out "$out/images"
+python runs/show.py "$out/model" --clips "$out/run/manifest.jsonl" --images "$out/images" --media "$out/media"
