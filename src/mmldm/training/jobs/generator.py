@@ -16,7 +16,6 @@ always plays the other's. Only predicted streams enter the loss.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,10 +26,9 @@ from mmldm.data.clips import NO_CLASS
 from mmldm.data.latents import LatentCache, Splits
 from mmldm.diffusion.schedules import NoiseProcess, ScheduleConfig
 from mmldm.models.generator import JointGenerator
-from mmldm.pipelines.decoding import save_clips
 from mmldm.pipelines.sounding_video import SoundingVideoPipeline
 from mmldm.training.randomness import StepRandom
-from mmldm.training.stage import CachedStage
+from mmldm.training.stage import PipelineStage
 from mmldm.types import AV, MODALITIES, Latents
 
 VALIDATED_CLIPS = 256
@@ -142,7 +140,7 @@ def _replaced(x: Tensor, other: Tensor, rows: Tensor) -> Tensor:
     return torch.where(rows.view(-1, *(1,) * (x.ndim - 1)), other, x)
 
 
-class GeneratorStage(CachedStage):
+class GeneratorStage(PipelineStage):
     """Trains the joint generator on cached latents. See `training.stage.Stage`.
 
     Args:
@@ -158,14 +156,11 @@ class GeneratorStage(CachedStage):
         caches: Splits,
         device: torch.device,
     ) -> None:
-        super().__init__(config.generator.train, caches, config.seed, device)
+        super().__init__(config.generator.train, caches, config.seed, device, pipeline)
         self.job = config.generator
-        self.pipeline = pipeline.to(device)
-        self.pipeline.set_progress_bar_config(disable=True)
         self.generator: JointGenerator = pipeline.generator.train()
-        self.process = NoiseProcess(
-            parse(ScheduleConfig, self.job.schedule, "generator.schedule")
-        ).to(device)
+        schedule = parse(ScheduleConfig, self.job.schedule, "generator.schedule")
+        self.process = NoiseProcess(schedule).to(device)
         self.turn = GeneratorTurn(self.generator, self.process, self.job).to(device)
         self.turns["model"] = self.turn
         self.ema_modules["generator"] = self.generator
@@ -194,13 +189,6 @@ class GeneratorStage(CachedStage):
         results["gap/video"] = results["video_only/video"] - results["audio_to_video/video"]
         results["gap/audio"] = results["audio_only/audio"] - results["video_to_audio/audio"]
         return results
-
-    def preview(self, folder: Path, step: int) -> None:
-        output = self.pipeline(num_samples=4, seed=0)
-        save_clips(output.clips, folder, f"joint_{step:07d}")
-
-    def export(self, folder: Path) -> None:
-        self.pipeline.save_pretrained(folder)
 
 
 def generator_arguments(

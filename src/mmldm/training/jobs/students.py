@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from copy import deepcopy
 from itertools import pairwise
 from operator import itemgetter
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -31,13 +30,13 @@ from mmldm.diffusion.schedules import NoiseProcess, make_scheduler, schedule_of
 from mmldm.models.autoencoder import MultiModalAutoencoder
 from mmldm.models.generator import JointGenerator
 from mmldm.models.image_codec import ImageCodec
-from mmldm.pipelines.decoding import decoder_denoiser, save_clips
+from mmldm.pipelines.decoding import decoder_denoiser
 from mmldm.pipelines.guidance import generator_denoiser
 from mmldm.pipelines.settings import UNCHANGED_STEPS
 from mmldm.pipelines.sounding_video import SoundingVideoPipeline
 from mmldm.training.caching import weights_key
 from mmldm.training.randomness import StepRandom
-from mmldm.training.stage import CachedStage
+from mmldm.training.stage import PipelineStage
 from mmldm.types import AV, MODALITIES, Latents
 
 Part = Literal["generator", "decoder"]
@@ -214,7 +213,7 @@ def _terms(loss: Tensor, errors: AV[Tensor]) -> dict[str, Tensor]:
     }
 
 
-class DistillationStage(CachedStage):
+class DistillationStage(PipelineStage):
     """Distils a part of a model to `steps` steps: what generator and decoder share of a `Stage`.
 
     Args:
@@ -241,10 +240,8 @@ class DistillationStage(CachedStage):
         steps: int,
         teacher_steps: int,
     ) -> None:
-        super().__init__(section_of(config, self.part).train, caches, config.seed, device)
-        self.name, self.steps = f"{self.part}_{steps}", steps
-        self.config, self.pipeline = config, pipeline.to(device)
-        self.pipeline.set_progress_bar_config(disable=True)
+        super().__init__(section_of(config, self.part).train, caches, config.seed, device, pipeline)
+        self.name, self.steps, self.config = f"{self.part}_{steps}", steps, config
         self.student: Any = getattr(pipeline, self.network).train()
         self.teacher: Any = deepcopy(self.student).eval().requires_grad_(False)
         process = NoiseProcess(schedule_of(getattr(pipeline, self.scheduler))).to(device)
@@ -273,13 +270,6 @@ class DistillationStage(CachedStage):
             "teacher": weights_key(self.teacher),
             "cache": self.caches.train.identity,
         }
-
-    def preview(self, folder: Path, step: int) -> None:
-        output = self.pipeline(num_samples=4, seed=0)
-        save_clips(output.clips, folder, f"joint_{step:07d}")
-
-    def export(self, folder: Path) -> None:
-        self.pipeline.save_pretrained(folder)
 
 
 class GeneratorDistillation(DistillationStage):

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from mmldm.config import MediaTrainConfig, RunConfig, VaeConfig, bind
+from mmldm.config import RunConfig, VaeConfig, bind
 from mmldm.data.manifest import Manifest
 from mmldm.errors import UserError
 from mmldm.evaluation.reconstruction import psnr
@@ -91,18 +91,10 @@ class VaeStage(MediaStage):
 
     name = "vae"
 
-    def __init__(
-        self,
-        config: RunConfig,
-        train_config: MediaTrainConfig,
-        manifest: Manifest,
-        device: torch.device,
-    ) -> None:
+    def __init__(self, config: RunConfig, manifest: Manifest, device: torch.device) -> None:
         self.vae = build_vae(config)
         turn = VaeTurn(self.vae, config.clip, config.vae)
-        super().__init__(
-            config, config.vae, train_config, manifest, device, turn=turn, network=self.vae
-        )
+        super().__init__(config, config.vae, manifest, device, turn=turn, network=self.vae)
 
     @torch.no_grad()
     def _reconstruct(self, windows: WindowBatch) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from mmldm.config import MediaTrainConfig, RunConfig, VocoderConfig, VocoderLoss, bind
+from mmldm.config import RunConfig, VocoderConfig, VocoderLoss, bind
 from mmldm.data.manifest import Manifest
 from mmldm.evaluation.reconstruction import mel_error, spectral_distance
 from mmldm.media.spectrogram import AudioImage
@@ -68,19 +68,12 @@ class VocoderStage(MediaStage):
     name = "vocoder"
     sound_only = True
 
-    def __init__(
-        self,
-        config: RunConfig,
-        job: VocoderConfig,
-        train_config: MediaTrainConfig,
-        manifest: Manifest,
-        device: torch.device,
-    ) -> None:
+    def __init__(self, config: RunConfig, manifest: Manifest, device: torch.device) -> None:
+        job = config.vocoder
+        assert job is not None, "the caller asks for jobs of the recipe only"
         self.vocoder = build_vocoder(job, config.clip, config.seed)
         turn = VocoderTurn(self.vocoder, config.clip, job.loss)
-        super().__init__(
-            config, job, train_config, manifest, device, turn=turn, network=self.vocoder
-        )
+        super().__init__(config, job, manifest, device, turn=turn, network=self.vocoder)
 
     @torch.no_grad()
     def _revoiced(self, waveforms: Tensor) -> Tensor:
