@@ -68,12 +68,14 @@ def distil(journey: Journey, part: Part) -> TrainResult:
     source = folder.model
     if not source.is_dir():
         raise UserError(f"{folder.root} holds no finished model: run mmldm train to its end first.")
+    # What the part is made of: its job, the caches it reads, the setting that counts its steps.
     stage_class: type[DistillationStage] = GeneratorDistillation
     caches_for, own_steps = journey.latents, "num_inference_steps"
     if part == "decoder":
         stage_class = DecoderDistillation
         caches_for, own_steps = journey.image_latents, "decoder_steps"
 
+    # Each student's export is the next one's teacher; one that is done returns at once.
     for teacher_steps, steps in pairwise((job.teacher_steps, *job.steps)):
         pipeline = SoundingVideoPipeline.from_pretrained(source)
         if pipeline.config[own_steps] <= job.steps[-1]:
@@ -107,6 +109,7 @@ def _publish(journey: Journey) -> None:
         export = journey.folder.export(f"{part}_{steps}")
         return SoundingVideoPipeline.from_pretrained(export) if export.is_dir() else None
 
+    # A decoder takes the teacher's place; a generator stands beside it, for those who want it fast.
     pipeline = SoundingVideoPipeline.from_pretrained(journey.folder.model)
     if (fast := last("decoder")) is not None:
         pipeline.register_modules(

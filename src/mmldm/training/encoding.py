@@ -67,6 +67,7 @@ class Pieces(Dataset[Piece]):
         return len(self._pieces)
 
     def __getitem__(self, index: int) -> Piece:
+        # A file that cannot be read is told to the parent, which counts them; it ends no worker.
         number, source, starts = self._pieces[index]
         try:
             media = read_piece(self._manifest, source.entry, starts, self._spec)
@@ -140,6 +141,7 @@ class Encoder:
         Args:
             told: Called with the number of windows of each piece.
         """
+        # Items go into two queues, and what a window needs to know of them into rows of tensors.
         sound, pictures = _Queue(self._sound), _Queue(self._pictures)
         windows: list[dict[str, Tensor]] = []
         names: list[str] = []

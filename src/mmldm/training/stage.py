@@ -142,6 +142,7 @@ class MediaStage:
         return ("model",)
 
     def batches(self, start_step: int, rank: int, world: int) -> Iterator[WindowBatch]:
+        # Kept, because it counts the files that cannot be read.
         self._loader = IndexedLoader(
             self._clips,
             batch_size=self.train_config.batch_size,
@@ -256,6 +257,7 @@ def show_versions(
         versions: Title -> waveforms (B,S) and frames u8 (B,T,3,H,W).
         name: Start of the files' names.
     """
+    # Clip by clip, so that the versions of one lie next to each other on the sheet.
     first = next(iter(versions.values()))
     clips, titles = [], []
     for i in range(len(first.video)):

@@ -74,6 +74,7 @@ class GeneratorStudentTurn(nn.Module):
         self.student, self.matching = student, matching
         self.frozen = (teacher,)  # a tuple, so that it is no submodule
         self.scale, self.class_dropout = scale, config.class_dropout
+        # Where in the batch each task's rows end, as a share of all; and how many predict a modality.
         shares = [config.tasks.get(task, 0.0) for task in KNOWN]
         self.ends = [sum(shares[: i + 1]) / sum(shares) for i in range(len(shares))]
         self.predicted_share = AV(1 - (self.ends[1] - self.ends[0]), self.ends[1])
@@ -90,6 +91,7 @@ class GeneratorStudentTurn(nn.Module):
 
         The teacher then knows the rows of each call without asking the device.
         """
+        # Borders between the tasks in the whole batch, then as this process and pass sees them.
         borders = [0, *(round(end * random.batch_size) for end in self.ends)]
         local = [min(max(b, random.rows.start), random.rows.stop) for b in borders]
         starts = [border - random.rows.start for border in local]
@@ -119,12 +121,13 @@ class GeneratorStudentTurn(nn.Module):
         noise = clean.map(lambda z: random.normal(z.shape))
         step = random.integers(0, matching.steps, (rows,))
         forget = random.bernoulli(class_dropout, (rows,))
-        labels = (
-            batch.class_labels.masked_fill(forget, NO_CLASS) if self.student.null_class else None
-        )
+        class_labels = None
+        if self.student.null_class:
+            class_labels = batch.class_labels.masked_fill(forget, NO_CLASS)
         state = matching.start(clean, noise, step)
 
-        # Where the guided teacher leads (Eq. 8): task by task, bound to the rows' conditions as in sampling.
+        # Where the guided teacher leads (Eq. 8): task by task, since a call of it has one set of given
+        # modalities, bound to the rows' conditions as in sampling.
         known = AV(*torch.zeros(2, rows, dtype=torch.bool, device=step.device))
         targets = []
         for task, part in parts.items():
@@ -134,14 +137,15 @@ class GeneratorStudentTurn(nn.Module):
                 pair.map(itemgetter(part)) for pair in (clean, noise, state)
             )
             given = own_clean.map(lambda z, is_given: z if is_given else None, KNOWN[task])
-            told, scale = None if labels is None else labels[part], AV(self.scale, self.scale)
+            told = None if class_labels is None else class_labels[part]
+            scale = AV(self.scale, self.scale)
             teacher = generator_denoiser(self.frozen[0], own_noise, given, told, scale)
             targets.append(matching.target(teacher, own_state, step[part], given, own_noise))
         target = AV.zip(targets).map(torch.cat)
 
         # The student is told the same and not guided. A modality that is given has no error.
         def student(state: AV[Tensor], t: Tensor) -> AV[Tensor]:
-            return self.student(state, t, clean, known, labels)
+            return self.student(state, t, clean, known, class_labels)
 
         errors = matching.errors(student, state, step, target)
         return errors.map(lambda error, is_given: error * (~is_given & batch.complete), known)
@@ -242,10 +246,13 @@ class DistillationStage(PipelineStage):
     ) -> None:
         super().__init__(section_of(config, self.part).train, caches, config.seed, device, pipeline)
         self.name, self.steps, self.config = f"{self.part}_{steps}", steps, config
+        # The teacher is the network as it comes, on the schedule that it comes with.
         self.student: Any = getattr(pipeline, self.network).train()
         self.teacher: Any = deepcopy(self.student).eval().requires_grad_(False)
         process = NoiseProcess(schedule_of(getattr(pipeline, self.scheduler))).to(device)
         self.matching = StepMatching(process, steps, teacher_steps)
+
+        # The turn reads the teacher's settings in the pipeline, which then become the student's.
         self.turn = self.turns["model"] = self.build_turn()
         self.ema_modules[self.network] = self.student
         scheduler = make_scheduler(self.matching.student.config)

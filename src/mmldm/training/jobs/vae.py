@@ -140,7 +140,7 @@ def build_vae(config: RunConfig, weights: bool = True) -> ImageVAE:
             `vae.decoder` is wrong.
     """
     job = config.vae
-    torch.manual_seed(config.seed)
+    torch.manual_seed(config.seed)  # of whatever part is new
     if job.model is not None:
         return PatchAutoencoderKL(**bind(job.model, PatchAutoencoderKL, "vae.model"))
     known = job.pretrained in SD_IMAGE_VAES and not weights
@@ -152,6 +152,7 @@ def build_vae(config: RunConfig, weights: bool = True) -> ImageVAE:
                 "PatchAutoencoderKL can be replaced, remove the key."
             )
         vae = vae.with_decoder(**bind(job.decoder, vae.with_decoder, "vae.decoder"))
+    # A pretrained encoder is frozen: latents that were made with it stay valid.
     for name, parameter in vae.named_parameters():
         parameter.requires_grad_("decoder" in name or "post_quant" in name)
     return vae

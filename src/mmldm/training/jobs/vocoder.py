@@ -44,6 +44,7 @@ class VocoderTurn(nn.Module):
                 noise = weights.mel_noise * random.normal(decibels.shape)
                 spec = self.vocoder.spectrogram
                 decibels = (decibels + noise).clamp(spec.db_min, spec.db_max)
+        # What it makes of them, and how far that is from the clips' sound.
         made = vocode(decibels, self.vocoder, waveforms.shape[1])
         terms = {
             name: x.mean() for name, x in _distances(made, waveforms, self.audio_image).items()
@@ -89,6 +90,7 @@ class VocoderStage(MediaStage):
     def preview(self, folder: Path, step: int) -> None:
         windows = self.held_out(2)
         waveforms = windows.waveforms.to(self.device)
+        # Griffin-Lim is what a model without a vocoder would make of the same images.
         sounds = {
             "real": waveforms,
             "vocoder": self._revoiced(waveforms),
@@ -107,6 +109,7 @@ def build_vocoder(job: VocoderConfig, clip: ClipSpec, seed: int) -> Vocoder:
     Raises:
         UserError: It cannot be loaded, does not suit such clips, or a key of `vocoder.model` is wrong.
     """
+    # A pretrained one may want another spectrogram than the clips' images hold.
     if job.model is None:
         vocoder = load_vocoder(job.pretrained or "", clip, job.spectrogram)
         check_vocoder(vocoder, clip)
