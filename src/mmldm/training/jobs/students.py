@@ -39,7 +39,7 @@ from mmldm.training.randomness import StepRandom
 from mmldm.training.stage import PipelineStage
 from mmldm.types import AV, MODALITIES, Latents
 
-Part = Literal["generator", "decoder"]
+DistilledPart = Literal["generator", "decoder"]
 KNOWN = {
     "joint": AV(False, False),
     "audio_to_video": AV(True, False),
@@ -230,7 +230,7 @@ class DistillationStage(PipelineStage):
         scheduler: The pipeline's component that samples it.
     """
 
-    part: Part
+    part: DistilledPart
     network: str
     scheduler: str
 
@@ -340,7 +340,7 @@ class DecoderDistillation(DistillationStage):
         return {f"mse/{m}": float(e.mean()) for m, e in zip(MODALITIES, errors, strict=True)}
 
 
-def section_of(config: RunConfig, part: Part) -> DistillationConfig:
+def section_of(config: RunConfig, part: DistilledPart) -> DistillationConfig:
     """The recipe's `distill_<part>` section."""
     section: DistillationConfig | None = getattr(config, f"distill_{part}")
     assert section is not None, "the caller adds what the recipe lacks"
