@@ -42,6 +42,15 @@ def weighted_mean(errors: Tensor, weights: Tensor) -> Tensor:
     return (errors.flatten(1) * weights).sum(1) / weights.sum(1)
 
 
+def loss_and_errors(loss: Tensor, errors: AV[Tensor]) -> dict[str, Tensor]:
+    """What a turn of two errors returns: the loss () and, for the log, both errors AV ()."""
+    return {
+        "loss": loss,
+        "mse/audio": errors.audio.detach(),
+        "mse/video": errors.video.detach(),
+    }
+
+
 def gather_rows(x: Tensor) -> Tensor:
     """Rows (B,...) of every process in rank order (world * B,...), with gradient; alone, `x` itself."""
     if not (dist.is_available() and dist.is_initialized()):

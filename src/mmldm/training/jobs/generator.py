@@ -27,6 +27,7 @@ from mmldm.data.latents import LatentCache, Splits
 from mmldm.diffusion.schedules import NoiseProcess, ScheduleConfig
 from mmldm.models.generator import JointGenerator
 from mmldm.pipelines.sounding_video import SoundingVideoPipeline
+from mmldm.training.losses import loss_and_errors
 from mmldm.training.randomness import StepRandom
 from mmldm.training.stage import PipelineStage
 from mmldm.types import AV, MODALITIES, Latents
@@ -71,11 +72,7 @@ class GeneratorTurn(nn.Module):
             return (error * counts).mean() / (share or 1.0)
 
         loss = errors.map(mean, predicted, self.predicted_share)
-        return {
-            "loss": loss.audio + loss.video,
-            "mse/audio": loss.audio.detach(),
-            "mse/video": loss.video.detach(),
-        }
+        return loss_and_errors(loss.audio + loss.video, loss)
 
     def errors(
         self,
@@ -114,7 +111,7 @@ class GeneratorTurn(nn.Module):
         prediction = generator(noisy, timesteps, clean, given, class_labels)
         target = clean.map(lambda z, n: process.target(z, n, timesteps), noise)
         errors = prediction.map(lambda p, wanted: (p - wanted).square().flatten(1).mean(1), target)
-        return errors, given.map(lambda is_given, is_absent: ~(is_given | is_absent), absent)
+        return errors, given.map(torch.logical_or, absent).map(torch.logical_not)
 
     def timesteps(self, random: StepRandom, rows: int) -> Tensor:
         """(rows,) long: uniform, or logit-normal, which dwells where structure is decided.

@@ -35,6 +35,7 @@ from mmldm.pipelines.guidance import generator_denoiser
 from mmldm.pipelines.settings import UNCHANGED_STEPS
 from mmldm.pipelines.sounding_video import SoundingVideoPipeline
 from mmldm.training.caching import weights_key
+from mmldm.training.losses import loss_and_errors
 from mmldm.training.randomness import StepRandom
 from mmldm.training.stage import PipelineStage
 from mmldm.types import AV, MODALITIES, Latents
@@ -84,7 +85,7 @@ class GeneratorStudentTurn(nn.Module):
         errors = self.errors(batch, self._parts(random), random, self.class_dropout)
         # Divided by the expected share, not by this batch's count: a mean over rows stays a mean of means.
         loss = errors.map(lambda e, share: e.mean() / (share or 1.0), self.predicted_share)
-        return _terms(loss.audio + loss.video, loss)
+        return loss_and_errors(loss.audio + loss.video, loss)
 
     def _parts(self, random: StepRandom) -> dict[str, slice]:
         """The local rows of each task: the whole batch has one after the other, so no draw decides it.
@@ -180,7 +181,7 @@ class DecoderStudentTurn(nn.Module):
     def forward(self, batch: Latents, random: StepRandom) -> dict[str, Tensor]:
         """Raw image latents of B clips -> "loss" and its two terms, each ()."""
         errors = self.errors(batch, random).map(Tensor.mean)
-        return _terms(errors.video + self.audio_weight * errors.audio, errors)
+        return loss_and_errors(errors.video + self.audio_weight * errors.audio, errors)
 
     def errors(self, batch: Latents, random: StepRandom) -> AV[Tensor]:
         """Squared errors (B,) of both modalities; zero for a clip that lacks one."""
@@ -206,15 +207,6 @@ class DecoderStudentTurn(nn.Module):
         student = decoder_denoiser(self.student, conditions)
         errors = matching.errors(student, state, step, target)
         return errors.map(lambda error: error * batch.complete)
-
-
-def _terms(loss: Tensor, errors: AV[Tensor]) -> dict[str, Tensor]:
-    """What a turn returns: the loss () and, for the log, the errors AV ()."""
-    return {
-        "loss": loss,
-        "mse/audio": errors.audio.detach(),
-        "mse/video": errors.video.detach(),
-    }
 
 
 class DistillationStage(PipelineStage):
