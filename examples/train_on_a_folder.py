@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from mmldm import load_config
-from mmldm.cli.progress import ProgressLine
+from mmldm.cli.terminal import ProgressLine
 from mmldm.config import changed
 from mmldm.training.distributed import process_group
 from mmldm.training.journey import Journey, jobs
