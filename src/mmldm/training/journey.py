@@ -90,7 +90,7 @@ class Journey:
         if job.train is None:
             self.process.on_main(lambda: self._take("vae", build_vae(self.config)))
             return None
-        stage = VaeStage(self.config, job.train, self.manifest, self.process.device)
+        stage = VaeStage(self.config, self.manifest, self.process.device)
         return self.train(stage, job.train)
 
     def _autoencoder(self) -> TrainResult:
@@ -132,7 +132,7 @@ class Journey:
 
             self.process.on_main(take)
             return None
-        stage = VocoderStage(self.config, job, job.train, self.manifest, self.process.device)
+        stage = VocoderStage(self.config, self.manifest, self.process.device)
         result = self.train(stage, job.train)
         if result.export is not None:
             self._publish()
