@@ -60,6 +60,9 @@ class AV(NamedTuple, Generic[T]):
 Modality = Literal["audio", "video"]
 MODALITIES: AV[Modality] = AV("audio", "video")
 
+Progress = Callable[[str, int, int], None]
+"""Shows how far something is: called with (what, done, total)."""
+
 
 class SpectrogramSpec(BaseModel):
     """How a waveform becomes a log-mel audio image, and back.

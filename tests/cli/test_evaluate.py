@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mmldm.cli.generate import BUNDLED
-from mmldm.evaluation.report import digits
+from mmldm.evaluation.page import digits
 from mmldm.media.clip import Clip
 from mmldm.types import ClipSpec
 from mmldm.worlds.impacts.clips import ImpactsConfig, render_clip, synthesize

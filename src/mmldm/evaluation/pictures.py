@@ -13,11 +13,11 @@ from torch import Tensor
 
 from mmldm.evaluation.evaluate import Evaluation
 from mmldm.evaluation.extractors.extractor import of_clips
+from mmldm.evaluation.features import EXTRACTORS, nearest
 from mmldm.evaluation.measuring import Measured
 from mmldm.evaluation.memorisation import nearest_pairs, pairs_sheet
-from mmldm.evaluation.metrics import ClipRatio, nearest
+from mmldm.evaluation.metrics import ClipRatio
 from mmldm.evaluation.plots import interval_plot, principal_plane, scatter_plot
-from mmldm.evaluation.registry import EXTRACTORS
 from mmldm.media.clip import Clip
 from mmldm.media.sheet import contact_sheet, save_png
 from mmldm.types import ClipSpec
@@ -52,7 +52,7 @@ def write_pictures(found: Evaluation, spec: ClipSpec, folder: Path) -> dict[str,
     described = {
         name: {label: _described(side, name) for label, side in found.sets.items()}
         for name in (*EXTRACTORS, "fingerprints")
-        if name in found.anchor.rows
+        if name in found.anchor.findings
     }
     if described:
         save_png(folder / "map.png", scatter_plot({n: _projected(c) for n, c in described.items()}))
@@ -66,14 +66,14 @@ def write_pictures(found: Evaluation, spec: ClipSpec, folder: Path) -> dict[str,
             found.sets["generated"], distances, words, "reference", spec, folder, False
         )
     pictures |= _aligned(found, spec, folder)
-    if "fingerprints" in found.anchor.rows:
+    if "fingerprints" in found.anchor.findings:
         pictures |= _nearest(found, spec, folder)
     return pictures
 
 
 def _described(side: Measured, measure: str) -> Tensor:
     """One vector (N,D) float64 of each clip."""
-    rows = side.rows[measure]
+    rows = side.findings[measure]
     if measure == "fingerprints":
         return torch.stack([torch.cat([row["audio"], row["video"]]) for row in rows]).double()
     return of_clips([row["features"] for row in rows]).double()
@@ -89,7 +89,7 @@ def _aligned(found: Evaluation, spec: ClipSpec, folder: Path) -> dict[str, str]:
     for line in found.lines:
         if isinstance(line.metric, ClipRatio) and line.metric.name == "av-align":
             generated = found.sets["generated"]
-            counts = torch.from_numpy(line.metric.of_clips(generated.rows["events"]))
+            counts = torch.from_numpy(line.metric.of_clips(generated.findings["events"]))
             defined = counts[:, 1].nonzero()[:, 0].tolist()
             side = generated.take(defined)
             return _ends(side, counts[defined, 0], "AV-Align", "alignment", spec, folder, True)
@@ -120,7 +120,7 @@ def _ends(
 def _nearest(found: Evaluation, spec: ClipSpec, folder: Path) -> dict[str, str]:
     generated, reference = found.sets["generated"], found.sets["reference"]
     pairs = nearest_pairs(
-        *nearest(generated.rows["fingerprints"], reference.rows["fingerprints"]), SHOWN
+        *nearest(generated.findings["fingerprints"], reference.findings["fingerprints"]), SHOWN
     )
     sheet = pairs_sheet(
         pairs,

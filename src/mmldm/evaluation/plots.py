@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from mmldm.evaluation.metrics import Value
-from mmldm.evaluation.report import digits
+from mmldm.evaluation.page import digits
 from mmldm.media.sheet import FAINT, INK, MARGIN, PAPER
 from mmldm.text import printable
 

@@ -3,7 +3,6 @@
 (seed, index) -> clip, with the ground truth of what should sound when
 
 `render_clip` makes one clip in memory; `synthesize` writes many as real mp4 files in class folders.
-Source: DESIGN, "the impacts world".
 """
 
 from __future__ import annotations
@@ -213,6 +212,23 @@ def _write_clip(folder: Path, config: ImpactsConfig, index: int) -> None:
         "impacts": [asdict(impact) for impact in rendered.impacts],
     }
     write_json(path, truth)
+
+
+def true_impacts(clip: Path) -> np.ndarray:
+    """Times (N,) in seconds, sorted, of the audible impacts of a rendered clip, from its sidecar.
+
+    Raises:
+        UserError: There is no ground truth beside the clip.
+    """
+    sidecar = clip.with_suffix(".json")
+    try:
+        impacts = json.loads(sidecar.read_text(encoding="utf-8"))["impacts"]
+        return np.sort([impact["time"] for impact in impacts if impact["audible"]])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{sidecar} is no ground truth of an impacts clip ({error!r}); the detectors are "
+            "calibrated on clips of `mmldm synthesize`"
+        ) from error
 
 
 def _read_json(path: Path) -> dict[str, object]:

@@ -18,10 +18,10 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from mmldm.evaluation.events import derangement
 from mmldm.evaluation.sets import ClipSet, ClipSource
 from mmldm.media.clip import Clip
 from mmldm.types import ClipSpec
-from mmldm.worlds.impacts.sync import derangement
 
 Damaged = Literal["picture", "sound", "pair"]
 Damage = Callable[[Clip, float, np.random.Generator], Clip]
