@@ -3,8 +3,7 @@
 findings in N clips, findings in M real clips -> Value (number, interval, n; or the reason why there is none)
 
 Three kinds: distances between sets of features, shares of neighbours, and ratios over clips. Ratios that join
-sound and picture also say what they are with the sounds of other clips. `metrics` lists all of them; a world
-that this package does not know hands in its own.
+sound and picture also say what they are with the sounds of other clips. A world hands in metrics of its own.
 """
 
 from __future__ import annotations
@@ -13,7 +12,8 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from functools import partial
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -96,16 +96,19 @@ class Metric(ABC):
     Attributes:
         name: As `--metrics` has it.
         measure: Name of the measure it reads.
-        numbers: What it gives, in order.
         relative: Whether it compares with real clips.
         least: Clips of a set that it needs.
     """
 
     name: str
     measure: str
-    numbers: tuple[Number, ...]
-    relative = True
-    least = 2
+    relative: ClassVar[bool] = True
+    least: ClassVar[int] = 2
+
+    @property
+    @abstractmethod
+    def numbers(self) -> tuple[Number, ...]:
+        """What it gives, in order."""
 
     def values(self, own: Side, real: Side, protocol: Protocol) -> list[Value]:
         """A value for each of `numbers`; never NaN.
@@ -116,10 +119,9 @@ class Metric(ABC):
         """
         against = len(real) if self.relative else None
         few = min(len(own), len(real)) if self.relative else len(own)
-        if few < self.least:
-            reason = f"{few} clip{'s' * (few != 1)}, and {self.least} are the least"
-            return [Value.undefined(reason, len(own), against) for _ in self.numbers]
         try:
+            if few < self.least:
+                raise ValueError(f"{few} clip{'s' * (few != 1)}, and {self.least} are the least")
             found = self.compute(own, real, protocol)
         except ValueError as error:
             return [Value.undefined(str(error), len(own), against) for _ in self.numbers]
@@ -139,10 +141,11 @@ class Metric(ABC):
         """
 
 
+@dataclass(frozen=True)
 class FeatureDistance(Metric):
     """Fréchet or kernel distance of two sets of features.
 
-    Args:
+    Attributes:
         name: As `--metrics` has it.
         title: For people.
         measure: Extractor.
@@ -150,17 +153,15 @@ class FeatureDistance(Metric):
         frechet: Whether it is biased where there are few features.
     """
 
-    def __init__(
-        self,
-        name: str,
-        title: str,
-        measure: str,
-        distance: Callable[[Tensor, Tensor], float],
-        frechet: bool,
-    ) -> None:
-        self.name, self.measure = name, measure
-        self.numbers = (Number(name, title, "lower", biased=frechet),)
-        self.distance, self.frechet = distance, frechet
+    name: str
+    title: str
+    measure: str
+    distance: Callable[[Tensor, Tensor], float]
+    frechet: bool
+
+    @property
+    def numbers(self) -> tuple[Number, ...]:
+        return (Number(self.name, self.title, "lower", biased=self.frechet),)
 
     def compute(self, own: Side, real: Side, protocol: Protocol) -> list[Value]:
         first, second = ([clip["features"].double() for clip in side] for side in (own, real))
@@ -195,16 +196,17 @@ class SharedRegions(Metric):
 
     def __init__(self, measure: str) -> None:
         self.name, self.measure = f"regions-{measure}", measure
-        self.numbers = tuple(
-            Number(f"{name}-{measure}", f"{name}, {measure}", "like real", biased=True)
-            for name in ("precision", "recall", "density", "coverage")
-        )
+
+    @property
+    def numbers(self) -> tuple[Number, ...]:
+        of = self.measure
+        names = ("precision", "recall", "density", "coverage")
+        return tuple(Number(f"{n}-{of}", f"{n}, {of}", "like real", biased=True) for n in names)
 
     def compute(self, own: Side, real: Side, protocol: Protocol) -> list[Value]:
         first, second = (of_clips([clip["features"] for clip in side]) for side in (own, real))
         found = regions(first, second, protocol.neighbours, protocol.density_neighbours)
-        few = min(len(own), len(real))
-        note = None
+        note, few = None, min(len(own), len(real))
         if few < self.enough:
             note = f"{few} clips lie far apart, and chance makes most of such wide regions"
         values = []
@@ -246,10 +248,11 @@ class NearestReal(Metric):
         ]
 
 
+@dataclass(frozen=True)
 class ClipRatio(Metric):
     """A ratio of sums over clips: a mean, a share, a recall.
 
-    Args:
+    Attributes:
         name: As `--metrics` has it; several ratios may share it.
         number: What it is.
         measure: Whose findings it reads.
@@ -258,20 +261,18 @@ class ClipRatio(Metric):
         share: Whether each clip counts as 0 or 1.
     """
 
-    relative = False
-    least = 1
+    name: str
+    number: Number
+    measure: str
+    counts: Callable[[Findings, Findings], Counts]
+    joint: bool = False
+    share: bool = False
+    relative: ClassVar[bool] = False
+    least: ClassVar[int] = 1
 
-    def __init__(
-        self,
-        name: str,
-        number: Number,
-        measure: str,
-        counts: Callable[[Findings, Findings], Counts],
-        joint: bool = False,
-        share: bool = False,
-    ) -> None:
-        self.name, self.measure, self.numbers = name, measure, (number,)
-        self.counts, self.joint, self.share = counts, joint, share
+    @property
+    def numbers(self) -> tuple[Number, ...]:
+        return (self.number,)
 
     def of_clips(self, own: Side, order: Sequence[int] | None = None) -> np.ndarray:
         """Counts (N,2) of each picture with its own sound, or with that of clip `order[n]`."""
@@ -313,19 +314,18 @@ def mm_diffusion_fad(a: Tensor, b: Tensor) -> float:
     return 10_000 * frechet_distance_of(a, b)
 
 
-FRECHET = (frechet_distance_of, mm_diffusion_fad)
 DISTANCES = (
-    ("fvd", "FVD (Fréchet, I3D logits)", "i3d", frechet_distance_of),
-    ("kvd", "KVD (kernel, I3D logits)", "i3d", kernel_distance),
-    ("fvd-pooled", "Fréchet, I3D pooled", "i3d-pooled", frechet_distance_of),
-    ("kvd-pooled", "kernel, I3D pooled", "i3d-pooled", kernel_distance),
-    ("frame-fd", "Fréchet of single frames, SqueezeNet", "squeezenet", frechet_distance_of),
-    ("fad", "FAD (Fréchet, VGGish)", "vggish", frechet_distance_of),
-    ("fad-yamnet", "Fréchet, YAMNet", "yamnet", frechet_distance_of),
-    ("kad", "KAD, YAMNet", "yamnet", kernel_audio_distance),
-    ("fad-audioclip", "Fréchet x 10,000, AudioCLIP", "audioclip", mm_diffusion_fad),
-    ("fad-clap", "Fréchet, CLAP", "clap", frechet_distance_of),
-    ("kad-clap", "KAD, CLAP", "clap", kernel_audio_distance),
+    ("fvd", "FVD (Fréchet, I3D logits)", "i3d", frechet_distance_of, True),
+    ("kvd", "KVD (kernel, I3D logits)", "i3d", kernel_distance, False),
+    ("fvd-pooled", "Fréchet, I3D pooled", "i3d-pooled", frechet_distance_of, True),
+    ("kvd-pooled", "kernel, I3D pooled", "i3d-pooled", kernel_distance, False),
+    ("frame-fd", "Fréchet of single frames, SqueezeNet", "squeezenet", frechet_distance_of, True),
+    ("fad", "FAD (Fréchet, VGGish)", "vggish", frechet_distance_of, True),
+    ("fad-yamnet", "Fréchet, YAMNet", "yamnet", frechet_distance_of, True),
+    ("kad", "KAD, YAMNet", "yamnet", kernel_audio_distance, False),
+    ("fad-audioclip", "Fréchet x 10,000, AudioCLIP", "audioclip", mm_diffusion_fad, True),
+    ("fad-clap", "Fréchet, CLAP", "clap", frechet_distance_of, True),
+    ("kad-clap", "KAD, CLAP", "clap", kernel_audio_distance, False),
 )
 
 
@@ -347,30 +347,25 @@ def metrics(fps: float, further: Iterable[Metric] = ()) -> list[Metric]:
     def agree(heard: Findings, seen: Findings) -> Counts:
         return float(heard["heard"] == seen["seen"]), 1.0
 
-    def is_on(alarm: str) -> Callable[[Findings, Findings], Counts]:
-        return lambda _, clip: (clip[alarm].item(), 1.0)
-
     align = Number("av-align", "AV-Align", "higher")
     beat = Number("beat-alignment", "beat alignment", "higher")
     agreement = Number("agreement", "seen class = heard class", "higher")
+    alarms = [Number(name, f"{name} clips", "lower") for name in ("silent", "frozen")]
     return [
-        *(
-            FeatureDistance(name, title, measure, distance, distance in FRECHET)
-            for name, title, measure, distance in DISTANCES
-        ),
+        *(FeatureDistance(*about) for about in DISTANCES),
         *(SharedRegions(name) for name in ("i3d", "squeezenet", "yamnet")),
         ClipRatio(align.name, align, "events", aligned, joint=True),
         ClipRatio(beat.name, beat, "events", on_beat, joint=True),
         ClipRatio(agreement.name, agreement, "classes", agree, joint=True, share=True),
         *further,
         NearestReal(),
-        *(
-            ClipRatio(
-                name, Number(name, f"{name} clips", "lower"), "alarms", is_on(name), share=True
-            )
-            for name in ("silent", "frozen")
-        ),
+        *(ClipRatio(x.name, x, "alarms", partial(mean_of, x.name), share=True) for x in alarms),
     ]
+
+
+def mean_of(name: str, heard: Findings, seen: Findings) -> Counts:
+    """What a clip adds to the mean of one of its findings ()."""
+    return seen[name].item(), 1.0
 
 
 def _if_defined(value: float | None) -> Counts:
@@ -388,7 +383,6 @@ def choose(
 
     Args:
         names: As `--metrics` has them; None: all but `OPTIONAL` and those of a world.
-        fps: Of the clips.
         unnamed: Those of the latter that are measured without names, too.
         further: Those of a world.
 

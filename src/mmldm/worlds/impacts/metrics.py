@@ -10,7 +10,7 @@ detectors (`evaluation.events`, `motion`). For clips with one ball.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -24,7 +24,7 @@ from mmldm.errors import UserError
 from mmldm.evaluation.evaluate import by_number
 from mmldm.evaluation.events import detect_onsets, lags, match
 from mmldm.evaluation.features import Builder, Findings, Measure
-from mmldm.evaluation.metrics import Better, ClipRatio, Counts, Metric, Number, Value
+from mmldm.evaluation.metrics import ClipRatio, Counts, Metric, Number, Value, mean_of
 from mmldm.evaluation.protocol import Protocol, find_protocol
 from mmldm.evaluation.sets import ClipSet
 from mmldm.media.clip import Clip
@@ -109,124 +109,75 @@ def sync(onsets: np.ndarray, impacts: np.ndarray, tolerance: float, last: float)
     return Matches(len(impacts), len(pairs), int(visible.sum()), seen)
 
 
-def _sync(tolerance: float, heard: Findings, seen: Findings) -> Matches:
-    return sync(heard["onsets"].numpy(), seen["impacts"].numpy(), tolerance, seen["last"].item())
+def _in_time(tolerance: float) -> tuple[ClipRatio, ClipRatio, ClipRatio, ClipRatio]:
+    """Recall, precision, distance and lateness of the matches within a tolerance in seconds."""
 
+    def matches(heard: Findings, seen: Findings) -> Matches:
+        last = seen["last"].item()
+        return sync(heard["onsets"].numpy(), seen["impacts"].numpy(), tolerance, last)
 
-def _recall(tolerance: float, heard: Findings, seen: Findings) -> Counts:
-    found = _sync(tolerance, heard, seen)
-    return found.impacts_heard, found.impacts
+    def late(heard: Findings, seen: Findings) -> np.ndarray:
+        """Of each match, in ms: (pairs,)."""
+        return 1000 * lags(heard["onsets"].numpy(), seen["impacts"].numpy(), tolerance)
 
+    def recall(heard: Findings, seen: Findings) -> Counts:
+        found = matches(heard, seen)
+        return found.impacts_heard, found.impacts
 
-def _precision(tolerance: float, heard: Findings, seen: Findings) -> Counts:
-    found = _sync(tolerance, heard, seen)
-    return found.onsets_seen, found.onsets
+    def precision(heard: Findings, seen: Findings) -> Counts:
+        found = matches(heard, seen)
+        return found.onsets_seen, found.onsets
 
+    def distance(heard: Findings, seen: Findings) -> Counts:
+        found = np.abs(late(heard, seen))
+        return float(found.sum()), float(len(found))
 
-def _offset(tolerance: float, heard: Findings, seen: Findings) -> Counts:
-    late = 1000 * lags(heard["onsets"].numpy(), seen["impacts"].numpy(), tolerance)
-    return float(late.sum()), float(len(late))
+    def lateness(heard: Findings, seen: Findings) -> Counts:
+        found = late(heard, seen)
+        return float(found.sum()), float(len(found))
 
-
-def _error(tolerance: float, heard: Findings, seen: Findings) -> Counts:
-    late = 1000 * lags(heard["onsets"].numpy(), seen["impacts"].numpy(), tolerance)
-    return float(np.abs(late).sum()), float(len(late))
-
-
-def _count(name: str, heard: Findings, seen: Findings) -> Counts:
-    return float(len(seen[name])), 1.0
-
-
-def _mean(name: str, heard: Findings, seen: Findings) -> Counts:
-    return seen[name].item(), 1.0
-
-
-def _lost(heard: Findings, seen: Findings) -> Counts:
-    return float(seen["kept"].item() < 1), 1.0
-
-
-def _metrics() -> list[Metric]:
-    """All metrics of this world, those that `--metrics impacts` means first."""
-    found: list[Metric] = []
-
-    def add(
-        name: str,
-        number: str,
-        title: str,
-        better: Better,
-        counts: Callable[[Findings, Findings], Counts],
-        unit: str = "",
-        measure: str = "impacts",
-        joint: bool = False,
-        share: bool = False,
-    ) -> None:
-        named = Number(number, title, better, unit)
-        found.append(ClipRatio(name, named, measure, counts, joint, share))
-
-    for tolerance in TOLERANCES:
-        ms = f"{1000 * tolerance:.0f}"
-        for number, words, counts in (
-            ("recall", "impacts with an onset", _recall),
-            ("precision", "onsets with an impact", _precision),
-        ):
-            title = f"{words} within {ms} ms"
-            add(
-                "impacts",
-                f"sync-{number}-{ms}",
-                title,
-                "higher",
-                partial(counts, tolerance),
-                joint=True,
-            )
-    near, far = TOLERANCES
-    timing = "impacts-timing"
-    add(
-        "impacts",
-        "sync-error",
-        "distance of those within 50 ms",
-        "lower",
-        partial(_error, near),
-        "ms",
-        joint=True,
-    )
-    add(
-        timing,
-        "sync-error-100",
-        "distance of those within 100 ms",
-        "lower",
-        partial(_error, far),
-        "ms",
-        joint=True,
-    )
-    add(
-        timing,
-        "sync-offset-50",
-        "lateness of those within 50 ms",
-        "like real",
-        partial(_offset, near),
-        "ms",
-    )
-    add(
-        timing,
-        "sync-offset-100",
-        "lateness of those within 100 ms",
-        "like real",
-        partial(_offset, far),
-        "ms",
+    ms = f"{1000 * tolerance:.0f}"
+    # The distance within the least tolerance is what `--metrics impacts` calls the error.
+    least = tolerance == TOLERANCES[0]
+    heard = Number(f"sync-recall-{ms}", f"impacts with an onset within {ms} ms", "higher")
+    seen = Number(f"sync-precision-{ms}", f"onsets with an impact within {ms} ms", "higher")
+    error = "sync-error" if least else f"sync-error-{ms}"
+    far = Number(error, f"distance of those within {ms} ms", "lower", "ms")
+    offset = Number(f"sync-offset-{ms}", f"lateness of those within {ms} ms", "like real", "ms")
+    return (
+        ClipRatio("impacts", heard, "impacts", recall, joint=True),
+        ClipRatio("impacts", seen, "impacts", precision, joint=True),
+        ClipRatio("impacts" if least else "impacts-timing", far, "impacts", distance, joint=True),
+        ClipRatio("impacts-timing", offset, "impacts", lateness),
     )
 
-    path = "impacts-path"
-    add(path, "impacts-per-clip", "impacts a clip", "like real", partial(_count, "impacts"))
-    add(path, "onsets-per-clip", "onsets a clip", "like real", partial(_count, "onsets"))
-    add(path, "ballistic", "frames in free flight", "like real", partial(_mean, "ballistic"))
-    add(path, "ball-kept", "frames with the ball", "higher", partial(_mean, "kept"))
-    add(path, "ball-lost", "clips that lose the ball", "lower", _lost, share=True)
-    add("material", "material-changes", "clips that change their material", "lower",
-        partial(_mean, "changed"), measure="classes", share=True)  # fmt: skip
-    return found
+
+def _of_the_path() -> list[ClipRatio]:
+    """Means over clips of what is seen and heard, and shares of clips in which the ball is not whole."""
+
+    def count(name: str, heard: Findings, seen: Findings) -> Counts:
+        return float(len(seen[name])), 1.0
+
+    def lost(heard: Findings, seen: Findings) -> Counts:
+        return float(seen["kept"].item() < 1), 1.0
+
+    means = (
+        (Number("impacts-per-clip", "impacts a clip", "like real"), partial(count, "impacts")),
+        (Number("onsets-per-clip", "onsets a clip", "like real"), partial(count, "onsets")),
+        (Number("ballistic", "frames in free flight", "like real"), partial(mean_of, "ballistic")),
+        (Number("ball-kept", "frames with the ball", "higher"), partial(mean_of, "kept")),
+    )
+    no_ball = Number("ball-lost", "clips that lose the ball", "lower")
+    changes = Number("material-changes", "clips that change their material", "lower")
+    return [
+        *(ClipRatio("impacts-path", number, "impacts", counts) for number, counts in means),
+        ClipRatio("impacts-path", no_ball, "impacts", lost, share=True),
+        ClipRatio("material", changes, "classes", partial(mean_of, "changed"), share=True),
+    ]
 
 
-METRICS: list[Metric] = _metrics()
+NEAR, FAR = map(_in_time, TOLERANCES)
+METRICS: list[Metric] = [*NEAR[:2], *FAR[:2], NEAR[2], FAR[2], NEAR[3], FAR[3], *_of_the_path()]
 BUILDERS: dict[str, Builder] = {Impacts.name: impacts_of}
 
 

@@ -8,7 +8,7 @@ broken in either way, classes named right, Fréchet distances over the floor of 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -201,95 +201,87 @@ def calibration(found: Sequence[Findings], truths: Sequence[np.ndarray]) -> dict
     return report
 
 
-Cell = Callable[[dict[str, Any]], str]
-
-
 def markdown(report: Mapping[str, Any]) -> str:
     """The numbers, the targets, and, where the report has it, the detectors' own error."""
     sets, targets = report["sets"], report["targets"]
-    numbers = [[words, *map(cell, sets.values())] for words, cell in _rows().items()]
+    columns = [_cells(own) for own in sets.values()]
     wanted = dict.fromkeys(name for of in targets.values() for name in of)
-    verdicts = [[name, *(_verdict(of.get(name)) for of in targets.values())] for name in wanted]
     tables = [
-        markdown_table(["", *sets], numbers),
-        markdown_table(["target", *targets], verdicts),
+        (["", *sets], [[words, *(cells[words] for cells in columns)] for words in columns[0]]),
+        (
+            ["target", *targets],
+            [[name, *(_verdict(of.get(name)) for of in targets.values())] for name in wanted],
+        ),
     ]
     if "calibration" in report:
-        head = ["detector", "within", "recall", "precision", "sd, ms", "offset, ms"]
-        columns = {"recall": 3, "precision": 3, "sd_ms": 1, "offset_ms": 1}
         errors = [
-            [detector, f"{1000 * row['tolerance']:.0f} ms",
-             *(_digits(row[name], digits) for name, digits in columns.items())]
-            for detector, rows in report["calibration"].items() for row in rows
-        ]  # fmt: skip
-        tables.append(markdown_table(head, errors))
-    return "\n\n".join(tables)
+            [
+                detector,
+                f"{1000 * row['tolerance']:.0f} ms",
+                *(_number(row[name], 3) for name in ("recall", "precision")),
+                *(_number(row[name], 1) for name in ("sd_ms", "offset_ms")),
+            ]
+            for detector, rows in report["calibration"].items()
+            for row in rows
+        ]
+        tables.append(
+            (["detector", "within", "recall", "precision", "sd, ms", "offset, ms"], errors)
+        )
+    return "\n\n".join(markdown_table(head, rows) for head, rows in tables)
 
 
-def _rows() -> dict[str, Cell]:
-    """What each row of the table is called, and its cell of a set's report."""
-    rows: dict[str, Cell] = {"clips": lambda own: str(own["clips"])}
-    for ms, error in ((50, "sync-error"), (100, "sync-error-100")):
-        rows[f"recall at {ms} ms"] = _number(f"sync-recall-{ms}", 2)
-        rows[f"precision at {ms} ms"] = _number(f"sync-precision-{ms}", 2)
-        rows[f"timing error of matches, ms, at {ms} ms"] = _number(error, 1)
-        rows[f"sound later than picture, ms, at {ms} ms"] = _number(f"sync-offset-{ms}", 1)
-    return rows | {
-        "seen class = heard class": _number("agreement", 3),
-        "seen class right": _right("video"),
-        "heard class right": _right("audio"),
-        "share of the rarest class, seen": lambda own: f"{min(own['class_shares']['video']):.3f}",
-        "ball lost": _number("ball-lost", 3),
-        "material changes": _number("material-changes", 3),
-        "broken (either)": lambda own: _interval(own["broken"], 3),
-        "impacts a clip": _number("impacts-per-clip", 2),
-        "onsets a clip": _number("onsets-per-clip", 2),
-        "ballistic": _number("ballistic", 2),
-        "ball kept": _number("ball-kept", 2),
-        "Fréchet distance, picture": _over_floor("video"),
-        "Fréchet distance, sound": _over_floor("audio"),
-        "Fréchet distance, both": _over_floor("both"),
-        "nearest training clip, median": _near("median"),
-        "nearest training clip, 5 % quantile": _near("quantile_5"),
-        "nearer than the held-out's 1 % quantile": lambda own: (
-            f"{own['memorisation']['share_near']:.3f}"
-        ),
-    }
+ROWS = (
+    ("recall at 50 ms", "sync-recall-50", 2),
+    ("precision at 50 ms", "sync-precision-50", 2),
+    ("timing error of matches, ms, at 50 ms", "sync-error", 1),
+    ("sound later than picture, ms, at 50 ms", "sync-offset-50", 1),
+    ("recall at 100 ms", "sync-recall-100", 2),
+    ("precision at 100 ms", "sync-precision-100", 2),
+    ("timing error of matches, ms, at 100 ms", "sync-error-100", 1),
+    ("sound later than picture, ms, at 100 ms", "sync-offset-100", 1),
+    ("seen class = heard class", "agreement", 3),
+    ("ball lost", "ball-lost", 3),
+    ("material changes", "material-changes", 3),
+    ("impacts a clip", "impacts-per-clip", 2),
+    ("onsets a clip", "onsets-per-clip", 2),
+    ("ballistic", "ballistic", 2),
+    ("ball kept", "ball-kept", 2),
+)
+"""What a row of the table is called, its number, and digits after the point."""
 
 
-def _number(name: str, digits: int) -> Cell:
-    """A number with its interval; in parentheses its shuffled value, after × its ratio to real clips'."""
+def _cells(own: Mapping[str, Any]) -> dict[str, str]:
+    """A set's column of the table.
 
-    def cell(own: dict[str, Any]) -> str:
+    A number has its interval in brackets, in parentheses its value with other clips' sounds, and after × its
+    ratio to real clips'.
+    """
+    cells = {"clips": str(own["clips"])}
+    for words, name, digits in ROWS:
         value, ratio = own["numbers"][name], own["over_real"].get(name)
-        text = _interval(value, digits)
+        cells[words] = _interval(value, digits)
         if value["shuffled"] is not None:
-            text += f" ({value['shuffled']:.{2 if digits == 3 else digits}f})"
-        return text if ratio is None else f"{text} ×{ratio:.2f}"
-
-    return cell
-
-
-def _right(modality: str) -> Cell:
-    return lambda own: f"{own['accuracy'][modality]:.3f}" if own["accuracy"] else "-"
-
-
-def _over_floor(key: str) -> Cell:
-    def cell(own: dict[str, Any]) -> str:
+            cells[words] += f" ({value['shuffled']:.{min(digits, 2)}f})"
+        if ratio is not None:
+            cells[words] += f" ×{ratio:.2f}"
+    cells["broken (either)"] = _interval(own["broken"], 3)
+    for words, modality in (("seen", "video"), ("heard", "audio")):
+        right = own["accuracy"] and own["accuracy"][modality]
+        cells[f"{words} class right"] = _number(right, 3)
+    cells["share of the rarest class, seen"] = f"{min(own['class_shares']['video']):.3f}"
+    for words, key in (("picture", "video"), ("sound", "audio"), ("both", "both")):
         pair = own["frechet"][key]
         floor = f"{pair['floor']:.3g} ± {pair['floor_deviation']:.1g}"
-        return f"{pair['distance']:.3g} / {floor} = {pair['distance'] / pair['floor']:.2f}"
-
-    return cell
-
-
-def _near(name: str) -> Cell:
-    def cell(own: dict[str, Any]) -> str:
-        near = own["memorisation"]
-        low, high = near[f"{name}_held_out_interval"]
-        return f"{near[name]:.3f} (held out {low:.3f} to {high:.3f})"
-
-    return cell
+        ratio = f"{pair['distance'] / pair['floor']:.2f}"
+        cells[f"Fréchet distance, {words}"] = f"{pair['distance']:.3g} / {floor} = {ratio}"
+    near = own["memorisation"]
+    for words, key in (("median", "median"), ("5 % quantile", "quantile_5")):
+        low, high = near[f"{key}_held_out_interval"]
+        cells[f"nearest training clip, {words}"] = (
+            f"{near[key]:.3f} (held out {low:.3f} to {high:.3f})"
+        )
+    cells["nearer than the held-out's 1 % quantile"] = f"{near['share_near']:.3f}"
+    return cells
 
 
 def _verdict(target: Mapping[str, Any] | None) -> str:
@@ -300,11 +292,11 @@ def _verdict(target: Mapping[str, Any] | None) -> str:
 
 
 def _interval(value: Mapping[str, Any], digits: int) -> str:
+    text = _number(value["value"], digits)
     if value["value"] is None or value["interval"] is None:
-        return _digits(value["value"], digits)
-    low, high = value["interval"]
-    return f"{value['value']:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+        return text
+    return f"{text} [{', '.join(_number(end, digits) for end in value['interval'])}]"
 
 
-def _digits(value: float | None, digits: int) -> str:
+def _number(value: float | None, digits: int) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
