@@ -127,6 +127,7 @@ def _compare(
     protocol: Protocol,
 ) -> list[Line]:
     """A metric's numbers of all sets."""
+    # Which clips are compared with which: for biased numbers, equally many on all sides.
     biased = any(number.biased for number in metric.numbers)
     count = min(len(sets[name]) for name in (*generated, "real"))
     compared = {}
@@ -174,6 +175,7 @@ def _by_class(
     metrics: Sequence[Metric], generated: Measured, reference: Measured, protocol: Protocol
 ) -> dict[str, dict[str, Value]]:
     """Numbers that few clips do not bias, by class, where both sets have at least two classes in common."""
+    # Classes with at least two clips on both sides.
     own, real = _classes(generated), _classes(reference)
     shared = [name for name in own if len(own[name]) > 1 and len(real.get(name, [])) > 1]
     if len(shared) < 2:

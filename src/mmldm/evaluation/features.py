@@ -191,6 +191,7 @@ def build_measures(
         device: Where networks run.
         further: Measures that this package does not know, or knows otherwise, by name.
     """
+    # What there is to build, by name; what cannot be built says why.
     builders: dict[str, Builder] = {"classes": classes_of}
     for measure in (Events, Alarms, Fingerprints):
         builders[measure.name] = partial(_simple, measure)

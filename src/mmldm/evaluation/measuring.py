@@ -54,8 +54,7 @@ class FeatureCache:
     def path(self, measure: Measure, clip_key: str) -> Path:
         """Where the findings in a clip lie."""
         key = hashlib.sha256(f"{measure.key} {self._spec}".encode()).hexdigest()
-        name = measure.name.replace("/", "_").replace(":", "_")
-        return self.folder / f"{name}-{key[:16]}" / f"{clip_key}.safetensors"
+        return self.folder / f"{measure.name}-{key[:16]}" / f"{clip_key}.safetensors"
 
     def get(self, measure: Measure, clip_key: str) -> Findings | None:
         """The findings in a clip; None where there are none that are whole."""
@@ -80,6 +79,7 @@ class FeatureCache:
 
 
 def _sha256(findings: Findings) -> str:
+    """Of names, types, shapes and bytes, in hex."""
     digest = hashlib.sha256()
     for name, x in sorted(findings.items()):
         digest.update(f"{name} {x.dtype} {tuple(x.shape)} ".encode())
@@ -138,6 +138,7 @@ class Speed:
         """Clips a second, and what they were bounded by."""
         if not self.clips:
             return "All clips had been measured before."
+        # The three parts that took longest.
         longest = sorted(self.parts.items(), key=lambda part: -part[1])
         shares = ", ".join(
             f"{name} {100 * part / self.seconds:.0f} %" for name, part in longest[:3]

@@ -38,6 +38,7 @@ def as_markdown(report: Mapping[str, Any], pictures: Mapping[str, str]) -> str:
         "to do better.",
         _caveats(report),
     ]
+    # Sections that only some reports have.
     if report["undefined"]:
         parts += ["## Not measured", _list(not_measured(report))]
     if report["classes"]:
@@ -93,10 +94,12 @@ def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _one_cell(text: str) -> str:
+    # Only what is not escaped yet.
     return re.sub(r"(?<!\\)\|", r"\|", re.sub(r"(?<!\\)<", "&lt;", printable(text)))
 
 
 def _cell(value: Mapping[str, Any] | None) -> str:
+    """value [interval] (shuffled); n clips:clips compared with."""
     if value is None:
         return ""
     count = f"n {value['n']}" + (f":{value['against']}" if value["against"] else "")
@@ -118,26 +121,32 @@ def digits(value: float) -> str:
 
 
 def _about_sets(report: Mapping[str, Any]) -> str:
+    """A line per set, then what is to be known of them before a number is read."""
     sets, against = report["sets"], report["real_against"]
     generated, reference, real = (sets[name] for name in ("generated", "reference", "real"))
+    # What each set is; further tasks of a model stand between `generated` and `reference`.
     lines = [f"**generated**: {generated['clips']} clips against the reference."]
+    lines += [
+        f"**{name}**: {found['clips']} clips, made for held-out ones, against the reference."
+        for name, found in sets.items()
+        if name not in ("generated", "reference", "real", "reconstruction")
+    ]
     lines.append(
         f"**reference**: {reference['clips']} real clips of {markdown(reference['origin'])}."
     )
-    if against["clips"] < reference["clips"]:
-        lines.append(
-            f"**real**: no held-out clips were given, so the reference was split by a hash of names: "
-            f"{real['clips']} of its clips against the other {against['clips']}."
-        )
-    else:
-        lines.append(
-            f"**real**: {real['clips']} clips of {markdown(real['origin'])} against the reference."
-        )
+    lines.append(
+        f"**real**: no held-out clips were given, so the reference was split by a hash of names: "
+        f"{real['clips']} of its clips against the other {against['clips']}."
+        if against["clips"] < reference["clips"]
+        else f"**real**: {real['clips']} clips of {markdown(real['origin'])} against the reference."
+    )
     if "reconstruction" in sets:
         lines.append(
             f"**reconstruction**: {sets['reconstruction']['clips']} of the real clips through the model's "
             "autoencoder, which no sample of it can be expected to surpass."
         )
+
+    # What they lack, and what stands in two of them.
     wanted = report["protocol"]["samples"]
     if wanted is not None:
         lines += [
@@ -166,6 +175,7 @@ def _caveats(report: Mapping[str, Any]) -> str:
 
 
 def _class_table(report: Mapping[str, Any]) -> str:
+    """A row per number, a column per class."""
     titles = {line["name"]: line["title"] for line in report["numbers"]}
     names = list(next(iter(report["classes"].values())))
     rows = [
@@ -187,6 +197,7 @@ def _memorised(report: Mapping[str, Any]) -> str:
 
 
 def _files(sets: Mapping[str, Any]) -> list[str]:
+    """Lines on files that were used with a reserve, that were not, and that raise an alarm."""
     lines = []
     for name, found in sets.items():
         lines += [f"{name}: {note}." for note in found["notes"]]
@@ -217,6 +228,7 @@ def _list(lines: Any) -> str:
 def sentences(report: Mapping[str, Any]) -> list[str]:
     """What a report says of equal contents, an example each."""
     told = []
+    # On two sides.
     for pair in report["equal"]:
         (one, other), count = map(printable, pair["clips"][0]), len(pair["clips"])
         told.append(
@@ -224,6 +236,7 @@ def sentences(report: Mapping[str, Any]) -> list[str]:
             f"{pair['second']} clips (such as {one} and {other})."
         )
     for name, found in report["sets"].items():
+        # Within one side, and held out from it.
         taken = [skipped for skipped in found["skipped"] if skipped["reason"] == IN_REFERENCE]
         if taken:
             told.append(

@@ -42,13 +42,9 @@ def as_json(
     """
     reference = found.sets["reference"]
     halved = found.anchor is not reference
-    equal = shared(
-        {
-            name: measured.clips
-            for name, measured in found.sets.items()
-            if not (halved and name == "real")  # It is a part of the reference.
-        }
-    )
+    # Where the reference was halved, the real clips are a part of it, and no equals of it.
+    compared = {name: measured.clips for name, measured in found.sets.items()}
+    equal = shared({k: v for k, v in compared.items() if not (halved and k == "real")})
     copied = [pair["clips"] for pair in equal if (pair["first"], pair["second"]) == COPIED]
     return {
         "format": FORMAT,
@@ -86,16 +82,12 @@ def as_json(
         "memorisation": found.memorisation.get("generated"),
         "copies": [name for pairs in copied for name, _ in pairs],
         "equal": equal,
-        "speed": {
-            "clips": found.speed.clips,
-            "seconds": found.speed.seconds,
-            "parts": dict(found.speed.parts),
-            "sentence": found.speed.sentence(),
-        },
+        "speed": {**vars(found.speed), "sentence": found.speed.sentence()},
     }
 
 
 def _set(measured: Measured) -> dict[str, Any]:
+    """What a set was made of, what was left out, and which clips raise an alarm."""
     clips = measured.clips
     alarms = measured.findings.get("alarms")
     named = list(zip(clips.clips, alarms, strict=True)) if alarms else []
@@ -179,35 +171,28 @@ def differences(report: Mapping[str, Any], other: Mapping[str, Any]) -> str:
     theirs = {line["name"]: line for line in other["numbers"]}
     rows = []
     for line in report["numbers"]:
-        if line["name"] in theirs:
-            own, before = (x["values"]["generated"] for x in (line, theirs[line["name"]]))
-            reason = _incomparable(line, own, before, report, other)
-            cells = [
-                "undefined" if v["value"] is None else digits(v["value"]) for v in (own, before)
-            ]
-            rows.append([line["title"], *cells, reason or _difference(own, before)])
+        if line["name"] not in theirs:
+            continue
+        own, before = (x["values"]["generated"] for x in (line, theirs[line["name"]]))
+        cells = ["undefined" if v["value"] is None else digits(v["value"]) for v in (own, before)]
+        weights, other_weights = (
+            x["extractors"].get(line["measure"], {}).get("sha256") for x in (report, other)
+        )
+        difference = _difference(line, own, before, weights == other_weights)
+        rows.append([line["title"], *cells, difference])
     return markdown_table(["", "generated", "the other", "difference"], rows)
 
 
-def _incomparable(
-    line: Mapping[str, Any],
-    own: Mapping[str, Any],
-    before: Mapping[str, Any],
-    report: Mapping[str, Any],
-    other: Mapping[str, Any],
-) -> str | None:
-    """Why two values of one number do not compare; None if they do."""
-    networks = [x["extractors"].get(line["measure"], {}).get("sha256") for x in (report, other)]
-    if networks[0] != networks[1]:
+def _difference(
+    line: Mapping[str, Any], own: Mapping[str, Any], before: Mapping[str, Any], same_weights: bool
+) -> str:
+    """Two values of one number: their difference with its interval, or why they do not compare."""
+    if not same_weights:
         return "not compared: other weights"
     if None in (own["value"], before["value"]):
         return "not compared: undefined"
     if line["biased"] and own["n"] != before["n"]:
         return f"not compared: n {own['n']} and {before['n']}, on which its mean depends"
-    return None
-
-
-def _difference(own: Mapping[str, Any], before: Mapping[str, Any]) -> str:
     text = digits(own["value"] - before["value"])
     if not (own["interval"] and before["interval"]):
         return text

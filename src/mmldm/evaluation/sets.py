@@ -142,6 +142,7 @@ def kept_manifest(
                 "manifest into the folder where they are now, and name that copy"
             )
         return manifest
+    # A scan decodes every file: an earlier one stands as long as no file has changed, come or gone.
     earlier = _earlier(source, kept)
     if earlier is not None and not earlier.changed():
         listing = find_media(source).listing
@@ -254,9 +255,16 @@ def halves(reference: ClipSet, seed: int) -> tuple[ClipSet, ClipSet]:
     """
     files = {clip.file: clip for clip in reference.clips}
     clips = list(files.values())
+    # Files with a mark in common are one unit; units go to the smaller half, in turn.
     marks = [[("content", clip.content), ("group", clip.group)] for clip in clips]
     units = joined([[mark for mark in own if mark[1] is not None] for own in marks])
-    units.sort(key=lambda unit: (clips[unit[0]].class_name or "", draw(clips[unit[0]].file, seed)))
+
+    def turn(unit: list[int]) -> tuple[str, float]:
+        """When a unit is dealt out: class by class, in the order of its first file's draw."""
+        first = clips[unit[0]]
+        return first.class_name or "", draw(first.file, seed)
+
+    units.sort(key=turn)
     chosen: set[str] = set()
     rest: set[str] = set()
     for unit in units:
@@ -299,6 +307,7 @@ def apart(held_out: ClipSet, reference: ClipSet) -> ClipSet:
     Raises:
         UserError: Fewer than two clips are left.
     """
+    # File by file, with the reference's file of that content.
     names = {clip.content: clip.file for clip in reference.clips if clip.content}
     taken = {clip.file: names[clip.content] for clip in held_out.clips if clip.content in names}
     if not taken:

@@ -119,6 +119,7 @@ class Finder:
         whole = self._named(clip_set("reference", manifest, entries, self.protocol), reference)
         if held_out is not None:
             return RealSets(whole.require(), whole, apart(self._folder("real", held_out), whole))
+        # A split that the source itself has, or one by halves.
         if split:
             real = self._named(clip_set("real", manifest, split, self.protocol), reference)
             return RealSets(whole.require(), whole, apart(real.require(), whole))
@@ -158,6 +159,7 @@ class Finder:
         Raises:
             UserError: `out` holds another model's clips, or clips that were made otherwise.
         """
+        # Samples, task by task.
         sha256 = model_sha256(model)
         count = count or self.protocol.samples or min(len(known.reference.clips), MOST_SAMPLES)
         generated = {}
@@ -173,6 +175,7 @@ class Finder:
                 for seed in range(count if given else 0)
             }
             generated[task.name] = _in_classes(self._folder(task.name, folder), classes)
+        # The ceiling: real clips through the autoencoder, which keep their class, too.
         kept = self.out / "reconstructions"
         write_reconstructions(pipeline, sha256, known.real, kept, self.progress)
         classes = {reconstruction_file(clip): clip.class_name for clip in known.real.clips}
@@ -238,6 +241,7 @@ def write_samples(
         owner["given"] = hashlib.sha256(
             "\n".join(x.key for x in held_out.clips).encode()
         ).hexdigest()
+    # A folder holds clips of one origin; seeds that are there are not made again.
     _claim(folder, owner)
     if _sample(folder, count).is_file():
         raise UserError(
@@ -249,6 +253,7 @@ def write_samples(
         progress(task.folder, count - len(missing) + start, count)
         given: dict[str, Any] = {}
         if task.given:
+            # The same held-out clip for the same seed, whatever was made before.
             sources = (held_out.clips[seed % len(held_out.clips)] for seed in seeds)
             clips = [source.read(pipeline.clip_spec) for source in sources]
             given[task.given] = torch.stack(

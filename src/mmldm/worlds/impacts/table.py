@@ -58,6 +58,7 @@ def impacts_report(
     Returns:
         A JSON-ready dict: `sets` by name, "real" first, and `targets` by name of every set but "real".
     """
+    # The columns: real clips first, what a model cannot surpass second.
     others = found.sets["reference"].part(unseen)
     names = [name for name in found.sets if name not in ("real", "reconstruction", "reference")]
     order = [name for name in ("real", "reconstruction", *names) if name in found.sets]
@@ -66,6 +67,7 @@ def impacts_report(
     }
     reports: dict[str, dict[str, Any]] = {}
     for name in order:
+        # What the evaluation does not say of a set: classes and material against the truth, and the floor.
         measured = found.sets[name]
         own = {number: value.value for number, value in numbers[name].items()}
         classes = AV(*(_column(measured, which).long() for which in ("heard", "seen")))
@@ -144,6 +146,7 @@ def _targets(own: dict[str, Any], real: dict[str, Any], name: str) -> dict[str, 
     """What was wanted of a set, what it reached, and whether that is enough."""
     least: dict[str, tuple[float, float]] = {}
     most: dict[str, tuple[float, float]] = {}
+    # Sync and motion beside real clips'; what real clips themselves lack is no target.
     for ms, wanted in (LEAST_SYNC_KEPT if name == "reconstruction" else LEAST_SYNC).items():
         for number in ("recall", "precision"):
             value, other = (r["numbers"][f"sync-{number}-{ms}"]["value"] for r in (own, real))
@@ -179,6 +182,7 @@ def calibration(found: Sequence[Findings], truths: Sequence[np.ndarray]) -> dict
         A JSON-ready dict by detector: for each tolerance recall, precision, standard deviation and
         mean (`offset_ms`, positive: found late) of the error in ms. None where nothing was found.
     """
+    # What comes after the last frame cannot be seen, but heard.
     clips = list(zip(found, truths, strict=True))
     detected = {
         "impacts": [(c["impacts"].numpy(), t[t <= c["last"].item()]) for c, t in clips],
@@ -204,6 +208,7 @@ def calibration(found: Sequence[Findings], truths: Sequence[np.ndarray]) -> dict
 def markdown(report: Mapping[str, Any]) -> str:
     """The numbers, the targets, and, where the report has it, the detectors' own error."""
     sets, targets = report["sets"], report["targets"]
+    # Numbers, then targets met or missed.
     columns = [_cells(own) for own in sets.values()]
     wanted = dict.fromkeys(name for of in targets.values() for name in of)
     tables = [
@@ -213,6 +218,7 @@ def markdown(report: Mapping[str, Any]) -> str:
             [[name, *(_verdict(of.get(name)) for of in targets.values())] for name in wanted],
         ),
     ]
+    # How far the detectors themselves are to be trusted.
     if "calibration" in report:
         errors = [
             [
