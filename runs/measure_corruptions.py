@@ -40,8 +40,11 @@ SEES = {
     "events": PAIR,
     "impacts": PAIR,
     "classes": {"other clips' sounds"},
+    # Of these measures, metrics of the picture or the sound alone.
+    "impacts-path": set(),
+    "material": set(),
 }
-"""What the numbers of a measure must notice at its grossest."""
+"""What the numbers of a measure, or of a metric, must notice at its grossest."""
 BLIND = {
     "i3d": SOUND | PAIR,
     "i3d-pooled": SOUND | PAIR,
@@ -162,15 +165,14 @@ def verdicts(
 ) -> list[str]:
     """A sentence for each damage that a metric should have noticed and did not, or the other way round."""
     lines = []
+    sees = SEES.get(metric.name, SEES.get(metric.measure, set()))
     for number in metric.numbers:
 
         def at(corruption: Corruption, grade: float, name: str = number.name) -> bool:
             return moved(found[corruption.name, grade][name], undamaged[name])
 
         for corruption in CORRUPTIONS:
-            if corruption.name in SEES.get(metric.measure, ()) and not at(
-                corruption, corruption.grades[-1]
-            ):
+            if corruption.name in sees and not at(corruption, corruption.grades[-1]):
                 lines.append(f"- {number.name} does not see {corruption.name}")
             felt = [grade for grade in corruption.grades if at(corruption, grade)]
             if corruption.name in BLIND.get(metric.measure, ()) and felt:

@@ -34,14 +34,14 @@ from mmldm.evaluation.protocol import Protocol
 from mmldm.evaluation.reconstruction import fidelity
 from mmldm.evaluation.report import as_json, save
 from mmldm.evaluation.sets import ClipSet, kept_manifest
-from mmldm.evaluation.sides import TASKS, Finder, Sides, reconstruction_file
+from mmldm.evaluation.sides import TASK_SETS, Finder, Sides, reconstruction_file
 from mmldm.files import write_json, write_text
 from mmldm.media.spectrogram import AudioImage
 from mmldm.pipelines.sounding_video import SoundingVideoPipeline
 from mmldm.types import ClipSpec, Progress
 from mmldm.worlds.impacts.clips import true_impacts
 from mmldm.worlds.impacts.metrics import BUILDERS, METRICS
-from mmldm.worlds.impacts.table import NAMES, calibration, impacts_report, markdown
+from mmldm.worlds.impacts.table import TABLE_METRICS, calibration, impacts_report, markdown
 
 HELD_OUT = 0.1
 """Share of a folder's clips that are held out, where CLIPS is no manifest."""
@@ -100,9 +100,9 @@ def main() -> None:
 
         # The model's clips, and everything measured on all of them.
         sides = finder.model_sides(
-            pipeline, options.model, known, list(TASKS), options.clips, settings
+            pipeline, options.model, known, list(TASK_SETS), options.clips, settings
         )
-        chosen = choose(NAMES, spec.fps, further=METRICS)
+        chosen = choose(TABLE_METRICS, spec.fps, further=METRICS)
         measures = build_measures(
             [metric.measure for metric in chosen],
             known.real,

@@ -80,6 +80,7 @@ def evaluate(
     Raises:
         UserError: No metric can be computed, or a set has fewer than two clips that can be read.
     """
+    # Metrics whose measure is not there say why, and are left out.
     missing = measures.missing
     undefined = {m.name: missing[m.measure] for m in metrics if m.measure in missing}
     metrics = [metric for metric in metrics if metric.measure not in missing]

@@ -138,6 +138,7 @@ class Classes(Measure):
 
     def __init__(self, classifiers: Classifiers) -> None:
         self.classifiers = classifiers
+        # The weights themselves: what is trained on one folder twice need not be the same.
         digest = hashlib.sha256()
         for tensor in nn.ModuleDict(classifiers.networks._asdict()).state_dict().values():
             digest.update(tensor.cpu().numpy().tobytes())
@@ -221,6 +222,7 @@ def classes_of(real: ClipSet, protocol: Protocol, progress: Progress) -> Classes
     Raises:
         UserError: They are not of two or more classes.
     """
+    # Real clips of all classes, spread over the set.
     named = [clip for clip in real.clips if clip.class_name is not None]
     names = sorted({clip.class_name or "" for clip in named})
     if len(names) < 2:

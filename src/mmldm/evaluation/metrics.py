@@ -171,13 +171,12 @@ class FeatureDistance(Metric):
             sides = ([first[i] for i in chosen.tolist()], [second[i] for i in others.tolist()])
             return self.distance(*(of_windows(side) for side in sides))
 
+        # Over windows; the interval is over clips, as windows of one clip are not independent.
         value = statistic(torch.arange(len(first)), torch.arange(len(second)))
         half = jackknife(statistic, len(first), len(second), protocol.groups, protocol.seed)
         interval = None if half is None else (value - half, value + half)
-        note = None
-        if self.frechet:
-            windows = min(sum(map(len, side)) for side in (first, second))
-            note = frechet_caveat(windows, first[0].shape[1])
+        windows = min(sum(map(len, side)) for side in (first, second))
+        note = frechet_caveat(windows, first[0].shape[1]) if self.frechet else None
         return [Value(value, interval, len(own), len(real), None, note)]
 
 
@@ -213,6 +212,7 @@ class SharedRegions(Metric):
         for name, points in found._asdict().items():
             mean = points.mean().item()
             counts = torch.stack([points, torch.ones_like(points)], dim=1).numpy()
+            # Density counts regions and may exceed 1; the others are shares.
             interval = (
                 ratio_interval(counts, protocol.bootstraps, protocol.seed)
                 if name == "density"
@@ -369,7 +369,7 @@ def mean_of(name: str, heard: Findings, seen: Findings) -> Counts:
 
 
 def _if_defined(value: float | None) -> Counts:
-    """What a clip adds to a mean over the clips that have a value."""
+    """What a clip adds to a mean over those that have a value."""
     return (0.0, 0.0) if value is None else (value, 1.0)
 
 

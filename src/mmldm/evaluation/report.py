@@ -47,6 +47,7 @@ def as_json(
     equal = shared({k: v for k, v in compared.items() if not (halved and k == "real")})
     copied = [pair["clips"] for pair in equal if (pair["first"], pair["second"]) == COPIED]
     return {
+        # What the numbers depend on: reading, real clips, networks.
         "format": FORMAT,
         "version": VERSION,
         **about,
@@ -63,6 +64,7 @@ def as_json(
             for measure in measures
             if isinstance(measure, Features)
         },
+        # What was measured, and what was found.
         "sets": {name: _set(measured) for name, measured in found.sets.items()},
         "real_against": {"name": found.anchor.clips.name, "clips": len(found.anchor)},
         "numbers": [
@@ -80,6 +82,7 @@ def as_json(
             for name, values in found.classes.items()
         },
         "memorisation": found.memorisation.get("generated"),
+        # What the numbers must be read with.
         "copies": [name for pairs in copied for name, _ in pairs],
         "equal": equal,
         "speed": {**vars(found.speed), "sentence": found.speed.sentence()},

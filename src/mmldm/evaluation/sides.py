@@ -26,7 +26,7 @@ from mmldm.files import sha256_of, write_json
 from mmldm.pipelines.sounding_video import SoundingVideoPipeline
 from mmldm.types import Progress
 
-MOST_SAMPLES = 2048
+MOST_CLIPS = 2048
 """Drawn from a model where neither the command nor the protocol says how many."""
 BATCH = 8
 """Clips made at once."""
@@ -35,7 +35,7 @@ OWNER = "model.json"
 
 
 @dataclass(frozen=True)
-class Task:
+class TaskSet:
     """What a model makes.
 
     Attributes:
@@ -49,10 +49,10 @@ class Task:
     given: Literal["audio", "frames"] | None = None
 
 
-TASKS = {
-    "joint": Task("generated", "samples"),
-    "a2v": Task("audio-to-video", "samples-a2v", "audio"),
-    "v2a": Task("video-to-audio", "samples-v2a", "frames"),
+TASK_SETS = {
+    "joint": TaskSet("generated", "samples"),
+    "a2v": TaskSet("audio-to-video", "samples-a2v", "audio"),
+    "v2a": TaskSet("video-to-audio", "samples-v2a", "frames"),
 }
 
 
@@ -152,7 +152,7 @@ class Finder:
 
         Args:
             model: The model's folder.
-            tasks: Of `TASKS`, "joint" among them.
+            tasks: Of `TASK_SETS`, "joint" among them.
             count: Samples of each task; None: as many as the protocol asks for, or as the reference has.
             settings: Of sampling, as the pipeline takes them; None: the model's own.
 
@@ -161,9 +161,9 @@ class Finder:
         """
         # Samples, task by task.
         sha256 = model_sha256(model)
-        count = count or self.protocol.samples or min(len(known.reference.clips), MOST_SAMPLES)
+        count = count or self.protocol.samples or min(len(known.reference.clips), MOST_CLIPS)
         generated = {}
-        for task in (TASKS[name] for name in tasks):
+        for task in (TASK_SETS[name] for name in tasks):
             folder = self.out / task.folder
             write_samples(
                 pipeline, sha256, folder, count, self.progress, task, known.real, settings
@@ -219,7 +219,7 @@ def write_samples(
     folder: Path,
     count: int,
     progress: Progress,
-    task: Task,
+    task: TaskSet,
     held_out: ClipSet,
     settings: Mapping[str, Any] | None = None,
 ) -> None:

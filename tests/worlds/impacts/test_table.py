@@ -19,8 +19,7 @@ from mmldm.types import ClipSpec
 from mmldm.worlds.impacts.clips import ImpactsConfig, synthesize, true_impacts
 from mmldm.worlds.impacts.metrics import METRICS, Impacts
 from mmldm.worlds.impacts.motion import background
-from mmldm.worlds.impacts.table import NAMES as TABLE
-from mmldm.worlds.impacts.table import calibration, impacts_report, markdown, share
+from mmldm.worlds.impacts.table import TABLE_METRICS, calibration, impacts_report, markdown, share
 
 NAMES = ("drum", "glass", "rubber")
 
@@ -66,7 +65,7 @@ def report(rendered, real, empty, classifiers, tmp_path_factory):
     rules = Protocol(name="impacts", spec=ClipSpec())
     measures = Measures([Impacts(empty), Classes(classifiers), Fingerprints()], {})
     cache = FeatureCache(tmp_path_factory.mktemp("cache"), rules.spec)
-    chosen = choose(TABLE, rules.spec.fps, further=METRICS)
+    chosen = choose(TABLE_METRICS, rules.spec.fps, further=METRICS)
     found = evaluate(Sides(generated, known), chosen, measures, rules, cache)
     return impacts_report(found, reference, NAMES)
 

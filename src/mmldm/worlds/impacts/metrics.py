@@ -69,6 +69,7 @@ class Impacts(Measure):
                     "impacts need clips of one picture size and at least "
                     f"{LEAST_FRAMES} frames each"
                 )
+            # The picture by the ball's path, the sound by its onsets.
             path = motion.track(clip.frames, clip.fps, self.empty)
             impacts = np.asarray(motion.detect_impacts(path), dtype=float)
             times = {
@@ -103,6 +104,7 @@ class Matches(NamedTuple):
 
 def sync(onsets: np.ndarray, impacts: np.ndarray, tolerance: float, last: float) -> Matches:
     """Matches of onsets (N,) and impacts (M,); onsets after `last` are free but may match. All in seconds."""
+    # An onset after the last frame has no picture: it may match, and is no fault where it does not.
     pairs = match(onsets, impacts, tolerance)
     visible = onsets <= last
     seen = sum(bool(visible[i]) for i, _ in pairs)
@@ -161,6 +163,7 @@ def _of_the_path() -> list[ClipRatio]:
     def lost(heard: Findings, seen: Findings) -> Counts:
         return float(seen["kept"].item() < 1), 1.0
 
+    # Numbers whose mean real clips set, then shares of clips that are broken in one way.
     means = (
         (Number("impacts-per-clip", "impacts a clip", "like real"), partial(count, "impacts")),
         (Number("onsets-per-clip", "onsets a clip", "like real"), partial(count, "onsets")),

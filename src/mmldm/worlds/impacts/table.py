@@ -27,7 +27,14 @@ from mmldm.evaluation.sets import ClipSet
 from mmldm.types import AV
 from mmldm.worlds.impacts.metrics import TOLERANCES
 
-NAMES = ("impacts", "impacts-timing", "impacts-path", "material", "agreement", "memorisation")
+TABLE_METRICS = (
+    "impacts",
+    "impacts-timing",
+    "impacts-path",
+    "material",
+    "agreement",
+    "memorisation",
+)
 """The metrics that the table is made of."""
 LIKE_REAL = ("impacts-per-clip", "onsets-per-clip", "ballistic", "ball-kept")
 """Numbers that stand beside their ratio to real clips'."""
@@ -46,7 +53,7 @@ MOST_FRECHET = 2.0
 def impacts_report(
     found: Evaluation, unseen: ClipSet, class_names: Sequence[str], seed: int = 0
 ) -> dict[str, Any]:
-    """Reports on the sets of an evaluation by the metrics `NAMES`.
+    """Reports on the sets of an evaluation by the metrics `TABLE_METRICS`.
 
     Args:
         found: Its "real" set holds held-out clips, what all others are compared with.
@@ -156,6 +163,7 @@ def _targets(own: dict[str, Any], real: dict[str, Any], name: str) -> dict[str, 
         ratio = own["over_real"][number]
         if ratio is not None:
             most[f"departure of {words}"] = (abs(ratio - 1), MOST_DEPARTURE)
+    # What is whole, and as varied as real clips.
     least["seen class = heard class"] = (own["numbers"]["agreement"]["value"], LEAST_AGREEMENT)
     most["broken clips"] = (own["broken"]["value"], MOST_BROKEN)
     farthest = max(pair["distance"] / pair["floor"] for pair in own["frechet"].values())
