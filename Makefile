@@ -3,22 +3,28 @@ PYTHON ?= python3
 VENV ?= .venv
 CONSTRAINTS ?= constraints.txt
 BIN := $(VENV)/bin
+CODE := src tests runs examples
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test smoke lint types setup clean
+.PHONY: demo test quick smoke lint types setup clean
 
 demo: $(VENV)/.core
 	$(BIN)/mmldm generate --out out
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not smoke"
+	$(PYTEST) -m "not smoke"
+
+# Rules, types and the fast third of the tests: before every commit.
+quick: lint types
+	$(PYTEST) -m "not smoke and not slow"
 
 smoke: $(VENV)/.dev
 	$(BIN)/python -m pytest -m smoke
 
 lint: $(VENV)/.dev
-	$(BIN)/ruff check src tests
-	$(BIN)/ruff format --check src tests
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/ruff format --check $(CODE)
 
 types: $(VENV)/.dev
 	$(BIN)/mypy

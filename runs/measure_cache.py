@@ -44,10 +44,7 @@ def read(folder: Path, rows: int) -> None:
     size = sum(path.stat().st_size for path in folder.glob("*.safetensors")) / 1e6
     wall, cpu = time.perf_counter() - began[0], time.process_time() - began[1]
     print(f"{size:.0f} MB compared in {wall:.2f} s, {cpu:.2f} s CPU: {size / cpu:.0f} MB/s")
-    device = torch.device("cpu")
-    batches = cached_batches(
-        cache, batch_size=BATCH, seed=0, start_step=0, rank=0, world=1, device=device
-    )
+    batches = cached_batches(cache, batch_size=BATCH, seed=0, start_step=0, rank=0, world=1)
     for _ in range(rows // BATCH):
         next(batches)
     tell("one epoch")

@@ -13,7 +13,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from mmldm.cli.progress import ProgressLine
+from mmldm.cli.terminal import ProgressLine
 from mmldm.evaluation.evaluate import by_number
 from mmldm.evaluation.features import Features, build_measures
 from mmldm.evaluation.measuring import FeatureCache, Measured, measure_set

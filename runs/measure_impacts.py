@@ -21,7 +21,7 @@ import torch
 
 from mmldm import __version__
 from mmldm.cli.generate import BUNDLED
-from mmldm.cli.progress import ProgressLine
+from mmldm.cli.terminal import ProgressLine
 from mmldm.data.clips import spread
 from mmldm.errors import UserError
 from mmldm.evaluation.classifiers import Classifiers

@@ -19,15 +19,15 @@ from torch import Tensor
 
 from mmldm.cli.generate import BUNDLED
 from mmldm.data.clips import spread
-from mmldm.data.manifest import Manifest, scan
+from mmldm.data.manifest import Manifest
+from mmldm.data.scan import scan
 from mmldm.evaluation.events import detect_onsets, lags
-from mmldm.evaluation.reconstruction import mel_error
-from mmldm.evaluation.spectra import spectral_distance
+from mmldm.evaluation.reconstruction import mel_error, spectral_distance
 from mmldm.media.reader import read_clip
 from mmldm.media.spectrogram import AudioImage
 from mmldm.models.image_codec import ImageCodec
 from mmldm.models.pretrained_vocoder import load_vocoder
-from mmldm.pipelines.decoding import decode_latents
+from mmldm.pipelines.decoding import decode_to_image_latents
 from mmldm.pipelines.sounding_video import SoundingVideoPipeline
 from mmldm.pipelines.vocoding import check_vocoder, sound
 from mmldm.types import AV
@@ -50,6 +50,7 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=96)
     options = parser.parse_args()
 
+    # The real-time factor is that of one thread.
     torch.set_num_threads(1)
     pipeline = SoundingVideoPipeline.from_pretrained(options.model)
     spec = pipeline.clip_spec
@@ -60,6 +61,8 @@ def main() -> None:
     held_out = manifest.split("held_out")
     files = [manifest.file(held_out[i]) for i in spread(options.clips, len(held_out))]
     truths = [true_impacts(file) for file in files]
+
+    # The clips' own spectrograms, and those that the model makes of their latents.
     clips = [read_clip(file, 0.0, spec) for file in files]
     reference = torch.stack([clip.waveform for clip in clips])
     frames = torch.stack([clip.frames for clip in clips])
@@ -91,22 +94,24 @@ def main() -> None:
             print(row(f"{kind}, {name}", made, reference, audio_image, truths, factor))
 
 
-def batches(rows: Tensor) -> tuple[Tensor, ...]:
-    return rows.split(BATCH)
+def batches(clips: Tensor) -> tuple[Tensor, ...]:
+    """Parts of waveforms, frames or images (N,...), of 8 clips each."""
+    return clips.split(BATCH)
 
 
 def reconstruct(pipeline: SoundingVideoPipeline, waveform: Tensor, frames: Tensor) -> Tensor:
-    """Audio images of what the model's autoencoder keeps of clips."""
+    """Audio images (B,1,3,H,W) of what the model keeps of waveforms (B,S) and frames u8 (B,T,3,H,W)."""
     latents = pipeline.encode(AV(waveform, frames))
-    return decode_latents(
+    image_latents = decode_to_image_latents(
         pipeline.autoencoder,
-        ImageCodec(pipeline.vae, pipeline.autoencoder.image_statistics),
         pipeline.decoder_scheduler,
         latents,
         num_frames=1,
         steps=pipeline.config.decoder_steps,
         generators=[torch.Generator().manual_seed(i) for i in range(len(waveform))],
-    ).audio
+    )
+    codec = ImageCodec(pipeline.vae, pipeline.autoencoder.image_statistics)
+    return codec.decode(image_latents.audio, "audio")
 
 
 def row(
@@ -117,7 +122,12 @@ def row(
     truths: list[np.ndarray],
     real_time_factor: float | None,
 ) -> str:
-    """One line of the table."""
+    """One line of the table: waveforms (N,S) as made, beside the clips' own.
+
+    Args:
+        truths: Seconds of the impacts of each clip.
+        real_time_factor: CPU seconds for a second of sound; None: nothing was made.
+    """
     distance = spectral_distance(made, reference)
     onsets = [detect_onsets(waveform, audio_image.spec.sample_rate) for waveform in made]
     late = [1000 * lags(o, t, TOLERANCE) for o, t in zip(onsets, truths, strict=True)]

@@ -1,8 +1,10 @@
 """What a power cut would take: files and names that were changed and not synced after that."""
 
 import os
+from functools import partial
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 State = tuple[int, int, int]
 
@@ -23,9 +25,10 @@ class Disk:
         self._calls = {name: getattr(os, name) for name in ("fsync", "rename", "replace")}
 
     def __enter__(self) -> "Disk":
-        os.fsync = self._fsync
-        os.rename = lambda source, target: self._rename("rename", source, target)
-        os.replace = lambda source, target: self._rename("replace", source, target)
+        patched: Any = os
+        patched.fsync = self._fsync
+        patched.rename = partial(self._rename, "rename")
+        patched.replace = partial(self._rename, "replace")
         return self
 
     def __exit__(

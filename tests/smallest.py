@@ -29,7 +29,6 @@ def smallest_recipe(steps: int = 6, critic: bool = True, paper_form: bool = Fals
         "save_every": 2,
         "validate_every": steps,
         "preview_every": steps,
-        "workers": 0,
     }
     base = tiny_recipe(CLIP).model_dump(mode="json")
     base["data"]["workers"] = 0
@@ -76,6 +75,8 @@ def smallest_recipe(steps: int = 6, critic: bool = True, paper_form: bool = Fals
     base["vocoder"] = {"model": {"width": 16, "depth": 1}, "train": {}}
     for job in ("vae", "autoencoder", "generator", "vocoder"):
         base[job]["train"].update(train)
+    for job in ("vae", "vocoder"):  # The others read caches.
+        base[job]["train"]["workers"] = 0
     if critic:
         base["autoencoder"]["critic"] = {
             "start_step": 1,

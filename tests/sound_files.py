@@ -40,7 +40,7 @@ def write_sound(
     layout = layout or {1: "mono", 2: "stereo", 6: "5.1"}[len(samples)]
     with av.open(str(path), "w") as output:
         audio = output.add_stream(codec, rate=rate, layout=layout)
-        packets = []
+        packets: list[av.Packet] = []
         for frame in [*encoded(samples, rate, layout, codec, block), None]:
             packets += audio.encode(frame)
         for number, packet in enumerate(packets):

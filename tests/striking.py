@@ -39,7 +39,7 @@ def main() -> None:
     if moment == "turn":
         from mmldm.training.turn import Turn
 
-        Turn.step = before(Turn.step)
+        Turn.step = before(Turn.step)  # type: ignore[method-assign]
     else:
         os.fsync = before(os.fsync)
     if program[0] == "-m":

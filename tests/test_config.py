@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from mmldm.config import RunConfig, TrainConfig, bind, load_config, parse, save_config
+from mmldm.config import RECIPES, RunConfig, TrainConfig, bind, load_config, parse, save_config
 from mmldm.errors import UserError
 
 TRAIN = {"steps": 10, "batch_size": 4, "learning_rate": 1e-3}
@@ -45,6 +45,21 @@ def test_unknown_key_is_named_with_file_path_and_nearest_key(recipe: Path) -> No
 
 def test_key_in_the_wrong_section_is_sent_home(recipe: Path) -> None:
     assert "it belongs to data.windows_per_clip" in refusal(recipe, "vae.windows_per_clip=2")
+
+
+def test_earlier_recipes_with_workers_for_jobs_on_caches_load_and_setting_them_is_refused(
+    recipe: Path,
+) -> None:
+    """Run folders of earlier versions hold the setting, which never had a meaning there."""
+    now = load_config(recipe)
+    earlier = now.model_dump(mode="json")
+    for job in ("autoencoder", "generator"):
+        earlier[job]["train"]["workers"] = 2
+    recipe.write_text(yaml.safe_dump(earlier))
+    assert load_config(recipe) == now
+    message = refusal(recipe, "generator.train.workers=4")
+    assert "generator.train.workers: unknown key" in message
+    assert "vae.train.workers or vocoder.train.workers" in message
 
 
 def test_missing_key_is_named(recipe: Path) -> None:
@@ -175,7 +190,21 @@ def test_parse_reads_lists_as_tuples() -> None:
     assert parse(TrainConfig, {**TRAIN, "betas": [0.9, 0.98]}, "train").betas == (0.9, 0.98)
 
 
-def test_shipped_recipe_is_the_one_of_the_bundled_model() -> None:
-    from mmldm.training.recipe import tiny_recipe
+@pytest.mark.parametrize("name", ["impacts", "landscape", "aist"])
+def test_shipped_recipes_have_names(name: str) -> None:
+    assert load_config(name) == load_config(RECIPES / f"{name}.yaml")
 
-    assert load_config(Path(__file__).parents[1] / "configs" / "impacts.yaml") == tiny_recipe()
+
+def test_a_file_comes_before_a_shipped_recipe_of_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    save_config(load_config("impacts", ["seed=7"]), Path("impacts"))
+    assert load_config("impacts").seed == 7
+
+
+def test_a_recipe_that_is_not_there_is_told_which_are() -> None:
+    with pytest.raises(
+        UserError, match=r"landscpe: cannot read .*recipes aist, impacts, landscape"
+    ):
+        load_config("landscpe")

@@ -142,8 +142,8 @@ def test_media_are_opened_for_reading_in_one_place_only(trees: dict[Path, ast.Mo
         name for name, call in openings.items()
         if [ast.unparse(x) for x in call.args[1:2]] in (["'w'"], ['"w"'])
     }  # fmt: skip
-    assert set(openings) - writers == {"media/opening.py"}
-    source = (PACKAGE / "media" / "opening.py").read_text(encoding="utf-8")
+    assert set(openings) - writers == {"media/container.py"}
+    source = (PACKAGE / "media" / "container.py").read_text(encoding="utf-8")
     assert "format_whitelist" in source and "protocol_whitelist" in source
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from mmldm.data.manifest import scan
+from mmldm.data.scan import scan
 from mmldm.training.distributed import Process
 from mmldm.training.journey import JOBS, Journey
 from mmldm.training.run_folder import RunFolder, claim

@@ -93,8 +93,8 @@ def test_recipe_chosen_without_a_config_trains(place: Path) -> None:
     mmldm("synthesize", clips, "--clips", 4)
     words = ["train", clips, "--out", place / "chosen", "--minutes", 0.1, "--device", "cpu"]
     for job in ("vae", "autoencoder", "generator"):
-        words += ["--set", f"{job}.train.steps=2", "--set", f"{job}.train.workers=0"]
-    mmldm(*words, "--set", "data.windows_per_clip=1")
+        words += ["--set", f"{job}.train.steps=2"]
+    mmldm(*words, "--set", "vae.train.workers=0", "--set", "data.windows_per_clip=1")
     mmldm("generate", "--model", place / "chosen", "--out", place / "default_out", "-n", 1)
     assert len(list((place / "default_out").glob("*.mp4"))) == 1
 

@@ -1,8 +1,7 @@
 """The recipe: one strict YAML file describes one system, from clips to samples.
 
-recipe.yaml + `--set key=value` -> RunConfig (frozen). Model sections stay plain dictionaries: they
-are the keyword arguments of a component's constructor, which is the only home of model defaults
-(`bind`).
+recipe.yaml + `--set key=value` -> RunConfig (frozen). Model sections stay plain dictionaries: they are the
+keyword arguments of a component's constructor, which is the only home of model defaults (`bind`).
 """
 
 from __future__ import annotations
@@ -18,16 +17,14 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from mmldm.errors import UserError
 from mmldm.files import write_text
-from mmldm.strict import bind, override, parse, read_yaml
+from mmldm.strict import bind as bind
+from mmldm.strict import override as override
+from mmldm.strict import parse as parse
+from mmldm.strict import read_yaml
 from mmldm.types import ClipSpec, SpectrogramSpec
 
-__all__ = [
-    "TASKS", "AutoencoderConfig", "AutoencoderLoss", "CriticConfig", "DataConfig",
-    "DistillationConfig", "GeneratorConfig", "RunConfig", "SampleConfig", "TrainConfig",
-    "VaeConfig", "VaeLoss",
-    "VocoderConfig", "VocoderLoss", "bind", "load_config", "override", "parse", "save_config",
-]  # fmt: skip
-
+RECIPES = Path(__file__).parent / "recipes"
+"""Recipes that come with the package; `load_config` takes their names."""
 SAMPLED_TASKS = ("joint", "audio_to_video", "video_to_audio")
 TASKS = (*SAMPLED_TASKS, "audio_only", "video_only")
 """What a training row of the generator shows: both noisy, one given, or one alone."""
@@ -96,15 +93,13 @@ class TrainConfig(Section):
     compile: bool = False
     """Blocks go through `torch.compile`: slow to start, faster after."""
     sharding: Literal["none", "full"] = "none"
-    """With several processes: every one holds all weights, or an equal share of weights, gradients and
-    moments (FSDP2)."""
+    """Each process holds all weights, or an equal share of weights, gradients and moments (FSDP2)."""
     max_minutes: float | None = Field(None, gt=0)
     log_every: int = Field(50, gt=0)
     validate_every: int = Field(500, ge=0)
     preview_every: int = Field(1000, ge=0)
     save_every: int = Field(500, ge=0)
     keep: int = 2
-    workers: int = Field(2, ge=0)
 
     @field_validator("keep")
     @classmethod
@@ -132,6 +127,13 @@ class TrainConfig(Section):
         return self
 
 
+class MediaTrainConfig(TrainConfig):
+    """Training of a job that reads the clips' files."""
+
+    workers: int = Field(2, ge=0)
+    """Loading processes beside this one."""
+
+
 class VaeLoss(Section):
     """Weights of the image VAE's terms; `salience` is the extra weight of what moves or sounds."""
 
@@ -151,7 +153,7 @@ class VaeConfig(Section):
     frames_per_clip: int = Field(3, gt=0)
     """Random frames taken of each clip, beside its audio image."""
     loss: VaeLoss = VaeLoss()
-    train: TrainConfig | None = None
+    train: MediaTrainConfig | None = None
 
     @model_validator(mode="after")
     def _check(self) -> VaeConfig:
@@ -269,7 +271,7 @@ class VocoderConfig(Section):
     """What a pretrained one was trained on; None: what the clips' audio images hold."""
     model: dict[str, Any] | None = None
     loss: VocoderLoss = VocoderLoss()
-    train: TrainConfig | None = None
+    train: MediaTrainConfig | None = None
 
     @model_validator(mode="after")
     def _check(self) -> VocoderConfig:
@@ -303,12 +305,10 @@ class DistillationConfig(Section):
 
 
 class SampleConfig(Section):
-    """How the trained system samples unless told otherwise.
-
-    `quality` is the default row of `pipelines.quality`; "best" is the settings below.
-    """
+    """How the trained system samples unless told otherwise."""
 
     quality: Literal["best", "balanced", "fast"] = "best"
+    """The default row of `pipelines.settings`; "best" is the settings below."""
     scheduler: str = "ddim"
     num_inference_steps: int = Field(50, gt=0)
     decoder_steps: int = Field(1, gt=0)
@@ -347,21 +347,31 @@ class RunConfig(Section):
         return self
 
 
+def recipe_file(name: str | Path) -> Path:
+    """The file of a recipe: the package's one of this name, unless a file is called so."""
+    shipped = RECIPES / f"{name}.yaml"
+    is_name = Path(name).name == str(name) and not Path(name).exists()
+    return shipped if is_name and shipped.is_file() else Path(name)
+
+
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Reads a recipe.
 
     Args:
-        path: YAML file.
+        path: YAML file, or the name of a recipe that comes with the package (`RECIPES`).
         overrides: `a.b=value` changes, the value read as YAML.
 
     Raises:
         UserError: The file cannot be read, or a key is unknown, missing or of the wrong type.
     """
-    path = Path(path)
+    path = recipe_file(path)
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot read the recipe ({error})") from error
+        known = ", ".join(sorted(file.stem for file in RECIPES.glob("*.yaml")))
+        raise UserError(
+            f"{path}: cannot read the recipe ({error}); the package has the recipes {known}"
+        ) from error
     if is_blank(text.encode()):
         raise UserError(
             f"{path} is empty, as a power cut may leave a file: give the recipe again with --config, "
@@ -369,7 +379,12 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
         )
     data = read_yaml(text, str(path))
     if not isinstance(data, dict):
-        raise UserError(f"{path}: the recipe must be a mapping of sections, see configs/")
+        raise UserError(f"{path}: the recipe must be a mapping of sections, see {RECIPES}")
+    # `workers` never had a meaning for jobs on caches, but every run folder of earlier versions holds it.
+    for job in data.keys() - {"vae", "vocoder"}:
+        match data[job]:
+            case {"train": {"workers": _}}:
+                del data[job]["train"]["workers"]
     for change in overrides:
         override(data, change)
     return parse(RunConfig, data, str(path))

@@ -17,21 +17,26 @@ import shutil
 import stat
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from functools import cache
+from functools import cache, lru_cache, wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, TypeVarTuple
 
 from safetensors import SafetensorError
 
 from mmldm.errors import UserError
+
+Result = TypeVar("Result")
+Others = TypeVarTuple("Others")
 
 _LEFTOVER = re.compile(
     r"\.(?P<name>.+)\.(?:(?P<host>[0-9a-f]{8})-)?(?P<process>[0-9]+)"
     r"\.(?P<kind>tmp|partial|replaced)(?:\.[^.]*)?",
     re.DOTALL,
 )
+_REMEMBERED = 1 << 17
+"""Files of which `once_per_file` remembers what was found, for each function."""
 _A_DAY = 24 * 3600.0
 _UMASK = os.umask(0o077)
 os.umask(_UMASK)
@@ -81,6 +86,7 @@ def whole_folder(target: Path) -> Iterator[Path]:
     Raises:
         UserError: The folder cannot be written, the disk is full, or `target` is a file.
     """
+    # Filled beside its place, put on the disk, and only then given its name.
     partial = target.with_name(f".{_short(target.name)}.{_owner()}.partial")
     try:
         with _refusals(target):
@@ -94,7 +100,8 @@ def whole_folder(target: Path) -> Iterator[Path]:
             if not (os.path.lexists(target) and _exchange(partial, target)):
                 _take_place(partial, target)
             sync(target.parent)
-            for ending in ("partial", "replaced"):  # Of earlier versions.
+            # What earlier versions left, under names without an owner.
+            for ending in ("partial", "replaced"):
                 _remove(target.with_name(f".{target.name}.{ending}"))
     finally:
         _remove(partial)
@@ -114,6 +121,8 @@ def tidy(folder: Path) -> None:
         found = _LEFTOVER.fullmatch(path.name)
         if found is None or not _is_abandoned(path, found):
             continue
+
+        # An old folder whose successor never took its place is the only whole one there is.
         target = path.with_name(found["name"])
         if found["kind"] == "replaced" and not os.path.lexists(target):
             with suppress(OSError):
@@ -163,6 +172,29 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def once_per_file(look: Callable[[Path, *Others], Result]) -> Callable[[Path, *Others], Result]:
+    """Remembers in this process what `look(path, ...)` found in a file, until the file changes."""
+
+    @lru_cache(maxsize=_REMEMBERED)
+    def remembered(state: tuple[int, ...], path: Path, *others: Any) -> Result:
+        return look(path, *others)
+
+    @wraps(look)
+    def found(path: Path, *others: *Others) -> Result:
+        return remembered(_state(path), path, *others)
+
+    return found
+
+
+def _state(path: Path) -> tuple[int, ...]:
+    """What changes when a file does, or when another one takes its place; () where there is none."""
+    try:
+        status = path.stat()
+    except (OSError, ValueError):
+        return ()
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
 def sync(path: Path) -> None:
     """Returns when a file, or the names in a folder, are on the disk.
 
@@ -181,6 +213,7 @@ def sync(path: Path) -> None:
 
 
 def _sync_tree(folder: Path) -> None:
+    """Returns when all files of a folder are on the disk, and all that may read them may."""
     for place, _, names in os.walk(folder):
         for name in names:
             _share(Path(place, name))
@@ -222,7 +255,8 @@ def _exchange(first: Path, second: Path) -> bool:
     if sys.platform != "linux":
         return False
     rename = getattr(ctypes.CDLL(None), "renameat2", None)
-    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    # AT_FDCWD and RENAME_EXCHANGE of Linux; Python has no function for it.
+    here, exchange = -100, 2
     paths = [ctypes.c_char_p(os.fsencode(path)) for path in (first, second)]
     return rename is not None and rename(here, paths[0], here, paths[1], exchange) == 0
 
@@ -231,6 +265,7 @@ def _exchange(first: Path, second: Path) -> bool:
 def _host() -> str:
     """This host and its space of process numbers, in eight digits: elsewhere a number means another
     process."""
+    # Hosts may share a name, and containers of one host count their processes apart.
     parts = [platform.node()]
     with suppress(OSError):
         parts.append(str(Path("/proc/self/ns/pid").readlink()))
@@ -256,6 +291,7 @@ def _tidy_once(folder: Path) -> None:
 
 def _is_abandoned(path: Path, found: re.Match[str]) -> bool:
     """Whether nobody is at work on it any more."""
+    # Only this host can say whether a process of it lives; elsewhere a day without a change must do.
     if found["host"] == _host() and not _is_alive(int(found["process"])):
         return True
     try:

@@ -1,4 +1,4 @@
-"""The words of the system as values: the audio-video pair `AV` and the clip's physics, `ClipSpec`.
+"""The words of the system as values: the pair `AV`, the batches `Latents` and `WindowBatch`, and `ClipSpec`.
 
 Shape letters used in every docstring: B batch, T frames, C channels, H W pixels or cells, N tokens,
 D width, S samples, K classes. Spaces (DESIGN §2): media -> images -> image latents -> latents.
@@ -7,11 +7,15 @@ D width, S samples, K classes. Spaces (DESIGN §2): media -> images -> image lat
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, Generic, Literal, NamedTuple, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypeVar, overload
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-T = TypeVar("T")
+if TYPE_CHECKING:  # Processes that only probe files import this module, and should not load torch.
+    import torch
+    from torch import Tensor
+
+T = TypeVar("T", covariant=True)
 U = TypeVar("U")
 V = TypeVar("V")
 W = TypeVar("W")
@@ -62,6 +66,65 @@ MODALITIES: AV[Modality] = AV("audio", "video")
 
 Progress = Callable[[str, int, int], None]
 """Shows how far something is: called with (what, done, total)."""
+
+
+class Latents(NamedTuple):
+    """A batch of encoded clips, as both caches hold them: raw posteriors, one per modality.
+
+    The cache of image latents has audio (B,1,c,h,w) and video (B,T,c,h,w); the cache of latents has
+    (B,C,T',H',W') for both. A `NamedTuple` as `AV` is, for the same reasons.
+
+    Attributes:
+        mean: Of the posteriors, f32, before any normalisation.
+        logvar: Their log-variances, f32, of the same shapes.
+        present: Which modalities each clip has, (B,) bool. The others hold what black and silence give.
+        class_labels: (B,) long; negative: the clip has no class.
+    """
+
+    mean: AV[Tensor]
+    logvar: AV[Tensor]
+    present: AV[Tensor]
+    class_labels: Tensor
+
+    @property
+    def complete(self) -> Tensor:
+        """Which clips have both modalities, (B,) bool."""
+        return self.present.audio & self.present.video
+
+    def to(self, device: torch.device) -> Latents:
+        """The batch on a device; nothing waits for the copy."""
+
+        def moved(x: Tensor) -> Tensor:
+            return x.to(device, non_blocking=True)
+
+        mean, logvar, present = (pair.map(moved) for pair in self[:3])
+        return Latents(mean, logvar, present, moved(self.class_labels))
+
+    def sample(self, noise: AV[Tensor]) -> AV[Tensor]:
+        """Draws from the posteriors; `noise` is standard normal, shaped like `mean`, and so is the result."""
+
+        def draw(mean: Tensor, logvar: Tensor, noise: Tensor) -> Tensor:
+            return mean + (0.5 * logvar).exp() * noise
+
+        return self.mean.map(draw, self.logvar, noise)
+
+
+class WindowBatch(NamedTuple):
+    """A batch of windows as they are read from files; without its first dimension, one window.
+
+    Attributes:
+        frames: u8 (B,T,3,H,W) in [0, 255]; T is 0 where only the sound is read.
+        waveforms: f32 (B,S) in [-1, 1].
+        present: Which modalities each file has, (B,) bool.
+        class_labels: (B,) long; negative: the clip has no class.
+        indices: Of the files in their split, (B,) long.
+    """
+
+    frames: Tensor
+    waveforms: Tensor
+    present: AV[Tensor]
+    class_labels: Tensor
+    indices: Tensor
 
 
 class SpectrogramSpec(BaseModel):

@@ -8,7 +8,6 @@ published networks: a generator step 301.0 GF, a decoder step 17 x 180.4 GF, ima
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 import torch
@@ -25,9 +24,8 @@ from mmldm.models.generator import JointGenerator
 from mmldm.models.image_codec import ImageCodec, LatentStatistics
 from mmldm.models.image_vae import TinyImageAutoencoder, sd_image_vae
 from mmldm.pipelines.sounding_video import SoundingVideoPipeline
-from mmldm.training.adversary import Adversary, CriticTurn
-from mmldm.training.autoencoder import AutoencoderTurn
-from mmldm.training.generator import GeneratorTurn, generator_arguments
+from mmldm.training.jobs.autoencoder import Adversary, AutoencoderTurn, CriticTurn
+from mmldm.training.jobs.generator import GeneratorTurn, generator_arguments
 from mmldm.training.randomness import StepRandom
 from mmldm.training.summary import Summary, count_flops, summarise, untrained_autoencoder
 from mmldm.types import AV
@@ -40,7 +38,7 @@ TINY_DECODER = 35.3
 
 @pytest.fixture(scope="module")
 def landscape() -> RunConfig:
-    return load_config(Path(__file__).parents[2] / "configs" / "landscape.yaml")
+    return load_config("landscape")
 
 
 @pytest.fixture(scope="module")
@@ -177,7 +175,7 @@ class Operations(TorchDispatchMode):
         super().__init__()
         self.count = 0
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         self.count += func.namespace == "aten" and not func.is_view
         return func(*args, **(kwargs or {}))
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mmldm.config import load_config
-from mmldm.pipelines.quality import student_row
+from mmldm.pipelines.settings import student_row
 
 from .commandline import contents, mmldm
 

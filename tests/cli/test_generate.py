@@ -200,8 +200,8 @@ def test_reconstruct_says_what_is_used_and_what_is_odd(run_folder: Path, tmp_pat
 
 
 def test_image_vae_alone_reconstructs_too(run_folder: Path, tmp_path: Path) -> None:
-    words = ("--size", 32, "--seconds", 2, "--clips", 1, "--workers", 1)
-    mmldm("synthesize", tmp_path / "long", *words).succeeded()
+    size = ("--size", 32, "--seconds", 2, "--clips", 1, "--workers", 1)
+    mmldm("synthesize", tmp_path / "long", *size).succeeded()
     long = next((tmp_path / "long").glob("*/*.mp4"))
     vae = run_folder / "vae" / "export"
     words = ("reconstruct", long, "--vae", vae, "--size", 64, "--out", tmp_path / "out")

@@ -8,13 +8,14 @@ import torch
 
 from mmldm.data.clips import NO_CLASS, WindowDataset, held_out_windows, windows
 from mmldm.data.loader import Failed, IndexedLoader
-from mmldm.data.manifest import Entry, Manifest, scan
+from mmldm.data.manifest import Entry, Manifest
+from mmldm.data.scan import scan
 from mmldm.errors import UserError
 from mmldm.evaluation.protocol import Protocol
 from mmldm.evaluation.sets import clip_set
 from mmldm.media.clip import Clip
 from mmldm.media.reader import read_clip, read_windows
-from mmldm.types import ClipSpec, SpectrogramSpec
+from mmldm.types import ClipSpec, SpectrogramSpec, WindowBatch
 
 SPEC = ClipSpec(
     num_frames=4, fps=10, height=32, width=32, sample_rate=16000,
@@ -41,13 +42,13 @@ def test_item_holds_the_window_it_announces(manifest: Manifest) -> None:
     for index in range(5):
         item = dataset[(3, index)]
         assert not isinstance(item, Failed)
-        assert item["frames"].shape == (4, 3, 32, 32)
-        assert item["waveform"].shape == (6400,)
+        assert item.frames.shape == (4, 3, 32, 32)
+        assert item.waveforms.shape == (6400,)
         frame = dataset.start(3, index) / 0.1
-        brightness = item["frames"].float().mean(dim=(1, 2, 3))
+        brightness = item.frames.float().mean(dim=(1, 2, 3))
         for k in range(4):
             assert abs(brightness[k].item() - 10 * (frame + k)) < 14
-        assert item["row"] == index
+        assert item.indices == index
 
 
 def test_all_readers_give_the_same_window_for_the_same_start(manifest: Manifest) -> None:
@@ -67,9 +68,9 @@ def test_all_readers_give_the_same_window_for_the_same_start(manifest: Manifest)
         assert read_windows(path, [start], SPEC).starts.item() == pytest.approx(frame, abs=1e-3)
         item, heard = dataset[(0, index)], sound[(0, index)]
         assert not isinstance(item, Failed) and not isinstance(heard, Failed)
-        for frames in (item["frames"], batch["frames"][index]):
+        for frames in (item.frames, batch.frames[index]):
             assert torch.equal(frames, clip.frames)
-        for waveform in (item["waveform"], batch["waveform"][index], heard["waveform"]):
+        for waveform in (item.waveforms, batch.waveforms[index], heard.waveforms):
             assert torch.equal(waveform, clip.waveform)
     protocol = Protocol(name="test", spec=SPEC)
     for source in clip_set("real", held_out, held_out.entries, protocol).clips:
@@ -84,7 +85,8 @@ def test_all_readers_give_the_same_window_for_the_same_start(manifest: Manifest)
 def test_classes_are_numbered_by_sorted_name(manifest: Manifest) -> None:
     dataset = WindowDataset(manifest, SPEC, "train", seed=0)
     paths = [row.path for row in manifest.split("train")]
-    labels = dict(zip(paths, (dataset[(0, i)]["class_label"] for i in range(5)), strict=True))
+    items = [item for i in range(5) if isinstance(item := dataset[(0, i)], WindowBatch)]
+    labels = dict(zip(paths, (int(item.class_labels) for item in items), strict=True))
     assert labels == {"a/0.mp4": 0, "a/1.mp4": 0, "b/2.mp4": 1, "b/3.mp4": 1, "4.mp4": NO_CLASS}
 
 
@@ -102,7 +104,11 @@ def test_loaded_batches_are_the_same_in_workers(manifest: Manifest) -> None:
     def first(workers: int) -> list[torch.Tensor]:
         dataset = WindowDataset(manifest, SPEC, "train", seed=0)
         loader = IndexedLoader(dataset, batch_size=3, seed=0, workers=workers)
-        return [batch[key] for batch in islice(loader, 3) for key in ("frames", "waveform", "row")]
+        return [
+            getattr(batch, name)
+            for batch in islice(loader, 3)
+            for name in ("frames", "waveforms", "indices")
+        ]
 
     assert all(map(torch.equal, first(0), first(2)))
 
@@ -112,13 +118,15 @@ def test_clip_that_vanishes_fails_by_name_and_is_counted(
 ) -> None:
     rows = [row.model_copy(update={"split": "train"}) for row in manifest.usable]
     rows += [rows[0].model_copy(update={"path": "gone.mp4"})]
-    dataset = WindowDataset(Manifest(root=manifest.root, entries=tuple(rows)), SPEC, "train", seed=0)
+    dataset = WindowDataset(
+        Manifest(root=manifest.root, entries=tuple(rows)), SPEC, "train", seed=0
+    )
     failed = dataset[(0, 5)]
     assert isinstance(failed, Failed)
     assert failed.file == "gone.mp4"
     loader = IndexedLoader(dataset, batch_size=6, seed=0)
     batch = next(iter(loader))
-    assert len(batch["frames"]) == 6
+    assert len(batch.frames) == 6
     assert list(loader.failures) == ["gone.mp4"]
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from mmldm.data.folder import Listed, find_media, json_lines, read_list
+from mmldm.data.folder import Listed, find_media, read_list
+from mmldm.data.manifest import json_lines
 from mmldm.errors import UserError
 
 

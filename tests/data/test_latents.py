@@ -9,6 +9,7 @@ import torch
 from mmldm.data.cache_writer import FORMAT, CacheWriter
 from mmldm.data.latents import LatentCache, Splits, cached_batches
 from mmldm.errors import UserError
+from mmldm.types import AV
 
 PARTS = {"windows_per_clip": 1, "image_vae": "abc"}
 SIZES = (5, 5, 0, 5, 5, 3)
@@ -18,13 +19,18 @@ SIZES = (5, 5, 0, 5, 5, 3)
 def rows(first: int, count: int) -> dict[str, torch.Tensor]:
     label = torch.arange(first, first + count)
     mean = (label[:, None].float() * torch.ones(1, 3)).half()
+    present = torch.stack([label % 2 == 0, label % 3 == 0], dim=1)
     # Window i of a block shows pictures i and i + 1 of it.
     index = torch.arange(count)[:, None] + torch.arange(2)
-    return {"label": label, "mean": mean, "video_index": index}
+    return {
+        "label": label, "present": present, "audio_mean": mean, "audio_logvar": -mean,
+        "video_index": index,
+    }  # fmt: skip
 
 
 def pictures(first: int, count: int) -> dict[str, torch.Tensor]:
-    return {"video_mean": torch.arange(first, first + count + 1)[:, None].half()}
+    mean = torch.arange(first, first + count + 1)[:, None].half()
+    return {"video_mean": mean, "video_logvar": -mean}
 
 
 def write(writer: CacheWriter, number: int) -> None:
@@ -48,9 +54,14 @@ def test_rows_come_back_in_any_order_across_blocks(tmp_path: Path) -> None:
     cache = written(tmp_path / "c")
     wanted = torch.tensor([22, 0, 4, 5, 19, 5])
     assert len(cache) == 23
-    assert cache[wanted]["label"].tolist() == wanted.tolist()
-    assert torch.equal(cache[wanted]["mean"][:, 0], wanted.float())
-    assert cache[wanted]["mean"].dtype == torch.float32
+    got = cache[wanted]
+    assert got.class_labels.tolist() == wanted.tolist()
+    assert torch.equal(got.mean.audio[:, 0], wanted.float())
+    assert torch.equal(got.logvar.audio, -got.mean.audio)
+    assert got.mean.audio.dtype == torch.float32
+    assert got.present.audio.tolist() == (wanted % 2 == 0).tolist()
+    assert got.present.video.tolist() == (wanted % 3 == 0).tolist()
+    assert got.complete.tolist() == (wanted % 6 == 0).tolist()
     assert cache.extra == {"fact": 1}
     assert cache.failed == {"gone.mp4": "it is missing"}
 
@@ -59,9 +70,10 @@ def test_windows_get_the_pictures_they_point_to(tmp_path: Path) -> None:
     cache = written(tmp_path / "c")
     wanted = torch.tensor([22, 0, 4, 5, 19, 5])
     got = cache[wanted]
-    assert got["video_mean"].squeeze(2).tolist() == [[float(i), i + 1.0] for i in wanted.tolist()]
-    assert "video_index" not in got
-    assert cache.row_shapes() == {"label": (), "mean": (3,), "video_mean": (2, 1)}
+    assert got.mean.video.squeeze(2).tolist() == [[float(i), i + 1.0] for i in wanted.tolist()]
+    assert torch.equal(got.logvar.video, -got.mean.video)
+    assert "video_index" not in cache.tensors(wanted)
+    assert cache.shapes == AV((3,), (2, 1))
 
 
 def test_another_writer_finds_the_blocks_that_are_done(tmp_path: Path) -> None:
@@ -142,14 +154,14 @@ def test_shard_that_cannot_be_read_is_not_called_damaged(tmp_path: Path) -> None
 
 def test_batches_do_not_depend_on_where_one_starts_or_how_many_read(tmp_path: Path) -> None:
     splits = Splits(written(tmp_path / "train"), written(tmp_path / "held_out", 1))
-    settings = {"batch_size": 6, "seed": 1, "device": torch.device("cpu")}
+    settings = {"batch_size": 6, "seed": 1}
     whole = cached_batches(splits.train, **settings, start_step=0, rank=0, world=1)
-    labels = [next(whole)["label"].tolist() for _ in range(8)]
+    labels = [next(whole).class_labels.tolist() for _ in range(8)]
     late = cached_batches(splits.train, **settings, start_step=5, rank=0, world=1)
-    assert [next(late)["label"].tolist() for _ in range(3)] == labels[5:]
+    assert [next(late).class_labels.tolist() for _ in range(3)] == labels[5:]
     halves = [
         cached_batches(splits.train, **settings, start_step=0, rank=rank, world=2)
         for rank in (0, 1)
     ]
     for step in range(8):
-        assert [s for half in halves for s in next(half)["label"].tolist()] == labels[step]
+        assert [s for half in halves for s in next(half).class_labels.tolist()] == labels[step]

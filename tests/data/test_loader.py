@@ -83,7 +83,7 @@ def test_positions_say_which_rows_were_read_in_the_place_of_others() -> None:
     loader = IndexedLoader(data, batch_size=5, seed=0)
     read = [batch["row"].tolist() for batch in islice(loader, 8)]
     assert {3, 7}.isdisjoint(row for batch in read for row in batch)
-    assert [[row for _, row in loader.positions(step, data)] for step in range(8)] == read
+    assert [[row for _, row in loader.positions(step)] for step in range(8)] == read
 
 
 def test_one_of_several_processes_does_not_judge_for_all() -> None:

@@ -55,7 +55,7 @@ def test_rows_at_different_steps_do_not_mix() -> None:
 
     def targets(rows: slice) -> AV:
         own = [x.map(lambda x: x[rows]) for x in (clean, noise)]
-        state = matching.start(*own, step[rows])
+        state = matching.start(own[0], own[1], step[rows])
         return matching.target(teacher, state, step[rows], NOTHING, own[1])
 
     together, alone = targets(slice(2)), targets(slice(1, 2))

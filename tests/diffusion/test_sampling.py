@@ -56,7 +56,7 @@ def test_one_packed_scheduler_equals_one_scheduler_per_modality_bit_for_bit(name
     x = noise
     for t in separate.audio.timesteps:
         prediction = network(x, t)
-        x = separate.map(lambda s, p, v, t=t: s.step(p, t, v, return_dict=False)[0], prediction, x)
+        x = AV(*(s.step(p, t, v)[0] for s, p, v in zip(separate, prediction, x, strict=True)))
     assert equal(sample(network, noise, scheduler, 10), x)
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mmldm.evaluation.classifier_training import train_classifiers
+from mmldm.evaluation.classifiers import train_classifiers
 from mmldm.worlds.impacts.clips import ImpactsConfig, render_clip
 
 NAMES = ("drum", "glass", "rubber")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mmldm.data.manifest import scan
+from mmldm.data.scan import scan
 from mmldm.errors import UserError
 from mmldm.evaluation.protocol import find_protocol
 from mmldm.evaluation.sets import ClipSet, ClipSource, apart, clip_set, halves, repeated, shared

@@ -1,4 +1,4 @@
-"""Distances agree with direct computations, are 0 for equal laws, and know their own floor."""
+"""Distances agree with direct computations and know their floor; shares are their papers' sums."""
 
 import numpy as np
 import pytest
@@ -13,6 +13,7 @@ from mmldm.evaluation.distances import (
     kernel_audio_distance,
     kernel_distance,
     median_distance,
+    regions,
 )
 
 
@@ -144,7 +145,7 @@ def test_kernel_distances_are_those_of_whole_kernel_matrices(counts, condition):
     for chunk in (5, 1024):
         found = kernel_audio_distance(*sets, chunk=chunk)
         assert found == pytest.approx(100 * unbiased(gaussian), rel=1e-6)
-    swapped = kernel_audio_distance(*reversed(sets), bandwidth=middle)
+    swapped = kernel_audio_distance(sets[1], sets[0], bandwidth=middle)
     assert swapped == pytest.approx(100 * unbiased(gaussian), rel=1e-6)
 
 
@@ -238,3 +239,73 @@ def test_set_that_misses_a_class_is_compared_on_the_others():
     found = compare(features, real, classes, real_classes)
     assert found.size == 40
     assert 0.5 < found.distance / found.floor < 2
+
+
+def normal(count, seed, scale=1.0, shift=0.0):
+    return torch.randn(count, 4, generator=torch.Generator().manual_seed(seed)) * scale + shift
+
+
+def radius(points, index, k):
+    return sorted(np.linalg.norm(points[index] - other) for other in points)[k]
+
+
+def precision_recall(features, real):
+    found = regions(features, real, k=3)
+    return found.precision.mean().item(), found.recall.mean().item()
+
+
+def density_coverage(features, real):
+    found = regions(features, real, density_k=5)
+    return found.density.mean().item(), found.coverage.mean().item()
+
+
+def test_all_four_are_the_papers_sums_over_pairs():
+    a, b = normal(30, 0).double().numpy(), normal(20, 1, shift=0.5).double().numpy()
+
+    def reached(points, centres, k):
+        return np.array(
+            [
+                [np.linalg.norm(p - c) <= radius(centres, j, k) for j, c in enumerate(centres)]
+                for p in points
+            ]
+        )
+
+    sets = torch.from_numpy(a), torch.from_numpy(b)
+    precision, recall = precision_recall(*sets)
+    assert precision == pytest.approx(reached(a, b, 3).any(1).mean())
+    assert recall == pytest.approx(reached(b, a, 3).any(1).mean())
+    counted = reached(a, b, 5)
+    assert density_coverage(*sets) == pytest.approx(
+        (counted.sum() / (5 * 30), counted.any(0).mean())
+    )
+
+
+def test_set_reaches_all_of_itself():
+    a = normal(50, 0)
+    assert precision_recall(a, a) == (1, 1)
+    assert density_coverage(a, a)[1] == 1
+
+
+def test_collapse_lowers_recall_and_coverage_and_noise_lowers_precision_and_density():
+    real, other = normal(400, 0), normal(400, 1)
+    same, spread = precision_recall(other, real), density_coverage(other, real)
+    assert min(same) > 0.75 and spread[0] == pytest.approx(1, abs=0.15)
+    collapsed = normal(400, 2, scale=0.1)
+    assert precision_recall(collapsed, real)[0] > 0.95
+    assert precision_recall(collapsed, real)[1] < 0.1
+    assert density_coverage(collapsed, real)[1] < spread[1] / 2
+    noisy = normal(400, 3, scale=3.0)
+    assert precision_recall(noisy, real)[0] < same[0] / 2
+    assert density_coverage(noisy, real)[0] < spread[0] / 2
+
+
+def test_one_stray_real_feature_raises_precision_and_not_density():
+    real, stray, far = normal(100, 0), torch.full((1, 4), 60.0), normal(50, 1, shift=40.0)
+    with_stray = torch.cat([real, stray])
+    assert precision_recall(far, with_stray)[0] > 0.9
+    assert density_coverage(far, with_stray)[0] < 0.25
+
+
+def test_too_few_features_are_refused():
+    with pytest.raises(ValueError, match="3 features have no 3 neighbours"):
+        precision_recall(normal(10, 0), normal(3, 0))

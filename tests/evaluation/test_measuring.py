@@ -33,7 +33,7 @@ class Loudness(Measure):
 @pytest.fixture(scope="module")
 def clips(real):
     sources = [
-        ClipSource(f"{i}.mp4", f"{i}.mp4", f"{i:064x}", None, lambda spec, clip=clip: clip)
+        ClipSource(f"{i}.mp4", f"{i}.mp4", f"{i:064x}", None, lambda spec, clip=clip: clip)  # type: ignore[misc]
         for i, clip in enumerate(real[:20])
     ]
     return ClipSet("generated", "here", tuple(sources))

@@ -106,7 +106,8 @@ def test_report_tells_copying_from_inventing():
 
 def test_sheet_shows_the_nearest_pairs_first(clips, neighbours):
     mixed = [clips[40], grainy(clips[3], 0), clips[41]]
-    pairs = nearest_pairs(*neighbours.nearest(fingerprints(mixed)), count=2)
+    distances, indices = neighbours.nearest(fingerprints(mixed))
+    pairs = nearest_pairs(distances, indices, 2)
     assert (pairs[0].generated, pairs[0].training) == (1, 3)
     assert pairs[0].distance < pairs[1].distance
     asked = []

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from mmldm.media import reader
-from mmldm.media.reader import Windows, probe, read_audio, read_clip, read_frames, read_windows
+from mmldm.media.probe import probe
+from mmldm.media.reader import Windows, read_audio, read_clip, read_frames, read_windows
 from mmldm.types import ClipSpec
 
 from ..remux import remux

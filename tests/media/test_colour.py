@@ -15,10 +15,10 @@ from av.video.reformatter import Colorspace
 from mmldm.errors import MediaError
 from mmldm.media.clip import Clip
 from mmldm.media.colour import Colour
-from mmldm.media.limits import Limits
-from mmldm.media.orientation import Orientation
-from mmldm.media.picture import FrameConverter, Picture
-from mmldm.media.reader import probe, read_clip, read_frames
+from mmldm.media.container import Limits
+from mmldm.media.picture import FrameConverter, Orientation, Picture
+from mmldm.media.probe import probe
+from mmldm.media.reader import read_clip, read_frames
 from mmldm.types import ClipSpec
 
 BARS = np.array(
@@ -269,7 +269,7 @@ def test_display_p3_is_converted_in_gamut(tmp_path: Path) -> None:
 def test_pixels_that_nothing_converts_are_a_sentence(tmp_path: Path) -> None:
     frame = av.VideoFrame(16, 16, "rgb4")
     colour = Colour(Colorspace.ITU709, True, "BT.709", "SDR")
-    picture = Picture(0.0, 0.1, 0.01, 1.0, Orientation(), colour, frame)
+    picture = Picture(0.0, 0.1, 1.0, Orientation(), colour, frame)
     converter = FrameConverter(tmp_path / "a.mkv", 8, 8, Limits())
     with pytest.raises(MediaError, match=r"a\.mkv \(rgb4\).*re-encode") as caught:
         converter.convert(picture)

@@ -10,18 +10,20 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
 import pytest
 
 from mmldm.errors import MediaError
-from mmldm.media.limits import Limits
-from mmldm.media.reader import probe, read_audio, read_clip, read_frames
+from mmldm.media.container import Limits
+from mmldm.media.probe import probe
+from mmldm.media.reader import read_audio, read_clip, read_frames
 from mmldm.types import ClipSpec
 
 SPEC = ClipSpec(height=16, width=16)
-READERS = {
+READERS: dict[str, Callable[[Path], Any]] = {
     "probe": probe,
     "read_clip": lambda path: read_clip(path, 0.0, SPEC),
     "read_audio": lambda path: read_audio(path, SPEC),
@@ -35,7 +37,7 @@ def listener() -> Iterator[tuple[int, Callable[[], int]]]:
     """A local port, and a function that closes it and says how many connections it had."""
     server = socket.create_server(("127.0.0.1", 0))
     server.settimeout(0.05)
-    hits = []
+    hits: list[object] = []
 
     def accept() -> None:
         while True:
@@ -101,7 +103,10 @@ def test_a_script_does_not_open_its_sibling(
 
 @pytest.mark.parametrize("name", ["http:evil.mp4", "concat:a|b.mp4", "-vf.mp4", "pipe:0.mp4"])
 def test_a_file_name_cannot_choose_the_protocol(
-    tmp_path: Path, write_flash_click: Callable[..., Path], name: str, monkeypatch: object
+    tmp_path: Path,
+    write_flash_click: Callable[..., Path],
+    name: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     write_flash_click(tmp_path / "plain.mp4", "libx264", "aac").rename(tmp_path / name)
     monkeypatch.chdir(tmp_path)
@@ -187,6 +192,6 @@ def test_nobody_sets_the_log_level_of_the_decoder() -> None:
 
 
 def test_probing_does_not_import_torch() -> None:
-    code = "import sys, mmldm.media.probe, mmldm.data.manifest; sys.exit('torch' in sys.modules)"
+    code = "import sys, mmldm.media.probe, mmldm.data.scan; sys.exit('torch' in sys.modules)"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     assert subprocess.run([sys.executable, "-c", code], env=environment).returncode == 0

@@ -13,16 +13,17 @@ from av.codec.context import Flags
 from av.video.reformatter import Interpolation
 
 from mmldm.media import reader
-from mmldm.media.container import MediaFile
+from mmldm.media.container import Limits
+from mmldm.media.decoding import MediaFile
 from mmldm.media.interlacing import (
     DEINTERLACED,
     LEFT_INTERLACED,
     SINGLE_FIELDS,
     Deinterlacer,
 )
-from mmldm.media.limits import Limits
 from mmldm.media.picture import Picture
-from mmldm.media.reader import probe, read_frames
+from mmldm.media.probe import probe
+from mmldm.media.reader import read_frames
 from mmldm.types import ClipSpec
 
 HEIGHT, WIDTH = 144, 192
@@ -192,7 +193,7 @@ def test_a_change_of_pixel_format_loses_no_picture(tmp_path: Path) -> None:
     graph.link_nodes(source, graph.add("format", "yuv422p"), graph.add("buffersink")).configure()
     for number in (3, 4, 5):
         graph.push(frames[number])
-        frames[number] = graph.pull()
+        frames[number] = graph.vpull()
     deinterlacer = Deinterlacer("ffv1", lambda note: None)
     given = [ready for frame in frames for ready in deinterlacer.add(frame)]
     given += deinterlacer.flush()

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from mmldm.media.isolated import run_isolated
-from mmldm.media.probe import measure
+from mmldm.media.probe import probe_apart
 
 HOUR = 3600.0
 """A limit that no call here comes near, on however slow a machine."""
@@ -66,7 +66,7 @@ def test_a_killed_worker_is_replaced() -> None:
 
 
 def test_a_media_error_keeps_its_reason() -> None:
-    (outcome,) = run_isolated(measure, [("nowhere.mp4", {})], workers=1, seconds=HOUR)
+    (outcome,) = run_isolated(probe_apart, [("nowhere.mp4", {})], workers=1, seconds=HOUR)
     assert outcome.reason == "unreadable"
     assert "nowhere.mp4" in outcome.message
 
@@ -86,5 +86,5 @@ def test_no_worker_outlives_the_iterator_even_if_left_early() -> None:
     before = children()
     outcomes = run_isolated(time.sleep, [(0,), (HOUR,), (HOUR,)], workers=2, seconds=HOUR)
     next(outcomes)
-    outcomes.close()
+    outcomes.close()  # type: ignore[attr-defined]
     assert children() <= before

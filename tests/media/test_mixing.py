@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from mmldm.media import reader
-from mmldm.media.reader import probe, read_audio
+from mmldm.media.probe import probe
+from mmldm.media.reader import read_audio
 from mmldm.types import ClipSpec
 
 from ..sound_files import write_sound

@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 
 from mmldm.data.folder import MEDIA_SUFFIXES
-from mmldm.data.manifest import Manifest, scan
+from mmldm.data.manifest import Manifest
+from mmldm.data.scan import scan
+from mmldm.media.container import Limits
 from mmldm.media.isolated import Outcome, run_isolated
-from mmldm.media.limits import Limits
-from mmldm.media.probe import measure
+from mmldm.media.probe import probe_apart
 from mmldm.types import ClipSpec
 
 SECONDS = 3600.0
@@ -96,8 +97,10 @@ def manifest(shared: Path) -> Manifest:
 def unscanned(shared: Path) -> dict[str, Outcome]:
     """Outcomes of the files that a scan passes over by their suffix, read by name."""
     names = [name for name in listed(shared) if Path(name).suffix.lower() not in MEDIA_SUFFIXES]
-    calls = [(str(shared / "nasty" / name), {}) for name in names]
-    outcomes = run_isolated(measure, calls, workers=1, seconds=SECONDS)
+    calls: list[tuple[str, dict[str, object]]] = [
+        (str(shared / "nasty" / name), {}) for name in names
+    ]
+    outcomes = run_isolated(probe_apart, calls, workers=1, seconds=SECONDS)
     return {names[outcome.index]: outcome for outcome in outcomes}
 
 

@@ -6,6 +6,7 @@ import wave
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -15,7 +16,8 @@ import torch
 from mmldm.errors import MediaError
 from mmldm.media import reader
 from mmldm.media.clip import Clip
-from mmldm.media.reader import probe, read_audio, read_clip, read_frames
+from mmldm.media.probe import probe
+from mmldm.media.reader import read_audio, read_clip, read_frames
 from mmldm.types import ClipSpec
 
 Writer = Callable[..., Path]
@@ -24,7 +26,7 @@ FINE = ClipSpec(
 )  # as the files where they are constant
 VARIABLE = "variable frame rate"
 FAST = {"deadline": "realtime", "cpu-used": "8"}
-FILES = {
+FILES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "h264_aac.mp4": ("libx264", "aac", {}),
     "h264_aac_vfr.mp4": ("libx264", "aac", {"times": VARIABLE}),
     "h264_aac_8khz.mp4": ("libx264", "aac", {"rate": 8000}),

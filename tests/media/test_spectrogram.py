@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmldm.media.inversion import MOMENTUM, NNLS_ITERATIONS
-from mmldm.media.spectrogram import AudioImage, mel_filterbank
+from mmldm.media.spectrogram import MOMENTUM, NNLS_ITERATIONS, AudioImage, mel_filterbank
 from mmldm.types import ClipSpec, SpectrogramSpec
 
 SPEC = ClipSpec()

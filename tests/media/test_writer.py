@@ -20,7 +20,8 @@ from PIL import Image
 from mmldm.errors import UserError
 from mmldm.files import whole_file
 from mmldm.media.clip import Clip
-from mmldm.media.reader import probe, read_audio, read_clip
+from mmldm.media.probe import probe
+from mmldm.media.reader import read_audio, read_clip
 from mmldm.types import ClipSpec
 
 

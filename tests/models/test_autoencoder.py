@@ -165,7 +165,7 @@ def test_every_condition_moves_the_output_after_a_few_steps(form: str) -> None:
         def out(c=conditions, times=batch.times) -> AV:
             return model.denoise(batch.noisy, times, c)
 
-        def differs(other: AV) -> tuple[bool, bool]:
+        def differs(other: AV) -> tuple[bool, ...]:
             return tuple(
                 bool((a - b).abs().max() > 1e-5) for a, b in zip(out(), other, strict=True)
             )

@@ -110,9 +110,9 @@ def test_batch_of_mixed_tasks_equals_its_rows_alone(trained):
     together = trained(sample, t, clean, mask, labels)
     for i in range(3):
         rows = slice(i, i + 1)
-        given = clean.map(lambda z, m, i=i: z[i : i + 1] if m[i] else None, mask)
+        given = AV(*(z[rows] if m[i] else None for z, m in zip(clean, mask, strict=True)))
         alone = trained(
-            sample.map(lambda x, r=rows: x[r]), t[rows], given, class_labels=labels[rows]
+            AV(sample.audio[rows], sample.video[rows]), t[rows], given, class_labels=labels[rows]
         )
         for a, b in zip(alone, together, strict=True):
             assert torch.allclose(a[0], b[i], atol=1e-5)

@@ -76,7 +76,7 @@ def test_film_embedding_moves_a_block(kernel: tuple[int, ...], shape: tuple[int,
 )
 def test_attention_stays_on_its_axes(axes: str, reaches: tuple[bool, bool]) -> None:
     torch.manual_seed(0)
-    layer = SelfAttention(8, axes, head_dim=4)  # type: ignore[arg-type]
+    layer = SelfAttention(8, axes, head_dim=4)
     nn.init.normal_(layer.out.weight)
     x = torch.randn(1, 8, 3, 2, 2)
     changed = x.clone()

@@ -19,7 +19,7 @@ from mmldm.training.run_folder import RunFolder
 
 if str(Path(__file__).parents[1]) not in sys.path:
     sys.path.insert(0, str(Path(__file__).parents[1]))
-from smallest import smallest_recipe
+from smallest import smallest_recipe  # type: ignore[import-not-found]
 
 if __name__ == "__main__":
     folder = RunFolder(Path(sys.argv[1]))

@@ -7,7 +7,8 @@ import torch
 from rich.console import Console
 
 from mmldm.config import RunConfig
-from mmldm.data.manifest import Manifest, scan
+from mmldm.data.manifest import Manifest
+from mmldm.data.scan import scan
 from mmldm.training.distributed import Process
 from mmldm.training.journey import JOBS, Journey
 from mmldm.training.run_folder import RunFolder

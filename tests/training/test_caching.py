@@ -13,9 +13,10 @@ from mmldm.config import RunConfig
 from mmldm.data import blocks
 from mmldm.data.cache_writer import json_of
 from mmldm.data.latents import LatentCache, Splits
-from mmldm.data.manifest import Manifest, scan
+from mmldm.data.manifest import Manifest
+from mmldm.data.scan import scan
 from mmldm.errors import UserError
-from mmldm.media.images import frames_to_images
+from mmldm.media.clip import frames_to_images
 from mmldm.media.reader import read_clip
 from mmldm.media.spectrogram import AudioImage
 from mmldm.models.image_codec import ImageCodec, LatentStatistics
@@ -23,8 +24,8 @@ from mmldm.training import block_work
 from mmldm.training.caching import cache_image_latents
 from mmldm.training.distributed import Process
 from mmldm.training.job_caches import unread
+from mmldm.training.jobs.vae import build_vae
 from mmldm.training.journey import Journey
-from mmldm.training.vae import build_vae
 from mmldm.worlds.impacts.clips import ImpactsConfig, synthesize
 
 from ..smallest import CLIP, smallest_recipe
@@ -114,7 +115,8 @@ def times(folder: Path) -> dict[str, int]:
 
 
 def rows_of(cache: LatentCache) -> dict[str, torch.Tensor]:
-    return cache[torch.arange(len(cache))]
+    """By the names on the disk."""
+    return cache.tensors(torch.arange(len(cache)))
 
 
 def test_rows_are_what_the_reader_and_the_vae_give_for_their_window(

@@ -79,7 +79,7 @@ def test_old_checkpoints_survive_a_failure_at_every_call(
     for nth in range(30):
         calls = iter(range(30))
 
-        def failing(*args, nth=nth, calls=calls, **kwargs):  # type: ignore[no-untyped-def]
+        def failing(*args, nth=nth, calls=calls, **kwargs):
             if next(calls) == nth:
                 raise OSError(errno.ENOSPC, "No space left on device")
             return real(*args, **kwargs)

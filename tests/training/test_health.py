@@ -8,15 +8,16 @@ import torch
 from mmldm.data.clips import WindowDataset
 from mmldm.data.latents import LatentCache, Splits
 from mmldm.data.loader import order
-from mmldm.data.manifest import Manifest, scan
+from mmldm.data.manifest import Manifest
+from mmldm.data.scan import scan
 from mmldm.models.image_vae import load_image_vae
 from mmldm.pipelines.sounding_video import SoundingVideoPipeline
-from mmldm.training.autoencoder import AutoencoderStage
-from mmldm.training.cached_stage import CachedStage
-from mmldm.training.generator import GeneratorStage
 from mmldm.training.health import NAMED, Counts, Withheld
+from mmldm.training.jobs.autoencoder import AutoencoderStage
+from mmldm.training.jobs.generator import GeneratorStage
+from mmldm.training.jobs.vae import VaeStage
 from mmldm.training.journey import Journey
-from mmldm.training.vae import VaeStage
+from mmldm.training.stage import CachedStage
 
 from ..smallest import CLIP, smallest_recipe
 from .conftest import journey
@@ -34,7 +35,7 @@ def test_job_on_files_names_the_windows_of_a_step(manifest: Manifest) -> None:
         epochs = [(4 * step + i) // len(rows) for i in range(4)]
         assert stage.clips_of(step) == [
             f"{rows[row].path} at {dataset.start(epoch, row):.2f} s"
-            for epoch, row in zip(epochs, batch["row"].tolist(), strict=True)
+            for epoch, row in zip(epochs, batch.indices.tolist(), strict=True)
         ]
 
 
@@ -53,7 +54,7 @@ def test_jobs_on_caches_name_the_files_of_a_step(finished: Journey) -> None:
         for step, batch in zip(range(5), stage.batches(0, 0, 1), strict=False):
             named = stage.clips_of(step)
             folders = [name.partition("/")[0] for name in named]
-            assert folders == [classes[label] for label in batch["label"]]
+            assert folders == [classes[label] for label in batch.class_labels]
         epoch = [stage.clips_of(step) for step in range(len(files) // 4 + 1)]
         assert {name for clips in epoch for name in clips} == {row.path for row in files}
 

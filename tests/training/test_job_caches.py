@@ -19,8 +19,8 @@ from mmldm.models.image_vae import load_image_vae
 from mmldm.pipelines.sounding_video import SoundingVideoPipeline
 from mmldm.training.caching import weights_key
 from mmldm.training.checkpoint import CheckpointFolder
+from mmldm.training.distil import distil, with_distillation
 from mmldm.training.journey import Journey
-from mmldm.training.students import distil, with_distillation
 
 from ..smallest import smallest_recipe
 from .conftest import journey

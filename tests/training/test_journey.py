@@ -52,10 +52,10 @@ def test_caches_hold_every_usable_clip_once(finished: Journey) -> None:
 def test_generators_latents_are_standardised_by_the_caches_statistics(finished: Journey) -> None:
     cache = Splits.open(finished.folder.cache("latents")).train
     pipeline = SoundingVideoPipeline.from_pretrained(finished.folder.model)
-    rows = cache[torch.arange(len(cache))]
-    for modality in ("audio", "video"):
-        z, spread = rows[f"{modality}_mean"], rows[f"{modality}_logvar"].exp()
-        stream = getattr(pipeline.generator, modality)
+    latents = cache[torch.arange(len(cache))]
+    streams = pipeline.generator.streams
+    for z, logvar, stream in zip(latents.mean, latents.logvar, streams, strict=True):
+        spread = logvar.exp()
         normal = (z - stream.mean) / stream.std
         posterior = spread / stream.std**2
         assert normal.mean((0, 2, 3, 4)).abs().max() < 1e-2

@@ -6,22 +6,25 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.data import default_collate
 
 from mmldm.config import RunConfig
 from mmldm.data.clips import WindowDataset
 from mmldm.data.latents import Splits
-from mmldm.data.manifest import Manifest, scan
+from mmldm.data.manifest import Manifest
+from mmldm.data.scan import scan
 from mmldm.errors import UserError
 from mmldm.media.clip import Clip
 from mmldm.media.reader import read_audio, read_clip
 from mmldm.models.image_vae import load_image_vae
 from mmldm.pipelines.sounding_video import SoundingVideoPipeline
-from mmldm.training.autoencoder import AutoencoderStage
-from mmldm.training.generator import GeneratorStage
+from mmldm.training.jobs.autoencoder import AutoencoderStage, AutoencoderTurn
+from mmldm.training.jobs.generator import GeneratorStage, GeneratorTurn
+from mmldm.training.jobs.vae import VaeStage
 from mmldm.training.journey import JOBS, Journey
 from mmldm.training.randomness import StepRandom
 from mmldm.training.run_clips import find_manifest
-from mmldm.training.vae import VaeStage
+from mmldm.types import AV, Latents, WindowBatch
 
 from ..remux import without
 from ..smallest import CLIP, smallest_recipe
@@ -29,7 +32,8 @@ from .conftest import journey
 
 ROWS = 4
 PRESENT = torch.tensor([[True, True], [True, False], [False, True], [True, True]])
-LACKING = {"audio": 2, "video": 1}
+LACKING = AV(audio=2, video=1)
+"""Modality -> the row without it."""
 CPU = torch.device("cpu")
 
 
@@ -58,21 +62,24 @@ def unsettled(turn: nn.Module) -> nn.Module:
     return turn
 
 
-def cached_batch(finished: Journey, cache: str) -> dict[str, Tensor]:
+def cached_batch(finished: Journey, cache: str) -> Latents:
     batch = Splits.open(finished.folder.cache(cache)).train[torch.arange(ROWS)]
-    batch["label"][LACKING["video"]] = -1
-    return batch | {"present": PRESENT}
+    batch.class_labels[LACKING.video] = -1
+    return batch._replace(present=present(PRESENT))
 
 
-def with_inputs(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+def present(mask: Tensor) -> AV[Tensor]:
+    """Rows (B,2) -> AV (B,)."""
+    return AV(*mask.unbind(1))
+
+
+def with_inputs(batch: Latents) -> Latents:
     """The same batch, with gradients wanted for what it holds."""
-    return {
-        name: value.clone().requires_grad_() if value.is_floating_point() else value
-        for name, value in batch.items()
-    }
+    mean, logvar = (pair.map(lambda x: x.clone().requires_grad_()) for pair in batch[:2])
+    return batch._replace(mean=mean, logvar=logvar)
 
 
-def play(turn: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, list[Tensor]]:
+def play(turn: nn.Module, batch: Latents | WindowBatch) -> tuple[Tensor, list[Tensor]]:
     """Loss and the gradient of every weight."""
     turn.zero_grad()
     loss = turn(batch, StepRandom(0, 5, "model", ROWS))["loss"]
@@ -80,39 +87,45 @@ def play(turn: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, list[Tensor
     return loss.detach(), [p.grad.clone() for p in turn.parameters() if p.grad is not None]
 
 
-def assert_blind(turn: nn.Module, batch: dict[str, Tensor]) -> None:
+def assert_blind(turn: nn.Module, batch: Latents) -> None:
     """Gradients of what is missing are zero, of what is there not, and its content changes nothing."""
     batch = with_inputs(batch)
     loss, weights = play(turn, batch)
-    other = dict(batch)
-    for modality, row in LACKING.items():
-        for name in (f"{modality}_mean", f"{modality}_logvar"):
-            gradient = batch[name].grad
+
+    def changed(value: Tensor, row: int) -> Tensor:
+        other = value.detach().clone()
+        other[row] = torch.randn(other[row].shape)
+        return other
+
+    for name in ("mean", "logvar"):
+        for value, row in zip(getattr(batch, name), LACKING, strict=True):
+            gradient = value.grad
             if gradient is not None:
                 assert torch.equal(gradient[row], torch.zeros_like(gradient[row])), name
                 assert all(gradient[i].abs().sum() > 0 for i in range(ROWS) if i != row), name
-            other[name] = other[name].detach().clone()
-            other[name][row] = torch.randn(other[name][row].shape)
+    other = batch._replace(
+        mean=batch.mean.map(changed, LACKING), logvar=batch.logvar.map(changed, LACKING)
+    )
     changed_loss, changed_weights = play(turn, other)
     assert torch.equal(loss, changed_loss)
     assert all(torch.equal(a, b) for a, b in zip(weights, changed_weights, strict=True))
 
 
 def test_autoencoder_is_blind_to_what_a_clip_lacks(
-    finished: Journey, autoencoder_turn: nn.Module
+    finished: Journey, autoencoder_turn: AutoencoderTurn
 ) -> None:
     assert_blind(autoencoder_turn, cached_batch(finished, "image_latents"))
 
 
 def test_autoencoder_whose_heads_shape_the_latents_is_blind_too(
-    finished: Journey, autoencoder_turn: nn.Module
+    finished: Journey, autoencoder_turn: AutoencoderTurn
 ) -> None:
     autoencoder_turn.autoencoder.register_to_config(detach_latents=False)
     assert_blind(autoencoder_turn, cached_batch(finished, "image_latents"))
 
 
 def test_complete_clips_learn_the_same_beside_incomplete_ones(
-    finished: Journey, autoencoder_turn: nn.Module
+    finished: Journey, autoencoder_turn: AutoencoderTurn
 ) -> None:
     """Without the contrastive term, in which other clips are counterexamples."""
     loss = autoencoder_turn.config.loss.model_copy(update={"contrastive": 0.0})
@@ -120,21 +133,21 @@ def test_complete_clips_learn_the_same_beside_incomplete_ones(
     mixed = cached_batch(finished, "image_latents")
     gradients = []
     for mask in (PRESENT, torch.ones_like(PRESENT)):
-        batch = with_inputs(mixed | {"present": mask})
+        batch = with_inputs(mixed._replace(present=present(mask)))
         play(autoencoder_turn, batch)
-        gradients.append(batch["video_mean"].grad[[0, 3]])
-    assert torch.allclose(*gradients, rtol=1e-5, atol=1e-8)
+        gradients.append(batch.mean.video.grad[[0, 3]])
+    assert torch.allclose(gradients[0], gradients[1], rtol=1e-5, atol=1e-8)
 
 
 def test_generator_is_blind_to_what_a_clip_lacks(
-    finished: Journey, generator_turn: nn.Module
+    finished: Journey, generator_turn: GeneratorTurn
 ) -> None:
     # Only means are used, so a log-variance has no gradient at all.
     assert_blind(generator_turn, cached_batch(finished, "latents"))
 
 
 def test_generator_that_never_predicts_sound_survives_a_clip_of_sound_alone(
-    finished: Journey, generator_turn: nn.Module
+    finished: Journey, generator_turn: GeneratorTurn
 ) -> None:
     generator_turn.predicted_share = generator_turn.predicted_share._replace(audio=0.0)
     loss, _ = play(generator_turn, cached_batch(finished, "latents"))
@@ -147,11 +160,10 @@ def test_image_vae_is_blind_to_what_a_clip_lacks(manifest: Manifest) -> None:
     turn = VaeStage(config, config.vae.train, manifest, CPU).turns["model"]
     dataset = WindowDataset(manifest, CLIP, "train", 0)
     items: list[Any] = [dataset[(0, i)] for i in range(ROWS)]
-    batch = {name: torch.stack([item[name] for item in items]) for name in ("frames", "waveform")}
-    batch["present"] = PRESENT
+    batch = default_collate(items)._replace(present=present(PRESENT))
     loss, weights = play(turn, batch)
-    batch["frames"][LACKING["video"]] = 255
-    batch["waveform"][LACKING["audio"]] = torch.randn(CLIP.num_samples)
+    batch.frames[LACKING.video] = 255
+    batch.waveforms[LACKING.audio] = torch.randn(CLIP.num_samples)
     again, same = play(turn, batch)
     assert torch.equal(loss, again)
     assert all(torch.equal(a, b) for a, b in zip(weights, same, strict=True))
@@ -189,10 +201,10 @@ def test_mixed_folder_trains_from_end_to_end(mixed_folder: Path, tmp_path: Path)
         run.run(job)
     for name in ("image_latents", "latents"):
         caches = Splits.open(run.folder.cache(name))
-        here = caches.train[torch.arange(len(caches.train))]["present"]
+        here = torch.stack(caches.train[torch.arange(len(caches.train))].present, dim=1)
         assert sorted(here.tolist()).count([True, False]) == 2
         assert here.tolist().count([False, True]) == 1
-        assert caches.held_out[torch.arange(len(caches.held_out))]["present"].all()
+        assert caches.held_out[torch.arange(len(caches.held_out))].complete.all()
     assert SoundingVideoPipeline.from_pretrained(run.folder.model) is not None
 
 
@@ -202,8 +214,8 @@ def test_statistics_count_only_what_is_there(mixed_folder: Path, tmp_path: Path)
     run.run("vae")
     cache = run.image_latents().train
     rows = cache[torch.arange(len(cache))]
-    for modality, here in zip(("audio", "video"), rows["present"].T, strict=True):
-        mean = rows[f"{modality}_mean"][here].mean((0, 1, 3, 4))
+    for modality, here, x in zip(("audio", "video"), rows.present, rows.mean, strict=True):
+        mean = x[here].mean((0, 1, 3, 4))
         assert torch.tensor(cache.extra["statistics"][modality]["mean"]).allclose(mean, atol=1e-3)
 
 
@@ -214,8 +226,8 @@ def test_vocoder_reads_the_sound_of_every_file_that_has_one(mixed_folder: Path) 
     assert len(windows) == len(rows) == len(found.split("train")) - 1
     for i, row in enumerate(rows):
         item = windows[(0, i)]
-        assert isinstance(item, dict) and "frames" not in item
-        assert torch.equal(item["waveform"], read_audio(found.file(row), CLIP, windows.start(0, i)))
+        assert isinstance(item, WindowBatch) and len(item.frames) == 0
+        assert torch.equal(item.waveforms, read_audio(found.file(row), CLIP, windows.start(0, i)))
 
 
 def test_folder_without_a_whole_clip_is_refused(mixed_folder: Path, tmp_path: Path) -> None:

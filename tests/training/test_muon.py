@@ -40,7 +40,7 @@ def test_hidden_weights_are_matrices_and_kernels_thick_on_both_sides():
 
 def test_frozen_layers_are_left_to_nobody():
     net = network()
-    net[1].requires_grad_(False)
+    net.get_submodule("1").requires_grad_(False)
     assert set(hidden_weights(net)) == {"2.weight"}
 
 

@@ -14,9 +14,9 @@ from mmldm.models.image_vae import load_image_vae
 from mmldm.models.layers import ResBlock
 from mmldm.models.transformer import Block
 from mmldm.pipelines.sounding_video import SoundingVideoPipeline
-from mmldm.training.autoencoder import AutoencoderStage
 from mmldm.training.distributed import Process
-from mmldm.training.generator import GeneratorStage
+from mmldm.training.jobs.autoencoder import AutoencoderStage
+from mmldm.training.jobs.generator import GeneratorStage
 from mmldm.training.journey import Journey
 from mmldm.training.stage import Stage
 from mmldm.training.turn import Turn

@@ -17,7 +17,7 @@ import yaml
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from mmldm.config import TrainConfig, parse
+from mmldm.config import MediaTrainConfig, parse
 from mmldm.data.loader import Failed, IndexedLoader
 from mmldm.errors import UserError
 from mmldm.models.transformer import Block
@@ -88,7 +88,7 @@ class TinyStage:
 
     def __init__(
         self,
-        config: TrainConfig,
+        config: MediaTrainConfig,
         seed: int,
         poison: tuple[int, ...] = (),
         pause: float = 0.0,
@@ -130,10 +130,11 @@ class TinyStage:
             yield batch
 
     def clips_of(self, step: int) -> list[str]:
-        positions = self._loader.positions(step, self._numbers)
+        positions = self._loader.positions(step)
         return [self._numbers.file(index) for _, index in positions]
 
-    def validate(self, random: StepRandom) -> dict[str, float]:
+    def validate(self) -> dict[str, float]:
+        random = StepRandom(self._seed, 0, "validate", self._config.batch_size)
         rows = [Numbers(self.length)[(0, index)] for index in range(random.batch_size)]
         audio, video = (torch.stack([r["latents"][m] for r in rows]) for m in (0, 1))
         terms = self.turns["model"]({"latents": AV(audio, video)}, random)
@@ -141,7 +142,9 @@ class TinyStage:
 
     def preview(self, folder: Path, step: int) -> None:
         folder.mkdir(exist_ok=True)
-        (folder / f"{step}.txt").write_text(f"norm {self.turns['model'].net[0].weight.norm()}\n")
+        (folder / f"{step}.txt").write_text(
+            f"norm {self.turns['model'].get_parameter('net.0.weight').norm()}\n"
+        )
 
     def export(self, folder: Path) -> None:
         folder.mkdir(exist_ok=True)
@@ -151,12 +154,12 @@ class TinyStage:
         return {"width": WIDTH, "length": self.length}
 
 
-def tiny_config(**changes: Any) -> TrainConfig:
+def tiny_config(**changes: Any) -> MediaTrainConfig:
     base = {
         "steps": 12, "batch_size": 8, "learning_rate": 0.01, "warmup_steps": 2, "ema_decay": 0.9,
         "log_every": 1, "validate_every": 6, "preview_every": 6, "save_every": 3, "workers": 0,
     }  # fmt: skip
-    return parse(TrainConfig, {**base, **changes}, "tiny")
+    return parse(MediaTrainConfig, {**base, **changes}, "tiny")
 
 
 class _FillingDisk(TinyStage):
@@ -175,7 +178,9 @@ def main() -> int:
     folder, *words = sys.argv[1:]
     settings = {k: yaml.safe_load(v) for k, v in (word.split("=", 1) for word in words)}
     seed = settings.pop("seed", 0)
-    extra = {k: settings.pop(k) for k in ("pause", "dropout", "length") if k in settings}
+    extra: dict[str, Any] = {
+        k: settings.pop(k) for k in ("pause", "dropout", "length") if k in settings
+    }
     for rows in ("poison", "unreadable"):
         extra[rows] = tuple(int(s) for s in str(settings.pop(rows, "")).split(",") if s)
     full_at = settings.pop("full_at", -1)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mmldm.cli.output import require_writable, say
-from mmldm.cli.progress import ProgressLine
+from mmldm.cli.terminal import ProgressLine, require_writable, say
 
 if TYPE_CHECKING:
     from mmldm.types import ClipSpec
@@ -47,10 +47,11 @@ def scan(
 ) -> None:
     """Decodes every clip once and says what can be used, what not, and why."""
     from mmldm.config import DataConfig
-    from mmldm.data.manifest import scan as scan_folder
+    from mmldm.data.scan import scan as scan_folder
     from mmldm.strict import parse
     from mmldm.types import ClipSpec
 
+    # Mistakes are told before the first clip is decoded.
     spec = parse(ClipSpec, {"num_frames": frames, "fps": fps}, "a training window")
     patterns = {"class_pattern": class_pattern, "group_pattern": group_pattern}
     for name, pattern in patterns.items():
@@ -69,8 +70,9 @@ def scan(
             group_pattern=group_pattern,
             follow_links=follow_links,
             unfinished=None if out is None else out.with_name(f"{out.name}.unfinished"),
-            progress=lambda done, total: line("scan", done, total),
+            progress=partial(line, "scan"),
         )
+    # The manifest is written, whatever it says: it names what cannot be used.
     say(manifest.summary())
     if out is not None:
         manifest.save(out)
@@ -113,12 +115,12 @@ def synthesize(
             config,
             clips,
             workers=workers,
-            progress=lambda done, total: line("clips", done, total),
+            progress=partial(line, "clips"),
         )
     typer.echo(f"{clips} clips in {folder}")
-    from mmldm.training.recipe import tiny_clip
+    from mmldm.config import load_config
 
-    for sentence in _what_is_next(folder, config.spec, tiny_clip()):
+    for sentence in _what_is_next(folder, config.spec, load_config("impacts").clip):
         typer.echo(sentence)
 
 
@@ -134,6 +136,7 @@ def _what_is_next(folder: Path, made: ClipSpec, chosen: ClipSpec) -> list[str]:
             f"next: a recipe with clips of at most {made.duration:g} s (docs/training.md): the one that "
             f"`mmldm train {folder}` chooses needs {chosen.duration:g} s"
         ]
+    # Nothing but its picture size and its sample rate would be changed in silence.
     changes = []
     if (made.height, made.width) != (chosen.height, chosen.width):
         changes.append(

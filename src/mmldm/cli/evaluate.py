@@ -12,9 +12,8 @@ from typing import Annotated
 import typer
 
 from mmldm import __version__
-from mmldm.cli.generate import DeviceOption, load_model
-from mmldm.cli.output import require_writable, say
-from mmldm.cli.progress import ProgressLine
+from mmldm.cli.generate import load_model
+from mmldm.cli.terminal import DeviceOption, ProgressLine, note, require_writable, say
 
 
 def evaluate(
@@ -68,7 +67,7 @@ def evaluate(
     from mmldm.evaluation.measuring import FeatureCache
     from mmldm.evaluation.metrics import choose
     from mmldm.evaluation.page import not_measured, sentences, table
-    from mmldm.evaluation.pictures import write_pictures
+    from mmldm.evaluation.pictures import NO_PLOTS, can_plot, write_pictures
     from mmldm.evaluation.protocol import find_protocol
     from mmldm.evaluation.report import as_json, differences, load, require_comparable, save
     from mmldm.evaluation.sides import Finder
@@ -115,6 +114,8 @@ def evaluate(
         report = as_json(found, rules, measures.built, about)
         page = save(report, write_pictures(found, rules.spec, out), out)
 
+    if not can_plot():
+        note(NO_PLOTS)
     say(table(report))
     say(f"\n{report['speed']['sentence']}")
     for sentence in sentences(report):

@@ -15,7 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 from mmldm import __version__
-from mmldm.cli import benchmark, data, distill, evaluate, generate, train
+from mmldm.cli import benchmark, data, evaluate, generate, train
 from mmldm.errors import RefusedElsewhereError, UserError
 from mmldm.text import printable_lines
 
@@ -37,6 +37,7 @@ class Commands(TyperGroup):
             where = f"{error.filename}: " if error.filename else ""
             _fail(f"{where}{error.strerror or error}")
         except (MemoryError, RuntimeError) as error:
+            # torch has a RuntimeError for memory, too; any other is a fault of the program.
             text = str(error)
             signs = ("out of memory", "allocate memory", "not enough memory")
             if not isinstance(error, MemoryError) and not any(sign in text for sign in signs):
@@ -64,7 +65,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("train")(train.train)
-app.command("distill")(distill.distill)
+app.command("distill")(train.distill)
 app.command("generate")(generate.generate)
 app.command("reconstruct")(generate.reconstruct)
 app.command("evaluate")(evaluate.evaluate)
@@ -96,6 +97,7 @@ def run() -> None:
     if sys.platform == "win32":
         sys.stderr.write("mmldm: Windows is not supported: use Linux, macOS, or WSL\n")
         sys.exit(2)
+    # Results may go to a file or a terminal of any encoding.
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             # A file name need not be valid text.

@@ -1,26 +1,25 @@
 """Windows of clips: a random one per epoch for training, fixed ones for caches and validation.
 
-Manifest -> dataset[(epoch, index)] -> frames u8 (T,3,H,W), waveform f32 (S,), class_label, entry.
+Manifest -> dataset[(epoch, index)] -> one `types.WindowBatch` without its first dimension.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch.utils.data import default_collate
 
 from mmldm.data.loader import Failed, Position
 from mmldm.data.manifest import Entry, Manifest, Split
 from mmldm.errors import MediaError, UserError
 from mmldm.media.clip import Clip
 from mmldm.media.reader import read_audio, read_clip, read_frames
-from mmldm.types import AV, ClipSpec
+from mmldm.types import AV, ClipSpec, WindowBatch
 
 NO_CLASS = -1
-"""Label of a clip that lies in no class folder."""
+"""The class number of a clip that lies in no class folder."""
 
 
 class WindowDataset:
@@ -52,31 +51,31 @@ class WindowDataset:
         self._entries = [
             entry for entry in manifest.split(split) if entry.has_audio or not sound_only
         ]
-        self._labels = class_labels(manifest)
+        self._class_numbers = class_numbers(manifest)
 
     def __len__(self) -> int:
         return len(self._entries)
 
-    def __getitem__(self, position: Position) -> dict[str, Any] | Failed:
-        """The window as tensors, with class and entry number; `Failed` where it cannot be read."""
+    def __getitem__(self, position: Position) -> WindowBatch | Failed:
+        """One window, without the first dimension; `Failed` where it cannot be read."""
         epoch, index = position
-        entry = self._entries[index]
-        start = self.start(epoch, index)
-        media: dict[str, Any]
+        entry, start = self._entries[index], self.start(epoch, index)
         try:
             if self._sound_only:
-                media = {"waveform": read_audio(self._manifest.file(entry), self._spec, start)}
+                waveform = read_audio(self._manifest.file(entry), self._spec, start)
+                frames = torch.empty(0, 3, self._spec.height, self._spec.width, dtype=torch.uint8)
             else:
                 clip = read_entry(self._manifest, entry, start, self._spec)
-                media = {"frames": clip.frames, "waveform": clip.waveform}
+                frames, waveform = clip.frames, clip.waveform
         except MediaError as error:
             return Failed(entry.path, str(error))
-        return {
-            **media,
-            "present": torch.tensor([entry.has_audio, entry.has_video]),
-            "class_label": self._labels[entry.class_name],
-            "row": index,
-        }
+        return WindowBatch(
+            frames,
+            waveform,
+            present=AV(torch.tensor(entry.has_audio), torch.tensor(entry.has_video)),
+            class_labels=torch.tensor(self._class_numbers[entry.class_name]),
+            indices=torch.tensor(index),
+        )
 
     def file(self, index: int) -> str:
         """Of an entry: its path in the manifest, which `Failed` names."""
@@ -94,8 +93,8 @@ class WindowDataset:
 
 def held_out_windows(
     manifest: Manifest, spec: ClipSpec, seed: int, count: int
-) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Frames (B,T,3,H,W) and waveforms (B,S) of at most `count` held-out clips, one window of each.
+) -> tuple[WindowBatch, dict[str, str]]:
+    """At most `count` held-out clips that have both sound and picture, one window of each.
 
     They are spread over the manifest, so that every class is looked at. A run that holds nothing
     out looks at training clips.
@@ -108,8 +107,7 @@ def held_out_windows(
     """
     split: Split = "held_out" if manifest.split("held_out") else "train"
     dataset = WindowDataset(manifest.complete, spec, split, seed)
-    chosen = spread(count, len(dataset))
-    read = [dataset[(0, i)] for i in chosen]
+    read = [dataset[(0, i)] for i in spread(count, len(dataset))]
     failures = {item.file: item.reason for item in read if isinstance(item, Failed)}
     items = [item for item in read if not isinstance(item, Failed)]
     if not items:
@@ -117,8 +115,7 @@ def held_out_windows(
             f"none of the {split} clips looked at can be read any more, for example "
             + ": ".join(next(iter(failures.items())))
         )
-    media = {name: torch.stack([item[name] for item in items]) for name in ("frames", "waveform")}
-    return media, failures
+    return default_collate(items), failures
 
 
 def read_entry(manifest: Manifest, entry: Entry, start: float, spec: ClipSpec) -> Clip:
@@ -139,18 +136,7 @@ def read_entry(manifest: Manifest, entry: Entry, start: float, spec: ClipSpec) -
     return Clip(frames, waveform, spec.fps, spec.sample_rate)
 
 
-def present(batch: Mapping[str, Tensor]) -> AV[Tensor]:
-    """Which clips of a batch have sound, and which have picture: AV (B,) bool.
-
-    A batch from a cache of an earlier version does not say; its clips have both.
-    """
-    if "present" in batch:
-        return AV(*batch["present"].unbind(1))
-    some = next(iter(batch.values()))
-    return AV(*some.new_ones(2, len(some), dtype=torch.bool))
-
-
-def class_labels(manifest: Manifest) -> dict[str | None, int]:
+def class_numbers(manifest: Manifest) -> dict[str | None, int]:
     """Class name -> index in `manifest.classes`; None -> NO_CLASS."""
     return {None: NO_CLASS, **{name: i for i, name in enumerate(manifest.classes)}}
 

@@ -1,30 +1,29 @@
 """Cached tensors, read in any order in constant memory; and in which order training reads them.
 
-a folder of blocks, written by `data.cache_writer` -> cache[indices] -> rows. Both caches of the system are
-read with it: image latents (for the autoencoder job) and latents (for the generator job).
+a folder of blocks, written by `data.cache_writer` -> cache[indices] -> `types.Latents`. Both caches of the
+system are read with it: image latents (for the autoencoder job) and latents (for the generator job).
+
+On the disk the tensors have names, which only this module translates (`latents_of`, `tensors_of`):
+    audio_mean, video_mean, audio_logvar, video_logvar, present (B,2), label (B,)
 """
 
 from __future__ import annotations
 
 import itertools
-import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from mmldm.data.cache_writer import FORMAT, Block, cache_key, json_of, shard_name
 from mmldm.data.loader import order
 from mmldm.data.manifest import Entry, Manifest
 from mmldm.errors import UserError
+from mmldm.models.weights import KINDS, read_header
+from mmldm.types import AV, MODALITIES, Latents
 
-DTYPES = {
-    "F16": torch.float16, "F32": torch.float32, "F64": torch.float64, "I64": torch.int64,
-    "BOOL": torch.bool,
-}  # fmt: skip
 PICTURE = "video_index"
 """The windows' tensor that points into the block's pictures."""
 
@@ -46,7 +45,7 @@ def _content(entry: Entry) -> tuple[str | int, ...]:
 
 
 class LatentCache:
-    """Reads a finished cache; `cache[indices]` gives the rows as one dictionary of stacked tensors.
+    """Reads a finished cache; `cache[indices]` gives clips as one batch.
 
     Shards are memory-mapped and only the rows asked for are read: a cache of any size opens at once and
     is read in constant memory.
@@ -86,7 +85,7 @@ class LatentCache:
                 raise UserError(f"{damage}: run the job again, which encodes that part anew.")
         try:
             self.shards = [block_tensors(folder, n, block) for n, block in enumerate(self.blocks)]
-        except (SafetensorError, OSError) as error:
+        except (UserError, OSError) as error:
             raise UserError(
                 f"a shard of the cache {folder} cannot be opened ({error}): run the job again, which "
                 "encodes that part anew."
@@ -97,15 +96,20 @@ class LatentCache:
         """What a job that is half-way on this cache must find again: a JSON value."""
         return {"format": FORMAT, **self.parts, "unreadable": sorted(self.failed)}
 
-    def row_shapes(self) -> dict[str, tuple[int, ...]]:
-        """The shape of each of a row's tensors."""
-        return {name: tuple(x.shape[1:]) for name, x in self[torch.zeros(1).long()].items()}
+    @property
+    def shapes(self) -> AV[tuple[int, ...]]:
+        """Of one clip's means: AV (1,c,h,w), (T,c,h,w), or AV (C,T',H',W')."""
+        return self[torch.zeros(1, dtype=torch.long)].mean.map(lambda mean: tuple(mean.shape[1:]))
 
     def __len__(self) -> int:
         return int(self.ends[-1]) if len(self.ends) else 0
 
-    def __getitem__(self, indices: Tensor) -> dict[str, Tensor]:
-        """Rows `indices` (n,) in the given order; floating tensors come back as float32.
+    def __getitem__(self, indices: Tensor) -> Latents:
+        """The clips `indices` (B,) in the given order, on the CPU."""
+        return latents_of(self.tensors(indices))
+
+    def tensors(self, indices: Tensor) -> dict[str, Tensor]:
+        """The rows `indices` (n,) by the names on the disk; floating tensors come back as float32.
 
         Where the windows point to pictures, these stand in their place, frame by frame: (n,T,...).
         """
@@ -121,6 +125,7 @@ class LatentCache:
         return out
 
     def _rows(self, block: int, rows: Tensor) -> Iterator[tuple[str, Tensor]]:
+        """Every tensor of the rows (n,) of one block, by name."""
         windows, pictures = self.shards[block]
         for name, stored in windows.items():
             if name != PICTURE:
@@ -145,21 +150,37 @@ class Splits(NamedTuple):
 
 
 def cached_batches(
-    cache: LatentCache,
-    *,
-    batch_size: int,
-    seed: int,
-    start_step: int,
-    rank: int,
-    world: int,
-    device: torch.device,
-) -> Iterator[dict[str, Tensor]]:
+    cache: LatentCache, *, batch_size: int, seed: int, start_step: int, rank: int, world: int
+) -> Iterator[Latents]:
     """Endless batches of this process's rows, in the same stateless order as `loader.order`."""
     local = batch_size // world
     for step in itertools.count(start_step):
         indices = torch.as_tensor(order(seed, len(cache), batch_size, step))
-        rows = cache[indices[rank * local : (rank + 1) * local]]
-        yield {name: value.to(device, non_blocking=True) for name, value in rows.items()}
+        yield cache[indices[rank * local : (rank + 1) * local]]
+
+
+def latents_of(tensors: Mapping[str, Tensor]) -> Latents:
+    """A batch from tensors with the names on the disk."""
+    return Latents(
+        mean=MODALITIES.map(lambda modality: tensors[f"{modality}_mean"]),
+        logvar=MODALITIES.map(lambda modality: tensors[f"{modality}_logvar"]),
+        present=presence_of(tensors),
+        class_labels=tensors["label"],
+    )
+
+
+def presence_of(tensors: Mapping[str, Tensor]) -> AV[Tensor]:
+    """Which modalities the clips have, AV (B,) bool, from tensors with the names on the disk."""
+    return AV(*tensors["present"].unbind(1))
+
+
+def tensors_of(latents: Latents) -> dict[str, Tensor]:
+    """A batch as tensors with the names on the disk, posteriors as float16: the inverse of `latents_of`."""
+    tensors = {"label": latents.class_labels, "present": torch.stack(latents.present, dim=1)}
+    for modality, mean, logvar in zip(MODALITIES, latents.mean, latents.logvar, strict=True):
+        tensors[f"{modality}_mean"] = mean.half()
+        tensors[f"{modality}_logvar"] = logvar.half()
+    return tensors
 
 
 def block_tensors(
@@ -168,7 +189,7 @@ def block_tensors(
     """Windows and pictures of a block, memory-mapped as they are stored; empty where there are none.
 
     Raises:
-        SafetensorError, OSError: A shard is damaged or cannot be read.
+        UserError, OSError: A shard is damaged or cannot be read.
     """
     names = (shard_name(kind, number) for kind in ("windows", "pictures"))
     windows, pictures = (_mapped(folder / n) if n in block.sha256 else {} for n in names)
@@ -181,21 +202,17 @@ def _mapped(shard: Path) -> dict[str, Tensor]:
     `load_file` maps a file, too, but reads all of it at once.
 
     Raises:
-        SafetensorError: Its header is damaged, or the file is too short for it.
+        UserError: Its header is damaged, or the file is too short for it.
     """
-    with safe_open(shard, "pt"):
-        pass
-    with shard.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(length))
-    header.pop("__metadata__", None)
+    header = read_header(shard)
     size = shard.stat().st_size
-    data = torch.from_file(str(shard), shared=False, size=size, dtype=torch.uint8)[8 + length :]
+    data = torch.from_file(str(shard), shared=False, size=size, dtype=torch.uint8)
     return {
-        name: data[slice(*entry["data_offsets"])].view(DTYPES[entry["dtype"]]).view(entry["shape"])
-        for name, entry in header.items()
+        name: data[stored.begin : stored.end].view(KINDS[stored.kind]).view(stored.shape)
+        for name, stored in header.items()
     }
 
 
 def _whole_precision(rows: Tensor) -> Tensor:
+    """Rows (n,...) stored as float16 -> float32; numbers of another kind as they are."""
     return rows.float() if rows.is_floating_point() else rows

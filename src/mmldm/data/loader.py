@@ -1,10 +1,11 @@
 """Batches in an order that is a function of (seed, step): no state, so nothing to save or restore.
 
-dataset[(epoch, index)] -> item -> batch, a nested dict of tensors (rows, ...).
+(seed, step) -> positions (epoch, index) -> dataset[position] -> item -> batch: the items' tensors, stacked.
 """
 
 from __future__ import annotations
 
+import itertools
 import signal
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,12 +14,12 @@ from types import FrameType
 from typing import Any, Protocol
 
 import numpy as np
-from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from mmldm.errors import UserError
 
 Position = tuple[int, int]
-"""(epoch, index) of one row."""
+"""(epoch, index): which item of the dataset, and for which time."""
 
 MAX_FAILED_SHARE = 0.2
 MAX_ATTEMPTS = 20
@@ -40,7 +41,10 @@ class IndexedDataset(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, position: Position) -> Any:
-        """A dict of tensors, arrays and numbers, or `Failed`."""
+        """A nest of dicts and (named) tuples of tensors and numbers, or `Failed`."""
+
+    def file(self, index: int) -> str:
+        """The name that `Failed` would have for an item."""
 
 
 def order(seed: int, length: int, batch_size: int, step: int) -> list[int]:
@@ -73,7 +77,6 @@ class IndexedLoader:
         rank: This process; its rows are the rank-th contiguous slice.
         world: Processes in all; divides `batch_size`.
         workers: Loading processes; 0: this one.
-        pin_memory: For transfers to a GPU.
 
     Attributes:
         failures: File -> reason, for the files that could not be read so far.
@@ -93,30 +96,23 @@ class IndexedLoader:
         rank: int = 0,
         world: int = 1,
         workers: int = 0,
-        pin_memory: bool = False,
     ) -> None:
         if len(dataset) == 0:
             raise UserError("there is nothing to train on: no usable clip in the training split")
         self.failures: dict[str, str] = {}
-        self._dataset = dataset
-        self._batch_size = batch_size
-        self._seed = seed
-        self._start_step = start_step
+        self._dataset, self._seed = dataset, seed
+        self._batch_size, self._start_step = batch_size, start_step
         local = batch_size // world
         self._rows = slice(rank * local, (rank + 1) * local)
         self._alone = world == 1
         self._workers = workers
-        self._pin_memory = pin_memory
 
     def __iter__(self) -> Iterator[Any]:
         loader: DataLoader[Any] = DataLoader(
             _WithStandIns(self._dataset, self._seed),
-            batch_sampler=_Steps(
-                self._seed, len(self._dataset), self._batch_size, self._rows, self._start_step
-            ),
+            batch_sampler=self._own_positions(),
             num_workers=self._workers,
             collate_fn=_collate,
-            pin_memory=self._pin_memory,
             worker_init_fn=_leave_stopping_to_the_parent,
             timeout=MAX_SECONDS if self._workers else 0,
         )
@@ -143,29 +139,28 @@ class IndexedLoader:
                 )
             yield batch
 
-    def positions(self, step: int, files: _Named) -> list[Position]:
+    def positions(self, step: int) -> list[Position]:
         """The rows of a step's global batch as they were read: stand-ins in the place of known failures.
 
         Args:
             step: Steps completed before it.
-            files: Names the file of an index, as `failures` does.
         """
-        length = len(self._dataset)
-        return [
-            next(
-                (
-                    position
-                    for position in _attempts(self._seed, length, wanted)
-                    if files.file(position[1]) not in self.failures
-                ),
-                wanted,
-            )
-            for wanted in _positions(self._seed, length, self._batch_size, step)
-        ]
 
+        def as_read(wanted: Position) -> Position:
+            for position in _attempts(self._seed, len(self._dataset), wanted):
+                if self._dataset.file(position[1]) not in self.failures:
+                    return position
+            return wanted
 
-class _Named(Protocol):
-    def file(self, index: int) -> str: ...
+        return [as_read(wanted) for wanted in self._positions(step)]
+
+    def _positions(self, step: int) -> list[Position]:
+        return _positions(self._seed, len(self._dataset), self._batch_size, step)
+
+    def _own_positions(self) -> Iterator[list[Position]]:
+        """This process's rows of every step."""
+        for step in itertools.count(self._start_step):
+            yield self._positions(step)[self._rows]
 
 
 def refuse_many(failures: Mapping[str, str], files: int) -> None:
@@ -186,21 +181,6 @@ def refuse_many(failures: Mapping[str, str], files: int) -> None:
         )
 
 
-class _Steps(Sampler[list[Position]]):
-    def __init__(
-        self, seed: int, length: int, batch_size: int, rows: slice, start_step: int
-    ) -> None:
-        self._arguments = (seed, length, batch_size)
-        self._rows = rows
-        self._start_step = start_step
-
-    def __iter__(self) -> Iterator[list[Position]]:
-        step = self._start_step
-        while True:
-            yield _positions(*self._arguments, step)[self._rows]
-            step += 1
-
-
 class _WithStandIns(Dataset[Any]):
     """Adds to each item the failures on the way to it; runs in the workers."""
 
@@ -218,14 +198,16 @@ class _WithStandIns(Dataset[Any]):
         return None, failures
 
 
-def _collate(rows: Sequence[tuple[Any, list[Failed]]]) -> tuple[Any, list[Failed]]:
-    items = [item for item, _ in rows]
-    failures = [failed for _, row in rows for failed in row]
+def _collate(pairs: Sequence[tuple[Any, list[Failed]]]) -> tuple[Any, list[Failed]]:
+    """The batch, or None where an item has no stand-in, and what failed on the way."""
+    items = [item for item, _ in pairs]
+    failures = [failed for _, met in pairs for failed in met]
     # Without a stand-in the batch has no valid form; the loader then ends the run.
     return (None if any(item is None for item in items) else default_collate(items)), failures
 
 
 def _positions(seed: int, length: int, batch_size: int, step: int) -> list[Position]:
+    """Of a step's global batch: places in the endless row of epochs, each epoch permuted anew."""
     places = range(step * batch_size, (step + 1) * batch_size)
     return [
         (place // length, int(_permutation(seed, length, place // length)[place % length]))
@@ -234,7 +216,7 @@ def _positions(seed: int, length: int, batch_size: int, step: int) -> list[Posit
 
 
 def _attempts(seed: int, length: int, position: Position) -> Iterator[Position]:
-    """A row and, one after the other, those that stand in for it."""
+    """A position and, one after the other, those that stand in for it."""
     yield position
     for attempt in range(1, MAX_ATTEMPTS):
         chooser = np.random.default_rng([seed, *position, attempt])

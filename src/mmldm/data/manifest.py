@@ -1,47 +1,96 @@
-"""Which files of a folder are clips, what they hold, and which of them are held out.
+"""What a scan found: one entry for each media file, and when it still is the same file.
 
-folder -> Manifest (one Entry per media file) <-> JSONL. Every file found is used, used with a note,
-or skipped with a reason code; the counts add up. docs/data.md.
+Manifest (one Entry per media file: used, used with a note, or skipped with a reason code) <-> JSON lines;
+Entry, file -> same, touched, changed or gone. docs/data.md.
 """
 
 from __future__ import annotations
 
 import json
+import stat
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from mmldm.data.entries import SILENT_SHARE, Entry, Split, Status, content, fingerprint
-from mmldm.data.folder import (
-    AUDIO_SUFFIXES,
-    MEDIA_SUFFIXES,
-    Found,
-    Listed,
-    find_media,
-    json_lines,
-    read_list,
-)
-from mmldm.data.measuring import UNNAMED, kept_entry, measure_files, measured_entry, unnamed_entry
-from mmldm.data.splits import assign_splits, draw
-from mmldm.data.summary import summary_lines
 from mmldm.errors import MediaError, UserError
-from mmldm.files import write_text
-from mmldm.media.clock import TOLERANCE
-from mmldm.media.limits import Limits
-from mmldm.text import is_utf8, printable
-from mmldm.types import ClipSpec
+from mmldm.files import once_per_file, sha256_of, write_text
 
-__all__ = [
-    "SILENT_SHARE", "TOLERANCE", "Manifest", "Entry", "Split", "Status", "assign_splits", "draw", "scan",
-]  # fmt: skip
+if TYPE_CHECKING:
+    from mmldm.data.folder import Listed
 
 FORMAT, VERSION = "mmldm-manifest", 2
 READ = (1, 2)
 """Versions that open: 1 has no hashes, recordings, notes and count of entries."""
 PROBED = 5
 """Files that a folder must hold to count as where the clips are."""
+SILENT_SHARE = 0.99
+"""From this share of silence on, a sound is digital silence."""
+
+Split = Literal["train", "held_out"]
+Status = Literal["used", "used_with_note", "skipped"]
+State = Literal["same", "touched", "changed", "gone"]
+
+
+class Entry(BaseModel):
+    """One media file. Measured fields are None where the file could not be measured."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    path: str
+    """Relative to the manifest's root, with forward slashes."""
+    status: Status
+    reason: str | None = None
+    """Why it is skipped: a code of docs/data.md."""
+    note: str | None = None
+    class_name: str | None = None
+    group: str | None = None
+    """The recording that it is a part of; all parts stand on one side of the split."""
+    split: Split | None = None
+    duration: float | None = None
+    """Seconds: windows lie in [0, duration]. At least one clip long if the entry is usable."""
+    fps: float | None = None
+    width: int | None = None
+    height: int | None = None
+    sample_rate: int | None = None
+    channels: int | None = None
+    video_codec: str | None = None
+    audio_codec: str | None = None
+    silent_share: float | None = None
+    decode_errors: int | None = None
+    has_audio: bool = True
+    has_video: bool = True
+    """Whether there is sound, and picture; a usable entry without one is for `allow_missing` alone."""
+    size: int
+    """Bytes."""
+    mtime_ns: int
+    sha256: str | None = None
+    """Of the content, in hex; None where the file could not be measured, and in manifests of version 1."""
+
+    @property
+    def usable(self) -> bool:
+        """Whether clips are read from it."""
+        return self.status != "skipped"
+
+    @property
+    def complete(self) -> bool:
+        """Whether the file has both sound and picture."""
+        return self.has_audio and self.has_video
+
+    def state(self, path: Path) -> State:
+        """What has become of the file at `path` since it was scanned.
+
+        Only a file with another time of change is read. Without a hash to compare with, it has changed.
+        """
+        now = fingerprint(path)
+        if now is None:
+            return "gone"
+        if now == (self.size, self.mtime_ns):
+            return "same"
+        same_content = now[0] == self.size and self.sha256 is not None
+        return "touched" if same_content and content(path) == self.sha256 else "changed"
 
 
 class Manifest(BaseModel):
@@ -49,9 +98,10 @@ class Manifest(BaseModel):
 
     Attributes:
         root: The folder, absolute.
+        entries: One for each media file found, in the order of their paths, or of the list.
         ignored: Files that were not looked at, by cause.
         notes: Sentences on how the folder was read.
-        listed: Name of the list in `root` that the files were taken from; None: all of the folder's.
+        list_name: Name of the list in `root` that the files were taken from; None: all of the folder's.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -60,7 +110,7 @@ class Manifest(BaseModel):
     entries: tuple[Entry, ...]
     ignored: dict[str, int] = Field(default_factory=dict)
     notes: tuple[str, ...] = ()
-    listed: str | None = None
+    list_name: str | None = None
 
     @property
     def classes(self) -> list[str]:
@@ -69,6 +119,7 @@ class Manifest(BaseModel):
 
     @property
     def usable(self) -> list[Entry]:
+        """Entries whose files are used, with a note or without."""
         return [entry for entry in self.entries if entry.usable]
 
     def split(self, name: Split) -> list[Entry]:
@@ -78,9 +129,8 @@ class Manifest(BaseModel):
     @property
     def complete(self) -> Manifest:
         """Without the files that lack sound or picture."""
-        return self.model_copy(
-            update={"entries": tuple(entry for entry in self.entries if entry.complete)}
-        )
+        entries = tuple(entry for entry in self.entries if entry.complete)
+        return self.model_copy(update={"entries": entries})
 
     def file(self, entry: Entry) -> Path:
         """Where the entry's file is, to read it; a process reads its content once to see that it is the same.
@@ -100,9 +150,9 @@ class Manifest(BaseModel):
         """Raises UserError with the commonest reasons if no file is usable."""
         if not self.usable:
             reasons = Counter(entry.reason for entry in self.entries).most_common(3)
-            listed = ", ".join(f"{reason} ({count})" for reason, count in reasons)
+            commonest = ", ".join(f"{reason} ({count})" for reason, count in reasons)
             raise UserError(
-                f"none of the {len(self.entries)} media files in {self.root} can be used: {listed};"
+                f"none of the {len(self.entries)} media files in {self.root} can be used: {commonest};"
                 " see docs/data.md for what these mean"
             )
 
@@ -111,37 +161,31 @@ class Manifest(BaseModel):
 
         Content is compared where size or time of change differ; `file` compares it where they do not.
         """
-        return [
-            entry
-            for entry in self.usable
-            if entry.state(self.root / entry.path) in ("changed", "gone")
-        ]
+        states = [(entry, entry.state(self.root / entry.path)) for entry in self.usable]
+        return [entry for entry, state in states if state in ("changed", "gone")]
 
     def touched(self) -> Manifest:
         """This manifest with the times of change of today, where a file's content is the scanned one."""
-        entries = [
-            entry.model_copy(update={"mtime_ns": now[1]})
-            if entry.state(path := self.root / entry.path) == "touched"
-            and (now := fingerprint(path))
-            else entry
-            for entry in self.entries
-        ]
-        return self.model_copy(update={"entries": tuple(entries)})
+
+        def renewed(entry: Entry) -> Entry:
+            path = self.root / entry.path
+            now = fingerprint(path) if entry.state(path) == "touched" else None
+            return entry if now is None else entry.model_copy(update={"mtime_ns": now[1]})
+
+        return self.model_copy(update={"entries": tuple(map(renewed, self.entries))})
 
     def arrivals(self, listing: Sequence[Listed]) -> list[str]:
         """Paths of files that the scan did not know, or could not use and that have changed since."""
         entries = {entry.path: entry for entry in self.entries}
-        return [
-            listed.path
-            for listed in listing
-            if listed.named and self._has_arrived(entries.get(listed.path), self.root / listed.path)
-        ]
 
-    @staticmethod
-    def _has_arrived(entry: Entry | None, path: Path) -> bool:
-        if entry is None:
-            return True
-        return not entry.usable and fingerprint(path) not in ((entry.size, entry.mtime_ns), None)
+        def is_new(listed: Listed) -> bool:
+            entry = entries.get(listed.path)
+            if entry is None:
+                return True
+            known = (entry.size, entry.mtime_ns)
+            return not entry.usable and fingerprint(self.root / entry.path) not in (known, None)
+
+        return [listed.path for listed in listing if listed.named and is_new(listed)]
 
     def at(self, root: Path) -> Manifest:
         """The same clips in another place."""
@@ -149,6 +193,8 @@ class Manifest(BaseModel):
 
     def summary(self) -> str:
         """A table for a person: counts by class and by reason, hours, and warnings."""
+        from mmldm.data.summary import summary_lines
+
         return "\n".join(summary_lines(self))
 
     def save(self, path: str | Path) -> Path:
@@ -164,7 +210,7 @@ class Manifest(BaseModel):
             "rows": len(self.entries),
             "ignored": self.ignored,
             "notes": list(self.notes),
-            "listed": self.listed,
+            "listed": self.list_name,
         }
         lines = [json.dumps(header, ensure_ascii=False)]
         lines += [entry.model_dump_json(exclude_defaults=True) for entry in self.entries]
@@ -178,6 +224,7 @@ class Manifest(BaseModel):
         Raises:
             UserError: Not a manifest of this version, or a damaged line, named.
         """
+        # A header that this program understands.
         path = Path(path)
         lines = json_lines(path)
         _, header = next(lines, (0, {}))
@@ -190,6 +237,8 @@ class Manifest(BaseModel):
                 f"{path} is a manifest of version {header.get('version')}, this program reads"
                 f" versions up to {VERSION}; scan the folder again"
             )
+
+        # As many entries as it says.
         entries = []
         for number, value in lines:
             try:
@@ -203,6 +252,8 @@ class Manifest(BaseModel):
                 f"{path} is cut: it holds {len(entries)} of {header.get('rows')} files; copy it again, or "
                 "scan the folder again"
             )
+
+        # Where the files are now.
         try:
             root = _find_root(path, Path(header["root"]), entries)
             return cls(
@@ -210,135 +261,32 @@ class Manifest(BaseModel):
                 entries=tuple(entries),
                 ignored=header.get("ignored", {}),
                 notes=tuple(header.get("notes", ())),
-                listed=header.get("listed"),
+                list_name=header.get("listed"),
             )
         except (KeyError, TypeError, ValidationError) as error:
             raise UserError(f"{path}, line 1 is not a manifest header: {error}") from error
 
 
-def scan(
-    source: str | Path,
-    spec: ClipSpec,
-    *,
-    workers: int = 2,
-    limits: Limits | None = None,
-    skip_silent: bool = False,
-    allow_missing: bool = False,
-    held_out: float = 0.1,
-    seed: int = 0,
-    class_pattern: str | None = None,
-    group_pattern: str | None = None,
-    follow_links: bool = False,
-    known: Manifest | None = None,
-    unfinished: Path | None = None,
-    progress: Callable[[int, int], None] | None = None,
-) -> Manifest:
-    """Decodes every media file of a folder, each in a worker that may hang or die.
-
-    Args:
-        source: A folder (`root/*.mp4`, `root/<class>/*.mp4`, any depth, perhaps below `train`, `val` and
-            `test`), a JSONL list of files with `path` (relative to the list) and optionally
-            `class_name`, `group` and `split`, or a manifest, whose splits stand.
-        workers: Processes decoding at once.
-        limits: What one file may cost.
-        skip_silent: Skip files whose sound is digital silence.
-        allow_missing: Keep files without sound or without picture, audio files among them, for
-            training; they are never held out.
-        held_out: Share of the clips kept from training, where the source does not say which.
-        seed: Of the split. A file keeps its split when others come or go.
-        class_pattern: Where a folder's classes are in its file names, see `find_media`.
-        group_pattern: The same for recordings, whose files stay on one side of the split.
-        follow_links: Whether links out of the folder are followed.
-        known: An earlier scan with the same settings: files that are as they were then are not decoded
-            again, and all keep their split.
-        unfinished: Where results are kept until the scan is whole, and found again after an
-            interruption. None: nowhere.
-        progress: Called with (files done, files in all).
-
-    Raises:
-        UserError: `source` is missing, or holds no media files.
-    """
-    source = Path(source)
-    root, found, list_name = find_files(
-        source, allow_missing, class_pattern, group_pattern, follow_links
-    )
-    if not found.listing:
-        links = f"; {'; '.join(found.notes)}" if found.notes else ""
-        raise UserError(
-            f"{source} holds no media files; looked for {' '.join(sorted(MEDIA_SUFFIXES))}{links}"
-        )
-    if not is_utf8(str(root)):
-        raise UserError(f"the name of the folder {printable(str(root))} is not UTF-8; rename it")
-    before = {} if known is None else {entry.path: entry for entry in known.entries}
-    entries: dict[int, Entry] = {}
-    todo: list[int] = []
-    for index, listed in enumerate(found.listing):
-        old = before.get(listed.path)
-        entry = unnamed_entry(listed) if not listed.named else None
-        if entry is None and old is not None:
-            entry = kept_entry(old, listed, root / listed.path)
-        if entry is not None:
-            entries[index] = entry
-        else:
-            todo.append(index)
-    outcomes = measure_files(
-        root,
-        [found.listing[index] for index in todo],
-        limits or Limits(),
-        allow_missing,
-        workers,
-        unfinished,
-    )
-    for outcome in outcomes:
-        index = todo[outcome.index]
-        listed = found.listing[index]
-        entry = measured_entry(root, listed, outcome, spec, skip_silent)
-        old = before.get(listed.path)
-        if old is not None and old.usable and entry.split is None:
-            entry = entry.model_copy(update={"split": old.split})
-        entries[index] = entry
-        if progress is not None:
-            progress(len(entries), len(found.listing))
-    in_order = assign_splits([entries[index] for index in sorted(entries)], held_out, seed)
-    return Manifest(
-        root=root,
-        entries=tuple(in_order),
-        ignored=found.ignored,
-        notes=tuple(found.notes),
-        listed=list_name,
-    )
+def fingerprint(path: Path) -> tuple[int, int] | None:
+    """Size in bytes and time of change in ns; None if there is no such file, or only a pipe or the like."""
+    try:
+        status = path.stat()
+    except (OSError, ValueError):
+        return None
+    return (status.st_size, status.st_mtime_ns) if stat.S_ISREG(status.st_mode) else None
 
 
-def find_files(
-    source: Path,
-    allow_missing: bool = False,
-    class_pattern: str | None = None,
-    group_pattern: str | None = None,
-    follow_links: bool = False,
-) -> tuple[Path, Found, str | None]:
-    """The root, what lies or is listed there, and the list's name: what `scan` looks at.
+def content(path: Path) -> str | None:
+    """The sha256 of a file, in hex; None if it cannot be read. A process reads a file once for it."""
+    return None if fingerprint(path) is None else _content(path)
 
-    Raises:
-        UserError: `source` is missing, or a list that cannot be read.
-    """
-    if source.is_dir():
-        suffixes = MEDIA_SUFFIXES | AUDIO_SUFFIXES if allow_missing else MEDIA_SUFFIXES
-        found = find_media(source, class_pattern, suffixes, group_pattern, follow_links)
-        return source.resolve(), found, None
-    if not source.is_file():
-        raise UserError(f"{source} does not exist; give a folder of video clips")
-    if is_manifest(source):
-        manifest = Manifest.load(source)
-        listing = [
-            Listed(entry.path, entry.class_name, entry.group, entry.split, entry.reason != UNNAMED)
-            for entry in manifest.entries
-        ]
-        return (
-            manifest.root,
-            Found(listing, manifest.ignored, list(manifest.notes)),
-            manifest.listed,
-        )
-    return source.parent.resolve(), read_list(source), source.name
+
+@once_per_file
+def _content(path: Path) -> str | None:
+    try:
+        return sha256_of(path)
+    except OSError:
+        return None
 
 
 def is_manifest(path: Path) -> bool:
@@ -348,6 +296,29 @@ def is_manifest(path: Path) -> bool:
         UserError: It cannot be read, or its first line is not a JSON object.
     """
     return "format" in next(json_lines(path), (0, {}))[1]
+
+
+def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Objects of a JSONL file with their line numbers; blank lines are passed over.
+
+    Raises:
+        UserError: The file cannot be read or a line is not a JSON object.
+    """
+    try:
+        # Not splitlines: names may hold what Unicode counts as an end of line.
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read {path}: {error}") from error
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            value = json.loads(line)
+        except (json.JSONDecodeError, RecursionError) as error:
+            raise UserError(f"{path}, line {number} is not JSON: {error}") from error
+        if not isinstance(value, dict):
+            raise UserError(f"{path}, line {number} is not a JSON object")
+        yield number, value
 
 
 def _find_root(manifest: Path, root: Path, entries: list[Entry]) -> Path:
@@ -361,11 +332,8 @@ def _find_root(manifest: Path, root: Path, entries: list[Entry]) -> Path:
     probed = usable[:: max(1, len(usable) // PROBED)]
 
     def holds(folder: Path) -> bool:
-        found = (fingerprint(folder / entry.path) for entry in probed)
-        return all(
-            now is not None and now[0] == entry.size
-            for now, entry in zip(found, probed, strict=True)
-        )
+        found = [fingerprint(folder / entry.path) for entry in probed]
+        return [now and now[0] for now in found] == [entry.size for entry in probed]
 
     places = (root, manifest.parent / root, manifest.parent / root.name, manifest.parent)
     return next((place for place in places if place.is_dir() and holds(place)), root).absolute()

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from mmldm.diffusion.sampling import Denoiser
-from mmldm.diffusion.schedules import NoiseProcess
+from mmldm.diffusion.schedules import NoiseProcess, ScheduleConfig
 from mmldm.errors import UserError
 from mmldm.types import AV
 
@@ -33,6 +33,10 @@ class StepMatching:
         steps: Of the student, from noise to the clean sample.
         teacher_steps: Of the teacher, over the same way.
 
+    Attributes:
+        student: The same forward process; it says what the student predicts.
+        stops: (steps, parts + 1): timesteps of the teacher within each step; the last one is `CLEAN`.
+
     Raises:
         UserError: The timesteps cannot be divided so.
     """
@@ -46,11 +50,11 @@ class StepMatching:
             )
         self.process, self.steps = process, steps
         device = process.alphas_cumprod.device
+        self.student = NoiseProcess(student_schedule(process.config)).to(device)
         starts = total - 1 - torch.arange(steps, device=device) * (total // steps)
         parts = teacher_steps // steps
         offsets = torch.arange(parts + 1, device=device) * (total // steps) // parts
         self.stops = starts[:, None] - offsets
-        """(steps, parts + 1): timesteps of the teacher within each step; the last one is `CLEAN`."""
         # The clean sample's comes last, where index CLEAN finds it.
         power = torch.cat([process.alphas_cumprod, process.alphas_cumprod.new_ones(1)])
         self._signal, self._sigma = power.sqrt(), (1 - power).sqrt()
@@ -60,7 +64,7 @@ class StepMatching:
         return self.stops[step, 0]
 
     def start(self, clean: AV[Tensor], noise: AV[Tensor], step: Tensor) -> AV[Tensor]:
-        """The noisy state in which each row's step begins."""
+        """The noisy state in which each row's step (B,) begins, AV (B,...) as `clean` and `noise` (Eq. 5)."""
         t = self.timesteps(step)
 
         def noisy(x: Tensor, n: Tensor) -> Tensor:
@@ -77,7 +81,7 @@ class StepMatching:
         given: AV[Tensor | None],
         noise: AV[Tensor],
     ) -> AV[Tensor]:
-        """The clean estimate with which one DDIM step ends where the teacher's steps do.
+        """The clean estimate AV (B,...) with which one DDIM step ends where the teacher's steps do.
 
         Args:
             teacher: Its prediction for timesteps (B,), with guidance and conditions bound.
@@ -88,12 +92,15 @@ class StepMatching:
         """
         stops = self.stops[step]
         first, last = stops[:, 0], stops[:, -1]
+
+        # The teacher's own steps from the state on (Alg. 2, "2 steps of DDIM with teacher").
         now = state
         for t, following in pairwise(stops.unbind(1)):
             now = now.map(partial(self._renoise, t), given, noise)
             prediction = teacher(now, t)
             now = now.map(partial(self._ddim, t, following), prediction)
 
+        # One DDIM step is linear in the clean estimate: solved for it (Alg. 2, "teacher x-hat target").
         def estimate_of_one_step(end: Tensor, x: Tensor) -> Tensor:
             ratio = _like(self._sigma[last] / self._sigma[first], x)
             signal = _like(self._signal[last], x) - ratio * _like(self._signal[first], x)
@@ -101,20 +108,48 @@ class StepMatching:
 
         return now.map(estimate_of_one_step, state)
 
+    def errors(
+        self, student: Denoiser, state: AV[Tensor], step: Tensor, target: AV[Tensor]
+    ) -> AV[Tensor]:
+        """How far the student's clean estimates are from the target, AV (B,), each as `error`.
+
+        Args:
+            student: As `target`'s teacher.
+            state: As `start` gives it, AV (B,...).
+            step: (B,).
+            target: As `target` gives it.
+        """
+        t = self.timesteps(step)
+
+        def of_one(prediction: Tensor, x: Tensor, wanted: Tensor) -> Tensor:
+            return self.error(self.student.to_x0(prediction, x, t), wanted, step)
+
+        return student(state, t).map(of_one, state, target)
+
     def error(self, estimate: Tensor, target: Tensor, step: Tensor) -> Tensor:
-        """Squared error (B,) of clean estimates, weighted as that of v: 1 + SNR of the step's start."""
+        """Squared error (B,) of clean estimates (B,...), weighted as that of v: 1 + SNR at the start."""
         errors = (estimate - target).square().flatten(1).mean(1)
         return errors / self._sigma[self.timesteps(step)].square()
 
     def _renoise(self, t: Tensor, x: Tensor, clean: Tensor | None, noise: Tensor) -> Tensor:
-        """The known modality at t (Eq. 5); the other one (B,C,T',H',W') as it is."""
+        """The known modality (B,...) at t (B,), by Eq. 5; the other one as it is."""
         return x if clean is None else self.process.add_noise(clean, noise, t)
 
     def _ddim(self, t: Tensor, following: Tensor, x: Tensor, prediction: Tensor) -> Tensor:
-        """Song et al., "Denoising diffusion implicit models", 2021, Eq. 12 with eta 0."""
+        """x (B,...) at t (B,) -> x at `following` (B,).
+
+        Song et al., "Denoising diffusion implicit models", 2021, Eq. 12 with eta 0.
+        """
         x0 = self.process.to_x0(prediction, x, t)
         noise = (x - _like(self._signal[t], x) * x0) / _like(self._sigma[t], x)
         return _like(self._signal[following], x) * x0 + _like(self._sigma[following], x) * noise
+
+
+def student_schedule(teacher: ScheduleConfig) -> ScheduleConfig:
+    """The teacher's, with v in place of epsilon, which says nothing about the sample at high noise."""
+    if teacher.prediction != "epsilon":
+        return teacher
+    return teacher.model_copy(update={"prediction": "v_prediction"})
 
 
 def _like(values: Tensor, x: Tensor) -> Tensor:

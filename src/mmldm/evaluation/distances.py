@@ -1,10 +1,12 @@
-"""Distances between two sets of clips by the features of a network: Fréchet and kernel.
+"""How far a set of clips is from real ones by the features of a network, and how much of them it covers.
 
-features (N,D) of each set -> one number, 0 where the sets follow one law
+features (N,D), real features (M,D) -> one number, 0 where the sets follow one law; or shares of neighbours
 
 Source: Heusel et al., "GANs trained by a two time-scale update rule", 2017 (Fréchet distance of two
 Gaussians); Binkowski et al., "Demystifying MMD GANs", 2018 (kernel distance, KVD of I3D's logits); Chung et
-al., "KAD: no more FAD!", 2025 (kernel audio distance). All in float64.
+al., "KAD: no more FAD!", 2025 (kernel audio distance); Kynkäänniemi et al., "Improved precision and recall
+metric", NeurIPS 2019; Naeem et al., "Reliable fidelity and diversity metrics", ICML 2020 (density, coverage).
+All in float64.
 """
 
 from __future__ import annotations
@@ -17,12 +19,14 @@ import torch
 from torch import Tensor
 
 SPLITS = 10
+CHUNK = 1024
+"""Rows of distances or kernel values in memory at once."""
 KAD_SCALE = 100
 """What the published kernel audio distance multiplies by."""
 MOST_FOR_BANDWIDTH = 2048
 """Reference features whose mutual distances give the bandwidth."""
 Kernel = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""Values from products x y, squares x x and squares y y."""
+"""Values (N,M) from products x y (N,M), squares x x (N,1) and squares y y (M,)."""
 
 
 class FeatureMoments:
@@ -55,6 +59,7 @@ class FeatureMoments:
         centred = batch - mean
         shift = mean - self.mean
         total = self.count + len(batch)
+        # Scatter within the batch, and that of the two means about their common one.
         self._scatter += centred.T @ centred
         self._scatter += torch.outer(shift, shift) * (self.count * len(batch) / total)
         self.mean = self.mean + shift * (len(batch) / total)
@@ -84,10 +89,8 @@ def frechet_distance(a: FeatureMoments, b: FeatureMoments) -> float:
     Raises:
         ValueError: Fewer than two features in a set.
     """
-    covariances = a.covariance, b.covariance
-    roots = [_root(covariance) for covariance in covariances]
-    overlap = torch.linalg.svdvals(roots[0] @ roots[1]).sum()
-    traces = sum(covariance.trace() for covariance in covariances)
+    overlap = torch.linalg.svdvals(_root(a.covariance) @ _root(b.covariance)).sum()
+    traces = a.covariance.trace() + b.covariance.trace()
     gap = (a.mean - b.mean).square().sum()
     return max((gap + traces - 2 * overlap).item(), 0.0)
 
@@ -95,7 +98,7 @@ def frechet_distance(a: FeatureMoments, b: FeatureMoments) -> float:
 def frechet_distance_of(a: Tensor, b: Tensor) -> float:
     """`frechet_distance` of features (N,D) and (M,D) that are in memory, the quicker way for their number.
 
-    The last trace is also the sum of singular values of the centred features' (N,M) products.
+    The last trace is also the sum of singular values of the centred features' products (N,M).
 
     Raises:
         ValueError: Fewer than two features in a set.
@@ -129,6 +132,7 @@ def frechet_caveat(count: int, dim: int) -> str | None:
 
 
 def _root(covariance: Tensor) -> Tensor:
+    """The symmetric square root (D,D) of a covariance (D,D)."""
     values, vectors = torch.linalg.eigh(covariance)
     # Below this an eigenvalue is the rounding of a zero, and its root would be 1e-8 of the largest.
     least = values[-1].clamp(min=0) * len(values) * torch.finfo(values.dtype).eps
@@ -136,11 +140,11 @@ def _root(covariance: Tensor) -> Tensor:
     return (vectors * roots) @ vectors.T
 
 
-def kernel_distance(a: Tensor, b: Tensor, chunk: int = 1024) -> float:
+def kernel_distance(a: Tensor, b: Tensor, chunk: int = CHUNK) -> float:
     """Unbiased estimate of the squared MMD with the kernel (x y / D + 1)^3, over all pairs.
 
-    Its mean is 0 for two samples of one law at any N, so it may be negative (and is for a set and
-    its copy, whose equal pairs count).
+    Its mean is 0 for two samples of one law at any N, so it may be negative. It is negative for a set and its
+    copy, whose equal pairs count.
 
     Args:
         a: Features (N,D), N >= 2.
@@ -151,7 +155,7 @@ def kernel_distance(a: Tensor, b: Tensor, chunk: int = 1024) -> float:
 
 
 def kernel_audio_distance(
-    features: Tensor, reference: Tensor, bandwidth: float | None = None, chunk: int = 1024
+    features: Tensor, reference: Tensor, bandwidth: float | None = None, chunk: int = CHUNK
 ) -> float:
     """Unbiased estimate of the squared MMD with a Gaussian kernel, times 100.
 
@@ -184,14 +188,17 @@ def median_distance(features: Tensor) -> float:
 
 
 def _polynomial(products: Tensor, squares_a: Tensor, squares_b: Tensor, dim: int) -> Tensor:
+    """The `Kernel` (x y / D + 1)^3."""
     return (products / dim + 1) ** 3
 
 
 def _gaussian(products: Tensor, squares_a: Tensor, squares_b: Tensor, bandwidth: float) -> Tensor:
+    """The `Kernel` exp(-|x - y|^2 / (2 bandwidth^2))."""
     return torch.exp((2 * products - squares_a - squares_b) / (2 * bandwidth**2))
 
 
 def _squared_mmd(a: Tensor, b: Tensor, kernel: Kernel, chunk: int) -> float:
+    """Unbiased, of features (N,D) and (M,D): no feature is paired with itself."""
     a, b = a.detach().cpu().double(), b.detach().cpu().double()
     n, m = len(a), len(b)
     within_a = _kernel_sum(a, a, kernel, chunk) - _own_sum(a, kernel)
@@ -201,18 +208,79 @@ def _squared_mmd(a: Tensor, b: Tensor, kernel: Kernel, chunk: int) -> float:
 
 
 def _kernel_sum(a: Tensor, b: Tensor, kernel: Kernel, chunk: int) -> Tensor:
+    """Sum () over all pairs of features (N,D) and (M,D)."""
     squares = b.square().sum(1)
     sums = [
-        kernel(rows @ b.T, rows.square().sum(1, keepdim=True), squares).sum()
-        for rows in a.split(chunk)
+        kernel(some @ b.T, some.square().sum(1, keepdim=True), squares).sum()
+        for some in a.split(chunk)
     ]
     return torch.stack(sums).sum()
 
 
 def _own_sum(features: Tensor, kernel: Kernel) -> Tensor:
-    """Of the pairs of each feature with itself."""
+    """Sum () over the pairs of each of the features (N,D) with itself."""
     squares = features.square().sum(1)
     return kernel(squares, squares, squares).sum()
+
+
+class Regions(NamedTuple):
+    """How a set lies in the region of real features, and they in its: means are shares.
+
+    A region is the union of balls around its features, each as wide as the distance to the k-th nearest
+    other feature. One stray real feature with a wide ball does not count for much in density and coverage.
+
+    Attributes:
+        precision: (N,) 1 for features of the set within the region of the real ones: how good a clip is.
+        recall: (M,) 1 for real features within the region of the set: how varied the set is.
+        density: (N,) real balls that a feature lies in, over k. The mean is 1 for real features, or more.
+        coverage: (M,) 1 for real balls that hold a feature of the set.
+    """
+
+    precision: Tensor
+    recall: Tensor
+    density: Tensor
+    coverage: Tensor
+
+
+def regions(features: Tensor, real: Tensor, k: int = 3, density_k: int = 5) -> Regions:
+    """All four by feature, float64. They depend on N and M: compare at equal ones.
+
+    Args:
+        features: (N,D), N > k.
+        real: (M,D), M > k and `density_k`.
+        k: Neighbours of precision and recall; the paper's 3.
+        density_k: Neighbours of density and coverage; the paper's 5.
+
+    Raises:
+        ValueError: A set has too few features.
+    """
+    # How wide each ball is, and which features lie in which balls.
+    features, real = (x.detach().cpu().double() for x in (features, real))
+    own, wide = _radii(real, k), _radii(real, density_k)
+    reach = _radii(features, k)
+    across = torch.cat([_euclidean(some, real) for some in features.split(CHUNK)])
+    within = (across <= wide).double()
+    return Regions(
+        precision=(across <= own).any(1).double(),
+        recall=(across <= reach[:, None]).any(0).double(),
+        density=within.sum(1) / density_k,
+        coverage=within.amax(0),
+    )
+
+
+def _radii(centres: Tensor, k: int) -> Tensor:
+    """Distance (M,) of each of the centres (M,D) to its k-th nearest other."""
+    if len(centres) <= k:
+        raise ValueError(f"{len(centres)} features have no {k} neighbours each")
+    # The nearest of all is the centre itself.
+    nearest = [_euclidean(some, centres).kthvalue(k + 1).values for some in centres.split(CHUNK)]
+    return torch.cat(nearest)
+
+
+def _euclidean(a: Tensor, b: Tensor) -> Tensor:
+    """Distances (N,M) of features (N,D) and (M,D)."""
+    # By matrix products a feature would not be at distance 0 of its copy.
+    return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
 
 
 class Comparison(NamedTuple):
@@ -256,6 +324,7 @@ def compare(
     Raises:
         ValueError: The set has fewer than 2 features of classes with at least 2 real ones.
     """
+    # Of each class the indices of both sides, and how many of them both can give: real ones twice.
     kinds = range(int(max(classes.max(), real_classes.max())) + 1)
     owned = [(classes == k).nonzero()[:, 0] for k in kinds]
     known = [(real_classes == k).nonzero()[:, 0] for k in kinds]
@@ -263,15 +332,18 @@ def compare(
     generator = torch.Generator().manual_seed(seed)
 
     def shuffled(indices: Tensor) -> Tensor:
+        """The indices (N,) in a new order."""
         return indices[torch.randperm(len(indices), generator=generator)]
 
-    rows = []
+    results = []
     for _ in range(splits):
+        # Equal numbers of each class on all three sides.
         orders = [shuffled(indices) for indices in known]
         drawn = [shuffled(indices)[:n] for indices, n in zip(owned, counts, strict=True)]
         ours = features[torch.cat(drawn)]
         first = real[torch.cat([order[:n] for order, n in zip(orders, counts, strict=True)])]
         second = real[torch.cat([o[n : 2 * n] for o, n in zip(orders, counts, strict=True)])]
+
         target = FeatureMoments.of(first)
         distance = frechet_distance(FeatureMoments.of(ours), target)
         floor = frechet_distance(FeatureMoments.of(second), target)
@@ -281,7 +353,7 @@ def compare(
             for a, b in zip(ours.split(counts), first.split(counts), strict=True)
             if len(a) > 1
         ]
-        rows.append([distance, floor, sum(kernels)])
-    values = torch.tensor(rows, dtype=torch.float64)
+        results.append([distance, floor, sum(kernels)])
+    values = torch.tensor(results, dtype=torch.float64)
     distance, floor, kernel = values.mean(0).tolist()
     return Comparison(sum(counts), distance, floor, values[:, 1].std().item(), kernel)

@@ -21,8 +21,7 @@ from torch import Tensor, nn
 from mmldm import __version__
 from mmldm.data.clips import spread
 from mmldm.errors import MediaError, UserError
-from mmldm.evaluation.classifier_training import train_classifiers
-from mmldm.evaluation.classifiers import Classifiers
+from mmldm.evaluation.classifiers import Classifiers, train_classifiers
 from mmldm.evaluation.events import (
     detect_onsets,
     is_frozen,

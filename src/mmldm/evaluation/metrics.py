@@ -25,6 +25,7 @@ from mmldm.evaluation.distances import (
     frechet_distance_of,
     kernel_audio_distance,
     kernel_distance,
+    regions,
 )
 from mmldm.evaluation.events import closeness, derangement, intersection_over_union
 from mmldm.evaluation.extractors.extractor import of_clips, of_windows
@@ -36,7 +37,6 @@ from mmldm.evaluation.intervals import (
     ratio_interval,
     wilson,
 )
-from mmldm.evaluation.manifolds import regions
 from mmldm.evaluation.protocol import Protocol
 
 Better = Literal["lower", "higher", "like real"]

@@ -1,9 +1,11 @@
-"""What the autoencoder keeps of a clip: peak signal-to-noise of frames, mel error of the sound.
+"""What a codec keeps of a clip: how close frames and sounds are to those they were made from.
 
-frames u8 (T,3,H,W) x 2 -> dB;  waveforms (S,) x 2 -> dB
+frames u8 (B,T,3,H,W) x 2 -> dB (B,);  waveforms (B,S) x 2 -> dB (B,), and distances of spectra (B,)
+image VAE, clip -> the clip that it keeps
 
-The sound is compared as log-mel levels of the clip's own spectrogram, so that a phase found anew by
-the inversion costs nothing.
+Log-mel levels are those of the clip's own spectrogram, so that a phase found anew by the inversion costs
+nothing. Spectra have several resolutions: long windows tell pitches apart, short ones onsets. Source of the
+latter: Yamamoto, Song & Kim 2020 ("Parallel WaveGAN").
 """
 
 from __future__ import annotations
@@ -13,14 +15,17 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mmldm.media.clip import Clip
-from mmldm.media.images import frames_to_images, images_to_frames
+from mmldm.media.clip import Clip, frames_to_images, images_to_frames
 from mmldm.media.spectrogram import AudioImage
 from mmldm.models.image_vae import ImageVAE
 from mmldm.types import ClipSpec, SpectrogramSpec
 
 MOST_PSNR = 99.0
 """Decibels reported for identical frames, where the ratio is infinite."""
+WINDOWS = (1024, 512, 256, 128)
+"""In samples; each moves on by a quarter."""
+QUIET = 1e-4
+"""Magnitude (of a full-scale sine: 1) below which logarithms level off."""
 
 
 class Fidelity(NamedTuple):
@@ -35,6 +40,18 @@ class Fidelity(NamedTuple):
     mel_error: float
 
 
+class SpectralDistance(NamedTuple):
+    """Both (B,), means over `WINDOWS`.
+
+    Attributes:
+        convergence: Norm of the difference of the magnitudes, over that of the reference's.
+        log_magnitude: Mean absolute difference of their logarithms, in nepers.
+    """
+
+    convergence: Tensor
+    log_magnitude: Tensor
+
+
 def psnr(frames: Tensor, reference: Tensor) -> Tensor:
     """Peak signal-to-noise ratio (B,) in dB of frames u8 (B,T,3,H,W), one number per clip."""
     error = (frames.double() - reference.double()).square().flatten(1).mean(1)
@@ -47,6 +64,31 @@ def mel_error(waveform: Tensor, reference: Tensor, audio_image: AudioImage) -> T
     return (levels - wanted).abs().flatten(1).mean(1)
 
 
+def spectral_distance(waveform: Tensor, reference: Tensor) -> SpectralDistance:
+    """Distances of waveforms (B,S) from references (B,S); with gradient."""
+    convergence, log_magnitude = [], []
+    for size in WINDOWS:
+        ours, wanted = _magnitudes(waveform, size), _magnitudes(reference, size)
+        # Spectral convergence: loud parts count most.
+        difference = (ours - wanted).flatten(1).norm(dim=1)
+        convergence.append(difference / wanted.flatten(1).norm(dim=1).clamp(min=QUIET))
+        # Ratios: quiet parts count as much as loud ones.
+        ratio = torch.log((ours + QUIET) / (wanted + QUIET))
+        log_magnitude.append(ratio.abs().flatten(1).mean(1))
+    return SpectralDistance(torch.stack(convergence).mean(0), torch.stack(log_magnitude).mean(0))
+
+
+def _magnitudes(waveform: Tensor, size: int) -> Tensor:
+    """Magnitudes (B,F,N) of waveforms (B,S) in windows of `size` samples; a full-scale sine has 1."""
+    window = torch.hann_window(size, device=waveform.device)
+    spectrum = torch.stft(
+        waveform, size, size // 4, window=window, center=True, return_complex=True
+    )
+    # The root of zero has no gradient.
+    power = spectrum.real.square() + spectrum.imag.square() + QUIET**2 / 100
+    return power.sqrt() * (2 / window.sum())
+
+
 def fidelity(clip: Clip, original: Clip, audio_image: AudioImage) -> Fidelity:
     """Compares a reconstructed clip with its original; both have the lengths of the spec."""
     return Fidelity(
@@ -57,15 +99,14 @@ def fidelity(clip: Clip, original: Clip, audio_image: AudioImage) -> Fidelity:
 
 def side_by_side(left: Clip, right: Clip) -> Clip:
     """Both pictures in one frame, with the right clip's sound: what one looks at and listens to."""
-    return Clip(
-        torch.cat([left.frames, right.frames], dim=3), right.waveform, right.fps, right.sample_rate
-    )
+    frames = torch.cat([left.frames, right.frames], dim=3)
+    return Clip(frames, right.waveform, right.fps, right.sample_rate)
 
 
 def vae_spec(size: int) -> ClipSpec:
     """A clip whose audio image fills a square of `size` pixels natively: as many mel bands as rows.
 
-    The sound has a row per band and a column per hop at 16 kHz, up to 128 of each; larger images are
+    The image has a row per band and a column per hop at 16 kHz, up to 128 of each. Larger images are
     resized from that.
     """
     bands = min(size, 128)
@@ -75,10 +116,10 @@ def vae_spec(size: int) -> ClipSpec:
 
 @torch.no_grad()
 def through_image_vae(vae: ImageVAE, clip: Clip, spec: ClipSpec) -> Clip:
-    """What an image VAE alone keeps: the ceiling of any autoencoder on top of it."""
-    audio_image = AudioImage(spec)
+    """What an image VAE alone keeps of a clip: the ceiling of any autoencoder on top of it."""
+    audio_image, device = AudioImage(spec), next(vae.parameters()).device
     images = [audio_image.image(clip.waveform[None])[0], *frames_to_images(clip.frames)[:, None]]
-    device = next(vae.parameters()).device
+    # One image (1,3,H,W) at a time: at 256 x 256 the decoder's maps are large.
     kept = [
         vae.decode(vae.encode(image.to(device)).latent_dist.mode()).sample.cpu() for image in images
     ]

@@ -18,21 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from mmldm.data.clips import spread, windows
-from mmldm.data.entries import content
 from mmldm.data.folder import find_media
-from mmldm.data.manifest import (
-    SILENT_SHARE,
-    TOLERANCE,
-    Entry,
-    Manifest,
-    draw,
-    is_manifest,
-    scan,
-)
-from mmldm.data.splits import joined
+from mmldm.data.manifest import SILENT_SHARE, Entry, Manifest, content, is_manifest
+from mmldm.data.scan import scan
+from mmldm.data.splits import draw, joined
 from mmldm.errors import MediaError, UserError
 from mmldm.evaluation.protocol import Protocol
 from mmldm.media.clip import Clip
+from mmldm.media.clock import TOLERANCE
 from mmldm.media.reader import READING, read_clip
 from mmldm.text import printable
 from mmldm.types import ClipSpec, Progress

@@ -1,6 +1,7 @@
 """The value all media become: frames and waveform of one time window.
 
-files -> Clip (frames (T,3,H,W) u8, waveform (S,) f32) -> files. DESIGN §2.
+files -> Clip (frames (T,3,H,W) u8, waveform (S,) f32) -> files. Frames u8 <-> images f32 in [-1, 1]; the
+sound's way to images and back is `media.spectrogram`.
 """
 
 from __future__ import annotations
@@ -8,11 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor
-
-from mmldm.errors import UserError
-from mmldm.media.sheet import contact_sheet, save_png
-from mmldm.media.writer import write_mp4, write_wav
 
 
 @dataclass(frozen=True)
@@ -44,16 +42,17 @@ class Clip:
         Raises:
             UserError: Another suffix, a sound that is not finite, or the file cannot be written.
         """
-        path = Path(path)
-        if not self.waveform.isfinite().all():
-            raise UserError(f"cannot save {path}: its sound holds NaN or infinite samples")
-        match path.suffix.lower():
-            case ".mp4":
-                write_mp4(path, self.frames, self.waveform, self.fps, self.sample_rate)
-            case ".wav":
-                write_wav(path, self.waveform, self.sample_rate)
-            case ".png":
-                save_png(path, contact_sheet([self], [path.stem]))
-            case suffix:
-                raise UserError(f"cannot save {path}: {suffix!r} is not one of .mp4, .wav, .png")
-        return path
+        # A clip is a value; encoders and drawing are loaded only where one is written.
+        from mmldm.media.writer import save_clip
+
+        return save_clip(self, Path(path))
+
+
+def frames_to_images(frames: Tensor) -> Tensor:
+    """Frames (...,3,H,W) u8 -> images (...,3,H,W) f32 in [-1, 1]."""
+    return frames.float() / 127.5 - 1
+
+
+def images_to_frames(images: Tensor) -> Tensor:
+    """Images (...,3,H,W) in [-1, 1] -> frames (...,3,H,W) u8, clamped and rounded."""
+    return ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)

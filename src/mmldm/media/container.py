@@ -1,339 +1,182 @@
-"""Foreign media files, opened and decoded with care: one demuxing pass, one clock, one thread.
+"""Foreign media containers: opened under whitelists, and the tracks that are read of them.
 
-file -> pictures and sounds with times in seconds. Hazards and rules: docs/data.md. Importing this
-module does not import torch, so that workers that only probe stay small.
+path -> av.InputContainer -> the video and the audio stream that a player takes. Hazards and rules:
+docs/data.md. Importing this module does not import torch, so that workers that only probe stay small.
 """
 
 from __future__ import annotations
 
-import heapq
-import math
-from collections.abc import Callable, Iterator
-from functools import partial
+import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 import av
 from av.audio.stream import AudioStream
+from av.container import InputContainer
+from av.stream import Disposition
 from av.video.stream import VideoStream
+from pydantic import BaseModel, ConfigDict, Field
 
 from mmldm.errors import MediaError
-from mmldm.media.clock import LOOKED_AT, Beginning, FrameClock, Shown, nominal_frame
-from mmldm.media.limits import Limits
-from mmldm.media.listening import listened
-from mmldm.media.mixing import usual_mix
-from mmldm.media.opening import VIDEO_FORMATS, open_container
-from mmldm.media.picture import Picture, PictureMaker
-from mmldm.media.sound import Sound, sound_of
-from mmldm.media.tracks import Track, described, preferred
 
+Track = TypeVar("Track", AudioStream, VideoStream)
+Note = Callable[[str], None]
+"""Takes a sentence for the person who owns the file."""
+
+# Without these lists FFmpeg also opens playlists and concat scripts, which name other files and
+# network addresses, whatever the suffix of the file says.
+VIDEO_FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,ogg,flv"
+AUDIO_FORMATS = VIDEO_FORMATS + ",wav,mp3,flac,aac,aiff"
 MAX_SAMPLE_RATE = 768_000
-Chosen = TypeVar("Chosen", VideoStream, AudioStream)
+
+# Tracks that no player takes by itself: by what they are marked as, or called.
+SIDE_TRACKS = (
+    Disposition.comment
+    | Disposition.visual_impaired
+    | Disposition.hearing_impaired
+    | Disposition.descriptions
+    | Disposition.karaoke
+    | Disposition.lyrics
+    | Disposition.clean_effects
+    | Disposition.non_diegetic
+    | Disposition.timed_thumbnails
+    | Disposition.dependent
+)
+SIDE_TITLE = re.compile(r"comment|descri|karaoke|impaired", re.IGNORECASE)
 
 
-class MediaFile:
-    """An open file and the streams chosen from it: the video and the audio that a player takes.
+class Limits(BaseModel):
+    """What one foreign file may cost."""
 
-    Use it as a context manager and iterate over it once per `seek`; times are the file's own.
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
-    Attributes:
-        listening: What the first seconds of the sound say of all of it; None for a single channel.
-        notes: Sentences for the person who owns the file: what was chosen, changed or guessed in reading it.
+    max_pixels: int = Field(4096 * 4096, gt=0)
+    """Pixels in one picture; larger ones are refused from the header, before decoding."""
+    seconds: float = Field(120.0, gt=0)
+    """Wall-clock time for reading one file in a scan."""
+
+
+def unsaid(sentence: str) -> None:
+    """A `Note` for sentences that nobody needs."""
+
+
+def open_container(path: Path, formats: str, limits: Limits) -> InputContainer:
+    """Opens a file for reading: the only place where that is done.
 
     Args:
         formats: FFmpeg's names of the containers allowed.
-        want_video: Whether the picture is decoded.
-        want_audio: Whether the sound is decoded.
 
     Raises:
-        MediaError: `unreadable`, `format_not_allowed`, `no_video`, `no_audio`, `too_large`.
+        MediaError: `unreadable`, `format_not_allowed`.
     """
-
-    def __init__(
-        self,
-        path: str | Path,
-        limits: Limits,
-        formats: str = VIDEO_FORMATS,
-        want_video: bool = True,
-        want_audio: bool = True,
-    ) -> None:
-        self.path, self.limits = Path(path), limits
-        self.notes: list[str] = []
-        self._want_video, self._want_audio = want_video, want_audio
-        self._open = partial(self._open_streams, limits, formats)
-        self._open()
-
-    def __enter__(self) -> MediaFile:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.container.close()
-
-    def __iter__(self) -> Iterator[Picture | Sound | Shown]:
-        """Decodes on; damaged packets are counted in `decode_errors` and passed over.
-
-        Where the picture is not wanted, it is `Shown` in the order of packets, not of times. After a seek
-        only pictures that follow a key frame count: some decoders show others, made of nothing.
-
-        Raises:
-            MediaError: `format_change` (or `corrupt`, in a damaged file) if the picture size or
-                the sample rate changes, `format_not_allowed` if nothing makes RGB of the pixels.
-        """
-        size: tuple[int, int] | None = None
-        rate: int | None = None
-        key_time = math.inf if self._sought else -math.inf
-        pictures = PictureMaker(self.path, self.video, self.note)
-        for packet in self._packets():
-            if isinstance(packet.stream, VideoStream):
-                time = _time_of(packet)
-                if key_time == math.inf:
-                    if not packet.is_keyframe or time is None:
-                        continue
-                    key_time = time
-                if not self._want_video and not self._guessed_times:
-                    if time is not None and time >= key_time and not packet.is_discard:
-                        yield Shown(time, float((packet.duration or 0) * packet.time_base))
-                    continue
-            elif not self._want_audio:
-                continue
-            for at, frame in self._decoded(packet):
-                if isinstance(frame, av.VideoFrame):
-                    if size is not None and size != (frame.width, frame.height):
-                        raise self._changed("picture size")
-                    size = (frame.width, frame.height)
-                    if at < key_time:
-                        continue
-                    if self._want_video:
-                        yield from pictures.add(frame)
-                    else:
-                        yield Shown(at, float((frame.duration or 0) * packet.time_base))
-                elif isinstance(frame, av.AudioFrame):
-                    if rate is not None and rate != frame.sample_rate:
-                        raise self._changed("sample rate")
-                    rate = frame.sample_rate
-                    yield self._sound(frame, at)
-        yield from pictures.flush()
-
-    def _decoded(self, packet: av.Packet) -> list[tuple[float, av.VideoFrame | av.AudioFrame]]:
-        """The frames that a packet completes, each with its time in seconds."""
-        # AVI stores no presentation times, only the order of packets: the n-th picture shown
-        # has the n-th smallest packet time. FFmpeg's guess is wrong for B-frames.
-        reorder = isinstance(packet.stream, VideoStream) and self.container.format.name == "avi"
-        if reorder and packet.dts is not None and packet.size:
-            heapq.heappush(self._decoding_times, packet.dts)
-        try:
-            frames = packet.decode()
-        except av.FFmpegError:
-            self.decode_errors += 1
-            if reorder and packet.dts in self._decoding_times:
-                self._decoding_times.remove(packet.dts)
-                heapq.heapify(self._decoding_times)
-            return []
-        for frame in frames:
-            self.decode_errors += bool(frame.is_corrupt)
-            if reorder and self._decoding_times:
-                frame.pts = heapq.heappop(self._decoding_times)
-            self.decode_errors += frame.time is None
-        return [(frame.time, frame) for frame in frames if frame.time is not None]
-
-    def beginning(self) -> Beginning:
-        """Where picture and sound begin, whether they are wanted or not, and the frame rule.
-
-        The nominal frame is measured on the times of the first 64 video packets, without decoding them (in
-        AVI: on the order of packets). Rewind before reading on.
-
-        Raises:
-            MediaError: `corrupt` if nothing can be decoded.
-        """
-        first: dict[str, float] = {}
-        times: list[float] = []
-        for packet in self._packets():
-            kind = packet.stream.type
-            time = _time_of(packet)
-            if kind == "video" and time is not None and not packet.is_discard:
-                times.append(time)
-            if kind not in first:
-                for at, frame in self._decoded(packet)[:1]:
-                    if isinstance(frame, av.AudioFrame):
-                        at = self._sound(frame, at).time
-                    first[kind] = at
-            measured = len(times) >= LOOKED_AT or "video" not in self._kinds
-            if measured and first.keys() == self._kinds:
-                break
-        if not first:
-            raise MediaError("corrupt", f"nothing in {self.path} can be decoded{self._too_large()}")
-        clock = FrameClock(nominal_frame(times[:LOOKED_AT]))
-        return Beginning(first.get("video"), first.get("audio"), clock)
-
-    def from_origin(self) -> tuple[float, Iterator[Picture | Sound | Shown]]:
-        """Zero of the file's clock, in its own time, and everything decoded from the start.
-
-        Raises:
-            MediaError: `corrupt` if nothing can be decoded.
-        """
-        beginning = self.beginning()
-        self.rewind()
-        if beginning.note:
-            self.note(beginning.note)
-        return beginning.origin, iter(self)
-
-    def claimed_length(self, origin: float) -> float | None:
-        """Seconds from `origin` to the end of the shorter stream as the file claims, None if it does not."""
-        ends = [
-            float(((stream.start_time or 0) + stream.duration) * stream.time_base)
-            for stream in (self.video, self.audio)
-            if stream is not None and stream.duration and stream.time_base
-        ]
-        if not ends and self.container.duration is not None:
-            ends = [((self.container.start_time or 0) + self.container.duration) / av.time_base]
-        return min(ends) - origin if ends else None
-
-    def note(self, sentence: str) -> None:
-        """Adds to `notes`, once."""
-        if sentence not in self.notes:
-            self.notes.append(sentence)
-
-    def _sound(self, frame: av.AudioFrame, time: float) -> Sound:
-        heard = self.listening
-        if heard is None or len(heard.mix.weights) != frame.layout.nb_channels:
-            return sound_of(frame, time, usual_mix(frame.layout))
-        late = frame.samples / frame.sample_rate if heard.timed_at_end else 0.0
-        return sound_of(frame, time - late, heard.mix)
-
-    def _open_streams(self, limits: Limits, formats: str) -> None:
-        self.decode_errors = 0
-        self._sought = False
-        self._decoding_times: list[int] = []
-        self.container = open_container(self.path, formats, limits)
-        try:
-            video = self._chosen(self._want_video, partial(self._choose_video, limits))
-            audio = self._chosen(self._want_audio, self._choose_audio)
-        except MediaError:
-            self.container.close()
-            raise
-        # What is not wanted is still looked at: it says where the file begins and where frames are.
-        self._streams = [stream for stream in (video, audio) if stream is not None]
-        self._kinds = {stream.type for stream in self._streams}
-        self.video = video if self._want_video else None
-        self.audio = audio if self._want_audio else None
-        # Packets of MPEG-PS may share one time; decoders then know better.
-        self._guessed_times = self.container.format.name == "mpeg"
-        self.listening = None
-        if audio is not None:
-            self.listening = listened(open_container, self.path, formats, limits, audio.index)
-        if self.audio is not None and self.listening is not None:
-            for sentence in self.listening.notes:
-                self.note(sentence)
-
-    def _chosen(self, wanted: bool, choose: Callable[[], Chosen]) -> Chosen | None:
-        noted = list(self.notes)
-        try:
-            return choose()
-        except MediaError:
-            if wanted:
-                raise
-            return None
-        finally:
-            if not wanted:
-                self.notes = noted
-
-    def rewind(self) -> None:
-        """Goes back to the start, by opening the file again: not every container can seek."""
-        self.container.close()
-        self._open()
-
-    def seek(self, time: float) -> bool:
-        """Moves to a key frame at or before `time`; whether the container could.
-
-        Not where picture times are counted from earlier packets: after a seek they would be off.
-        """
-        if self.container.format.name in ("avi", "mpeg"):
-            return False
-        try:
-            self.container.seek(int(time * av.time_base), backward=True)
-        except av.FFmpegError:
-            return False
-        self._sought = True
-        return True
-
-    def _packets(self) -> Iterator[av.Packet]:
-        packets = self.container.demux(self._streams)
-        while True:
-            try:
-                packet = next(packets, None)
-            except av.FFmpegError:
-                self.decode_errors += 1
-                return
-            if packet is None:
-                return
-            yield packet
-
-    def _choose_video(self, limits: Limits) -> VideoStream:
-        still = av.stream.Disposition.attached_pic | av.stream.Disposition.still_image
-        # PyAV gives no codec context to a stream that FFmpeg cannot decode.
-        decodable = [s for s in self.container.streams.video if s.codec_context is not None]
-        streams = [s for s in decodable if not s.disposition & still]
-        if not streams:
-            raise MediaError("no_video", f"{self.path} has no video stream; use a sounding video")
-        stream = self._preferred(streams)
-        width, height = stream.codec_context.width, stream.codec_context.height
-        if width * height > limits.max_pixels:
-            raise MediaError(
-                "too_large",
-                f"{self.path} is {width}x{height}, more than {limits.max_pixels} pixels; scale it"
-                " down (or, in Python, pass Limits(max_pixels=...))",
-            )
-        # Some headers do not say the size, and in others it is not the decoder's.
-        stream.codec_context.options = {"max_pixels": str(limits.max_pixels)}
-        # Frame threads multiply the memory and can deadlock with PyAV's log hook.
-        stream.codec_context.thread_type = "SLICE"
-        stream.codec_context.thread_count = 1
-        return stream
-
-    def _choose_audio(self) -> AudioStream:
-        streams = [s for s in self.container.streams.audio if s.codec_context is not None]
-        if not streams:
-            known = " that can be decoded" if self.container.streams.audio else ""
-            raise MediaError(
-                "no_audio", f"{self.path} has no audio stream{known}; use a video with sound"
-            )
-        stream = self._preferred(streams)
-        if stream.codec_context.sample_rate > MAX_SAMPLE_RATE:
-            raise MediaError(
-                "too_large",
-                f"{self.path} claims {stream.codec_context.sample_rate} samples per second, more"
-                f" than {MAX_SAMPLE_RATE}; re-encode its sound",
-            )
-        return stream
-
-    def _preferred(self, streams: list[Track]) -> Track:
-        stream = preferred(streams)
-        if len(streams) > 1:
-            self.note(f"{described(stream, streams)} is used")
-        return stream
-
-    def _too_large(self) -> str:
-        """The end of a sentence on a file that cannot be decoded."""
-        if self.video is None or self.video.codec_context.width:
-            return "; replace the file"
-        return (
-            f": it is damaged, or its pictures have more than {self.limits.max_pixels} pixels; replace"
-            " the file, or scale it down"
+    if not path.is_file():
+        raise MediaError("unreadable", f"{path} is not a file; check the path")
+    options = {
+        "format_whitelist": formats,
+        "protocol_whitelist": "file",
+        "max_pixels": str(limits.max_pixels),
+        "threads": "1",
+    }
+    try:
+        # "file:" keeps a name such as "http:x.mp4" or "concat:a|b" from choosing the protocol.
+        container = av.open(f"file:{path}", options=options, metadata_errors="replace")
+    except av.ArgumentError as error:
+        raise MediaError(
+            "format_not_allowed",
+            f"{path} is not a media container that is opened here; convert it to mp4",
+        ) from error
+    except (av.FFmpegError, OSError) as error:
+        raise MediaError(
+            "unreadable", f"cannot open {path}: {error.strerror}; the file is damaged or not media"
+        ) from error
+    if not container.streams.video and not container.streams.audio:
+        container.close()
+        raise MediaError(
+            "unreadable",
+            f"{path} holds neither picture nor sound; it is damaged or no sounding video",
         )
+    return container
 
-    def _changed(self, what: str) -> MediaError:
-        if self.decode_errors:
-            return MediaError("corrupt", f"{self.path} is damaged: its {what} changes; replace it")
-        return MediaError(
-            "format_change", f"the {what} of {self.path} changes midway; cut it where it changes"
+
+def video_track(container: InputContainer, path: Path, limits: Limits, note: Note) -> VideoStream:
+    """The video that a player shows, set up to be decoded within the limits.
+
+    Raises:
+        MediaError: `no_video`, `too_large`.
+    """
+    # Cover art and still pictures are no videos, and PyAV gives no codec context to a stream that
+    # FFmpeg cannot decode.
+    still = Disposition.attached_pic | Disposition.still_image
+    decodable = [s for s in container.streams.video if s.codec_context is not None]
+    streams = [s for s in decodable if not s.disposition & still]
+    if not streams:
+        raise MediaError("no_video", f"{path} has no video stream; use a sounding video")
+    stream = _preferred(streams, note)
+    codec = stream.codec_context
+    if codec.width * codec.height > limits.max_pixels:
+        raise MediaError(
+            "too_large",
+            f"{path} is {codec.width}x{codec.height}, more than {limits.max_pixels} pixels; scale it"
+            " down (or, in Python, pass Limits(max_pixels=...))",
         )
+    # Some headers do not say the size, and in others it is not the decoder's.
+    codec.options = {"max_pixels": str(limits.max_pixels)}
+    # Frame threads multiply the memory and can deadlock with PyAV's log hook.
+    codec.thread_type, codec.thread_count = "SLICE", 1
+    return stream
 
 
-def _time_of(packet: av.Packet) -> float | None:
-    """When a packet's picture is shown, in seconds; in AVI, when one of as many pictures is."""
-    if not packet.size:
-        return None
-    ticks = packet.pts if packet.pts is not None else packet.dts
-    if packet.stream.container.format.name == "avi":
-        ticks = packet.dts
-    return None if ticks is None else float(ticks * packet.time_base)
+def audio_track(container: InputContainer, path: Path, limits: Limits, note: Note) -> AudioStream:
+    """The sound that a player plays.
+
+    Raises:
+        MediaError: `no_audio`, `too_large`.
+    """
+    streams = [s for s in container.streams.audio if s.codec_context is not None]
+    if not streams:
+        known = " that can be decoded" if container.streams.audio else ""
+        raise MediaError("no_audio", f"{path} has no audio stream{known}; use a video with sound")
+    stream = _preferred(streams, note)
+    rate = stream.codec_context.sample_rate
+    if rate > MAX_SAMPLE_RATE:
+        raise MediaError(
+            "too_large",
+            f"{path} claims {rate} samples per second, more"
+            f" than {MAX_SAMPLE_RATE}; re-encode its sound",
+        )
+    return stream
+
+
+def _preferred(streams: Sequence[Track], note: Note) -> Track:
+    """The default stream, unless it is a commentary or the like; else the first that is none."""
+
+    def rank(stream: Track) -> tuple[bool, bool, bool]:
+        mark = stream.disposition
+        side = bool(mark & SIDE_TRACKS) or SIDE_TITLE.search(_title(stream)) is not None
+        return side, not mark & Disposition.default, bool(mark & Disposition.dub)
+
+    stream = min(streams, key=rank)
+    if len(streams) > 1:
+        note(f"{_described(stream, streams)} is used")
+    return stream
+
+
+def _described(stream: AudioStream | VideoStream, streams: Sequence[Track]) -> str:
+    """Number, language, title and size of a stream, as far as it tells them."""
+    language = stream.metadata.get("language", "und")
+    about = [] if language == "und" else [language]
+    if title := _title(stream):
+        about.append(repr(title))
+    if isinstance(stream, AudioStream):
+        count = stream.codec_context.channels
+        about.append(f"{count} channel{'s' if count > 1 else ''}")
+    else:
+        about.append(f"{stream.codec_context.width}x{stream.codec_context.height}")
+    number = [other.index for other in streams].index(stream.index) + 1
+    return f"{stream.type} track {number} of {len(streams)} ({', '.join(about)})"
+
+
+def _title(stream: AudioStream | VideoStream) -> str:
+    """As Matroska or as MOV and MP4 keep it."""
+    return stream.metadata.get("title") or stream.metadata.get("name") or ""

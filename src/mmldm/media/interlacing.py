@@ -6,9 +6,12 @@ and the other's rows are made anew. docs/data.md.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import suppress
 
 import av
+
+from mmldm.media.container import Note
 
 # `parity=auto`: each frame says itself which field is first.
 BWDIF = ("bwdif", "mode=send_frame:parity=auto:deint=interlaced:threads=1")
@@ -33,7 +36,7 @@ class Deinterlacer:
         row_height: Of a row in rows of the picture: 2 once a frame was a single field.
     """
 
-    def __init__(self, codec: str, note: Callable[[str], None]) -> None:
+    def __init__(self, codec: str, note: Note) -> None:
         self.row_height = 1
         self._codec, self._note = codec, note
         self._graph: av.filter.Graph | None = None
@@ -50,41 +53,42 @@ class Deinterlacer:
             self._graph, self._format = self._made_for(frame), format
         assert self._graph is not None
         self._graph.push(frame)
-        yield from self._ready(self._graph)
+        yield from _ready(self._graph)
 
     def flush(self) -> Iterator[av.VideoFrame]:
         """Gives what is held back, at the end."""
         graph, self._graph, self._format = self._graph, None, None
         if graph is not None:
             graph.push(None)
-            yield from self._ready(graph)
+            yield from _ready(graph)
 
     def _made_for(self, frame: av.VideoFrame) -> av.filter.Graph:
+        """A graph that makes frames like this one progressive, or at least says that they are."""
         if self._codec in FIELD_CODECS:
             self.row_height = 2
             self._note(SINGLE_FIELDS)
             return _graph_of(frame, "setfield", "mode=prog")
         try:
             graph = _graph_of(frame, *BWDIF)
-        except (
-            av.FFmpegError
-        ):  # fewer than 3 columns or 4 rows, or pixels in a format it cannot take
+        except av.FFmpegError:
+            # Fewer than 3 columns or 4 rows, or pixels in a format it cannot take.
             self._note(LEFT_INTERLACED)
             return _graph_of(frame, "setfield", "mode=prog")
         self._note(DEINTERLACED)
         return graph
 
-    def _ready(self, graph: av.filter.Graph) -> Iterator[av.VideoFrame]:
+
+def _ready(graph: av.filter.Graph) -> Iterator[av.VideoFrame]:
+    """The frames that a graph can give now."""
+    with suppress(av.BlockingIOError, av.EOFError):
         while True:
-            try:
-                frame = graph.pull()
-            except (av.BlockingIOError, av.EOFError):
-                return
+            frame = graph.pull()
             assert isinstance(frame, av.VideoFrame)
             yield frame
 
 
 def _graph_of(frame: av.VideoFrame, name: str, options: str) -> av.filter.Graph:
+    """A graph of one filter, for frames like this one."""
     graph = av.filter.Graph()
     change = graph.add(name, options)
     graph.link_nodes(buffer_for(graph, frame), change, graph.add("buffersink")).configure()

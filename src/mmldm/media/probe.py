@@ -15,13 +15,11 @@ import numpy as np
 
 from mmldm.errors import MediaError
 from mmldm.files import sha256_of
-from mmldm.media import continuity
-from mmldm.media.container import MediaFile
-from mmldm.media.limits import Limits
+from mmldm.media.container import AUDIO_FORMATS, VIDEO_FORMATS, Limits
+from mmldm.media.decoding import MediaFile
 from mmldm.media.mixing import Powers
-from mmldm.media.opening import AUDIO_FORMATS
 from mmldm.media.picture import Picture
-from mmldm.media.sound import CLIPPED, Sound, clipping
+from mmldm.media.sound import CLIPPED, Sound, clipping, gap_notes, require_finite
 
 # Loudest level of silence, and the samples judged together.
 SILENCE, SILENCE_BLOCK = 10 ** (-90 / 20), 512
@@ -73,109 +71,121 @@ def probe(path: str | Path, limits: Limits | None = None, allow_missing: bool = 
             `too_short` (a still picture), `non_finite`, `format_change`, `corrupt`.
     """
     with _open(path, limits or Limits(), allow_missing) as media:
-        origin, events = media.from_origin()
+        beginning = media.beginning()
+        media.rewind()
+        if beginning.note:
+            media.note(beginning.note)
+
+        # One pass over all of it, in bounded memory.
         picture, sound = _PictureTally(), _SoundTally()
-        for event in events:
+        for event in media:
             if isinstance(event, Picture):
                 picture.add(event)
             elif isinstance(event, Sound):
-                if not np.isfinite(event.samples).all():
-                    raise MediaError(
-                        "non_finite", f"the sound of {path} holds NaN or Inf; re-encode its sound"
-                    )
+                require_finite(event.samples, path)
                 sound.add(event)
-        if picture.count == 1 and not media.decode_errors:
-            raise MediaError("too_short", f"{path} shows a single picture, not a video")
-        video, audio = media.video, media.audio
-        if video is not None and picture.count < 2:
-            raise _undecodable("picture", path)
-        if audio is not None and not sound.samples:
-            raise _undecodable("sound", path)
+        _require_whole(path, media, picture, sound)
+
+        # What is measured of the streams that are there; the shorter one bounds the windows.
         ends: list[float] = []
         measured: dict[str, Any] = {}
-        if video is not None:
+        if media.video is not None:
             ends.append(picture.end)
+            count = len(picture.times)
             measured |= {
-                "width": picture.width,
-                "height": picture.height,
-                "fps": (picture.count - 1) / (picture.last - picture.start),
-                "num_frames": picture.count,
-                "video_codec": video.codec_context.codec.name,
+                "fps": (count - 1) / (picture.times[-1] - picture.times[0]),
+                "num_frames": count,
+                "video_codec": media.video.codec_context.codec.name,
             }
-        if audio is not None:
+            measured["width"], measured["height"] = picture.size or (0, 0)
+        if media.audio is not None:
             ends.append(sound.end)
-            missing = 1 - sound.samples / sound.rate / max(sound.end - sound.start, 1e-9)
-            if media.decode_errors and missing > 0.5:
-                raise MediaError(
-                    "corrupt", f"most of the sound of {path} is damaged; replace the file"
-                )
+            heard = sound.heard / (sound.rate * (sound.end - sound.start))
             measured |= {
                 "sample_rate": sound.rate,
-                "channels": audio.codec_context.channels,
-                "audio_codec": audio.codec_context.codec.name,
-                "silent_share": max(
-                    0.0, 1 - sound.heard / (sound.rate * (sound.end - sound.start))
-                ),
+                "channels": media.audio.codec_context.channels,
+                "audio_codec": media.audio.codec_context.codec.name,
+                "silent_share": max(0.0, 1 - heard),
             }
         return MediaInfo(
             path=str(path),
-            duration=min(ends) - origin,
+            duration=min(ends) - beginning.origin,
             decode_errors=media.decode_errors,
             notes=_notes(media, picture, sound),
             **measured,
         )
 
 
-def measure(path: str, limits: dict[str, Any], allow_missing: bool = False) -> dict[str, Any]:
+def probe_apart(path: str, limits: dict[str, Any], allow_missing: bool = False) -> dict[str, Any]:
     """`probe` with plain values in and out, for a worker process, and the sha256 of the file's content."""
     measured = asdict(probe(path, Limits(**limits), allow_missing))
     return {**measured, "sha256": sha256_of(Path(path))}
 
 
 def _open(path: str | Path, limits: Limits, allow_missing: bool) -> MediaFile:
-    if not allow_missing:
-        return MediaFile(path, limits)
+    """The file with both streams, or with the one that it has where the other may be missing."""
+    formats = AUDIO_FORMATS if allow_missing else VIDEO_FORMATS
     try:
-        return MediaFile(path, limits, AUDIO_FORMATS)
+        return MediaFile(path, limits, formats)
     except MediaError as error:
-        if error.reason not in ("no_audio", "no_video"):
+        if not allow_missing or error.reason not in ("no_audio", "no_video"):
             raise
-        lacks_sound = error.reason == "no_audio"
-    return MediaFile(
-        path, limits, AUDIO_FORMATS, want_video=lacks_sound, want_audio=not lacks_sound
-    )
+        has_video = error.reason == "no_audio"
+    return MediaFile(path, limits, formats, want_video=has_video, want_audio=not has_video)
 
 
-def _undecodable(what: str, path: str | Path) -> MediaError:
-    return MediaError("corrupt", f"the {what} of {path} cannot be decoded; replace the file")
+def _require_whole(
+    path: str | Path, media: MediaFile, picture: _PictureTally, sound: _SoundTally
+) -> None:
+    """Refuses a file of whose streams too little could be decoded."""
+    count = len(picture.times)
+    if count == 1 and not media.decode_errors:
+        raise MediaError("too_short", f"{path} shows a single picture, not a video")
+    for what, stream, whole in (
+        ("picture", media.video, count >= 2),
+        ("sound", media.audio, sound.samples > 0),
+    ):
+        if stream is not None and not whole:
+            raise MediaError("corrupt", f"the {what} of {path} cannot be decoded; replace the file")
+    if media.audio is not None and media.decode_errors:
+        missing = 1 - sound.samples / sound.rate / max(sound.end - sound.start, 1e-9)
+        if missing > 0.5:
+            raise MediaError("corrupt", f"most of the sound of {path} is damaged; replace the file")
 
 
 class _PictureTally:
+    """When pictures are shown, in seconds, and how large the first is.
+
+    A picture that goes back in time is dropped.
+    """
+
     def __init__(self) -> None:
-        self.count = 0
-        self.start = self.last = self.widest_gap = self.last_gap = self.last_duration = 0.0
-        self.width = self.height = 0
+        self.times = array("d")
+        self.size: tuple[int, int] | None = None
+        self._last_duration = 0.0
 
     def add(self, picture: Picture) -> None:
-        if self.count == 0:
-            self.start = picture.time
-            self.width, self.height = picture.upright_size
-        elif picture.time <= self.last:
+        if self.times and picture.time <= self.times[-1]:
             return
-        else:
-            self.last_gap = picture.time - self.last
-            self.widest_gap = max(self.widest_gap, self.last_gap)
-        self.count += 1
-        self.last = picture.time
-        self.last_duration = picture.duration
+        self.size = self.size or picture.upright_size
+        self.times.append(picture.time)
+        self._last_duration = picture.duration
+
+    @property
+    def widest_gap(self) -> float:
+        """Of the gaps between pictures, in seconds."""
+        return float(np.diff(self.times).max())
 
     @property
     def end(self) -> float:
         """When the last picture is over; a header may claim that it stands for weeks."""
-        return self.last + min(self.last_duration or self.last_gap, self.widest_gap)
+        last_gap = self.times[-1] - self.times[-2]
+        return self.times[-1] + min(self._last_duration or last_gap, self.widest_gap)
 
 
 class _SoundTally:
+    """How much of the sound there is, how loud it is, and when its blocks begin."""
+
     def __init__(self) -> None:
         self.samples = self.heard = self.zeros = 0
         self.rate = 0
@@ -190,13 +200,16 @@ class _SoundTally:
         if not count:
             return
         self.samples += count
-        # Of all channels: a mix may be silent where they are not.
+
+        # Silence is that of all channels: a mix may be silent where they are not.
         largest = np.abs(sound.channels).max(axis=0)
         self.zeros += count - int(np.count_nonzero(largest))
         peaks = np.maximum.reduceat(largest, np.arange(0, count, SILENCE_BLOCK))
         self.heard += min(SILENCE_BLOCK * int((peaks > SILENCE).sum()), count)
         self.peak = max(self.peak, float(np.abs(sound.samples).max()))
         self.end = max(self.end, sound.end)
+
+        # For gaps, and for what the mix does to the loudness.
         self.times.append(sound.time)
         self.lengths.append(count)
         if self.powers is None:
@@ -211,7 +224,7 @@ class _SoundTally:
         notes: list[str] = []
         if media.listening is not None and self.powers is not None:
             notes += media.listening.belied_by(self.powers)
-        notes += list(continuity.notes(np.array(self.times), np.array(self.lengths), self.rate))
+        notes += list(gap_notes(np.array(self.times), np.array(self.lengths), self.rate))
         zeros = self.zeros / self.samples
         if zeros > NOTED_ZEROS:
             notes.append(f"{zeros:.0%} of its sound is exact zeros; listen whether it is whole")
@@ -221,6 +234,7 @@ class _SoundTally:
 
 
 def _notes(media: MediaFile, picture: _PictureTally, sound: _SoundTally) -> tuple[str, ...]:
+    """Sentences for the person who owns the file."""
     notes = list(media.notes)
     if media.decode_errors:
         notes.append(f"{media.decode_errors} decode errors")

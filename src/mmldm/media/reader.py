@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -18,27 +17,22 @@ import torch
 from torch import Tensor
 
 from mmldm.errors import MediaError
+from mmldm.files import once_per_file
 from mmldm.media.clip import Clip
 from mmldm.media.clock import TOLERANCE, Beginning, Shown
-from mmldm.media.container import MediaFile
-from mmldm.media.limits import Limits
-from mmldm.media.opening import AUDIO_FORMATS, VIDEO_FORMATS
-from mmldm.media.picture import Picture
-from mmldm.media.probe import MediaInfo, probe
+from mmldm.media.container import AUDIO_FORMATS, VIDEO_FORMATS, Limits
+from mmldm.media.decoding import MediaFile
+from mmldm.media.picture import FrameConverter, Picture
 from mmldm.media.sound import Sound
 from mmldm.media.window import FrameTrack, ShownTrack, SoundBlocks
 from mmldm.types import ClipSpec
-
-__all__ = [
-    "READING", "MediaInfo", "Windows", "probe", "read_audio", "read_clip", "read_frames", "read_windows",
-]  # fmt: skip
 
 READING = 2
 """Rises when the same window of a file reads differently; keys of what is kept of windows have it."""
 # Windows that start later than this (seconds) are reached by seeking.
 SEEK_FROM = 3.0
 # Seconds decoded before a window after seeking: where sound lies is judged on half a second of it
-# (`continuity.HOLD`), after the decoder has settled.
+# (`sound.HOLD`), after the decoder has settled.
 PREROLL = 1.0
 
 
@@ -136,64 +130,48 @@ def read_windows(
     """
     limits = limits or Limits()
     formats = VIDEO_FORMATS if want_video else AUDIO_FORMATS
-    beginning = _beginning(path, limits, formats, want_video, want_audio, _identity(path))
+    beginning = _beginning(Path(path), formats, limits, want_video, want_audio)
     with MediaFile(path, limits, formats, want_video, want_audio) as media:
         if beginning.note:
             media.note(beginning.note)
         # A usable file may be shorter than a window by the tolerance; then there is slack below zero.
         asked = [beginning.origin + max(start, 0.0) for start in starts]
         if min(starts) > SEEK_FROM and media.seek(min(asked) - beginning.clock.nominal - PREROLL):
-            collected = _Collected(media, beginning, asked, spec, limits)
+            collected = _Collected(media, beginning, asked, spec)
             if collected.saw_beginning:
                 return collected.windows()
             # The seek landed after the window's beginning, or on no key frame before it.
             media.rewind()
-        return _Collected(media, beginning, asked, spec, limits).windows()
+        return _Collected(media, beginning, asked, spec).windows()
 
 
-@lru_cache(maxsize=4096)
+@once_per_file
 def _beginning(
-    path: str | Path,
-    limits: Limits,
-    formats: str,
-    want_video: bool,
-    want_audio: bool,
-    identity: tuple[int, ...],
+    path: Path, formats: str, limits: Limits, want_video: bool, want_audio: bool
 ) -> Beginning:
     """Looked up once for all epochs: it takes as long as reading the sound of a window."""
     with MediaFile(path, limits, formats, want_video, want_audio) as media:
         return media.beginning()
 
 
-def _identity(path: str | Path) -> tuple[int, ...]:
-    """What changes when another file takes the place of this one."""
-    try:
-        status = Path(path).stat()
-    except OSError:
-        return ()
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
-
-
 class _Collected:
     """What one pass over the file gives to the windows."""
 
     def __init__(
-        self,
-        media: MediaFile,
-        beginning: Beginning,
-        asked: Sequence[float],
-        spec: ClipSpec,
-        limits: Limits,
+        self, media: MediaFile, beginning: Beginning, asked: Sequence[float], spec: ClipSpec
     ) -> None:
         self._media, self._asked, self._spec = media, asked, spec
         self._origin, clock = beginning.origin, beginning.clock
-        self._frames = FrameTrack(media.path, asked, spec, clock, limits) if media.video else None
-        seen = beginning.picture is not None and self._frames is None
-        self._shown = ShownTrack(asked, spec, clock) if seen else None
-        heard = SoundBlocks(media.path, asked, spec, clock, media.note)
-        self._sound = heard if media.audio else None
-        tracks = (self._frames, self._shown, self._sound)
-        self._tracks = [track for track in tracks if track is not None]
+
+        # Pictures that are not wanted still say where a window begins.
+        converter = FrameConverter(media.path, spec.height, spec.width, media.limits)
+        self._frames = FrameTrack(asked, spec, clock, converter) if media.video else None
+        is_shown = beginning.picture is not None and self._frames is None
+        self._shown = ShownTrack(asked, spec, clock) if is_shown else None
+        blocks = SoundBlocks(media.path, asked, spec, clock, media.note)
+        self._sound = blocks if media.audio else None
+        self._tracks = [t for t in (self._frames, self._shown, self._sound) if t is not None]
+
         for event in media:
             match event:
                 case Picture() if self._frames:
@@ -211,7 +189,7 @@ class _Collected:
     @property
     def saw_beginning(self) -> bool:
         """Whether what is shown and heard when the earliest window begins was decoded."""
-        return all(track.saw_beginning for track in self._tracks)
+        return all(track.first <= track.begin for track in self._tracks)
 
     def windows(self) -> Windows:
         """Every window, from the best of its starts that fits into the file.
@@ -220,18 +198,21 @@ class _Collected:
             MediaError: `too_short` if the pictures end before a window does; as `SoundBlocks.waveform`.
         """
         starts = [self._start(window) for window in range(len(self._asked))]
-        spec, sound = self._spec, self._sound
+        spec, pictures = self._spec, self._frames
+
+        # Source frames that several windows show are held once: (F,H,W,3), and (W,T) of their numbers.
         frames = np.empty((0, spec.height, spec.width, 3), np.uint8)
-        indices, times = np.empty((len(starts), 0), np.int64), np.empty(0)
-        waveforms = np.empty((len(starts), 0), np.float32)
-        if self._frames:
-            chosen = [self._frames.chosen(*window) for window in enumerate(starts)]
+        times, indices = np.empty(0), np.empty((len(starts), 0), np.int64)
+        if pictures:
+            chosen = [pictures.chosen(*window) for window in enumerate(starts)]
             times, flat = np.unique(np.array(chosen), return_inverse=True)
-            frames = np.stack([self._frames.arrays[time] for time in times])
+            frames = np.stack([pictures.arrays[time] for time in times])
             times -= self._origin
             indices = flat.reshape(len(starts), spec.num_frames)
-        if sound:
-            waveforms = np.stack([sound.waveform(start) for start in starts])
+
+        waveforms = np.empty((len(starts), 0), np.float32)
+        if self._sound:
+            waveforms = np.stack([self._sound.waveform(start) for start in starts])
         return Windows(
             torch.from_numpy(frames).permute(0, 3, 1, 2).contiguous(),
             torch.from_numpy(times),
@@ -240,11 +221,12 @@ class _Collected:
             torch.tensor(starts, dtype=torch.float64) - self._origin,
             tuple(self._media.notes),
             self._media.claimed_length(self._origin),
-            self._frames.size if self._frames else None,
-            1 / self._frames.clock.nominal if self._frames else None,
+            pictures.size if pictures else None,
+            1 / pictures.clock.nominal if pictures else None,
         )
 
     def _start(self, window: int) -> float:
+        """Where a window begins, in the file's own time."""
         pictures = self._frames or self._shown
         if pictures is None:
             return self._asked[window]

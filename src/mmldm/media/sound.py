@@ -1,21 +1,24 @@
 """Decoded sound, and its way to the waveform of a window.
 
-av.AudioFrame -> Sound (mono block from a time on) -> laid on the window's line -> waveform (S,) f32.
-docs/data.md. Importing this module does not import torch.
+Sound (mono block from a time on) -> laid on the window's line -> waveform (S,) f32. Importing this module
+does not import torch.
+
+Blocks lie end to end, except at real gaps: packet times of many files jitter by 20 ms while their sound is
+whole. So a single time is not believed, and sound stays contiguous until the times are off for good.
+docs/data.md.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
 import av
 import numpy as np
 
 from mmldm.errors import MediaError
-from mmldm.media.continuity import HOLD, STEP, TOLERANCE, levels
-from mmldm.media.mixing import Mix
+from mmldm.media.container import Note, unsaid
 from mmldm.types import ClipSpec
 
 # Whole seconds kept before a window for the resampler, so that every sample rate divides them.
@@ -24,6 +27,16 @@ LEAD = 1
 TAIL = 0.02
 # Samples up to this much above full scale are what lossy codecs add; more is said.
 CLIPPED = 1.01
+
+# Times off by this much (seconds) for HOLD seconds are a gap or an overlap. Jitter seen in web
+# files reaches 21 ms, but comes back; one lost AAC packet is 21 ms, too, and does not.
+OFF, HOLD = 0.015, 0.5
+# A jump as large as this needs only so many seconds of sound behind it.
+LARGE, BRIEF = 0.1, 0.1
+# Share of the sound after a jump whose times must agree that it happened.
+AGREEING = 0.75
+# Changes of the offset (seconds) that may be a jump at all: Matroska rounds to 1 ms.
+STEP = 0.005
 
 
 @dataclass(frozen=True)
@@ -42,6 +55,7 @@ class Sound:
 
     @property
     def end(self) -> float:
+        """When its last sample is over, in seconds."""
         return self.time + len(self.samples) / self.rate
 
     def mono(self) -> Sound:
@@ -49,28 +63,10 @@ class Sound:
         return replace(self, channels=self.samples[np.newaxis])
 
 
-def sound_of(frame: av.AudioFrame, time: float, mix: Mix) -> Sound:
-    """A decoded block from `time` (seconds) on, mixed to mono by `mix`."""
-    channels = channels_of(frame)
-    return Sound(time, frame.sample_rate, mix(channels), channels)
-
-
-def channels_of(frame: av.AudioFrame) -> np.ndarray:
-    """Samples (C,n) float32 of a decoded block; full scale is 1."""
-    samples = frame.to_ndarray()
-    if not frame.format.is_planar:
-        samples = samples.reshape(-1, frame.layout.nb_channels).T
-    if samples.dtype == np.uint8:
-        return (samples.astype(np.float32) - 128) / 128
-    if samples.dtype.kind == "i":
-        return samples.astype(np.float32) / 2.0 ** (8 * samples.dtype.itemsize - 1)
-    return samples.astype(np.float32)
-
-
 class SoundTrack:
     """Lays sound blocks on the window's time line; what no block covers stays silent.
 
-    Blocks from HOLD seconds before the window on decide where they lie (`media.continuity`), so a
+    Blocks from HOLD seconds before the window on decide where they lie (`levels`), so a
     window holds the same sound whether its file was decoded from the start or sought.
 
     Args:
@@ -80,17 +76,10 @@ class SoundTrack:
         note: Takes sentences for the person who owns the file.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        begin: float,
-        spec: ClipSpec,
-        note: Callable[[str], None] = lambda sentence: None,
-    ) -> None:
+    def __init__(self, path: Path, begin: float, spec: ClipSpec, note: Note = unsaid) -> None:
         self.path, self.begin, self.spec, self._note = path, begin, spec, note
-        self._until = begin + spec.duration + TAIL + TOLERANCE
+        self._until = begin + spec.duration + TAIL + OFF
         self._blocks: list[Sound] = []
-        self._first: float | None = None
         self._end = -np.inf
         # Of the last block, and the samples before the next one.
         self._at, self._offset, self._before = -np.inf, np.nan, 0
@@ -102,20 +91,14 @@ class SoundTrack:
         """Whether the sound has reached the end of the window, and it is clear where it lies."""
         return self._at >= self._until and (self._steady >= HOLD or self._past >= HOLD)
 
-    @property
-    def saw_beginning(self) -> bool:
-        """Whether sound at or before the window's beginning was seen."""
-        return self._first is not None and self._first <= self.begin
-
     def add(self, sound: Sound) -> None:
         """Takes the next block."""
-        if self._first is None:
-            self._first = sound.time
         if self.complete or not len(sound.samples):
             return
         self._end = max(self._end, sound.end)
         if not self._blocks and sound.end < self.begin - HOLD:
             return
+        # Where the sound so far would begin if this block's time were true: a step of that is a doubt.
         offset = sound.time - self._before / sound.rate
         if abs(offset - self._offset) > STEP:
             self._steady = 0.0
@@ -123,7 +106,7 @@ class SoundTrack:
         self._before += len(sound.samples)
         self._steady += len(sound.samples) / sound.rate
         self._past += len(sound.samples) / sound.rate * (sound.end >= self._until)
-        self._blocks.append(sound.mono())
+        self._blocks.append(sound)
 
     def waveform(self) -> np.ndarray:
         """Samples (S,) float32 in [-1,1].
@@ -140,10 +123,7 @@ class SoundTrack:
         if not self._blocks:
             return waveform
         line = self._line()
-        if not np.isfinite(line).all():
-            raise MediaError(
-                "non_finite", f"the sound of {self.path} holds NaN or Inf; re-encode its sound"
-            )
+        require_finite(line, self.path)
         line = _resample(line, self._blocks[0].rate, self.spec.sample_rate)
         lead = LEAD * self.spec.sample_rate
         part = line[lead : lead + self.spec.num_samples]
@@ -155,11 +135,14 @@ class SoundTrack:
 
     def _line(self) -> np.ndarray:
         """The sound (n,) from LEAD seconds before the window on, at its own rate."""
+        # Where each block begins on the line, in samples.
         rate = self._blocks[0].rate
         lengths = np.array([len(block.samples) for block in self._blocks])
         pieces = levels(np.array([block.time for block in self._blocks]), lengths, rate)
         starts = np.round(np.round((pieces - self.begin + LEAD) * rate, 3)).astype(int)
         starts += np.cumsum(lengths) - lengths
+
+        # What of them lies on the line. Gaps stay silent, and of an overlap the later block is heard.
         line = np.zeros(round((LEAD + self.spec.duration + TAIL) * rate), np.float32)
         for start, block in zip(starts, self._blocks, strict=True):
             low, high = max(start, 0), min(start + len(block.samples), len(line))
@@ -168,12 +151,55 @@ class SoundTrack:
         return line
 
 
+def levels(times: np.ndarray, lengths: np.ndarray, rate: int) -> np.ndarray:
+    """For each block the offset (seconds) of its contiguous piece, shared within a piece.
+
+    A piece lies at the median of the offsets of its blocks, each weighed by its length.
+
+    Args:
+        times: Of the blocks, in seconds, in the order of decoding.
+        lengths: Of the blocks, in samples, each above 0.
+        rate: Samples per second.
+    """
+    seconds = lengths / rate
+    offsets = times - (np.cumsum(lengths) - lengths) / rate
+    result = np.empty(len(times))
+    for first, stop in pairwise([0, *_jumps(offsets, seconds), len(times)]):
+        result[first:stop] = _quantile(offsets[first:stop], seconds[first:stop], 0.5)
+    return result
+
+
+def gap_notes(times: np.ndarray, lengths: np.ndarray, rate: int) -> tuple[str, ...]:
+    """Sentences on gaps, overlaps and jitter of a whole sound of n blocks; arguments (n,) as for `levels`."""
+    pieces = levels(times, lengths, rate)
+    jumps = np.diff(pieces)
+    said = []
+    for what, sizes in (("gap", jumps[jumps > 0]), ("overlap", -jumps[jumps < 0])):
+        if len(sizes):
+            many = "" if len(sizes) == 1 else "s"
+            said.append(f"its sound has {len(sizes)} {what}{many}, {sizes.sum():.3f} s in all")
+    offsets = times - (np.cumsum(lengths) - lengths) / rate
+    steps = np.abs(np.diff(offsets) - jumps)
+    if (steps > STEP).any():
+        said.append(
+            f"the times of its sound jitter by {1000 * steps.max():.0f} ms; it is read as contiguous"
+        )
+    return tuple(said)
+
+
+def require_finite(samples: np.ndarray, path: str | Path) -> None:
+    """Refuses samples (n,) that are no numbers, as `non_finite`."""
+    if not np.isfinite(samples).all():
+        raise MediaError("non_finite", f"the sound of {path} holds NaN or Inf; re-encode its sound")
+
+
 def clipping(peak: float) -> str:
     """The note on a sound whose largest sample is `peak`, full scale being 1."""
     return f"its sound peaks at {peak:.2f} of full scale ({20 * np.log10(peak):+.1f} dB); it is clipped"
 
 
 def _resample(samples: np.ndarray, rate: int, new_rate: int) -> np.ndarray:
+    """Samples (n,) float32 at another rate, by libswresample."""
     if rate == new_rate:
         return samples
     frame = av.AudioFrame.from_ndarray(samples[np.newaxis], format="fltp", layout="mono")
@@ -181,3 +207,51 @@ def _resample(samples: np.ndarray, rate: int, new_rate: int) -> np.ndarray:
     resampler = av.AudioResampler(format="fltp", layout="mono", rate=new_rate)
     blocks = [*resampler.resample(frame), *resampler.resample(None)]
     return np.concatenate([block.to_ndarray()[0] for block in blocks])
+
+
+def _jumps(offsets: np.ndarray, seconds: np.ndarray) -> list[int]:
+    """Indices of the blocks that begin a new piece.
+
+    Args:
+        offsets: (n,) seconds by which each block is late if all before it lie end to end.
+        seconds: (n,) that each block lasts.
+    """
+    ends = np.cumsum(seconds)
+    first, jumps = 0, []
+    for step in np.flatnonzero(np.abs(np.diff(offsets)) > STEP) + 1:
+        if step <= first:
+            continue
+        # The level so far: of the last HOLD seconds of this piece.
+        now = ends[step - 1]
+        begin = max(first, int(np.searchsorted(ends, now - HOLD, "right")))
+        level = _quantile(offsets[begin:step], seconds[begin:step], 0.5)
+        # A jump is believed if most of what follows keeps it up: a large one soon, a small one later.
+        direction = np.sign(offsets[step] - level)
+        for size, reach, support in ((LARGE, BRIEF, 0.0), (OFF, HOLD, BRIEF)):
+            stop = int(np.searchsorted(ends, now + reach)) + 1
+            after, weights = offsets[step:stop], seconds[step:stop]
+            known = now - (ends[first] - seconds[first])
+            if known < support or weights.sum() < reach / 2:
+                continue
+            if _quantile(direction * (after - level), weights, 1 - AGREEING) < size:
+                continue
+            first = int(step) + _split(after, weights, level)
+            jumps.append(first)
+            break
+    return jumps
+
+
+def _split(offsets: np.ndarray, seconds: np.ndarray, level: float) -> int:
+    """How many of the blocks (n,) still belong to the level before the jump: by least absolute error."""
+    new_level = _quantile(offsets, seconds, 0.5)
+    gain = seconds * (np.abs(offsets - level) - np.abs(offsets - new_level))
+    old = int(np.searchsorted(np.cumsum(seconds), (1 - AGREEING) * seconds.sum()))
+    costs = np.concatenate([[0.0], np.cumsum(gain[:old])])
+    return int(np.argmin(costs))
+
+
+def _quantile(values: np.ndarray, weights: np.ndarray, share: float) -> float:
+    """The least of the values (n,) that has `share` of the weights (n,) at or below it."""
+    order = np.argsort(values, kind="stable")
+    total = np.cumsum(weights[order])
+    return float(values[order[np.searchsorted(total, share * total[-1] - 1e-12)]])

@@ -1,7 +1,9 @@
 """The audio image: a log-mel spectrogram as a picture, and back.
 
 waveform (B,S) <-> mel magnitudes (B,M,L) <-> audio image (B,1,3,H,W) in [-1,1]. Paper §3.1; our
-reading in docs/data.md.
+reading in docs/data.md. The way back needs no vocoder: mel magnitudes -> linear magnitudes (B,F,L) ->
+spectrum (B,F,L) complex -> waveform. Lee & Seung 2001 (multiplicative updates); Perraudin, Balazs &
+Sondergaard 2013 (fast Griffin-Lim).
 """
 
 from __future__ import annotations
@@ -12,15 +14,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mmldm.media.inversion import linear_magnitudes, overlap_add, overlap_weight, phases
 from mmldm.types import ClipSpec, SpectrogramSpec
 
+NNLS_ITERATIONS = 20
+MOMENTUM = 0.99
 SILENCE_LEVEL = 0.02
 """Of the image's range [0, 1]; 1.4 dB above the floor of the default 70 dB."""
 
 
 def hz_to_mel(hz: Tensor, scale: str) -> Tensor:
-    """Frequencies in Hz to mels: `htk` (O'Shaughnessy) or `slaney` (linear below 1 kHz)."""
+    """Frequencies (...) in Hz to mels: `htk` (O'Shaughnessy) or `slaney` (linear below 1 kHz)."""
     if scale == "htk":
         return 2595.0 * torch.log10(1.0 + hz / 700.0)
     linear = hz * 3.0 / 200.0
@@ -28,7 +31,7 @@ def hz_to_mel(hz: Tensor, scale: str) -> Tensor:
 
 
 def mel_to_hz(mel: Tensor, scale: str) -> Tensor:
-    """The inverse of `hz_to_mel`."""
+    """Mels (...) to frequencies in Hz: the inverse of `hz_to_mel`."""
     if scale == "htk":
         return 700.0 * (10.0 ** (mel / 2595.0) - 1.0)
     return torch.where(
@@ -38,6 +41,7 @@ def mel_to_hz(mel: Tensor, scale: str) -> Tensor:
 
 def mel_filterbank(spec: SpectrogramSpec, sample_rate: int) -> Tensor:
     """Triangular mel filters (M,F), F = n_fft // 2 + 1; filter m peaks at the m-th mel centre."""
+    # Evenly spaced edges in mels: filter m rises from edge m to m + 1, and falls to m + 2.
     limits = torch.tensor([spec.f_min, spec.f_max], dtype=torch.float64)
     low, high = hz_to_mel(limits, spec.mel_scale)
     points = torch.linspace(low.item(), high.item(), spec.num_mels + 2, dtype=torch.float64)
@@ -70,11 +74,12 @@ class AudioImage(nn.Module):
         mel = spec.spectrogram
         window = torch.hann_window(mel.n_fft)
         self.gain = 2.0 / window.sum().item() if mel.window_normalised else 1.0
-        self.register_buffer(
-            "filterbank", mel_filterbank(mel, spec.filterbank_rate), persistent=False
-        )
+        # What all windows, squared, add up to at each sample: (1, (L - 1) * hop + N), above 0.
+        squared = (window**2)[None, :, None].expand(1, mel.n_fft, spec.num_columns)
+        overlap = _overlapped(squared, mel.hop_length).clamp(min=1e-8)
+        filterbank = mel_filterbank(mel, spec.filterbank_rate)
+        self.register_buffer("filterbank", filterbank, persistent=False)
         self.register_buffer("window", window, persistent=False)
-        overlap = overlap_weight(window, mel.hop_length, spec.num_columns)
         self.register_buffer("overlap", overlap, persistent=False)
 
     @property
@@ -129,18 +134,57 @@ class AudioImage(nn.Module):
                 does not depend on the batch a clip is in.
         """
         magnitudes = linear_magnitudes(self.mel_from_image(image) / self.gain, self.filterbank)
-        spectrum = phases(magnitudes, self.spectrum, self._istft, iterations, seed)
-        return self._istft(spectrum).clamp(-1, 1)
+        return self._inverse(self._phases(magnitudes, iterations, seed)).clamp(-1, 1)
 
-    def _istft(self, spectrum: Tensor) -> Tensor:
+    def _phases(self, magnitudes: Tensor, iterations: int, seed: int) -> Tensor:
+        """A complex spectrum (B,F,L) with the given magnitudes (B,F,L), near one that a signal can have.
+
+        The starting phases are drawn once, on the CPU, and shared by the batch.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        turns = torch.rand(magnitudes.shape[1:], generator=generator).to(magnitudes)
+        spectrum = magnitudes * torch.polar(torch.ones_like(turns), 2 * torch.pi * turns)
+        previous = torch.zeros_like(spectrum)
+        for _ in range(iterations):
+            # To what a signal can have, ahead by momentum, and back to the magnitudes.
+            consistent = self.spectrum(self._inverse(spectrum))
+            ahead = consistent - MOMENTUM / (1 + MOMENTUM) * previous
+            spectrum = ahead * (magnitudes / ahead.abs().clamp(min=1e-16))
+            previous = consistent
+        return spectrum
+
+    def _inverse(self, spectrum: Tensor) -> Tensor:
+        """Waveforms (B,S) whose spectra are nearest, in least squares, to `spectrum` (B,F,L)."""
         mel = self.spec.spectrogram
         frames = torch.fft.irfft(spectrum.mT, n=mel.n_fft)
-        padded = overlap_add(frames, self.window, mel.hop_length, self.overlap)
+        padded = _overlapped((frames * self.window).mT, mel.hop_length) / self.overlap
         signal = padded[:, self.padding :][:, : self.spec.num_samples]
         return F.pad(signal, (0, self.spec.num_samples - signal.shape[1]))
 
 
+def linear_magnitudes(mel: Tensor, filterbank: Tensor) -> Tensor:
+    """Non-negative linear magnitudes (B,F,L) whose mel projection is nearest to `mel` (B,M,L).
+
+    Bins that no filter of `filterbank` (M,F) sees stay zero.
+    """
+    target = filterbank.T @ mel
+    magnitudes = target.clone()
+    for _ in range(NNLS_ITERATIONS):
+        # Two products with the (M,F) filterbank cost less than one with its (F,F) square.
+        projected = filterbank.T @ (filterbank @ magnitudes)
+        magnitudes = magnitudes * target / projected.clamp(min=1e-12)
+    return magnitudes
+
+
+def _overlapped(columns: Tensor, hop: int) -> Tensor:
+    """Columns (B,N,L), each `hop` samples after the last, added up to (B, (L - 1) * hop + N)."""
+    size, count = columns.shape[1:]
+    length = (count - 1) * hop + size
+    return F.fold(columns, (1, length), kernel_size=(1, size), stride=(1, hop))[:, 0, 0]
+
+
 def _resize(levels: Tensor, height: int, width: int) -> Tensor:
+    """Levels (B,M,L) in [0, 1] -> (B,height,width) in [0, 1]."""
     if levels.shape[-2:] == (height, width):
         return levels
     resized = F.interpolate(levels[:, None], (height, width), mode="bicubic", antialias=True)

@@ -7,38 +7,19 @@ The rule which frame is shown is in `clock`; docs/data.md.
 from __future__ import annotations
 
 import bisect
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from mmldm.media.clock import TOLERANCE, FrameClock, Shown
-from mmldm.media.limits import Limits
+from mmldm.media.container import Note
 from mmldm.media.picture import FrameConverter, Picture
-from mmldm.media.sound import Sound, SoundTrack
+from mmldm.media.sound import HOLD, Sound, SoundTrack
 from mmldm.types import ClipSpec
 
-RUN_IN = 0.5
-"""Seconds of sound before a window that decide how its blocks join: as much as is there after a seek."""
 REORDERING = 1.0
 """Seconds by which the times of packets in a file may go back."""
-
-
-class _Run:
-    """A window from `start` on, and the frames that it shows so far."""
-
-    def __init__(self, start: float, spec: ClipSpec) -> None:
-        self.start, self.chosen = start, list[float]()
-        self._spec = spec
-
-    @property
-    def complete(self) -> bool:
-        return len(self.chosen) == self._spec.num_frames
-
-    @property
-    def instant(self) -> float:
-        """Whose frame is to be chosen next."""
-        return self.start + len(self.chosen) / self._spec.fps
 
 
 class FrameTrack:
@@ -48,42 +29,32 @@ class FrameTrack:
     out to outlast the file, the run that begins at the earlier one is taken; both are followed meanwhile.
 
     Args:
-        asked: Where windows are to begin, in the file's own time.
+        asked: Where windows are to begin, in seconds of the file's own time.
+        spec: Of the clips.
+        clock: The rule which frame an instant shows.
+        converter: Makes frames of pictures.
 
     Attributes:
+        begin: When the earliest window may begin, in seconds, as of the other tracks.
+        first: When the first picture that was seen begins.
         arrays: Frames (H,W,3) uint8 that may be shown, by the time of the picture.
     """
 
     def __init__(
-        self,
-        path: Path,
-        asked: Sequence[float],
-        spec: ClipSpec,
-        clock: FrameClock,
-        limits: Limits,
+        self, asked: Sequence[float], spec: ClipSpec, clock: FrameClock, converter: FrameConverter
     ) -> None:
-        self.path, self.asked, self.spec, self.clock = path, asked, spec, clock
+        self.asked, self.spec, self.clock, self._converter = asked, spec, clock, converter
+        self.begin, self.first = min(asked), np.inf
         self.arrays: dict[float, np.ndarray] = {}
-        self._runs: list[list[_Run]] = [[] for _ in asked]
-        self._first: float | None = None
+        # For each window: the times of the frames that it shows so far, by where it may begin, best first.
+        self._runs: list[dict[float, list[float]]] = [{} for _ in asked]
         self._last: Picture | None = None
         self._gap = 0.0
-        self._converter = FrameConverter(path, spec.height, spec.width, limits)
 
     @property
     def complete(self) -> bool:
         """Whether every window has its frames, and does not outlast the picture."""
-        return all(
-            runs
-            and runs[0].complete
-            and (len(runs) == 1 or runs[0].start + self.spec.duration <= self.end + TOLERANCE)
-            for runs in self._runs
-        )
-
-    @property
-    def saw_beginning(self) -> bool:
-        """Whether a frame at or before the earliest beginning was seen."""
-        return self._first is not None and self._first <= min(self.asked)
+        return all(map(self._is_settled, self._runs))
 
     @property
     def size(self) -> tuple[int, int] | None:
@@ -98,7 +69,7 @@ class FrameTrack:
     def add(self, picture: Picture) -> None:
         """Takes the next picture; one that goes back in time is dropped."""
         if self._last is None:
-            self._first = picture.time
+            self.first = picture.time
         elif picture.time <= self._last.time:
             return
         else:
@@ -114,29 +85,43 @@ class FrameTrack:
 
     def starts(self, window: int) -> list[float]:
         """Where a window may begin, best first."""
-        return [run.start for run in self._runs[window] if run.complete]
+        runs = self._runs[window]
+        return [start for start, chosen in runs.items() if len(chosen) == self.spec.num_frames]
 
     def chosen(self, window: int, start: float) -> list[float]:
         """Times of the T frames that a window shows from one of its `starts` on."""
-        return next(run.chosen for run in self._runs[window] if run.start == start)
+        return self._runs[window][start]
+
+    def _is_settled(self, runs: dict[float, list[float]]) -> bool:
+        """Whether it is clear where a window begins, and what it shows."""
+        if not runs:
+            return False
+        best = next(iter(runs))
+        fits = len(runs) == 1 or best + self.spec.duration <= self.end + TOLERANCE
+        return len(runs[best]) == self.spec.num_frames and fits
 
     def _shown(self, picture: Picture) -> float:
+        """Seconds for which the last picture is shown: as claimed, or as long as the one before it."""
         return max(picture.duration or self._gap, self.clock.nominal)
 
     def _choose(self, earlier: Picture, later: Picture | None, until: float) -> None:
+        """Serves every instant up to `until` (seconds), which is that of `later` where there is one."""
         for asked, runs in zip(self.asked, self._runs, strict=True):
+            # The window begins between these two pictures.
             if not runs and asked < until:
                 starts = self.clock.starts(earlier.time, until, asked)
-                runs += [_Run(s, self.spec) for s in starts if later is not None or s < until]
-            for run in runs:
-                while not run.complete and run.instant < until:
-                    switches = later is not None and self.clock.shows_later(
-                        earlier.time, until, run.instant
-                    )
-                    picture = later if switches and later else earlier
+                runs |= {s: [] for s in starts if later is not None or s < until}
+            # Each of its instants up to `until` shows the nearer of the two.
+            for start, chosen in runs.items():
+                while (instant := start + len(chosen) / self.spec.fps) < until:
+                    if len(chosen) == self.spec.num_frames:
+                        break
+                    picture = earlier
+                    if later and self.clock.shows_later(earlier.time, until, instant):
+                        picture = later
                     if picture.time not in self.arrays:
                         self.arrays[picture.time] = self._converter.convert(picture)
-                    run.chosen.append(picture.time)
+                    chosen.append(picture.time)
 
 
 class ShownTrack:
@@ -144,19 +129,15 @@ class ShownTrack:
 
     def __init__(self, asked: Sequence[float], spec: ClipSpec, clock: FrameClock) -> None:
         self.asked, self.clock = asked, clock
+        self.begin, self.first = min(asked), np.inf
         self._until = max(asked) + spec.duration + REORDERING
         self._durations: dict[float, float] = {}
-        self._first, self._last = np.inf, -np.inf
+        self._last = -np.inf
 
     @property
     def complete(self) -> bool:
         """Whether pictures well after the last window were seen."""
         return self._last >= self._until
-
-    @property
-    def saw_beginning(self) -> bool:
-        """As that of `FrameTrack`."""
-        return self._first <= min(self.asked)
 
     @property
     def end(self) -> float:
@@ -170,10 +151,11 @@ class ShownTrack:
     def add(self, shown: Shown) -> None:
         """Takes the next picture, in any order."""
         self._durations[shown.time] = shown.duration
-        self._first, self._last = min(self._first, shown.time), max(self._last, shown.time)
+        self.first, self._last = min(self.first, shown.time), max(self._last, shown.time)
 
     def starts(self, window: int) -> list[float]:
         """Where a window may begin, best first: as asked where the file shows nothing."""
+        # The two pictures around the instant asked for; packets come in any order.
         asked, times = self.asked[window], sorted(self._durations)
         if not times or asked >= self.end:
             return [asked]
@@ -195,18 +177,12 @@ class SoundBlocks:
     """
 
     def __init__(
-        self,
-        path: Path,
-        asked: Sequence[float],
-        spec: ClipSpec,
-        clock: FrameClock,
-        note: Callable[[str], None],
+        self, path: Path, asked: Sequence[float], spec: ClipSpec, clock: FrameClock, note: Note
     ) -> None:
         self.path, self.spec, self._note = path, spec, note
-        self._begin = min(asked) - clock.nominal
+        self.begin, self.first = min(asked) - clock.nominal, np.inf
         self._latest = SoundTrack(path, max(asked) + clock.nominal, spec)
         self._blocks: list[Sound] = []
-        self.first = np.inf
         self.end = -np.inf
 
     @property
@@ -214,20 +190,17 @@ class SoundBlocks:
         """Whether the sound has reached the end of the last window."""
         return self._latest.complete
 
-    @property
-    def saw_beginning(self) -> bool:
-        """Whether sound at or before the earliest beginning was seen."""
-        return self.first <= self._begin
-
     def add(self, sound: Sound) -> None:
         """Takes the next block."""
         self.first = min(self.first, sound.time)
         if self.complete:
             return
         sound = sound.mono()
+
+        # Of what ends HOLD seconds before all windows, nothing is kept.
         self._latest.add(sound)
         self.end = max(self.end, sound.end)
-        if len(self._blocks) > 1 and self._blocks[1].time <= self._begin - RUN_IN:
+        if len(self._blocks) > 1 and self._blocks[1].time <= self.begin - HOLD:
             self._blocks.pop(0)
         self._blocks.append(sound)
 
@@ -238,9 +211,10 @@ class SoundBlocks:
             MediaError: As `SoundTrack.waveform`.
         """
         track = SoundTrack(self.path, start, self.spec, self._note)
-        # From the last block that begins before the run-in on, so that all readers join the same blocks.
+        # What lies HOLD seconds before the window decides how its blocks join, and is there after a seek:
+        # so all readers join the same blocks.
         times = [block.time for block in self._blocks]
-        first = max(0, bisect.bisect_right(times, start - RUN_IN) - 1)
+        first = max(0, bisect.bisect_right(times, start - HOLD) - 1)
         for block in self._blocks[first:]:
             if track.complete:
                 break

@@ -1,8 +1,8 @@
-"""A component's folder as a stranger may have made it, checked before anything is built from it.
+"""A component's folder as a stranger may have made it, checked before a network is built from it.
 
-config.json, .safetensors -> network, or a sentence. What decides how much memory and time a network takes
-is its config, so that is held against the headers of its weights on the meta device, where a tensor takes
-no memory. diffusers alone ignores unknown settings, fills missing tensors with random numbers and computes
+config.json, .safetensors -> network, or a sentence. The config decides how much memory and time a network
+takes. It is therefore held against the headers of the weights on the meta device, where a tensor takes no
+memory. diffusers alone ignores unknown settings, fills missing tensors with random numbers and computes
 with NaN.
 """
 
@@ -11,10 +11,12 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.modeling_utils import no_init_weights
 from huggingface_hub import snapshot_download
 from safetensors import SafetensorError
@@ -22,14 +24,13 @@ from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from mmldm.errors import UserError
-from mmldm.models.stored_weights import (
+from mmldm.models.weights import (
     WEIGHTS,
     check_finite,
     check_tensors,
     read_headers,
     weight_files,
 )
-from mmldm.models.weights import find_config
 from mmldm.strict import nearest, read_json
 
 Classes = Mapping[str, type[Any]]
@@ -51,8 +52,10 @@ def load_component(name: str | Path, classes: Classes, part: str, what: str) -> 
     Raises:
         UserError: Nothing usable is there; the sentence says what is wrong.
     """
-    folder = component_folder(str(name), classes, part, what)
-    network_class = check_component(folder, classes)
+    config, subfolder = find_config(str(name), part, what)
+    class_of(config, classes, str(name))
+    folder = component_folder(str(name), subfolder)
+    network_class = type(check_component(folder, classes))
     try:
         network = network_class.from_pretrained(
             str(folder), torch_dtype=torch.float32, use_safetensors=True, low_cpu_mem_usage=False
@@ -62,18 +65,47 @@ def load_component(name: str | Path, classes: Classes, part: str, what: str) -> 
     return network.eval()
 
 
-def component_folder(name: str, classes: Classes, part: str, what: str) -> Path:
-    """The folder here, downloaded if need be, that holds a component's config.json and weights.
+def find_config(name: str, part: str, what: str) -> tuple[dict[str, Any], str]:
+    """config.json of a folder or hub name, at its root or in its sub-folder `part`.
+
+    Args:
+        what: The network looked for, for the message.
+
+    Returns:
+        The configuration, and the sub-folder it is in; "" is the root.
 
     Raises:
-        UserError: There is none, or it describes another class.
+        UserError: There is none, or the hub did not give it.
     """
-    config, subfolder = find_config(name, part, what)
-    class_of(config, classes, name)
+    path = Path(name)
+    if path.is_dir():
+        for subfolder in ("", part):
+            if (path / subfolder / "config.json").is_file():
+                return read_json(path / subfolder / "config.json", f"no {what}"), subfolder
+        raise UserError(
+            f"{name} holds no {what}: neither config.json nor {part}/config.json is there."
+        )
+    reason = ""
+    for subfolder in ("", part):
+        try:
+            # Any class reads any component's file.
+            return AutoencoderKL.load_config(name, subfolder=subfolder or None), subfolder
+        except (OSError, ValueError) as error:
+            reason = str(error).strip().split("\n")[0]
+    raise UserError(
+        f"'{name}' is neither a folder here nor a name for which the Hugging Face hub gave us "
+        f"its {what} ({reason}). Give a folder, or download the model first."
+    )
+
+
+def component_folder(name: str, subfolder: str) -> Path:
+    """The folder here, downloaded if need be, of a component that `find_config` found.
+
+    Raises:
+        UserError: The hub did not give it.
+    """
     root = Path(name)
-    if not root.is_dir():
-        root = download(name, [subfolder or ""])
-    return root / (subfolder or "")
+    return (root if root.is_dir() else download(name, [subfolder])) / subfolder
 
 
 def download(name: str, parts: Sequence[str], **options: Any) -> Path:
@@ -86,6 +118,7 @@ def download(name: str, parts: Sequence[str], **options: Any) -> Path:
     Raises:
         UserError: The hub did not give it.
     """
+    # What may come is listed: a repository's code, pickles and other files are never asked for.
     files = (
         "config.json", "scheduler_config.json", f"{WEIGHTS}*.safetensors",
         f"{WEIGHTS}*.safetensors.index.json", "model.safetensors",
@@ -106,7 +139,7 @@ def check_component(
     *,
     variant: str | None = None,
     whole: bool = True,
-) -> type[Any]:
+) -> Any:
     """Checks that a folder holds a network that can be built and loaded as it stands.
 
     Args:
@@ -114,25 +147,28 @@ def check_component(
         whole: The file must hold the network's tensors and no others.
 
     Returns:
-        The network's class.
+        The network on the meta device, without numbers: its class and its config.
 
     Raises:
         UserError: A setting is unknown, too large or no number; the weights are missing, cut off, not those
             of this config, of another kind of number, or not finite.
     """
+    # What it says it is: a class of ours, its settings known and of reasonable size.
     config = read_json(folder / "config.json", f"the component {folder.name!r} is missing")
     network_class = class_of(config, classes, str(folder))
     settings = check_settings(config, settings_of(network_class), folder / "config.json")
     if (folder / "model_index.json").exists():
         raise UserError(f"{folder}: holds a model_index.json, which belongs to whole models alone")
-    files = weight_files(folder, variant)
-    stored = read_headers(files)
-    network = on_meta(
-        lambda: network_class.from_config(settings), folder / "config.json", len(stored)
-    )
+
+    # What its weights hold, by their headers alone.
+    stored = read_headers(weight_files(folder, variant))
+
+    # Both agree, shown by a network that takes no memory, and every number is one.
+    build = partial(network_class.from_config, settings)
+    network = on_meta(build, folder / "config.json", len(stored))
     check_tensors(network, stored, folder, whole=whole)
     check_finite(stored)
-    return network_class
+    return network
 
 
 def class_of(config: Mapping[str, Any], classes: Classes, where: str) -> type[Any]:
@@ -151,6 +187,7 @@ def class_of(config: Mapping[str, Any], classes: Classes, where: str) -> type[An
 
 def settings_of(network_class: Callable[..., Any]) -> frozenset[str]:
     """Names of a class's settings."""
+    # `register_to_config` keeps the constructor's signature.
     parameters = inspect.signature(network_class).parameters.values()
     return frozenset(p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD)
 
@@ -188,10 +225,12 @@ def on_meta(build: Callable[[], nn.Module], where: str | Path, stored: int) -> n
         UserError: The settings describe no network, or one of far more tensors.
     """
     try:
+        # Twice the stored tensors: a network may hold some that it does not store, but not a million layers.
         with no_init_weights(), torch.device("meta"), _at_most(2 * stored + 64):
             return build()
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
+    # Whatever a stranger's settings make a constructor raise.
     except (
         ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError,
         ValueError,
@@ -218,6 +257,7 @@ def _at_most(most: int) -> Iterator[None]:
 
 
 def _numbers(value: Any) -> Iterator[float]:
+    """All numbers in a JSON value, however deep."""
     if isinstance(value, dict | list):
         for inner in value.values() if isinstance(value, dict) else value:
             yield from _numbers(inner)

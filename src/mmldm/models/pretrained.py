@@ -1,7 +1,7 @@
-"""The signal decoder's start from Stable Diffusion: a U-Net's tensors into an autoencoder.
+"""The signal decoder's start from Stable Diffusion (MM-LDM §3.1): a U-Net's tensors into an autoencoder.
 
-hub name, diffusers folder or .safetensors file -> MultiModalAutoencoder.decoder, LoadReport. MM-LDM
-§3.1: initialised from a pretrained image diffusion model, all parameters open. Adapters, prompts and
+hub name, diffusers folder or .safetensors file -> MultiModalAutoencoder.decoder, LoadReport. It is
+initialised from a pretrained image diffusion model, and all parameters are open. Adapters, prompts and
 semantics stay as they were built; their last layers are zero, so that the first step sees the stock
 U-Net with another context.
 """
@@ -15,21 +15,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from diffusers.loaders.single_file_utils import LDM_UNET_KEY, convert_ldm_unet_checkpoint
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-from safetensors import SafetensorError
 from torch import Tensor
 
 from mmldm.errors import UserError
 from mmldm.models.autoencoder import MultiModalAutoencoder
-from mmldm.models.component import check_component, component_folder
+from mmldm.models.component import check_component, class_of, component_folder, find_config
 from mmldm.models.weights import (
-    find_config,
     is_file_name,
     load_exactly,
     read_tensors,
     rename_original,
+    weight_files,
 )
 
 UNETS = {"UNet2DConditionModel": UNet2DConditionModel, "SignalDecoder": UNet2DConditionModel}
@@ -81,6 +79,7 @@ def initialise_decoder(autoencoder: MultiModalAutoencoder, source: str) -> LoadR
         tensors, unexpected = _from_file(source, decoder.config)
     else:
         tensors, unexpected = _from_folder(source, decoder.config)
+    # Tensors without a place here are reported; missing ones are refused.
     own = decoder.state_dict().keys()
     known = {name: tensor for name, tensor in tensors.items() if name in own}
     load_exactly(decoder, known, source)
@@ -120,6 +119,7 @@ def require_unet(source: str) -> None:
 
 
 def _from_file(path: str, config: Mapping[str, Any]) -> tuple[dict[str, Tensor], list[str]]:
+    """Tensors by diffusers' names, and those that its conversion has no place for."""
     tensors = read_tensors(path)
     if not any(name.startswith(LDM_UNET_KEY) for name in tensors):
         return tensors, []
@@ -127,19 +127,12 @@ def _from_file(path: str, config: Mapping[str, Any]) -> tuple[dict[str, Tensor],
 
 
 def _from_folder(source: str, config: Mapping[str, Any]) -> tuple[dict[str, Tensor], list[str]]:
-    folder = component_folder(source, UNETS, "unet", "U-Net")
+    """Tensors by diffusers' names, of a U-Net with the same settings as `config`."""
+    described, subfolder = find_config(source, "unet", "U-Net")
+    class_of(described, UNETS, source)
+    folder = component_folder(source, subfolder)
     # What is missing or has no place is told tensor by tensor by `initialise_decoder`.
-    check_component(folder, UNETS, whole=False)
-    try:
-        unet, info = UNet2DConditionModel.from_pretrained(
-            str(folder),
-            torch_dtype=torch.float32,
-            use_safetensors=True,
-            low_cpu_mem_usage=False,
-            output_loading_info=True,
-        )
-    except (OSError, SafetensorError, RuntimeError, TypeError, ValueError) as error:
-        raise UserError(f"{source}: the U-Net cannot be read: {error}") from error
+    unet = check_component(folder, UNETS, whole=False)
     # Heads, groups and activations leave no trace in the shapes, and change the function.
     here, there = _settings(config), _settings(unet.config)
     for name in here:
@@ -148,11 +141,13 @@ def _from_folder(source: str, config: Mapping[str, Any]) -> tuple[dict[str, Tens
                 f"{source}: the U-Net's {name} is {there[name]} there and {here[name]} here; "
                 "change decoder_config, or take another U-Net."
             )
-    missing = set(info["missing_keys"])
-    tensors = {name: x for name, x in unet.state_dict().items() if name not in missing}
-    return tensors, list(info["unexpected_keys"])
+    tensors: dict[str, Tensor] = {}
+    for file in weight_files(folder):
+        tensors |= read_tensors(file)
+    return tensors, []
 
 
 def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What a U-Net's function depends on, as plain JSON: tuples and lists compare as equal."""
     plain = json.loads(json.dumps(dict(config), default=str))
     return {k: v for k, v in plain.items() if k[0] != "_" and k not in NOT_THE_FUNCTION}

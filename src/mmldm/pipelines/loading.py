@@ -1,14 +1,18 @@
-"""Opens a model folder, or says what is wrong with it.
+"""Opens and writes model folders; a folder with which something is wrong is refused with a sentence.
 
-folder or hub name -> checked folder. Weights are safetensors only; components are of the classes named here
-and nowhere else, whatever modules a folder names: it cannot choose what is imported, and holds no code.
+folder or hub name -> checked folder -> pipeline -> folder. Weights are safetensors only. Components are of
+the classes named here, whatever modules a folder names: it cannot choose what is imported, and holds no code.
 """
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
+
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
 from mmldm.diffusion.schedules import MOST_TIMESTEPS, SCHEDULER_CLASSES
 from mmldm.errors import UserError
@@ -25,7 +29,7 @@ from mmldm.models.component import (
 from mmldm.models.generator import JointGenerator
 from mmldm.models.image_vae import IMAGE_VAES
 from mmldm.models.pretrained_vocoder import VOCODERS
-from mmldm.pipelines.quality import Qualities
+from mmldm.pipelines.settings import Qualities
 from mmldm.strict import nearest, parse, read_json
 from mmldm.types import ClipSpec
 
@@ -52,6 +56,54 @@ MOST_CLASSES = 100_000
 HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "token")
 FOR_CODE = ("custom_pipeline", "custom_revision", "trust_remote_code", "use_onnx", "use_flashpack")
 """Arguments of diffusers that have no meaning for a model without code, in safetensors."""
+
+
+class FolderPipeline(DiffusionPipeline):
+    """A pipeline that is read from model folders which strangers made, and written to them."""
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any
+    ) -> Self:
+        """Loads a model folder, or `owner/name` of the hub, in diffusers' conventions.
+
+        Args:
+            kwargs: Of `DiffusionPipeline.from_pretrained`, for example `torch_dtype`.
+
+        Raises:
+            UserError: The folder is not a whole model; the message names what is missing.
+        """
+        name = str(pretrained_model_name_or_path)
+        components = [component for component in COMPONENTS if component not in kwargs]
+        folder = model_folder(name, kwargs, components)
+        check_model_folder(folder, components, kwargs.get("variant"))
+        try:
+            made: Self = super().from_pretrained(str(folder), use_safetensors=True, **kwargs)
+        except (OSError, ValueError, TypeError, RuntimeError, AttributeError) as error:
+            raise UserError(f"{name}: the model cannot be loaded: {error}") from error
+        return made
+
+    @classmethod
+    def load_config(cls, folder: str | os.PathLike[str], **_: Any) -> dict[str, Any]:
+        """The index of a model folder, checked: diffusers imports the modules that it finds here."""
+        return read_index(Path(folder))
+
+    def to_json_string(self) -> str:
+        """The index. It calls this class by its whole path, which is all that diffusers' own
+        `DiffusionPipeline` says about a class which it does not know."""
+        index = json.loads(super().to_json_string())
+        return json.dumps(index | {"_class_name": PIPELINE_PATH}, indent=2, sort_keys=True) + "\n"
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
+        """Writes the model folder, in diffusers' layout.
+
+        diffusers records where each part was loaded from; a folder that is given away should not
+        tell its maker's paths.
+        """
+        for part in (self, *self.components.values()):
+            if part is not None and "_name_or_path" in part.config:
+                part.register_to_config(_name_or_path="")
+        super().save_pretrained(save_directory, **kwargs)
 
 
 def model_folder(name: str, options: dict[str, Any], components: Sequence[str]) -> Path:
@@ -92,17 +144,19 @@ def check_model_folder(
         UserError: Names what is missing, foreign, too large or no number.
     """
     index = read_index(folder)
+
+    # diffusers can import Python files that lie in a model folder.
     for file in folder.rglob("*"):
         if file.suffix.lower() in CODE:
             raise UserError(
                 f"{folder}: holds code ({file.relative_to(folder)}), and a model does not: remove it, or "
                 "take the model from elsewhere"
             )
+
     _check_settings(index, folder)
-    checked: set[str] = set()
     for name in components:
         entry = index.get(name)
-        if entry in (None, [None, None]):
+        if entry in (None, [None, None]):  # diffusers' way to say that a pipeline goes without
             if name in OPTIONAL:
                 continue
             raise UserError(f"{folder}: model_index.json does not name the component {name!r}")
@@ -114,12 +168,11 @@ def check_model_folder(
         if COMPONENTS[name] is SCHEDULER_CLASSES:
             stated = _check_scheduler(part)
         else:
-            stated = check_component(part, COMPONENTS[name], variant=variant).__name__
+            stated = type(check_component(part, COMPONENTS[name], variant=variant)).__name__
         if stated != entry[1]:
             raise UserError(
                 f"{folder}: model_index.json calls {name!r} a {entry[1]}, and its config.json a {stated}"
             )
-        checked.add(name)
     return index
 
 
@@ -139,6 +192,7 @@ def read_index(folder: Path) -> dict[str, Any]:
             raise UserError(
                 f"{folder}: model_index.json has an unknown entry {name!r:.80}{nearest(name, sorted(known))}"
             )
+    # Modules are ours to know: folders of earlier versions open, and none imports a module of its own.
     return index | {
         name: _component(folder, name, index[name])
         for name in COMPONENTS
@@ -165,6 +219,7 @@ def _component(folder: Path, name: str, entry: object) -> list[str]:
 
 
 def _check_settings(index: Mapping[str, Any], folder: Path) -> None:
+    """Checks the pipeline's own settings in an index; raises a UserError that names the one that is wrong."""
     where = f"{folder}/model_index.json"
     parse(ClipSpec, index.get("clip_spec") or {}, f"{where}: clip_spec")
     names = index.get("class_names") or []
@@ -172,6 +227,8 @@ def _check_settings(index: Mapping[str, Any], folder: Path) -> None:
         raise UserError(f"{where}: class_names must be a list of names")
     if not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
         raise UserError(f"{where}: class_names must be names, each once")
+
+    # Rows of quality are checked by being used.
     own = {name: index[name] for name in OWN_SETTINGS if name in index}
     rows, default = index.get("quality_rows") or {}, index.get("default_quality", "best")
     if not isinstance(rows, dict) or not all(isinstance(row, dict) for row in rows.values()):
@@ -181,6 +238,7 @@ def _check_settings(index: Mapping[str, Any], folder: Path) -> None:
 
 
 def _check_scheduler(part: Path) -> str:
+    """The class of a scheduler's folder; raises a UserError as `check_component`."""
     path = part / "scheduler_config.json"
     config = read_json(path, f"the component {part.name!r} is missing")
     scheduler = class_of(config, SCHEDULER_CLASSES, str(part))
@@ -188,6 +246,7 @@ def _check_scheduler(part: Path) -> str:
         raise UserError(f"{part}: holds a model_index.json, which belongs to whole models alone")
     # A scheduler made from another's config keeps that one's settings.
     kin = [scheduler, *scheduler._get_compatibles()]
+    # Its tables are as long as this number.
     timesteps = config.get("num_train_timesteps", 1000)
     if not isinstance(timesteps, int) or not 1 < timesteps <= MOST_TIMESTEPS:
         raise UserError(

@@ -1,24 +1,22 @@
-"""The pipeline: joint generation, audio-to-video and video-to-audio from one set of weights.
+"""The pipeline (MM-LDM §3.2-3.3): joint generation, audio-to-video, video-to-audio from one set of weights.
 
-noise, and a given modality or class -> latents AV((B,C,T',H',W')) -> image latents -> clips.
-MM-LDM §3.2-3.3. The module path of this file and of its components is stored in model folders.
+noise, and a given modality or class -> latents AV((B,C,T',H',W')) -> image latents -> clips. Model folders
+name the path of this module.
 """
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, cast
+from functools import partial
+from typing import Any, Literal, overload
 
 import torch
-from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils.outputs import BaseOutput
 from torch import Tensor
 
+from mmldm.diffusion.sampling import initial_noise, sample
 from mmldm.diffusion.schedules import make_scheduler, schedule_of
 from mmldm.errors import UserError
 from mmldm.media.clip import Clip
@@ -26,19 +24,9 @@ from mmldm.models.autoencoder import MultiModalAutoencoder
 from mmldm.models.generator import JointGenerator
 from mmldm.models.image_vae import ImageVAE
 from mmldm.models.pretrained_vocoder import Vocoder
-from mmldm.pipelines.coding import CLIPS_PER_CALL, ClipCoder
-from mmldm.pipelines.generation import generate
-from mmldm.pipelines.loading import (
-    COMPONENTS,
-    OPTIONAL,
-    OWN_SETTINGS,
-    PIPELINE_PATH,
-    check_model_folder,
-    check_parts,
-    model_folder,
-    read_index,
-)
-from mmldm.pipelines.quality import Qualities, Settings, check_students
+from mmldm.pipelines.decoding import CLIPS_PER_CALL, ClipCoder, parts_of, rows_of
+from mmldm.pipelines.guidance import generator_denoiser
+from mmldm.pipelines.loading import OPTIONAL, OWN_SETTINGS, FolderPipeline, check_parts
 from mmldm.pipelines.request import (
     Labels,
     Media,
@@ -48,6 +36,7 @@ from mmldm.pipelines.request import (
     clip_seeds,
     given_clip,
 )
+from mmldm.pipelines.settings import Qualities, Settings, check_students
 from mmldm.pipelines.vocoding import check_vocoder
 from mmldm.strict import parse
 from mmldm.types import AV, ClipSpec
@@ -68,7 +57,11 @@ class SoundingVideoOutput(BaseOutput):
     latents: AV[Tensor]
 
 
-class SoundingVideoPipeline(DiffusionPipeline):
+Generated = tuple[list[Clip], AV[Tensor]]
+"""The same without names, for `return_dict=False`."""
+
+
+class SoundingVideoPipeline(FolderPipeline):
     """Generates sounding video clips.
 
     Load one with `SoundingVideoPipeline.from_pretrained(folder)` (not `DiffusionPipeline`, which
@@ -89,9 +82,9 @@ class SoundingVideoPipeline(DiffusionPipeline):
         num_inference_steps: The model's own number of generator steps.
         decoder_steps: Its own number of decoder steps.
         guidance_scale: Its own scale of guidance by a given modality or class.
-        default_quality: The row of `pipelines.quality` that is used unless another is asked for;
+        default_quality: The row of `pipelines.settings` that is used unless another is asked for;
             "best" is the model's own settings.
-        quality_rows: Rows measured on this model, as JSON, over those of `pipelines.quality`.
+        quality_rows: Rows measured on this model, as JSON, over those of `pipelines.settings`.
     """
 
     vae: ImageVAE
@@ -146,6 +139,8 @@ class SoundingVideoPipeline(DiffusionPipeline):
             default_quality=default_quality,
             quality_rows=quality_rows,
         )
+
+        # Parts that do not belong together are refused here, not in the middle of a call.
         own = {name: self.config[name] for name in OWN_SETTINGS}
         self.qualities = Qualities(own, quality_rows or {}, default_quality)
         check_parts(self.components, self.class_names, self.clip_spec)
@@ -153,53 +148,12 @@ class SoundingVideoPipeline(DiffusionPipeline):
             check_vocoder(vocoder, self.clip_spec)
         check_students(self.qualities, student, student_scheduler)
 
-    @classmethod
-    def from_pretrained(
-        cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any
-    ) -> SoundingVideoPipeline:
-        """Loads a model folder, or `owner/name` of the hub, in diffusers' conventions.
-
-        Args:
-            kwargs: Of `DiffusionPipeline.from_pretrained`, for example `torch_dtype`.
-
-        Raises:
-            UserError: The folder is not a whole model; the message names what is missing.
-        """
-        name = str(pretrained_model_name_or_path)
-        components = [component for component in COMPONENTS if component not in kwargs]
-        folder = model_folder(name, kwargs, components)
-        check_model_folder(folder, components, kwargs.get("variant"))
-        try:
-            return cast(
-                SoundingVideoPipeline,
-                super().from_pretrained(str(folder), use_safetensors=True, **kwargs),
-            )
-        except (OSError, ValueError, TypeError, RuntimeError, AttributeError) as error:
-            raise UserError(f"{name}: the model cannot be loaded: {error}") from error
-
-    @classmethod
-    def load_config(cls, folder: str | os.PathLike[str], **_: Any) -> dict[str, Any]:
-        """The index of a model folder, checked: diffusers imports the modules that it finds here."""
-        return read_index(Path(folder))
-
-    def to_json_string(self) -> str:
-        """The index. It calls this class by its whole path, which is all that diffusers' own
-        `DiffusionPipeline` says about a class which it does not know."""
-        index = json.loads(super().to_json_string())
-        return json.dumps(index | {"_class_name": PIPELINE_PATH}, indent=2, sort_keys=True) + "\n"
-
-    def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
-        """Writes the model folder, in diffusers' layout.
-
-        diffusers records where each part was loaded from; a folder that is given away should not
-        tell its maker's paths.
-        """
-        for part in (self, *self.components.values()):
-            if part is not None and "_name_or_path" in part.config:
-                part.register_to_config(_name_or_path="")
-        super().save_pretrained(save_directory, **kwargs)
-
-    @torch.no_grad()
+    # They tell a type checker what comes back, and nothing of the arguments.
+    @overload
+    def __call__(self, *values: Any, return_dict: Literal[False], **options: Any) -> Generated: ...
+    @overload
+    def __call__(self, *values: Any, **options: Any) -> SoundingVideoOutput: ...
+    @torch.no_grad()  # type: ignore[misc]
     def __call__(
         self,
         num_samples: int | None = None,
@@ -218,7 +172,7 @@ class SoundingVideoPipeline(DiffusionPipeline):
         output_type: str = "clip",
         return_dict: bool = True,
         callback_on_step_end: StepCallback | None = None,
-    ) -> SoundingVideoOutput | tuple[list[Clip], AV[Tensor]]:
+    ) -> SoundingVideoOutput | Generated:
         """Generates clips: jointly, video for given audio, or audio for given frames.
 
         A given modality is in the clips as it was given, not as the autoencoder would reconstruct
@@ -275,7 +229,13 @@ class SoundingVideoPipeline(DiffusionPipeline):
             decoder_steps=decoder_steps,
             guidance_scale=guidance_scale,
         )
+
         model, sampler = self._sampled_with(chosen)
+        coder, scale = self._coder(), AV(chosen.guidance_scale, chosen.guidance_scale)
+        # A given clip that serves all samples is encoded once.
+        shared = coder.encode(asked.media) if asked.one_for_all else None
+        clips: list[Clip] = []
+        latents: list[AV[Tensor]] = []
         batches = -(-asked.count // asked.batch_size)
         with self.progress_bar(total=batches * chosen.num_inference_steps) as bar:
 
@@ -285,14 +245,31 @@ class SoundingVideoPipeline(DiffusionPipeline):
                     return None
                 return (callback_on_step_end(self, step, t, {"latents": x}) or {}).get("latents")
 
-            decode = output_type == "clip"
-            clips, latents = generate(
-                self._coder(), model, sampler, asked, chosen, decode=decode, after_step=after_step
-            )
+            for rows in parts_of(asked.count, asked.batch_size):
+                generators = [torch.Generator().manual_seed(s) for s in asked.seeds[rows]]
+                labels = asked.class_labels
+                labels = None if labels is None else labels[rows].to(coder.device)
+
+                # What is given, as clean normalised latents, one row per clip.
+                media = rows_of(asked.media, rows)
+                encoded = coder.encode(media) if shared is None else shared
+                given = model.normalise(encoded).map(partial(_expanded, len(generators)))
+
+                # Eq. 6 over both modalities, each step's prediction guided by Eq. 8.
+                noise = initial_noise(model.latent_shapes, generators, coder.device)
+                denoise = generator_denoiser(model, noise, given, labels, scale)
+                steps = chosen.num_inference_steps
+                normal = sample(denoise, noise, sampler, steps, given, generators, after_step)
+
+                # Latents to media; a given modality is not decoded.
+                made = model.denormalise(normal)
+                latents.append(made.map(Tensor.cpu))
+                if output_type == "clip":
+                    images = asked.images_per_call
+                    clips += coder.decode(made, media, labels, generators, chosen, images)
         self.maybe_free_model_hooks()
-        if not return_dict:
-            return clips, latents
-        return SoundingVideoOutput(clips=clips, latents=latents)
+        output = SoundingVideoOutput(clips=clips, latents=AV.zip(latents).map(torch.cat))
+        return output if return_dict else output.to_tuple()
 
     def settings(self, quality: str | None = None, **asked: Any) -> Settings:
         """What a call with these arguments samples with.
@@ -306,6 +283,10 @@ class SoundingVideoPipeline(DiffusionPipeline):
         """
         return self.qualities.settings(quality, **asked)
 
+    @overload
+    def encode(self, media: AV[Tensor]) -> AV[Tensor]: ...
+    @overload
+    def encode(self, media: AV[Tensor | None]) -> AV[Tensor | None]: ...
     def encode(self, media: AV[Tensor | None]) -> AV[Tensor | None]:
         """Waveforms (B,S) and frames uint8 (B,T,3,H,W) -> latents AV((B,C,T',H',W')).
 
@@ -338,10 +319,8 @@ class SoundingVideoPipeline(DiffusionPipeline):
         """
         if generators is None:
             generators = [torch.Generator().manual_seed(i) for i in range(len(latents.audio))]
-        chosen, images = (
-            self.settings(quality, decoder_steps=decoder_steps),
-            checked_images(images_per_call),
-        )
+        chosen = self.settings(quality, decoder_steps=decoder_steps)
+        images = checked_images(images_per_call)
         clips = self._coder().decode(latents, media, class_labels, generators, chosen, images)
         self.maybe_free_model_hooks()
         return clips
@@ -373,3 +352,8 @@ class SoundingVideoPipeline(DiffusionPipeline):
             self.clip_spec,
             self._execution_device,
         )
+
+
+def _expanded(count: int, latents: Tensor | None) -> Tensor | None:
+    """(1,C,T',H',W') or (count,C,T',H',W') -> (count,C,T',H',W'); None stays None."""
+    return None if latents is None else latents.expand(count, *latents.shape[1:])

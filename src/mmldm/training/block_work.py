@@ -16,8 +16,7 @@ import torch
 from torch import Tensor
 
 from mmldm.data.cache_writer import Block, CacheWriter
-from mmldm.data.clips import present
-from mmldm.data.latents import PICTURE, Splits, block_tensors
+from mmldm.data.latents import PICTURE, Splits, block_tensors, presence_of
 from mmldm.models.image_codec import LatentStatistics
 from mmldm.training.distributed import Process
 from mmldm.types import AV, MODALITIES
@@ -127,7 +126,7 @@ def fit_statistics(
             windows, pictures = block_tensors(writer.folder, number, block)
             if not windows:
                 continue
-            here = present(windows).map(lambda mask: mask.nonzero().squeeze(1))
+            here = presence_of(windows).map(lambda mask: mask.nonzero().squeeze(1))
             shown = windows[PICTURE][here.video].unique() if pictures else here.video
             sides = AV((windows, here.audio), (pictures or windows, shown))
             chunks = sides.map(lambda side: side[1].split(ROWS))

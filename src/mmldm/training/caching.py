@@ -21,8 +21,7 @@ from torch import Tensor, nn
 from mmldm.config import RunConfig
 from mmldm.data.blocks import Source, fixed_starts, pieces, plan, random_starts
 from mmldm.data.cache_writer import Block, CacheWriter, failures
-from mmldm.data.clips import present
-from mmldm.data.latents import LatentCache, Splits, files_key
+from mmldm.data.latents import LatentCache, Splits, files_key, tensors_of
 from mmldm.data.loader import MAX_FAILED_SHARE
 from mmldm.data.manifest import Manifest, Split
 from mmldm.errors import MediaError, UserError
@@ -35,7 +34,7 @@ from mmldm.text import printable
 from mmldm.training.block_work import BlockWork, Progress, Say, fit_statistics, open_writers
 from mmldm.training.distributed import Process
 from mmldm.training.encoding import Encoder, Pieces, read_piece
-from mmldm.types import AV, MODALITIES
+from mmldm.types import MODALITIES
 
 BATCH = 64
 """Cached windows encoded at once."""
@@ -251,17 +250,14 @@ def _encode_latents(
         for rows in torch.arange(first, first + source.rows).split(BATCH):
             if not len(rows):
                 continue
-            batch = {name: value.to(codec.mean.device) for name, value in images[rows].items()}
-            images_normalised = AV(
-                codec.normalise(batch["audio_mean"], "audio"),
-                codec.normalise(batch["video_mean"], "video"),
+            batch = images[rows]
+            mean = batch.mean.map(lambda raw: raw.to(codec.mean.device))
+            posterior = autoencoder.encode(mean.map(codec.normalise, MODALITIES))
+            latents = batch._replace(
+                mean=posterior.map(lambda dist: dist.mean),
+                logvar=posterior.map(lambda dist: dist.logvar),
             )
-            posterior = autoencoder.encode(images_normalised)
-            entries = {"label": batch["label"], "present": torch.stack(present(batch), dim=1)}
-            for modality, dist in zip(MODALITIES, posterior, strict=True):
-                entries[f"{modality}_mean"] = dist.mean.half()
-                entries[f"{modality}_logvar"] = dist.logvar.half()
-            encoded.append({name: value.cpu() for name, value in entries.items()})
+            encoded.append({name: value.cpu() for name, value in tensors_of(latents).items()})
             told(len(rows))
         joined = {
             name: torch.cat([part[name] for part in encoded]) for name in (encoded or [{}])[0]

@@ -17,10 +17,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from mmldm.data.blocks import Source, pieces
-from mmldm.data.clips import class_labels
+from mmldm.data.clips import class_numbers
 from mmldm.data.manifest import Entry, Manifest
 from mmldm.errors import MediaError, UserError
-from mmldm.media.images import frames_to_images
+from mmldm.media.clip import frames_to_images
 from mmldm.media.reader import Windows, read_windows
 from mmldm.media.spectrogram import AudioImage
 from mmldm.models.image_codec import ImageCodec
@@ -125,7 +125,7 @@ class Encoder:
     """
 
     def __init__(self, manifest: Manifest, codec: ImageCodec, audio_image: AudioImage) -> None:
-        self._labels = class_labels(manifest)
+        self._class_numbers = class_numbers(manifest)
         self._codec, self._audio_image = codec, audio_image
         self._device = codec.mean.device
 
@@ -161,7 +161,7 @@ class Encoder:
             for index, start in zip(media.indices.tolist(), media.starts, strict=True):
                 windows.append(
                     {
-                        "label": torch.tensor(self._labels[entry.class_name]),
+                        "label": torch.tensor(self._class_numbers[entry.class_name]),
                         "present": torch.tensor([entry.has_audio, entry.has_video]),
                         "start": start,
                         "video_index": torch.tensor([seen[times[i]] for i in index]),

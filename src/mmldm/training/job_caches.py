@@ -34,6 +34,7 @@ from mmldm.training.caching import (
 from mmldm.training.checkpoint import CheckpointFolder, refuse_changes
 from mmldm.training.distributed import Process
 from mmldm.training.stopping import was_out_of_time
+from mmldm.types import AV, MODALITIES, Latents
 
 VERSIONS = ("format", "reading")
 """What a cache depends on besides recipe, clips and networks."""
@@ -224,11 +225,11 @@ class RememberedCache(LatentCache):
 
     Args:
         identity: Of the cache, as the job's checkpoint has it.
-        shapes: Of a row's tensors.
+        shapes: Of a clip's means.
     """
 
     def __init__(
-        self, identity: Any, shapes: Mapping[str, tuple[int, ...]], extra: Mapping[str, Any]
+        self, identity: Any, shapes: AV[tuple[int, ...]], extra: Mapping[str, Any]
     ) -> None:
         self._identity, self._shapes, self.extra, self.failed = identity, shapes, dict(extra), {}
 
@@ -239,10 +240,11 @@ class RememberedCache(LatentCache):
     def __len__(self) -> int:
         return 1
 
-    def row_shapes(self) -> dict[str, tuple[int, ...]]:
-        return dict(self._shapes)
+    @property
+    def shapes(self) -> AV[tuple[int, ...]]:
+        return self._shapes
 
-    def __getitem__(self, indices: Tensor) -> dict[str, Tensor]:
+    def __getitem__(self, indices: Tensor) -> Latents:
         raise UserError(
             "the job's last checkpoint is damaged, so it is not finished any more: the same command "
             "goes on from the checkpoint before."
@@ -250,15 +252,16 @@ class RememberedCache(LatentCache):
 
 
 def _remembered(job: Job, begun: Begun, manifest: Manifest) -> Splits:
-    shapes: dict[str, tuple[int, ...]] = {}
+    shapes: AV[tuple[int, ...]] = AV((), ())
     extra: dict[str, Any] = {"classes": manifest.classes}
     if job.name == "autoencoder":
         model = json_of(job.folder / "export" / "config.json")
-        shapes["video_mean"] = (model["num_frames"], *model["image_latent_shape"])
+        image = tuple(model["image_latent_shape"])
+        shapes = AV((1, *image), (model["num_frames"], *image))
         extra["statistics"] = model["latent_statistics"]
     elif job.name == "generator":
         model = json_of(job.folder / "export" / "generator" / "config.json")
-        shapes = {f"{m}_mean": tuple(model[f"{m}_latent_shape"]) for m in ("audio", "video")}
+        shapes = MODALITIES.map(lambda modality: tuple(model[f"{modality}_latent_shape"]))
         extra["statistics"] = model["latent_statistics"]
     cache = RememberedCache(begun.cache, shapes, extra)
     return Splits(cache, cache)

@@ -31,7 +31,6 @@ from mmldm.training.distributed import Process
 from mmldm.training.ema import Average
 from mmldm.training.health import Unreadable, Withheld
 from mmldm.training.locking import run_lock
-from mmldm.training.randomness import StepRandom
 from mmldm.training.report import Report
 from mmldm.training.scaling import reassemble, unsharded
 from mmldm.training.stage import Stage
@@ -256,10 +255,7 @@ class _Run:
             self.report.note(sentence, once=True)
 
     def _validate(self) -> None:
-        random = StepRandom(
-            self.seed, 0, "validate", self.config.batch_size, device=self.process.device
-        )
-        values = self.stage.validate(random)
+        values = self.stage.validate()
         self.report.metrics(self.step, {f"validate/{k}": v for k, v in values.items()})
 
     def _preview(self) -> None:

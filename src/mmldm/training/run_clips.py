@@ -9,8 +9,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mmldm.config import RunConfig
-from mmldm.data.entries import Entry
-from mmldm.data.manifest import Manifest, find_files, is_manifest, scan
+from mmldm.data.folder import find_files
+from mmldm.data.manifest import Entry, Manifest, is_manifest
+from mmldm.data.scan import scan
 from mmldm.errors import UserError
 from mmldm.text import printable
 from mmldm.training.run_folder import RunFolder, refuse_begun
@@ -164,11 +165,11 @@ def _moved(manifest: Manifest, place: Path, note: Note) -> Manifest:
 def _arrived(manifest: Manifest, config: RunConfig) -> list[str]:
     """Files that the scan did not know. What a list of version 1 named is not known any more."""
     data = config.data
-    source = manifest.root if manifest.listed is None else manifest.root / manifest.listed
+    source = manifest.root if manifest.list_name is None else manifest.root / manifest.list_name
     listed_once = data.folder is not None and Path(data.folder).is_file()
-    if not source.exists() or (manifest.listed is None and listed_once):
+    if not source.exists() or (manifest.list_name is None and listed_once):
         return []
-    _, found, _ = find_files(
+    found = find_files(
         source, data.allow_missing, data.class_pattern, data.group_pattern, data.follow_links
     )
     return manifest.arrivals(found.listing)
@@ -189,7 +190,7 @@ def _scanned_again(
         note("rescan: the clips are as they were.")
         return manifest
     refuse_begun(folder, f"{len(arrived)} new and {len(changed)} changed or gone")
-    source = manifest.root if manifest.listed is None else manifest.root / manifest.listed
+    source = manifest.root if manifest.list_name is None else manifest.root / manifest.list_name
     fresh = _usable(_scan(source, folder, config, progress, keep, known=manifest))
     now = {entry.path for entry in fresh.entries}
     gone = [entry.path for entry in changed if entry.path not in now]

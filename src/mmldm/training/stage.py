@@ -1,6 +1,9 @@
-"""What a training job must say about itself; the loop knows nothing else.
+"""What a training job must say about itself, and what jobs of one kind share. The loop knows nothing else.
 
 stage.batches -> batch (rows, ...) -> turn module -> {"loss": (), term: ()} -> loop.
+
+`Stage` is the contract. `MediaStage` reads windows of the clips' files (jobs `vae` and `vocoder`);
+`CachedStage` reads caches of encoded clips (all others), where no file can fail to be read.
 """
 
 from __future__ import annotations
@@ -9,9 +12,18 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-from mmldm.training.randomness import StepRandom
+from mmldm.config import MediaTrainConfig, RunConfig, TrainConfig, VaeConfig, VocoderConfig
+from mmldm.data.clips import WindowDataset, held_out_windows, spread
+from mmldm.data.latents import Splits, cached_batches, files_key
+from mmldm.data.loader import IndexedLoader, order
+from mmldm.data.manifest import Manifest
+from mmldm.media.clip import Clip
+from mmldm.media.spectrogram import AudioImage
+from mmldm.pipelines.decoding import save_clips
+from mmldm.types import AV, ClipSpec, Latents, WindowBatch
 
 
 class Stage(Protocol):
@@ -24,12 +36,12 @@ class Stage(Protocol):
     gradients. While one turn runs, the parameters of the others do not require gradients. With
     several processes every trainable parameter must take part in its turn's loss in every step.
 
-    A batch is a nest of dicts and `AV`s of tensors whose first dimension is the rows. Turns run one
-    after the other, each over all accumulated passes; what a turn keeps for the next belongs to
-    `random.micro`.
+    A batch is `types.Latents` or `types.WindowBatch`, or another nest of dicts and (named) tuples of
+    tensors whose first dimension is the rows. Turns run one after the other, each over all accumulated
+    passes; what a turn keeps for the next belongs to `random.micro`.
 
-    Networks are compiled, where the recipe asks, by the stage: a turn's forward is not compilable
-    as a whole, because it takes a new `StepRandom` each time.
+    Networks are compiled, where the recipe asks, by the loop's `Turn`, block by block: a turn's forward
+    is not compilable as a whole, because it takes a new `StepRandom` each time.
 
     Attributes:
         name: Name of the job.
@@ -60,12 +72,12 @@ class Stage(Protocol):
         """Turns that run in the step after `step` completed ones."""
 
     def batches(self, start_step: int, rank: int, world: int) -> Iterator[Any]:
-        """Endless batches from `start_step` on: this process's rows, nested dicts of tensors."""
+        """Endless batches from `start_step` on, on the CPU: this process's rows."""
 
     def clips_of(self, step: int) -> list[str]:
         """Where the rows of the global batch after `step` completed steps came from: names of clips."""
 
-    def validate(self, random: StepRandom) -> dict[str, float]:
+    def validate(self) -> dict[str, float]:
         """Held-out numbers, with averaged weights; the same draws each time. Rank 0 only."""
 
     def preview(self, folder: Path, step: int) -> None:
@@ -76,3 +88,152 @@ class Stage(Protocol):
 
     def fingerprint(self) -> dict[str, Any]:
         """JSON values of everything that a resumed run must share: data, schedule, architecture."""
+
+
+class MediaStage:
+    """The part of a `Stage` that trains one network, in one turn, on windows of the clips.
+
+    Args:
+        job: Section of the recipe.
+        train_config: Its training.
+        turn: The only one.
+        network: What is averaged and exported.
+
+    Attributes:
+        sound_only: Whether the pictures need not be read.
+    """
+
+    name: str
+    sound_only = False
+
+    def __init__(
+        self,
+        config: RunConfig,
+        job: VaeConfig | VocoderConfig,
+        train_config: MediaTrainConfig,
+        manifest: Manifest,
+        device: torch.device,
+        *,
+        turn: nn.Module,
+        network: nn.Module,
+    ) -> None:
+        self.spec, self.seed, self.device = config.clip, config.seed, device
+        self.manifest, self.train_config = manifest, train_config
+        self._job = job
+        network.to(device).train()
+        self.turns: dict[str, nn.Module] = {"model": turn.to(device)}
+        self.ema_modules: dict[str, nn.Module] = {self.name: network}
+        self.learning_rates: Mapping[str, float] = {}
+        self.audio_image = AudioImage(self.spec).to(device)
+        self._clips = WindowDataset(
+            manifest, self.spec, "train", self.seed, sound_only=self.sound_only
+        )
+        self._loader: IndexedLoader | None = None
+        self.held_out_failures: dict[str, str] = {}
+
+    @property
+    def files(self) -> int:
+        return len(self._clips)
+
+    @property
+    def failures(self) -> dict[str, str]:
+        return self._loader.failures if self._loader is not None else {}
+
+    def active_turns(self, step: int) -> tuple[str, ...]:
+        return ("model",)
+
+    def batches(self, start_step: int, rank: int, world: int) -> Iterator[WindowBatch]:
+        self._loader = IndexedLoader(
+            self._clips,
+            batch_size=self.train_config.batch_size,
+            seed=self.seed,
+            start_step=start_step,
+            rank=rank,
+            world=world,
+            workers=self.train_config.workers,
+        )
+        return iter(self._loader)
+
+    def clips_of(self, step: int) -> list[str]:
+        assert self._loader is not None, "a step was taken"
+        return [self._clips.name(position) for position in self._loader.positions(step)]
+
+    def held_out(self, count: int) -> WindowBatch:
+        """Windows of at most `count` held-out clips, on the CPU."""
+        windows, failures = held_out_windows(self.manifest, self.spec, self.seed, count)
+        self.held_out_failures |= failures
+        return windows
+
+    def fingerprint(self) -> dict[str, Any]:
+        return {
+            "clip": self.spec.model_dump(),
+            "job": self._job.model_dump(exclude={"train"}),
+            "clips": files_key(self.manifest),
+        }
+
+
+class CachedStage:
+    """The part of a `Stage` that trains on caches. Which turns and networks there are, the job says.
+
+    Args:
+        train_config: Training of the job.
+        seed: Of the run.
+    """
+
+    files = 0
+
+    def __init__(
+        self, train_config: TrainConfig, caches: Splits, seed: int, device: torch.device
+    ) -> None:
+        self.train_config, self.caches, self.seed, self.device = train_config, caches, seed, device
+        self.turns: dict[str, nn.Module] = {}
+        self.ema_modules: dict[str, nn.Module] = {}
+        self.learning_rates: Mapping[str, float] = {}
+        self.failures: dict[str, str] = {}
+        self.held_out_failures: dict[str, str] = {}
+
+    def active_turns(self, step: int) -> tuple[str, ...]:
+        return ("model",)
+
+    def batches(self, start_step: int, rank: int, world: int) -> Iterator[Latents]:
+        return cached_batches(
+            self.caches.train,
+            batch_size=self.train_config.batch_size,
+            seed=self.seed,
+            start_step=start_step,
+            rank=rank,
+            world=world,
+        )
+
+    def clips_of(self, step: int) -> list[str]:
+        """Names of clips, as far as the cache knows them: one of an earlier version has numbers alone."""
+        cache = self.caches.train
+        files = [name for name, rows in cache.extra.get("files", []) for _ in range(rows)]
+        return [
+            files[row] if files else f"row {row} of {cache.folder}"
+            for row in order(self.seed, len(cache), self.train_config.batch_size, step)
+        ]
+
+    def held_out(self, count: int) -> Latents:
+        """At most `count` held-out clips, evenly spread, on the device."""
+        cache = self.caches.held_out
+        return cache[torch.tensor(spread(count, len(cache)))].to(self.device)
+
+
+def show_versions(
+    versions: Mapping[str, AV[Tensor]], spec: ClipSpec, folder: Path, name: str
+) -> None:
+    """Writes the same clips in several versions, and a sheet that shows each clip's beside each other.
+
+    Args:
+        versions: Title -> waveforms (B,S) and frames u8 (B,T,3,H,W).
+        name: Start of the files' names.
+    """
+    first = next(iter(versions.values()))
+    clips, titles = [], []
+    for i in range(len(first.video)):
+        for title, media in versions.items():
+            waveform, frames = media.audio[i].cpu(), media.video[i].cpu()
+            clips.append(Clip(frames, waveform, spec.fps, spec.sample_rate))
+            titles.append(f"{title} {i}")
+    save_clips(clips, folder, name, titles)

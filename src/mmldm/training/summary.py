@@ -25,11 +25,11 @@ from mmldm.models.discriminator import TupleDiscriminator
 from mmldm.models.generator import JointGenerator
 from mmldm.models.image_vae import ImageVAE, load_image_vae
 from mmldm.models.pretrained import refuse_folding
-from mmldm.training.autoencoder import autoencoder_arguments
-from mmldm.training.generator import generator_arguments
+from mmldm.training.jobs.autoencoder import autoencoder_arguments
+from mmldm.training.jobs.generator import generator_arguments
+from mmldm.training.jobs.vae import build_vae
+from mmldm.training.jobs.vocoder import build_vocoder
 from mmldm.training.muon import hidden_weights
-from mmldm.training.vae import build_vae
-from mmldm.training.vocoder import build_vocoder
 from mmldm.types import AV
 
 BYTES = 4

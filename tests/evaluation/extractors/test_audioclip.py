@@ -10,8 +10,7 @@ from safetensors.torch import save_file
 from torch.nn import functional as F
 
 from mmldm.errors import UserError
-from mmldm.evaluation.extractors.audioclip import AudioCLIP
-from mmldm.evaluation.extractors.esresnext import ESResNeXt
+from mmldm.evaluation.extractors.audioclip import AudioCLIP, ESResNeXt
 from mmldm.media.clip import Clip
 
 from . import layouts

@@ -8,8 +8,8 @@ from safetensors.torch import save_file
 from torch.nn import functional as F
 
 from mmldm.errors import UserError
-from mmldm.evaluation.extractors.frozen_norm import FrozenNorm
 from mmldm.evaluation.extractors.i3d import I3D, InceptionI3D, resized
+from mmldm.evaluation.extractors.layers import FrozenNorm
 from mmldm.media.clip import Clip
 from mmldm.models.weights import load_exactly
 

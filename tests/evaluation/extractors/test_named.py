@@ -27,7 +27,8 @@ def test_named_extractor_reads_its_layout_and_leaves_the_random_generator_alone(
     assert torch.equal(torch.get_rng_state(), before)
     assert extractor.name == name
     assert len(extractor.sha256) == 64
-    assert not any(module.training for module in extractor.network.modules())
+    network = extractor.network  # type: ignore[attr-defined]
+    assert not any(module.training for module in network.modules())
 
 
 @pytest.mark.parametrize("name", BUILDERS)

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from mmldm.errors import UserError
 from mmldm.evaluation.extractors import vggish
-from mmldm.evaluation.extractors.log_mel import log_mel, mel_weights, patches
+from mmldm.evaluation.extractors.layers import log_mel, mel_weights, patches
 from mmldm.media.clip import Clip
 
 from . import layouts

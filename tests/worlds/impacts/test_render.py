@@ -62,8 +62,8 @@ def test_fast_ball_is_blurred_along_its_motion():
 def test_shadow_darkens_the_floor_more_under_a_low_ball():
     spec = ClipSpec(num_frames=4)
     floor = [
-        render(*[[part] for part in hung(0.5, y=y)], spec)[0, :, 60].astype(int).sum()
-        for y in (0.3, 0.7)
+        render([state], [body], spec)[0, :, 60].astype(int).sum()
+        for state, body in (hung(0.5, y=y) for y in (0.3, 0.7))
     ]
     empty = (background(64, 64)[60] * 255).sum()
     assert floor[1] < floor[0] < empty

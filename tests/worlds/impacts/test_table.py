@@ -26,12 +26,13 @@ NAMES = ("drum", "glass", "rubber")
 
 def in_memory(name, clips, classes=None):
     """A set of clips that are there already."""
-    sources = tuple(
-        ClipSource(
-            f"{i}", f"{i}", f"{name} {i}", classes and classes[i % 3], lambda spec, clip=clip: clip
+
+    def source(i, clip):
+        return ClipSource(
+            f"{i}", f"{i}", f"{name} {i}", classes and classes[i % 3], lambda spec: clip
         )
-        for i, clip in enumerate(clips)
-    )
+
+    sources = tuple(source(i, clip) for i, clip in enumerate(clips))
     return ClipSet(name, name, sources)
 
 

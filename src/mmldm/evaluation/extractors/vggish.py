@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from mmldm.evaluation.extractors.extractor import FileExtractor
-from mmldm.evaluation.extractors.log_mel import BANDS, COLUMNS, patches
+from mmldm.evaluation.extractors.layers import BANDS, COLUMNS, patches
 from mmldm.evaluation.extractors.weights_file import WeightsFile
 from mmldm.media.clip import Clip
 
@@ -46,6 +46,7 @@ class VGGishNetwork(nn.Module):
                 channels = width
             layers.append(nn.MaxPool2d(2))
         self.features = nn.Sequential(*layers)
+        # Each pooling halves both axes of a patch.
         shrink = 2 ** len(WIDTHS)
         self.embeddings = nn.Sequential(
             nn.Linear(channels * (COLUMNS // shrink) * (BANDS // shrink), HIDDEN),

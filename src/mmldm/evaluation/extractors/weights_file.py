@@ -2,13 +2,12 @@
 
 file of weights (.safetensors, or a pickle of nothing but tensors) -> tensors by name, sha256
 
-Nothing is downloaded. Networks for evaluation are published as pickles only, so that here, and nowhere
-else, one is read: by torch's restricted reader, which builds tensors and calls nothing.
+Nothing is downloaded. Networks for evaluation are published as pickles only. So one is read here, and
+nowhere else: by torch's restricted reader, which builds tensors and calls nothing.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ import torch
 from torch import Tensor
 
 from mmldm.errors import UserError
+from mmldm.files import sha256_of
 from mmldm.models.weights import read_tensors
 
 FOLDER_VARIABLE = "MMLDM_WEIGHTS"
@@ -65,6 +65,7 @@ class WeightsFile:
         Raises:
             UserError: It is not there; the message says which file is missing and where to put it.
         """
+        # A folder holds the file under one of its names; a file may have any name.
         given = weights_folder() if path is None else Path(path)
         in_folder = path is None or given.is_dir()
         for candidate in [given / name for name in self.names] if in_folder else [given]:
@@ -84,7 +85,13 @@ class WeightsFile:
                 tensors.
         """
         found = self.find(path)
-        sha256 = checked_sha256(found, self.names.get(found.name, ""))
+        sha256, published = sha256_of(found), self.names.get(found.name, "")
+        if not sha256.startswith(published):
+            raise UserError(
+                f"{found} is not the published file: its sha256 starts with {sha256[:8]}, not "
+                f"{published[:8]}; it may be cut short, get it again"
+            )
+        # Only what this network's own tensors are.
         safe = found.suffix == ".safetensors"
         tensors = read_tensors(found) if safe else _read_pickled_tensors(found)
         own = {
@@ -103,23 +110,8 @@ def weights_folder() -> Path:
     return Path(os.environ.get(FOLDER_VARIABLE) or Path(cache) / "mmldm" / "weights")
 
 
-def checked_sha256(path: Path, leading: str = "") -> str:
-    """The sha256 of a file, in hex.
-
-    Raises:
-        UserError: It does not start with the digits `leading`.
-    """
-    with path.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    if not sha256.startswith(leading):
-        raise UserError(
-            f"{path} is not the published file: its sha256 starts with {sha256[:8]}, not {leading[:8]}; "
-            "it may be cut short, get it again"
-        )
-    return sha256
-
-
 def _read_pickled_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a state dict, any shapes. Torch's restricted reader refuses all but tensors."""
     try:
         tensors = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, EOFError, RuntimeError, ValueError, LookupError, UnpicklingError) as error:

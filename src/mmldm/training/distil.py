@@ -1,0 +1,122 @@
+"""From a finished run to its fast model: the students of `mmldm distill`, one after the other.
+
+model/ -> generator_8/, generator_4/ (or decoder_4/, decoder_2/, decoder_1/) -> distilled/, a model folder.
+Each number of steps is a job of its own, whose export is the next one's teacher. Jobs that are done are
+passed over, so the same command resumes.
+"""
+
+from __future__ import annotations
+
+import gc
+from itertools import pairwise
+
+from mmldm.config import DistillationConfig, RunConfig
+from mmldm.errors import UserError
+from mmldm.files import whole_folder
+from mmldm.pipelines.settings import student_row
+from mmldm.pipelines.sounding_video import SoundingVideoPipeline
+from mmldm.training.jobs.students import (
+    DecoderDistillation,
+    DistillationStage,
+    GeneratorDistillation,
+    Part,
+    section_of,
+)
+from mmldm.training.journey import Journey
+from mmldm.training.loop import TrainResult
+
+STEPS: dict[Part, tuple[int, ...]] = {"generator": (16, 8, 4), "decoder": (20, 4, 2, 1)}
+"""The teacher's and the students' steps, unless the recipe has others."""
+SHARE = 8
+"""A student is trained for one part in so many of its teacher's steps."""
+
+
+def with_distillation(config: RunConfig, part: Part) -> RunConfig:
+    """The recipe with a `distill_<part>` section: its own, or one like the teacher's job, shortened."""
+    name = f"distill_{part}"
+    if getattr(config, name) is not None:
+        return config
+    train = (config.generator if part == "generator" else config.autoencoder).train
+    matrices, steps = train.matrix_learning_rate, max(1, train.steps // SHARE)
+    shorter = {
+        "steps": steps,
+        "warmup_steps": min(train.warmup_steps, steps // 10),
+        "learning_rate": train.learning_rate / 2,
+        "matrix_learning_rate": None if matrices is None else matrices / 2,
+        "max_minutes": None,
+    }
+    teacher, *students = STEPS[part]
+    section = DistillationConfig(
+        teacher_steps=teacher, steps=tuple(students), train=train.model_copy(update=shorter)
+    )
+    return config.model_copy(update={name: section})
+
+
+def distil(journey: Journey, part: Part) -> TrainResult:
+    """Trains every student of a part, and puts the last one into distilled/.
+
+    Args:
+        journey: Of a finished run, with a `distill_<part>` section in its recipe.
+
+    Returns:
+        How the last job ended, or the one that a signal stopped.
+
+    Raises:
+        UserError: There is no finished model, or it makes as few steps as its student would.
+    """
+    folder, job = journey.folder, section_of(journey.config, part)
+    source = folder.model
+    if not source.is_dir():
+        raise UserError(f"{folder.root} holds no finished model: run mmldm train to its end first.")
+    stage_class: type[DistillationStage] = GeneratorDistillation
+    caches_for, own_steps = journey.latents, "num_inference_steps"
+    if part == "decoder":
+        stage_class = DecoderDistillation
+        caches_for, own_steps = journey.image_latents, "decoder_steps"
+
+    for teacher_steps, steps in pairwise((job.teacher_steps, *job.steps)):
+        pipeline = SoundingVideoPipeline.from_pretrained(source)
+        if pipeline.config[own_steps] <= job.steps[-1]:
+            raise UserError(
+                f"the {part} samples in {pipeline.config[own_steps]} already ({own_steps} of the model): "
+                f"a student of {job.steps[-1]} would not be faster."
+            )
+        caches, device = caches_for(f"{part}_{steps}", job.train), journey.process.device
+        student = stage_class(
+            journey.config, pipeline, caches, device, steps=steps, teacher_steps=teacher_steps
+        )
+        result = journey.train(student, job.train)
+        if result.stopped_by in ("SIGINT", "SIGTERM"):
+            return result
+        source = folder.export(student.name)
+        # Two models at once are enough: a student and its teacher.
+        del pipeline, student
+        gc.collect()
+    journey.process.on_main(lambda: _publish(journey))
+    return result
+
+
+def _publish(journey: Journey) -> None:
+    """Writes distilled/: model/ with its last students, the generator's for the row "fast"."""
+
+    def last(part: Part) -> SoundingVideoPipeline | None:
+        """The model of a part's last student, where it is trained."""
+        if getattr(journey.config, f"distill_{part}") is None:
+            return None
+        steps = section_of(journey.config, part).steps[-1]
+        export = journey.folder.export(f"{part}_{steps}")
+        return SoundingVideoPipeline.from_pretrained(export) if export.is_dir() else None
+
+    pipeline = SoundingVideoPipeline.from_pretrained(journey.folder.model)
+    if (fast := last("decoder")) is not None:
+        pipeline.register_modules(
+            autoencoder=fast.autoencoder, decoder_scheduler=fast.decoder_scheduler
+        )
+        pipeline.register_to_config(decoder_steps=fast.config.decoder_steps)
+    if (fast := last("generator")) is not None:
+        pipeline.register_modules(student=fast.generator, student_scheduler=fast.scheduler)
+        row = student_row(fast.config.num_inference_steps)
+        rows = {**(pipeline.config.quality_rows or {}), "fast": row}
+        pipeline.register_to_config(quality_rows=rows, default_quality="fast")
+    with whole_folder(journey.folder.distilled) as unfinished:
+        pipeline.save_pretrained(unfinished)

@@ -1,0 +1,379 @@
+"""The `autoencoder` job: the multi-modal autoencoder with its signal decoder, heads and critic. Paper §3.1.
+
+cached image latents AV (B,1,c,h,w), (B,T,c,h,w) -> latents, semantics, prediction -> the terms of Eq. 3.
+Two turns a step: `model` (everything but the critic) and, from `critic.start_step` on, `critic`, which judges
+the reconstructions the model turn has just made, <audio image, frame i, frame j> (Eq. 2). Gradient of the
+adversarial term reaches the autoencoder through the image decoder; the image VAE and, during the model turn,
+the critic stay frozen.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from mmldm.config import AutoencoderConfig, CriticConfig, RunConfig, bind, parse
+from mmldm.data.clips import NO_CLASS
+from mmldm.data.latents import LatentCache, Splits
+from mmldm.diffusion.schedules import NoiseProcess, ScheduleConfig, make_scheduler
+from mmldm.evaluation.reconstruction import psnr
+from mmldm.media.clip import images_to_frames
+from mmldm.media.spectrogram import AudioImage
+from mmldm.models.autoencoder import MultiModalAutoencoder
+from mmldm.models.discriminator import TupleDiscriminator, tuples
+from mmldm.models.image_codec import ImageCodec, LatentStatistics
+from mmldm.models.image_vae import ImageVAE
+from mmldm.pipelines.decoding import decode_to_image_latents
+from mmldm.training.losses import (
+    adversarial_loss,
+    classification_loss,
+    contrastive_loss,
+    critic_loss,
+    salience,
+    weighted_mean,
+)
+from mmldm.training.randomness import StepRandom
+from mmldm.training.stage import CachedStage, show_versions
+from mmldm.types import AV, MODALITIES, Latents
+
+SALIENCE_THRESHOLD = 0.5
+"""Departure from the median, in normalised image latents, above which a cell counts as salient."""
+VALIDATED_CLIPS = 16
+
+
+class AutoencoderTurn(nn.Module):
+    """Eq. 3 without the critic's own loss.
+
+    What a clip lacks counts as zero in every term: means are over all rows, so that a clip's share
+    depends on no other.
+    """
+
+    def __init__(
+        self,
+        autoencoder: MultiModalAutoencoder,
+        process: NoiseProcess,
+        config: AutoencoderConfig,
+        codec: ImageCodec,
+        adversary: Adversary | None,
+    ) -> None:
+        super().__init__()
+        self.autoencoder = autoencoder
+        self.process, self.config, self.adversary = process, config, adversary
+        self.frozen = (codec,)  # a tuple, so that it is no submodule of what this turn trains
+
+    def forward(self, batch: Latents, random: StepRandom) -> dict[str, Tensor]:
+        """Raw image latents of B clips -> "loss" (Eq. 3) and its terms, each ()."""
+        model, weights, (codec,) = self.autoencoder, self.config.loss, self.frozen
+        present, complete, labels = batch.present, batch.complete, batch.class_labels
+        clips, total = batch.mean.video.shape[:2]
+
+        # Posterior: the encoders read a sample of the image VAE's; z_a and z_v are samples of theirs.
+        sample = batch.sample(batch.mean.map(lambda x: random.normal(x.shape)))
+        posterior = model.encode(sample.map(codec.normalise, MODALITIES))
+        latents = posterior.map(lambda p: p.sample(random.normal(p.mean.shape)))
+
+        # What is decoded: the mean of the audio image and of F random frames of every clip, in order.
+        mean = batch.mean.map(codec.normalise, MODALITIES)
+        frames = random.integers(0, total, (clips, self.config.target_frames)).sort(dim=1).values
+        rows = torch.arange(clips, device=frames.device)[:, None]
+        target = AV(mean.audio, mean.video[rows, frames])
+
+        # What is hidden from the decoder: a modality's latents; or, from a modality, class and semantics
+        # of the other. What a clip lacks tells nothing, neither by latents nor by a class guessed from them.
+        def hidden(share: float, anyway: AV[Tensor]) -> AV[Tensor]:
+            return anyway.map(lambda rows: rows | random.bernoulli(share, (clips,)))
+
+        unknown = ~complete & (labels < 0)
+        dropped = hidden(weights.conditioning_dropout, present.map(torch.logical_not))
+        alone = hidden(weights.context_dropout, AV(unknown, unknown))
+        told = labels if model.config.num_classes else None
+        conditions = model.condition(latents, frames, told, dropped, alone)
+
+        # Noise (Eq. 5): each image has its own level, drawn where the adversary asks for it, on the host.
+        levels = target.map(lambda x: self._timesteps(random.host, x.shape[:2]))
+        timesteps = levels.map(lambda t: t.to(frames.device, non_blocking=True))
+        noise = target.map(lambda x: random.normal(x.shape))
+        noisy = target.map(self.process.add_noise, noise, timesteps)
+
+        # Prediction: L_MSE, in the paper of the noise (Eq. 3, first term).
+        prediction = model.denoise(noisy, timesteps, conditions)
+        wanted = target.map(self.process.target, noise, timesteps)
+        moving = mean.map(lambda x: salience(x, weights.salience, SALIENCE_THRESHOLD))
+        salient = AV(moving.audio, moving.video[rows, frames])
+
+        def squared(predicted: Tensor, wanted: Tensor, salient: Tensor, here: Tensor) -> Tensor:
+            return (weighted_mean((predicted - wanted).square(), salient) * here).mean()
+
+        error = prediction.map(squared, wanted, salient, present)
+
+        # The other terms of Eq. 3: L_KL; L_cl and L_co (Eq. 1) of the semantics; L_GAN (Eq. 2).
+        kl = posterior.map(lambda p, here: (p.kl() * here).mean(), present)
+        loss = error.video + weights.audio_weight * error.audio + weights.kl * (kl.audio + kl.video)
+        terms = {
+            "mse/audio": error.audio, "mse/video": error.video,
+            "kl/audio": kl.audio, "kl/video": kl.video,
+        }  # fmt: skip
+        if told is not None:
+            terms["classification"] = classification_loss(
+                model.class_logits(conditions.semantics), labels.masked_fill(~complete, NO_CLASS)
+            )
+            loss = loss + weights.classification * terms["classification"]
+        if weights.contrastive:
+            terms["contrastive"] = contrastive_loss(
+                model.contrastive(conditions.semantics), model.temperatures, complete
+            )
+            loss = loss + weights.contrastive * terms["contrastive"]
+        if self.adversary is not None and random.step >= self.adversary.start_step:
+            terms["adversarial"] = self.adversary.model_loss(
+                prediction, noisy, levels, target, self.process, random.micro, complete
+            )
+            loss = loss + weights.adversarial * terms["adversarial"]
+        return {"loss": loss, **{name: value.detach() for name, value in terms.items()}}
+
+    def _timesteps(self, random: StepRandom, shape: tuple[int, ...]) -> Tensor:
+        """Noise levels (B,F) long: uniform, a share of them the last, where one-step decoding starts."""
+        last = self.process.num_timesteps
+        uniform = random.integers(0, last, shape)
+        terminal = random.bernoulli(self.config.loss.terminal_fraction, shape)
+        return torch.where(terminal, torch.full_like(uniform, last - 1), uniform)
+
+
+class Handoff(NamedTuple):
+    """What the model turn leaves for the critic's, of the J clips that are judged.
+
+    Attributes:
+        real: Images <audio, first frame, last frame> (J,3,3,H,W), as the image VAE decodes them.
+        fake: The same of the one-step estimates, without gradient.
+        share: Of each clip in a mean over the whole batch (J,); 0: there is no real tuple.
+    """
+
+    real: Tensor
+    fake: Tensor
+    share: Tensor
+
+
+class Adversary:
+    """The frozen side the model turn plays against: critic, image decoder and what passes between the turns.
+
+    Not a module on purpose: the model turn must not own the critic's parameters.
+
+    Args:
+        critic: Scores tuples (N,3,3,H,W).
+        codec: Decodes estimates with gradient.
+        start_step: First step with an adversarial term.
+        max_noise: Only clips whose noise levels all lie below this fraction of the schedule count: an
+            epsilon prediction says nothing about the image above it.
+    """
+
+    def __init__(
+        self, critic: TupleDiscriminator, codec: ImageCodec, start_step: int, max_noise: float
+    ) -> None:
+        self.critic, self.codec = critic, codec
+        self.start_step, self.max_noise = start_step, max_noise
+        self.handoff: dict[int, Handoff] = {}
+
+    def images(self, latents: AV[Tensor]) -> Tensor:
+        """Image latents AV (J,1,c,h,w), (J,F,c,h,w) -> images <audio, first, last> (J,3,3,H,W)."""
+        ends = torch.cat([latents.video[:, :1], latents.video[:, -1:]], dim=1)
+        return torch.cat(
+            [self.codec.decode(latents.audio, "audio"), self.codec.decode(ends, "video")], dim=1
+        )
+
+    def model_loss(
+        self,
+        prediction: AV[Tensor],
+        noisy: AV[Tensor],
+        levels: AV[Tensor],
+        target: AV[Tensor],
+        process: NoiseProcess,
+        micro: int,
+        complete: Tensor,
+    ) -> Tensor:
+        """L_GAN of the autoencoder (Eq. 2), (); keeps real and fake images for the critic's turn.
+
+        Only judged clips are decoded and scored: the others would count as zero. One is decoded at
+        least, since the critic has to take part in every step.
+
+        Args:
+            prediction: Of the signal decoder, AV (B,1,c,h,w), (B,F,c,h,w), as `noisy` and `target`.
+            levels: Timesteps AV (B,1), (B,F) on the CPU: the host has to know how many clips are
+                judged.
+            complete: (B,) bool, clips with both modalities; of others there is no real tuple.
+        """
+        device = complete.device
+
+        # Which clips are judged, decided on the host: no noise level of their three images is high.
+        ends = torch.cat([levels.audio, levels.video[:, :1], levels.video[:, -1:]], dim=1)
+        judged = (ends < self.max_noise * process.num_timesteps).all(dim=1)
+        chosen = judged.nonzero()[:, 0]
+        if len(chosen) == 0:
+            chosen = torch.zeros(1, dtype=torch.long)
+        rows = chosen.to(device, non_blocking=True)
+
+        # Their one-step estimates and the true image latents, both through the image decoder.
+        def clean(predicted: Tensor, noisy: Tensor, level: Tensor) -> Tensor:
+            times = level[chosen].to(device, non_blocking=True)
+            return process.to_x0(predicted[rows], noisy[rows], times)
+
+        fake = self.images(prediction.map(clean, noisy, levels))
+        with torch.no_grad():
+            real = self.images(target.map(lambda x: x[rows]))
+
+        share = (complete & judged.to(device, non_blocking=True))[rows] / len(complete)
+        self.handoff[micro] = Handoff(real, fake.detach(), share)
+        return (adversarial_loss(self.critic(fake)) * share).sum()
+
+
+class CriticTurn(nn.Module):
+    """Hinge loss over the real and the four fake tuples of every clip (Eq. 2)."""
+
+    def __init__(self, adversary: Adversary) -> None:
+        super().__init__()
+        self.critic = adversary.critic
+        self.handoff = adversary.handoff
+
+    def forward(self, batch: Latents, random: StepRandom) -> dict[str, Tensor]:
+        """What the model turn has left of this batch -> "loss" and mean scores, each ()."""
+        real, fake, share = self.handoff.pop(random.micro)
+        real_tuples, fake_tuples = tuples(*real.unbind(1), *fake.unbind(1))
+        scores = self.critic(torch.cat([real_tuples, fake_tuples]))
+        real_scores, fake_scores = scores[: len(real)], scores[len(real) :]
+        return {
+            "loss": (critic_loss(real_scores, fake_scores) * share).sum(),
+            "score/real": real_scores.mean().detach(),
+            "score/fake": fake_scores.mean().detach(),
+        }
+
+
+class AutoencoderStage(CachedStage):
+    """Trains the multi-modal autoencoder on cached image latents. See `training.stage.Stage`."""
+
+    name = "autoencoder"
+
+    def __init__(
+        self, config: RunConfig, vae: ImageVAE, caches: Splits, device: torch.device
+    ) -> None:
+        super().__init__(config.autoencoder.train, caches, config.seed, device)
+        self.config, self.job = config, config.autoencoder
+        self.vae = vae.to(device).eval().requires_grad_(False)
+        statistics = image_statistics(config, caches.train)
+        self.codec = ImageCodec(self.vae, statistics).to(device)
+        self.autoencoder = build_autoencoder(config, caches.train).to(device).train()
+        schedule = parse(ScheduleConfig, self.job.schedule, "autoencoder.schedule")
+        self.process = NoiseProcess(schedule).to(device)
+        # Several processes require that whatever is trainable takes part in every step's loss.
+        self.autoencoder.contrast.requires_grad_(self.job.loss.contrastive > 0)
+
+        critic = self.job.critic
+        self.adversary = None if critic is None else build_adversary(critic, self.codec)
+        self.turns["model"] = AutoencoderTurn(
+            self.autoencoder, self.process, self.job, self.codec, self.adversary
+        )
+        if critic is not None and self.adversary is not None:
+            self.turns["critic"] = CriticTurn(self.adversary)
+            self.learning_rates = {"critic": critic.learning_rate}
+        self.ema_modules["autoencoder"] = self.autoencoder
+
+    def active_turns(self, step: int) -> tuple[str, ...]:
+        playing = self.adversary is not None and step >= self.adversary.start_step
+        return ("model", "critic") if playing else ("model",)
+
+    def fingerprint(self) -> dict[str, Any]:
+        return {"job": self.job.model_dump(exclude={"train"}), "cache": self.caches.train.identity}
+
+    def _encoded(self, batch: Latents) -> tuple[AV[Tensor], AV[Tensor]]:
+        """Normalised image latents AV (B,1,c,h,w), (B,T,c,h,w) and latents AV (B,C,T',H',W'), all means."""
+        mean = batch.mean.map(self.codec.normalise, MODALITIES)
+        return mean, self.autoencoder.encode(mean).map(lambda posterior: posterior.mode())
+
+    def _reconstruct(self, count: int) -> tuple[AV[Tensor], AV[Tensor]]:
+        """Images of held-out clips in [-1, 1], AV (B,1,3,H,W), (B,T,3,H,W).
+
+        First as the image VAE keeps them, then as this autoencoder decodes them.
+        """
+        mean, latents = self._encoded(self.held_out(count))
+        clips, frames = mean.video.shape[:2]
+        decoded = decode_to_image_latents(
+            self.autoencoder,
+            make_scheduler(self.process.config),
+            latents,
+            num_frames=frames,
+            steps=self.config.sample.decoder_steps,
+            generators=[torch.Generator().manual_seed(i) for i in range(clips)],
+        )
+        kept, made = (x.map(self.codec.decode, MODALITIES) for x in (mean, decoded))
+        return kept.map(lambda x: x.clamp(-1, 1)), made.map(lambda x: x.clamp(-1, 1))
+
+    def validate(self) -> dict[str, float]:
+        """PSNR of decoded images against the image VAE's own, and how often the class head is right."""
+        kept, made = self._reconstruct(VALIDATED_CLIPS)
+        quality = made.map(images_to_frames).map(psnr, kept.map(images_to_frames))
+        results = {
+            "psnr/audio": float(quality.audio.mean()),
+            "psnr/video": float(quality.video.mean()),
+        }
+        if self.autoencoder.config.num_classes:
+            batch = self.held_out(4 * VALIDATED_CLIPS)
+            _, latents = self._encoded(batch)
+            logits = self.autoencoder.class_logits(self.autoencoder.semantics(latents))
+            known = batch.class_labels >= 0
+            if bool(known.any()):
+                right = (logits.argmax(1) == batch.class_labels)[known]
+                results["class_accuracy"] = float(right.float().mean())
+        return results
+
+    def preview(self, folder: Path, step: int) -> None:
+        audio_image = AudioImage(self.config.clip)
+        versions = {
+            title: AV(audio_image.waveform(images.audio.cpu()), images_to_frames(images.video))
+            for title, images in zip(
+                ("image VAE", "autoencoder"), self._reconstruct(3), strict=True
+            )
+        }
+        show_versions(versions, self.config.clip, folder, f"reconstruction_{step:07d}")
+
+    def export(self, folder: Path) -> None:
+        self.autoencoder.save_pretrained(folder)
+
+
+def autoencoder_arguments(
+    config: RunConfig, image_latent_shape: tuple[int, ...], statistics: dict[str, Any], classes: int
+) -> dict[str, Any]:
+    """The recipe's section with what follows from the image latents (c,h,w) and the data."""
+    return bind(
+        config.autoencoder.model,
+        MultiModalAutoencoder,
+        "autoencoder.model",
+        image_latent_shape=list(image_latent_shape),
+        num_frames=config.clip.num_frames,
+        latent_statistics=statistics,
+        num_classes=classes if classes > 1 else 0,
+    )
+
+
+def image_statistics(config: RunConfig, cache: LatentCache) -> LatentStatistics:
+    """What makes image latents normal: one number of the recipe's, or the cache's statistics."""
+    scale = config.autoencoder.latent_scale
+    if scale is None:
+        return LatentStatistics.from_dict(cache.extra["statistics"])
+    channels = len(cache.extra["statistics"]["video"]["mean"])
+    return LatentStatistics.scalar(scale, channels)
+
+
+def build_autoencoder(config: RunConfig, cache: LatentCache) -> MultiModalAutoencoder:
+    """A fresh autoencoder whose shapes and normalisation come from the cached image latents."""
+    statistics = image_statistics(config, cache).to_dict()
+    _, *shape = cache.shapes.video
+    arguments = autoencoder_arguments(config, tuple(shape), statistics, len(cache.extra["classes"]))
+    torch.manual_seed(config.seed)
+    return MultiModalAutoencoder(**arguments)
+
+
+def build_adversary(config: CriticConfig, codec: ImageCodec) -> Adversary:
+    """A fresh critic, on the codec's device, and what it needs."""
+    arguments = bind(config.model, TupleDiscriminator, "autoencoder.critic.model")
+    critic = TupleDiscriminator(**arguments).to(codec.mean.device)
+    return Adversary(critic, codec, config.start_step, config.max_noise)

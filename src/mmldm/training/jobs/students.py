@@ -1,0 +1,350 @@
+"""The jobs of `mmldm distill`: a model's generator, or its signal decoder, learns to need fewer steps.
+
+a batch of a cache -> noisy state at the start of a step -> the student's prediction -> squared error against
+the clean estimate that leads where the teacher's steps do (`diffusion.distillation`; Salimans & Ho 2022).
+A teacher that predicts epsilon has a student that predicts v. Which students there are, and in which order
+they are trained, is `training.distil`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from copy import deepcopy
+from itertools import pairwise
+from operator import itemgetter
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from mmldm.config import (
+    AutoencoderConfig,
+    DistillationConfig,
+    GeneratorConfig,
+    RunConfig,
+)
+from mmldm.data.clips import NO_CLASS
+from mmldm.data.latents import Splits
+from mmldm.diffusion.distillation import StepMatching
+from mmldm.diffusion.schedules import NoiseProcess, make_scheduler, schedule_of
+from mmldm.models.autoencoder import MultiModalAutoencoder
+from mmldm.models.generator import JointGenerator
+from mmldm.models.image_codec import ImageCodec
+from mmldm.pipelines.decoding import decoder_denoiser, save_clips
+from mmldm.pipelines.guidance import generator_denoiser
+from mmldm.pipelines.settings import UNCHANGED_STEPS
+from mmldm.pipelines.sounding_video import SoundingVideoPipeline
+from mmldm.training.caching import weights_key
+from mmldm.training.randomness import StepRandom
+from mmldm.training.stage import CachedStage
+from mmldm.types import AV, MODALITIES, Latents
+
+Part = Literal["generator", "decoder"]
+KNOWN = {
+    "joint": AV(False, False),
+    "audio_to_video": AV(True, False),
+    "video_to_audio": AV(False, True),
+}
+"""Task of sampling -> which modality is given."""
+
+
+class GeneratorStudentTurn(nn.Module):
+    """A generator's step against its guided teacher's, over a fixed mix of the tasks of sampling.
+
+    The student learns the guided prediction, at the scale its teacher samples with, and is sampled
+    without guidance: one evaluation a step. Meng et al., "On distillation of guided diffusion models",
+    2023.
+
+    Args:
+        student: Trained.
+        teacher: Frozen, and not among what this turn saves.
+        scale: Guidance of the teacher.
+        config: Gives the shares of the tasks, which need not sum to 1, and of rows without a class.
+    """
+
+    def __init__(
+        self,
+        student: JointGenerator,
+        teacher: JointGenerator,
+        matching: StepMatching,
+        scale: float,
+        config: GeneratorConfig,
+    ) -> None:
+        super().__init__()
+        self.student, self.matching = student, matching
+        self.frozen = (teacher,)  # a tuple, so that it is no submodule
+        self.scale, self.class_dropout = scale, config.class_dropout
+        shares = [config.tasks.get(task, 0.0) for task in KNOWN]
+        self.ends = [sum(shares[: i + 1]) / sum(shares) for i in range(len(shares))]
+        self.predicted_share = AV(1 - (self.ends[1] - self.ends[0]), self.ends[1])
+
+    def forward(self, batch: Latents, random: StepRandom) -> dict[str, Tensor]:
+        """Raw latents of B clips -> "loss" and its two terms, each ()."""
+        errors = self.errors(batch, self._parts(random), random, self.class_dropout)
+        # Divided by the expected share, not by this batch's count: a mean over rows stays a mean of means.
+        loss = errors.map(lambda e, share: e.mean() / (share or 1.0), self.predicted_share)
+        return _terms(loss.audio + loss.video, loss)
+
+    def _parts(self, random: StepRandom) -> dict[str, slice]:
+        """The local rows of each task: the whole batch has one after the other, so no draw decides it.
+
+        The teacher then knows the rows of each call without asking the device.
+        """
+        borders = [0, *(round(end * random.batch_size) for end in self.ends)]
+        local = [min(max(b, random.rows.start), random.rows.stop) for b in borders]
+        starts = [border - random.rows.start for border in local]
+        return {
+            task: slice(start, end)
+            for task, (start, end) in zip(KNOWN, pairwise(starts), strict=True)
+            if start < end
+        }
+
+    def errors(
+        self,
+        batch: Latents,
+        parts: Mapping[str, slice],
+        random: StepRandom,
+        class_dropout: float,
+    ) -> AV[Tensor]:
+        """Squared errors (B,) of each modality; zero where it is given or the clip is not whole.
+
+        Args:
+            parts: Task -> its rows; together all of them.
+            class_dropout: Share of rows whose class is not told.
+        """
+        matching, rows = self.matching, len(batch.class_labels)
+
+        # Each clip's step, the noisy latents in which it starts (Eq. 5), and the class, which some forget.
+        clean = self.student.normalise(batch.mean)
+        noise = clean.map(lambda z: random.normal(z.shape))
+        step = random.integers(0, matching.steps, (rows,))
+        forget = random.bernoulli(class_dropout, (rows,))
+        labels = (
+            batch.class_labels.masked_fill(forget, NO_CLASS) if self.student.null_class else None
+        )
+        state = matching.start(clean, noise, step)
+
+        # Where the guided teacher leads (Eq. 8): task by task, bound to the rows' conditions as in sampling.
+        known = AV(*torch.zeros(2, rows, dtype=torch.bool, device=step.device))
+        targets = []
+        for task, part in parts.items():
+            for mask, is_given in zip(known, KNOWN[task], strict=True):
+                mask[part] = is_given
+            own_clean, own_noise, own_state = (
+                pair.map(itemgetter(part)) for pair in (clean, noise, state)
+            )
+            given = own_clean.map(lambda z, is_given: z if is_given else None, KNOWN[task])
+            told, scale = None if labels is None else labels[part], AV(self.scale, self.scale)
+            teacher = generator_denoiser(self.frozen[0], own_noise, given, told, scale)
+            targets.append(matching.target(teacher, own_state, step[part], given, own_noise))
+        target = AV.zip(targets).map(torch.cat)
+
+        # The student is told the same and not guided. A modality that is given has no error.
+        def student(state: AV[Tensor], t: Tensor) -> AV[Tensor]:
+            return self.student(state, t, clean, known, labels)
+
+        errors = matching.errors(student, state, step, target)
+        return errors.map(lambda error, is_given: error * (~is_given & batch.complete), known)
+
+
+class DecoderStudentTurn(nn.Module):
+    """A signal decoder's step against its teacher's, for the audio image and random frames of every clip.
+
+    Both are told the same. Only the U-Net is trained: latents, and what the generator has learnt about
+    them, stay as they are.
+
+    Args:
+        student: Its signal decoder is trained.
+        teacher: Frozen, and not among what this turn saves.
+        codec: Normalises image latents.
+        config: Gives the number of frames in a step, and the weight of the audio image's error.
+    """
+
+    def __init__(
+        self,
+        student: MultiModalAutoencoder,
+        teacher: MultiModalAutoencoder,
+        matching: StepMatching,
+        codec: ImageCodec,
+        config: AutoencoderConfig,
+    ) -> None:
+        super().__init__()
+        self.student, self.matching = student, matching
+        self.frozen = (teacher, codec)  # a tuple, so that they are no submodules
+        self.target_frames, self.audio_weight = config.target_frames, config.loss.audio_weight
+
+    def forward(self, batch: Latents, random: StepRandom) -> dict[str, Tensor]:
+        """Raw image latents of B clips -> "loss" and its two terms, each ()."""
+        errors = self.errors(batch, random).map(Tensor.mean)
+        return _terms(errors.video + self.audio_weight * errors.audio, errors)
+
+    def errors(self, batch: Latents, random: StepRandom) -> AV[Tensor]:
+        """Squared errors (B,) of both modalities; zero for a clip that lacks one."""
+        (teacher, codec), matching = self.frozen, self.matching
+
+        # The audio image and F random frames of every clip, and the noisy state of each clip's step (Eq. 5).
+        mean = batch.mean.map(codec.normalise, MODALITIES)
+        clips, total = mean.video.shape[:2]
+        frames = random.integers(0, total, (clips, self.target_frames)).sort(dim=1).values
+        rows = torch.arange(clips, device=frames.device)[:, None]
+        clean = AV(mean.audio, mean.video[rows, frames])
+        noise = clean.map(lambda x: random.normal(x.shape))
+        step = random.integers(0, matching.steps, (clips,))
+        state = matching.start(clean, noise, step)
+
+        # Where the teacher leads, told the clips' own latents; and the student, told the same.
+        with torch.no_grad():
+            latents = teacher.encode(mean).map(lambda posterior: posterior.mode())
+            conditions = teacher.condition(latents, frames)
+        given: AV[Tensor | None] = AV(None, None)
+        leading = decoder_denoiser(teacher, conditions)
+        target = matching.target(leading, state, step, given, noise)
+        student = decoder_denoiser(self.student, conditions)
+        errors = matching.errors(student, state, step, target)
+        return errors.map(lambda error: error * batch.complete)
+
+
+def _terms(loss: Tensor, errors: AV[Tensor]) -> dict[str, Tensor]:
+    """What a turn returns: the loss () and, for the log, the errors AV ()."""
+    return {
+        "loss": loss,
+        "mse/audio": errors.audio.detach(),
+        "mse/video": errors.video.detach(),
+    }
+
+
+class DistillationStage(CachedStage):
+    """Distils a part of a model to `steps` steps: what generator and decoder share of a `Stage`.
+
+    Args:
+        config: The recipe, with a `distill_<part>` section.
+        pipeline: The model, which becomes the student's.
+        teacher_steps: A multiple of `steps`.
+
+    Attributes:
+        network: The pipeline's component that is trained; a copy of it is the teacher.
+        scheduler: The pipeline's component that samples it.
+    """
+
+    part: Part
+    network: str
+    scheduler: str
+
+    def __init__(
+        self,
+        config: RunConfig,
+        pipeline: SoundingVideoPipeline,
+        caches: Splits,
+        device: torch.device,
+        *,
+        steps: int,
+        teacher_steps: int,
+    ) -> None:
+        super().__init__(section_of(config, self.part).train, caches, config.seed, device)
+        self.name, self.steps = f"{self.part}_{steps}", steps
+        self.config, self.pipeline = config, pipeline.to(device)
+        self.pipeline.set_progress_bar_config(disable=True)
+        self.student: Any = getattr(pipeline, self.network).train()
+        self.teacher: Any = deepcopy(self.student).eval().requires_grad_(False)
+        process = NoiseProcess(schedule_of(getattr(pipeline, self.scheduler))).to(device)
+        self.matching = StepMatching(process, steps, teacher_steps)
+        self.turn = self.turns["model"] = self.build_turn()
+        self.ema_modules[self.network] = self.student
+        scheduler = make_scheduler(self.matching.student.config)
+        pipeline.register_modules(**{self.scheduler: scheduler})
+        pipeline.register_to_config(**self.settings())
+
+    def build_turn(self) -> Any:
+        """The turn of this part, on the teacher's settings."""
+        raise NotImplementedError
+
+    def settings(self) -> dict[str, Any]:
+        """What the student's model folder says of itself."""
+        raise NotImplementedError
+
+    def validate(self) -> dict[str, float]:
+        """Held-out errors against the teacher."""
+        raise NotImplementedError
+
+    def fingerprint(self) -> dict[str, Any]:
+        return {
+            "stops": self.matching.stops.tolist(),
+            "teacher": weights_key(self.teacher),
+            "cache": self.caches.train.identity,
+        }
+
+    def preview(self, folder: Path, step: int) -> None:
+        output = self.pipeline(num_samples=4, seed=0)
+        save_clips(output.clips, folder, f"joint_{step:07d}")
+
+    def export(self, folder: Path) -> None:
+        self.pipeline.save_pretrained(folder)
+
+
+class GeneratorDistillation(DistillationStage):
+    """Distils a model's generator to `steps` unguided steps; its guidance is the teacher's."""
+
+    part, network, scheduler = "generator", "generator", "scheduler"
+
+    def build_turn(self) -> GeneratorStudentTurn:
+        scale = self.pipeline.config.guidance_scale
+        return GeneratorStudentTurn(
+            self.student, self.teacher, self.matching, scale, self.config.generator
+        )
+
+    def settings(self) -> dict[str, Any]:
+        unchanged = dict(UNCHANGED_STEPS)
+        return {
+            "num_inference_steps": self.steps, "guidance_scale": 1.0, "quality_rows": unchanged,
+        }  # fmt: skip
+
+    def fingerprint(self) -> dict[str, Any]:
+        mix = {"ends": self.turn.ends, "class_dropout": self.turn.class_dropout}
+        return super().fingerprint() | mix | {"guidance_scale": self.turn.scale}
+
+    @torch.no_grad()
+    def validate(self) -> dict[str, float]:
+        """Held-out errors against the teacher, per task, without a class."""
+        batch = self.held_out(64)
+        rows = len(batch.class_labels)
+        results: dict[str, float] = {}
+        for task, known in KNOWN.items():
+            draws = StepRandom(self.seed, 0, "validate", rows, device=self.device)
+            errors = self.turn.errors(batch, {task: slice(rows)}, draws, class_dropout=1.0)
+            for modality, error, is_given in zip(MODALITIES, errors, known, strict=True):
+                if not is_given:
+                    results[f"{task}/{modality}"] = float(error.mean())
+        return results
+
+
+class DecoderDistillation(DistillationStage):
+    """Distils a model's signal decoder to `steps` steps."""
+
+    part, network, scheduler = "decoder", "autoencoder", "decoder_scheduler"
+
+    def build_turn(self) -> DecoderStudentTurn:
+        self.student.requires_grad_(False)
+        self.student.decoder.requires_grad_(True)
+        codec = ImageCodec(self.pipeline.vae, self.student.image_statistics).to(self.device)
+        return DecoderStudentTurn(
+            self.student, self.teacher, self.matching, codec, self.config.autoencoder
+        )
+
+    def settings(self) -> dict[str, Any]:
+        return {"decoder_steps": self.steps}
+
+    @torch.no_grad()
+    def validate(self) -> dict[str, float]:
+        batch = self.held_out(16)
+        rows = len(batch.class_labels)
+        draws = StepRandom(self.seed, 0, "validate", rows, device=self.device)
+        errors = self.turn.errors(batch, draws)
+        return {f"mse/{m}": float(e.mean()) for m, e in zip(MODALITIES, errors, strict=True)}
+
+
+def section_of(config: RunConfig, part: Part) -> DistillationConfig:
+    """The recipe's `distill_<part>` section."""
+    section: DistillationConfig | None = getattr(config, f"distill_{part}")
+    assert section is not None, "the caller adds what the recipe lacks"
+    return section

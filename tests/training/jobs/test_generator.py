@@ -1,0 +1,128 @@
+"""The generator job: what each task shows, and that being given the other modality is worth something."""
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+from mmldm.config import TASKS
+from mmldm.data.latents import Splits
+from mmldm.pipelines.sounding_video import SoundingVideoPipeline
+from mmldm.training.jobs.generator import GeneratorStage, GeneratorTurn
+from mmldm.training.journey import Journey
+from mmldm.training.randomness import StepRandom
+from mmldm.types import AV, Latents
+
+from ...smallest import smallest_recipe
+from ..rows import rows_of
+
+ROWS = 4
+
+
+@pytest.fixture
+def stage(finished: Journey) -> GeneratorStage:
+    pipeline = SoundingVideoPipeline.from_pretrained(finished.folder.model)
+    caches = Splits.open(finished.folder.cache("latents"))
+    return GeneratorStage(smallest_recipe(), pipeline, caches, torch.device("cpu"))
+
+
+def errors(
+    stage: GeneratorStage, task: str, batch: Latents | None = None
+) -> tuple[AV[torch.Tensor], AV[torch.Tensor]]:
+    batch = batch or next(stage.batches(0, 0, 1))
+    tasks = torch.full((ROWS,), TASKS.index(task))
+    random = StepRandom(0, 0, "test", ROWS)
+    timesteps = random.integers(0, stage.process.num_timesteps, (ROWS,))
+    return stage.turn.errors(batch, tasks, timesteps, random, class_dropout=0.5)
+
+
+@pytest.mark.parametrize(
+    ("task", "audio", "video"),
+    [
+        ("joint", True, True),
+        ("audio_to_video", False, True),
+        ("video_to_audio", True, False),
+        ("audio_only", True, False),
+        ("video_only", False, True),
+    ],
+)
+def test_only_what_a_task_generates_enters_the_loss(
+    stage: GeneratorStage, task: str, audio: bool, video: bool
+) -> None:
+    _, predicted = errors(stage, task)
+    assert predicted.audio.tolist() == [audio] * ROWS
+    assert predicted.video.tolist() == [video] * ROWS
+
+
+def test_video_only_does_not_see_the_audio_and_audio_to_video_does(stage: GeneratorStage) -> None:
+    torch.manual_seed(0)
+    for stream in stage.generator.streams:
+        torch.nn.init.normal_(stream.embed_given.weight)
+    for parameter in stage.generator.parameters():  # leave adaLN-Zero's all-zero start
+        parameter.data += 0.05 * torch.randn_like(parameter)
+    stage.generator.eval()
+    batch = next(stage.batches(0, 0, 1))
+    audio = torch.randn_like(batch.mean.audio)
+    other = batch._replace(mean=batch.mean._replace(audio=audio))
+    for task, sees in (("video_only", False), ("audio_to_video", True), ("joint", True)):
+        before, after = errors(stage, task)[0].video, errors(stage, task, other)[0].video
+        assert torch.equal(before, after) != sees, task
+
+
+def test_task_mix_follows_the_configured_shares(stage: GeneratorStage) -> None:
+    drawn = StepRandom(0, 0, "tasks", 20_000).uniform((20_000,))
+    tasks = torch.searchsorted(stage.turn.task_ends, drawn, right=True)
+    shares = torch.bincount(tasks, minlength=len(TASKS)) / 20_000
+    wanted = torch.tensor([stage.job.tasks.get(task, 0.0) for task in TASKS])
+    assert torch.allclose(shares, wanted, atol=0.015)
+
+
+def test_loss_does_not_depend_on_how_the_batch_is_split(stage: GeneratorStage) -> None:
+    """The promise behind several processes and accumulation: a mean of means is the mean."""
+    batch = next(stage.batches(0, 0, 1))
+    whole = stage.turn(batch, StepRandom(0, 0, "model", ROWS))["loss"]
+    halves = [
+        stage.turn(
+            rows_of(batch, rows),
+            StepRandom(0, 0, "model", ROWS, rows),
+        )["loss"]
+        for rows in (range(2), range(2, 4))
+    ]
+    assert torch.allclose(whole, torch.stack(halves).mean(), rtol=1e-5)
+
+
+def test_held_out_gap_is_logged_for_both_directions(stage: GeneratorStage) -> None:
+    values = stage.validate()
+    assert {"gap/audio", "gap/video", "joint/audio", "joint/video"} <= set(values)
+    assert values == stage.validate()
+
+
+@pytest.mark.parametrize(
+    ("density", "median"), [(None, 500), ((0.0, 1.2), 500), ((-1.0, 0.5), 269)]
+)
+def test_noise_levels_follow_the_configured_density(
+    stage: GeneratorStage, density: tuple[float, float] | None, median: float
+) -> None:
+    config = stage.job.model_copy(update={"logit_normal": density})
+    turn = GeneratorTurn(stage.generator, stage.process, config)
+    levels = turn.timesteps(StepRandom(0, 0, "test", 4000), 4000)
+    assert levels.min() >= 0
+    assert levels.max() <= 999
+    assert float(levels.float().median()) == pytest.approx(median, abs=30)
+    tails = float(((levels < 100) | (levels >= 900)).float().mean())
+    assert (tails < 0.1) == (density is not None)
+
+
+def test_a_density_without_width_is_refused() -> None:
+    with pytest.raises(ValidationError, match="standard deviation must be above 0"):
+        smallest_recipe().generator.model_validate(
+            {**smallest_recipe().generator.model_dump(), "logit_normal": [0.0, 0.0]}
+        )
+
+
+def test_validation_does_not_tell_the_class(stage: GeneratorStage) -> None:
+    before = stage.validate()
+    with torch.no_grad():
+        stage.generator.class_embedding.weight[:-1] += 10.0
+        after = stage.validate()
+        stage.generator.class_embedding.weight[:-1] -= 10.0
+    assert after == before
