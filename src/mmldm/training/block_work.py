@@ -19,10 +19,8 @@ from mmldm.data.cache_writer import Block, CacheWriter
 from mmldm.data.latents import PICTURE, Splits, block_tensors, presence_of
 from mmldm.models.image_codec import LatentStatistics
 from mmldm.training.distributed import Process
-from mmldm.types import AV, MODALITIES
+from mmldm.types import AV, MODALITIES, Progress
 
-Progress = Callable[[str, int, int], None]
-"""Called as progress(what, done, total)."""
 Say = Callable[[str], None]
 """Called with a sentence for the console."""
 ROWS = 256

@@ -31,10 +31,10 @@ from mmldm.models.autoencoder import MultiModalAutoencoder
 from mmldm.models.image_codec import ImageCodec, LatentStatistics
 from mmldm.models.image_vae import ImageVAE
 from mmldm.text import printable
-from mmldm.training.block_work import BlockWork, Progress, Say, fit_statistics, open_writers
+from mmldm.training.block_work import BlockWork, Say, fit_statistics, open_writers
 from mmldm.training.distributed import Process
 from mmldm.training.encoding import Encoder, Pieces, read_piece
-from mmldm.types import MODALITIES
+from mmldm.types import MODALITIES, Progress
 
 BATCH = 64
 """Cached windows encoded at once."""

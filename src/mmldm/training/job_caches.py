@@ -23,7 +23,7 @@ from mmldm.models.autoencoder import MultiModalAutoencoder
 from mmldm.models.image_codec import ImageCodec
 from mmldm.models.image_vae import ImageVAE
 from mmldm.text import printable
-from mmldm.training.block_work import Progress, Say
+from mmldm.training.block_work import Say
 from mmldm.training.caching import (
     LEFT_OUT,
     cache_image_latents,
@@ -34,7 +34,7 @@ from mmldm.training.caching import (
 from mmldm.training.checkpoint import CheckpointFolder, refuse_changes
 from mmldm.training.distributed import Process
 from mmldm.training.stopping import was_out_of_time
-from mmldm.types import AV, MODALITIES, Latents
+from mmldm.types import AV, MODALITIES, Latents, Progress
 
 VERSIONS = ("format", "reading")
 """What a cache depends on besides recipe, clips and networks."""

@@ -30,7 +30,6 @@ from mmldm.models.image_vae import ImageVAE, load_image_vae
 from mmldm.models.pretrained import initialise_decoder, require_unet
 from mmldm.models.pretrained_vocoder import load_vocoder
 from mmldm.pipelines.sounding_video import SoundingVideoPipeline
-from mmldm.training.block_work import Progress
 from mmldm.training.checkpoint import CheckpointFolder
 from mmldm.training.distributed import Process
 from mmldm.training.job_caches import Job, JobCaches, unread
@@ -41,7 +40,7 @@ from mmldm.training.jobs.vocoder import VocoderStage, build_vocoder
 from mmldm.training.loop import TrainResult, train
 from mmldm.training.run_folder import RunFolder
 from mmldm.training.stage import Stage
-from mmldm.types import ClipSpec
+from mmldm.types import ClipSpec, Progress
 
 JOBS = ("vae", "autoencoder", "generator", "vocoder")
 

@@ -15,9 +15,8 @@ from mmldm.data.scan import scan
 from mmldm.errors import UserError
 from mmldm.text import printable
 from mmldm.training.run_folder import RunFolder, refuse_begun
+from mmldm.types import Progress
 
-Progress = Callable[[str, int, int], None]
-"""Called as progress(what, done, total)."""
 Note = Callable[[str], None]
 """Called with a sentence for the person who trains."""
 
