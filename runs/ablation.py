@@ -21,7 +21,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from mmldm.cli.progress import ProgressLine
+from mmldm.cli.terminal import ProgressLine
 from mmldm.config import RunConfig, load_config, override, parse
 from mmldm.data.clips import WindowDataset, spread
 from mmldm.data.latents import Splits
@@ -113,6 +113,7 @@ class Bench:
 
     @classmethod
     def open(cls, config: RunConfig, folder: RunFolder, out: Path, count: int) -> "Bench":
+        """Encodes the run's clips where that is not done, and reads `count` held-out ones."""
         manifest, device = Manifest.load(folder.manifest), choose_device(None)
         target = folder.cache("image_latents")
         vae = load_image_vae(folder.export("vae"))
@@ -123,6 +124,7 @@ class Bench:
             )
         for sentence in unread(caches, "image latents"):
             print(sentence)
+        # Held-out clips, evenly spread; what cannot be read is left out.
         windows = WindowDataset(manifest, config.clip, "held_out", config.seed)
         items = [windows[(0, i)] for i in spread(count, len(windows))]
         found = [item for item in items if not isinstance(item, Failed)]
@@ -132,6 +134,7 @@ class Bench:
         return cls(folder, out, caches, clips, labels, device)
 
     def vae(self, config: RunConfig, fine_tuned: bool) -> Any:
+        """The run's image VAE, or the one it was fine-tuned from."""
         if fine_tuned or config.vae.pretrained is None:
             return load_image_vae(self.folder.export("vae"))
         return load_image_vae(config.vae.pretrained)
@@ -144,6 +147,7 @@ class Bench:
         )
 
     def row(self, config: RunConfig, parts: tuple[str, ...], seed: int) -> dict[str, float]:
+        """One row of the table with one seed: trained and measured, or read where that is done."""
         fine_tuned = IMAGE_DECODER in parts or config.vae.pretrained is None
         # Without a critic no pixel is decoded in training: both image decoders judge one autoencoder.
         seen = parts if CRITIC in parts else [part for part in parts if part != IMAGE_DECODER]
@@ -156,6 +160,7 @@ class Bench:
         return values
 
     def train(self, config: RunConfig, fine_tuned: bool, target: Path) -> dict[str, float]:
+        """Trains the autoencoder into `target`; how many minutes that took, where it was not done."""
         if (target / "export").is_dir():
             return {}
         started = time.perf_counter()
@@ -177,12 +182,14 @@ class Bench:
         made: list[Clip] = []
         right: list[bool] = []
         for start in range(0, len(self.clips), BATCH):
+            # Clips to latents, and the class that the shared semantics tell.
             clips = self.clips[start : start + BATCH]
-            media = _stack(clips).map(lambda x: x.to(self.device))
+            media: AV[Any] = _stack(clips).map(lambda x: x.to(self.device))
             latents: AV[Any] = encode_media(model, codec, audio_image, media)
             if model.config.num_classes:
                 heard = model.class_logits(model.semantics(latents)).argmax(1).tolist()
                 right += [a == b for a, b in zip(heard, self.labels[start:], strict=False)]
+            # Latents to images to clips; the sound by Griffin-Lim.
             images = decode_to_image_latents(
                 model, scheduler, latents,
                 num_frames=config.clip.num_frames, steps=config.sample.decoder_steps,
@@ -212,13 +219,14 @@ class Bench:
 
 
 def _stack(clips: list[Clip]) -> AV[Tensor]:
+    """Waveforms (B,S) and frames u8 (B,T,3,H,W) of clips of one length."""
     return AV(
         torch.stack([clip.waveform for clip in clips]), torch.stack([clip.frames for clip in clips])
     )
 
 
 def _gradients(frames: Tensor) -> float:
-    """Mean absolute difference of neighbouring pixels: less where a picture is blurred."""
+    """Mean absolute difference of neighbouring pixels of frames (B,T,3,H,W): less where they are blurred."""
     pixels = frames.float()
     across, down = pixels.diff(dim=-1).abs().mean(), pixels.diff(dim=-2).abs().mean()
     return float(across + down)
@@ -254,11 +262,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="default: RUN/ablation")
     options = parser.parse_args()
     folder, out = RunFolder(options.run), options.out or options.run / "ablation"
+
+    # What the table has as its ceiling: the image VAE without an autoencoder.
     config = load_config(folder.config, options.changes)
     bench = Bench.open(config, folder, out, options.clips)
     pretrained = config.vae.pretrained is not None and config.vae.train is not None
     for fine_tuned in (False, True) if pretrained else (True,):
         print("image VAE alone, fine-tuned:", fine_tuned, bench.ceiling(config, fine_tuned))
+
+    # One row after the other, and all of them with each seed; the table so far is written after each.
     results: dict[tuple[str, ...], list[dict[str, float]]] = {}
     for seed in options.seeds:
         for parts in rows(pretrained):

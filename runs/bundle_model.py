@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from mmldm.cli.generate import BUNDLED
-from mmldm.cli.output import silence_diffusers
+from mmldm.cli.terminal import silence_diffusers
 from mmldm.files import whole_folder
 from mmldm.models.image_vae import load_image_vae
 from mmldm.pipelines.sounding_video import SoundingVideoPipeline

@@ -8,7 +8,7 @@ out=${1:-runs/impacts}
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} # small networks: a second thread costs more than it gives
 
 mmldm synthesize "$out/clips" --clips 8000 --size 128
-mmldm train "$out/clips" --config configs/impacts.yaml --out "$out/run"
+mmldm train "$out/clips" --config impacts --out "$out/run"
 # The same latents through an image decoder of a quarter of the operations, and the generator in 8 steps of one evaluation.
 mmldm train vae --config "$out/run/config.yaml" --out "$out/light" --set vae.model=null --set "vae.pretrained=$out/run/vae/export" \
     --set "vae.decoder={decoder_channels: 64, decoder_blocks: 2, upsample_channels: [32, 8]}" --set vae.train.matrix_learning_rate=0.02 --set vae.train.steps=1700

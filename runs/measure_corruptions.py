@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from mmldm.cli.progress import ProgressLine
+from mmldm.cli.terminal import ProgressLine
 from mmldm.evaluation.feature_cache import FeatureCache
 from mmldm.evaluation.measure_building import build_measures
 from mmldm.evaluation.measures import Features

@@ -55,7 +55,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="JSON; .md and .png (nearest pairs) beside it")
     options = parser.parse_args()
 
-    pipeline = SoundingVideoPipeline.from_pretrained(options.model)
+    pipeline: Any = SoundingVideoPipeline.from_pretrained(options.model)
     pipeline.set_progress_bar_config(disable=True)
     world = World(options.source, pipeline, options.clips)
     classifiers = world.classifiers(options.classifiers)
@@ -107,7 +107,7 @@ def main() -> None:
 class World:
     """The clips of the impacts world a model is measured on, read when they are needed."""
 
-    def __init__(self, source: Path, pipeline: SoundingVideoPipeline, clips: int) -> None:
+    def __init__(self, source: Path, pipeline: Any, clips: int) -> None:
         self.pipeline, self.spec, self.count = pipeline, pipeline.clip_spec, clips
         if source.is_file():
             self.manifest = Manifest.load(source)
@@ -124,7 +124,7 @@ class World:
         learnt = min(CLASSIFIER_CLIPS, len(order) // 2)
         self.judged = [self.train[i] for i in order[:learnt]]
         self.reference = [self.train[i] for i in order[learnt : learnt + 2 * clips]]
-        self.labels = [self.manifest.classes.index(row.class_name) for row in self.real]
+        self.labels = [self.manifest.classes.index(row.class_name or "") for row in self.real]
         drawn = [self.real[i] for i in spread(BACKGROUND_CLIPS, len(self.real))]
         self.empty = background([self.clip(row).frames for row in drawn])
 

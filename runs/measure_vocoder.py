@@ -51,6 +51,7 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=96)
     options = parser.parse_args()
 
+    # The real-time factor is that of one thread.
     torch.set_num_threads(1)
     pipeline = SoundingVideoPipeline.from_pretrained(options.model)
     spec = pipeline.clip_spec
@@ -61,6 +62,8 @@ def main() -> None:
     held_out = manifest.split("held_out")
     files = [manifest.file(held_out[i]) for i in spread(options.clips, len(held_out))]
     truths = [true_impacts(file) for file in files]
+
+    # The clips' own spectrograms, and those that the model makes of their latents.
     clips = [read_clip(file, 0.0, spec) for file in files]
     reference = torch.stack([clip.waveform for clip in clips])
     frames = torch.stack([clip.frames for clip in clips])
@@ -92,12 +95,13 @@ def main() -> None:
             print(row(f"{kind}, {name}", made, reference, audio_image, truths, factor))
 
 
-def batches(rows: Tensor) -> tuple[Tensor, ...]:
-    return rows.split(BATCH)
+def batches(clips: Tensor) -> tuple[Tensor, ...]:
+    """Parts of waveforms, frames or images (N,...), of 8 clips each."""
+    return clips.split(BATCH)
 
 
 def reconstruct(pipeline: SoundingVideoPipeline, waveform: Tensor, frames: Tensor) -> Tensor:
-    """Audio images of what the model's autoencoder keeps of clips."""
+    """Audio images (B,1,3,H,W) of what the model keeps of waveforms (B,S) and frames u8 (B,T,3,H,W)."""
     latents = pipeline.encode(AV(waveform, frames))
     image_latents = decode_to_image_latents(
         pipeline.autoencoder,
@@ -119,7 +123,12 @@ def row(
     truths: list[np.ndarray],
     real_time_factor: float | None,
 ) -> str:
-    """One line of the table."""
+    """One line of the table: waveforms (N,S) as made, beside the clips' own.
+
+    Args:
+        truths: Seconds of the impacts of each clip.
+        real_time_factor: CPU seconds for a second of sound; None: nothing was made.
+    """
     distance = spectral_distance(made, reference)
     onsets = [detect_onsets(waveform, audio_image.spec.sample_rate) for waveform in made]
     late = [1000 * lags(o, t, TOLERANCE) for o, t in zip(onsets, truths, strict=True)]

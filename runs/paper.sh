@@ -1,5 +1,4 @@
 # Sourced by landscape.sh and aist.sh: what both do.
-recipes=$(dirname "${BASH_SOURCE[0]}")/../configs
 batch=64 # clips of one call of `mmldm generate`, whose contact sheet is written last
 
 # reproduce RECIPE CLIPS_FOLDER OUT [words for `mmldm train`]
@@ -10,7 +9,7 @@ reproduce() {
     train=(torchrun --standalone --nproc_per_node "$GPUS" -m mmldm train)
   fi
   # Scan, KL-VAE decoder, image latents, autoencoder without and then with the critic, latents, generator.
-  "${train[@]}" "$clips" --config "$recipes/$recipe.yaml" --out "$out/run" "$@"
+  "${train[@]}" "$clips" --config "$recipe" --out "$out/run" "$@"
   [[ " $* " == *" --dry-run "* ]] && return
   local seed total=${CLIPS:-2048}
   for ((seed = 0; seed < total; seed += batch)); do

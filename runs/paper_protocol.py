@@ -28,26 +28,28 @@ pipeline: SoundingVideoPipeline
 
 
 def setup() -> None:
+    """Loads the bundled model, once."""
     global pipeline
     pipeline = load_model(None, None)
 
 
 @torch.no_grad()
 def step() -> None:
-    own = pipeline
-    device, spec = own.device, own.clip_spec
-    latents = own(
+    """Noise to mp4 files."""
+    device, spec = pipeline.device, pipeline.clip_spec
+    sampled = pipeline(
         num_samples=CLIPS, seed=0, quality="best", num_inference_steps=STEPS, output_type="latent"
-    ).latents
+    )
     image_latents = decode_to_image_latents(
-        own.autoencoder,
-        own.decoder_scheduler,
-        latents.map(lambda z: torch.cat([z, z]).to(device)),
+        pipeline.autoencoder,
+        pipeline.decoder_scheduler,
+        # Each clip twice, for the guidance that our signal decoder lacks.
+        sampled.latents.map(lambda z: torch.cat([z, z]).to(device)),
         num_frames=spec.num_frames,
         steps=STEPS,
         generators=[torch.Generator().manual_seed(i) for i in range(2 * CLIPS)],
     )
-    codec = ImageCodec(own.vae, own.autoencoder.image_statistics).to(device)
+    codec = ImageCodec(pipeline.vae, pipeline.autoencoder.image_statistics).to(device)
     images = image_latents.map(lambda x: x[:CLIPS]).map(codec.decode, MODALITIES)
     waveforms = AudioImage(spec).to(device).waveform(images.audio).cpu()
     with tempfile.TemporaryDirectory() as folder:

@@ -12,17 +12,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from animation import animate, instants, save_animation
 from torch.nn import functional as F
 
 from mmldm.cli.generate import BUNDLED
 from mmldm.data.clips import spread
 from mmldm.data.manifest import Manifest
 from mmldm.data.scan import scan
-from mmldm.media.animation import animate, instants, save_animation
 from mmldm.media.clip import Clip
 from mmldm.media.reader import read_clip
 from mmldm.media.sheet import contact_sheet, save_png
 from mmldm.pipelines.sounding_video import SoundingVideoPipeline
+from mmldm.types import ClipSpec
 
 GIVEN, SAMPLES = 2, 4
 """Held-out clips for each task, and samples for each of them."""
@@ -44,38 +45,39 @@ def main() -> None:
     pipeline = SoundingVideoPipeline.from_pretrained(options.model)
     pipeline.set_progress_bar_config(disable=True)
     seeds = [options.seed + i for i in range(GIVEN * SAMPLES)]
-    made = pipeline(num_samples=len(seeds), seed=seeds).clips
-    show("joint", made, [f"joint, seed {seed}" for seed in seeds], options.images, options.media)
+
+    def make(
+        file: str,
+        words: Sequence[str],
+        seeds: Sequence[int],
+        audio: torch.Tensor | None = None,
+        frames: torch.Tensor | None = None,
+    ) -> None:
+        """Samples, of given waveforms (B,S) or frames (B,T,3,H,W), and shows them in files of this name."""
+        titles = [f"{word}, seed {seed}" for word, seed in zip(words, seeds, strict=True)]
+        clips = pipeline(len(seeds), audio=audio, frames=frames, seed=seeds).clips
+        show(file, clips, titles, options.images, options.media)
+
+    make("joint", ["joint"] * len(seeds), seeds)
     if options.clips is None:
         return
-    names, given = held_out(options.clips, pipeline)
+    names, clips = held_out(options.clips, pipeline.clip_spec)
+    names = [name for name in names for _ in range(SAMPLES)]
+    sounds, pictures = names[: len(seeds)], names[len(seeds) :]
+    audio = torch.stack([clip.waveform for clip in clips[:GIVEN]]).repeat_interleave(SAMPLES, 0)
+    frames = torch.stack([clip.frames for clip in clips[GIVEN:]]).repeat_interleave(SAMPLES, 0)
     seeds = seeds[:SAMPLES] * GIVEN
-    waveforms = torch.stack([clip.waveform for clip in given[:GIVEN]])
-    frames = torch.stack([clip.frames for clip in given[GIVEN:]])
-    tasks = (
-        (
-            "audio-to-video",
-            "a2v",
-            names[:GIVEN],
-            {"audio": waveforms.repeat_interleave(SAMPLES, 0)},
-        ),
-        ("video-to-audio", "v2a", names[GIVEN:], {"frames": frames.repeat_interleave(SAMPLES, 0)}),
-    )
-    for file, task, own, media in tasks:
-        words = [f"{task} {name}" for name in own for _ in range(SAMPLES)]
-        titles = [f"{word}, seed {seed}" for word, seed in zip(words, seeds, strict=True)]
-        made = pipeline(num_samples=len(seeds), seed=seeds, **media).clips
-        show(file, made, titles, options.images, options.media)
+    make("audio-to-video", [f"a2v {name}" for name in sounds], seeds, audio=audio)
+    make("video-to-audio", [f"v2a {name}" for name in pictures], seeds, frames=frames)
 
 
-def held_out(source: Path, pipeline: SoundingVideoPipeline) -> tuple[list[str], list[Clip]]:
-    """Names and clips of 2 x `GIVEN` held-out rows, evenly spread."""
-    spec = pipeline.clip_spec
+def held_out(source: Path, spec: ClipSpec) -> tuple[list[str], list[Clip]]:
+    """Names and clips of 2 x `GIVEN` held-out files, evenly spread."""
     manifest = Manifest.load(source) if source.suffix == ".jsonl" else scan(source, spec)
-    rows = manifest.split("held_out")
-    rows = [rows[i] for i in spread(2 * GIVEN, len(rows))]
-    names = [Path(row.path).with_suffix("").as_posix() for row in rows]
-    return names, [read_clip(manifest.file(row), 0.0, spec) for row in rows]
+    entries = manifest.split("held_out")
+    entries = [entries[i] for i in spread(2 * GIVEN, len(entries))]
+    names = [Path(entry.path).with_suffix("").as_posix() for entry in entries]
+    return names, [read_clip(manifest.file(entry), 0.0, spec) for entry in entries]
 
 
 def show(

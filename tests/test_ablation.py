@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from mmldm.config import RunConfig, load_config
+from mmldm.config import RECIPES, RunConfig, load_config
 
 ROOT = Path(__file__).parents[1]
-RECIPE = ROOT / "configs" / "landscape.yaml"
+RECIPE = RECIPES / "landscape.yaml"
 
 
 @pytest.fixture(scope="module")

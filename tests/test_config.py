@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from mmldm.config import RunConfig, TrainConfig, bind, load_config, parse, save_config
+from mmldm.config import RECIPES, RunConfig, TrainConfig, bind, load_config, parse, save_config
 from mmldm.errors import UserError
 
 TRAIN = {"steps": 10, "batch_size": 4, "learning_rate": 1e-3}
@@ -190,7 +190,21 @@ def test_parse_reads_lists_as_tuples() -> None:
     assert parse(TrainConfig, {**TRAIN, "betas": [0.9, 0.98]}, "train").betas == (0.9, 0.98)
 
 
-def test_shipped_recipe_is_the_one_of_the_bundled_model() -> None:
-    from mmldm.training.recipe import tiny_recipe
+@pytest.mark.parametrize("name", ["impacts", "landscape", "aist"])
+def test_shipped_recipes_have_names(name: str) -> None:
+    assert load_config(name) == load_config(RECIPES / f"{name}.yaml")
 
-    assert load_config(Path(__file__).parents[1] / "configs" / "impacts.yaml") == tiny_recipe()
+
+def test_a_file_comes_before_a_shipped_recipe_of_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    save_config(load_config("impacts", ["seed=7"]), Path("impacts"))
+    assert load_config("impacts").seed == 7
+
+
+def test_a_recipe_that_is_not_there_is_told_which_are() -> None:
+    with pytest.raises(
+        UserError, match=r"landscpe: cannot read .*recipes aist, impacts, landscape"
+    ):
+        load_config("landscpe")

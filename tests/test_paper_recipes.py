@@ -32,7 +32,7 @@ PATTERN = "_m([A-Z]{2}[0-9])_"
 @pytest.fixture(scope="module")
 def summary() -> Summary:
     """Of the shipped recipe, without its published weights, which are not here."""
-    return summarise(load_config(ROOT / "configs" / "landscape.yaml"), CLASSES["landscape"])
+    return summarise(load_config("landscape"), CLASSES["landscape"])
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_spaces_are_the_papers(summary: Summary) -> None:
 
 
 def test_recipes_differ_in_what_the_paper_and_the_data_say_alone() -> None:
-    landscape, aist = (load_config(ROOT / "configs" / f"{name}.yaml") for name in CLASSES)
+    landscape, aist = (load_config(name) for name in CLASSES)
     expected = landscape.model_dump()
     expected["data"].update(class_pattern=PATTERN, windows_per_clip=168)
     expected["autoencoder"]["loss"]["kl"] = 1e-8
@@ -73,7 +73,7 @@ def test_recipes_differ_in_what_the_paper_and_the_data_say_alone() -> None:
 
 @pytest.mark.parametrize("name", CLASSES)
 def test_batches_divide_over_eight_gpus_as_documented(name: str) -> None:
-    recipe = load_config(ROOT / "configs" / f"{name}.yaml")
+    recipe = load_config(name)
     passes = {"vae": 1, "autoencoder": 2, "generator": recipe.generator.train.accumulate}
     for job, accumulate in passes.items():
         assert getattr(recipe, job).train.batch_size % (8 * accumulate) == 0

@@ -23,6 +23,8 @@ from mmldm.strict import parse as parse
 from mmldm.strict import read_yaml
 from mmldm.types import ClipSpec, SpectrogramSpec
 
+RECIPES = Path(__file__).parent / "recipes"
+"""Recipes that come with the package; `load_config` takes their names."""
 SAMPLED_TASKS = ("joint", "audio_to_video", "video_to_audio")
 TASKS = (*SAMPLED_TASKS, "audio_only", "video_only")
 """What a training row of the generator shows: both noisy, one given, or one alone."""
@@ -345,21 +347,31 @@ class RunConfig(Section):
         return self
 
 
+def recipe_file(name: str | Path) -> Path:
+    """The file of a recipe: the package's one of this name, unless a file is called so."""
+    shipped = RECIPES / f"{name}.yaml"
+    is_name = Path(name).name == str(name) and not Path(name).exists()
+    return shipped if is_name and shipped.is_file() else Path(name)
+
+
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Reads a recipe.
 
     Args:
-        path: YAML file.
+        path: YAML file, or the name of a recipe that comes with the package (`RECIPES`).
         overrides: `a.b=value` changes, the value read as YAML.
 
     Raises:
         UserError: The file cannot be read, or a key is unknown, missing or of the wrong type.
     """
-    path = Path(path)
+    path = recipe_file(path)
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot read the recipe ({error})") from error
+        known = ", ".join(sorted(file.stem for file in RECIPES.glob("*.yaml")))
+        raise UserError(
+            f"{path}: cannot read the recipe ({error}); the package has the recipes {known}"
+        ) from error
     if is_blank(text.encode()):
         raise UserError(
             f"{path} is empty, as a power cut may leave a file: give the recipe again with --config, "
@@ -367,7 +379,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
         )
     data = read_yaml(text, str(path))
     if not isinstance(data, dict):
-        raise UserError(f"{path}: the recipe must be a mapping of sections, see configs/")
+        raise UserError(f"{path}: the recipe must be a mapping of sections, see {RECIPES}")
     # `workers` never had a meaning for jobs on caches, but every run folder of earlier versions holds it.
     for job in data.keys() - {"vae", "vocoder"}:
         match data[job]:

@@ -86,6 +86,7 @@ def whole_folder(target: Path) -> Iterator[Path]:
     Raises:
         UserError: The folder cannot be written, the disk is full, or `target` is a file.
     """
+    # Filled beside its place, put on the disk, and only then given its name.
     partial = target.with_name(f".{_short(target.name)}.{_owner()}.partial")
     try:
         with _refusals(target):
@@ -99,7 +100,8 @@ def whole_folder(target: Path) -> Iterator[Path]:
             if not (os.path.lexists(target) and _exchange(partial, target)):
                 _take_place(partial, target)
             sync(target.parent)
-            for ending in ("partial", "replaced"):  # Of earlier versions.
+            # What earlier versions left, under names without an owner.
+            for ending in ("partial", "replaced"):
                 _remove(target.with_name(f".{target.name}.{ending}"))
     finally:
         _remove(partial)
@@ -119,6 +121,8 @@ def tidy(folder: Path) -> None:
         found = _LEFTOVER.fullmatch(path.name)
         if found is None or not _is_abandoned(path, found):
             continue
+
+        # An old folder whose successor never took its place is the only whole one there is.
         target = path.with_name(found["name"])
         if found["kind"] == "replaced" and not os.path.lexists(target):
             with suppress(OSError):
@@ -209,6 +213,7 @@ def sync(path: Path) -> None:
 
 
 def _sync_tree(folder: Path) -> None:
+    """Returns when all files of a folder are on the disk, and all that may read them may."""
     for place, _, names in os.walk(folder):
         for name in names:
             _share(Path(place, name))
@@ -250,7 +255,8 @@ def _exchange(first: Path, second: Path) -> bool:
     if sys.platform != "linux":
         return False
     rename = getattr(ctypes.CDLL(None), "renameat2", None)
-    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    # AT_FDCWD and RENAME_EXCHANGE of Linux; Python has no function for it.
+    here, exchange = -100, 2
     paths = [ctypes.c_char_p(os.fsencode(path)) for path in (first, second)]
     return rename is not None and rename(here, paths[0], here, paths[1], exchange) == 0
 
@@ -259,6 +265,7 @@ def _exchange(first: Path, second: Path) -> bool:
 def _host() -> str:
     """This host and its space of process numbers, in eight digits: elsewhere a number means another
     process."""
+    # Hosts may share a name, and containers of one host count their processes apart.
     parts = [platform.node()]
     with suppress(OSError):
         parts.append(str(Path("/proc/self/ns/pid").readlink()))
@@ -284,6 +291,7 @@ def _tidy_once(folder: Path) -> None:
 
 def _is_abandoned(path: Path, found: re.Match[str]) -> bool:
     """Whether nobody is at work on it any more."""
+    # Only this host can say whether a process of it lives; elsewhere a day without a change must do.
     if found["host"] == _host() and not _is_alive(int(found["process"])):
         return True
     try:

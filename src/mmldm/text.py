@@ -40,6 +40,7 @@ def _is_obeyed(c: str) -> bool:
 
 
 def _escaped(c: str) -> str:
+    # A byte that was no UTF-8, which Python keeps as a lone surrogate.
     if "\udc80" <= c <= "\udcff":
         return f"\\x{ord(c) - 0xDC00:02x}"
     return c.encode("unicode_escape").decode("ascii")

@@ -8,7 +8,6 @@ published networks: a generator step 301.0 GF, a decoder step 17 x 180.4 GF, ima
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 import torch
@@ -39,7 +38,7 @@ TINY_DECODER = 35.3
 
 @pytest.fixture(scope="module")
 def landscape() -> RunConfig:
-    return load_config(Path(__file__).parents[2] / "configs" / "landscape.yaml")
+    return load_config("landscape")
 
 
 @pytest.fixture(scope="module")

@@ -1,13 +1,24 @@
-"""Rounds, spread, ratios, energy and the batch search, on calls whose cost is known."""
+"""Rounds, spread, ratios, energy and the batch search on calls of known cost; another program's step."""
 
 import mmap
 import time
+from pathlib import Path
 
 import pytest
 import torch
 
-from mmldm.benchmark.machine import matmul_peak, peak_memory, reset_peak_memory
-from mmldm.benchmark.timing import MOST_ROWS, Timing, energy, interleaved, largest_batch
+from mmldm.benchmark.timing import (
+    MOST_CLIPS,
+    Timing,
+    energy,
+    interleaved,
+    largest_batch,
+    load_step,
+    matmul_peak,
+    peak_memory,
+    reset_peak_memory,
+)
+from mmldm.errors import UserError
 
 CPU = torch.device("cpu")
 
@@ -48,13 +59,13 @@ def test_no_energy_where_the_device_does_not_tell() -> None:
     assert energy(lambda: None, Timing((1.0,), None), lambda: None) is None
 
 
-@pytest.mark.parametrize(("most", "found"), [(0, 0), (1, 1), (5, 4), (64, 64), (10**9, MOST_ROWS)])
+@pytest.mark.parametrize(("most", "found"), [(0, 0), (1, 1), (5, 4), (64, 64), (10**9, MOST_CLIPS)])
 def test_largest_batch_is_the_largest_power_of_two_that_fits(most: int, found: int) -> None:
     tried: list[int] = []
 
-    def fits(rows: int) -> bool:
-        tried.append(rows)
-        return rows <= most
+    def fits(clips: int) -> bool:
+        tried.append(clips)
+        return clips <= most
 
     assert largest_batch(fits) == found
     assert max(tried) <= max(1, 2 * found)
@@ -86,7 +97,37 @@ def test_peak_memory_starts_anew() -> None:
 
 
 def test_matmul_peak_is_that_of_the_precision(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mmldm.benchmark.machine.PEAK_SECONDS", 0.0)
-    monkeypatch.setattr("mmldm.benchmark.machine.MATRIX_SIZE", {"cpu": 64})
+    monkeypatch.setattr("mmldm.benchmark.timing.PEAK_SECONDS", 0.0)
+    monkeypatch.setattr("mmldm.benchmark.timing.MATRIX_SIZE", {"cpu": 64})
     for precision in ("fp32", "bf16"):
         assert 0 < matmul_peak(CPU, precision) < 1e16
+
+
+def test_setup_runs_once_and_step_is_returned(tmp_path: Path) -> None:
+    script = tmp_path / "peer.py"
+    script.write_text(
+        "log = []\ndef setup():\n    log.append(0)\ndef step():\n    return len(log)\n"
+    )
+    step = load_step(script)
+    assert [step(), step()] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("def setup(): pass", r"no function step\(\)"),
+        ("def step(): pass", r"no function setup\(\)"),
+        ("setup, step = 1, print", r"no function setup\(\)"),
+    ],
+)
+def test_file_without_the_contract_is_refused(text: str, sentence: str, tmp_path: Path) -> None:
+    script = tmp_path / "peer.py"
+    script.write_text(text)
+    with pytest.raises(UserError, match=sentence):
+        load_step(script)
+
+
+@pytest.mark.parametrize("name", ["nowhere.py", "."])
+def test_missing_file_is_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no Python file"):
+        load_step(tmp_path / name)

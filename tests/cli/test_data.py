@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from mmldm.config import load_config
 from mmldm.data.folder import find_media
 from mmldm.data.manifest import Manifest
 from mmldm.data.scan import measure_files
 from mmldm.media.container import Limits
 from mmldm.media.probe import probe
 from mmldm.media.writer import write_wav
-from mmldm.training.recipe import tiny_clip
 
 from .commandline import contents, mmldm
 
@@ -138,7 +138,7 @@ def test_clips_are_made_for_the_recipe_that_comes_next(tmp_path: Path) -> None:
     words = ("--clips", 3, "--workers", 1)
     out = mmldm("synthesize", folder, *words).succeeded()
     assert out.splitlines() == [f"3 clips in {folder}", f"next: mmldm train {folder}"]
-    info, clip = probe(next(folder.glob("*/*.mp4"))), tiny_clip()
+    info, clip = probe(next(folder.glob("*/*.mp4"))), load_config("impacts").clip
     assert (info.height, info.width) == (clip.height, clip.width) == (128, 128)
     assert info.sample_rate == clip.sample_rate
     run = ("--out", tmp_path / "run", "--device", "cpu", "--dry-run")

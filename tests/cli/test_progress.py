@@ -4,7 +4,7 @@ import io
 
 from rich.console import Console
 
-from mmldm.cli.progress import ProgressLine
+from mmldm.cli.terminal import ProgressLine
 
 
 def shown(terminal: bool, *calls: tuple[str, int, int]) -> str:

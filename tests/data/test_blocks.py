@@ -65,17 +65,17 @@ def test_fixed_windows_are_the_middle_or_evenly_spread() -> None:
 
 
 def test_blocks_have_whole_files_of_at_most_so_many_windows() -> None:
-    rows = [entry(10.0, path=f"{i:02d}.mp4") for i in range(13)]
-    blocks = plan(rows, lambda row: random_starts(row, SPEC, 85, 0))
+    entries = [entry(10.0, path=f"{i:02d}.mp4") for i in range(13)]
+    blocks = plan(entries, lambda entry: random_starts(entry, SPEC, 85, 0))
     assert [len(block) for block in blocks] == [6, 6, 1]
-    assert [source.name for block in blocks for source in block] == [r.path for r in rows]
+    assert [source.name for block in blocks for source in block] == [r.path for r in entries]
     assert max(sum(len(s.starts) for s in block) for block in blocks) == 510
 
 
 def test_file_of_more_windows_than_a_block_fills_several_and_loses_none() -> None:
-    rows = [entry(10.0, path="a.mp4"), entry(100.0, path="film.mp4"), entry(10.0, path="b.mp4")]
-    starts = {r.path: random_starts(r, SPEC, 85 if r.duration == 10 else 1200, 0) for r in rows}
-    blocks = plan(rows, lambda row: starts[row.path])
+    entries = [entry(10.0, path="a.mp4"), entry(100.0, path="film.mp4"), entry(10.0, path="b.mp4")]
+    starts = {r.path: random_starts(r, SPEC, 85 if r.duration == 10 else 1200, 0) for r in entries}
+    blocks = plan(entries, lambda entry: starts[entry.path])
     assert [s.name for block in blocks for s in block] == [
         "a.mp4", "film.mp4, windows 0 to 511", "film.mp4, windows 512 to 1023",
         "film.mp4, windows 1024 to 1199", "b.mp4",
@@ -87,7 +87,7 @@ def test_file_of_more_windows_than_a_block_fills_several_and_loses_none() -> Non
 
 def test_long_film_is_read_in_pieces_of_bounded_size() -> None:
     film = entry(600.0)
-    (source,), *_ = plan([film], lambda row: random_starts(row, LARGE, 512, 0))
+    (source,), *_ = plan([film], lambda entry: random_starts(entry, LARGE, 512, 0))
     cut = pieces(source, LARGE)
     assert tuple(start for piece in cut for start in piece) == source.starts
     assert len(cut) > 10
@@ -97,7 +97,7 @@ def test_long_film_is_read_in_pieces_of_bounded_size() -> None:
 
 
 def test_clip_of_ten_seconds_is_read_at_once_and_far_windows_each_for_itself() -> None:
-    ((source,),) = plan([entry(10.0)], lambda row: random_starts(row, LARGE, 85, 0))
+    ((source,),) = plan([entry(10.0)], lambda entry: random_starts(entry, LARGE, 85, 0))
     assert len(pieces(source, LARGE)) == 1
-    ((source,),) = plan([entry(7200.0)], lambda row: fixed_starts(row, SPEC, 4))
+    ((source,),) = plan([entry(7200.0)], lambda entry: fixed_starts(entry, SPEC, 4))
     assert [len(piece) for piece in pieces(source, SPEC)] == [1, 1, 1, 1]

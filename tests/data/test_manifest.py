@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -57,7 +58,7 @@ def folder(tmp_path: Path, clip_file: Path) -> Path:
     return root
 
 
-def rows_named(names: list[str], class_name: str | None = None) -> list[Entry]:
+def entries_named(names: list[str], class_name: str | None = None) -> list[Entry]:
     return [
         Entry(path=name, status="used", class_name=class_name, duration=2.0, size=1, mtime_ns=1)
         for name in names
@@ -69,7 +70,7 @@ def test_scan_finds_every_media_file_and_the_counts_add_up(folder: Path) -> None
     manifest = scan(folder, SPEC, progress=lambda done, total: seen.append((done, total)))
     assert len(manifest.entries) == 8
     assert len(manifest.usable) == 6
-    assert {row.path: row.reason for row in manifest.entries if not row.usable} == {
+    assert {entry.path: entry.reason for entry in manifest.entries if not entry.usable} == {
         "drum/broken.mp4": "unreadable",
         "drum/page.webm": "unreadable",
     }
@@ -80,18 +81,18 @@ def test_scan_finds_every_media_file_and_the_counts_add_up(folder: Path) -> None
 def test_classes_are_the_first_level_of_folders(folder: Path) -> None:
     manifest = scan(folder, SPEC)
     assert manifest.classes == ["bell", "drum"]
-    names = {row.path: row.class_name for row in manifest.usable}
+    names = {entry.path: entry.class_name for entry in manifest.usable}
     assert names["bell/deep/b.MP4"] == "bell"
     assert names["loose.mp4"] is None
 
 
-def test_rows_hold_what_was_measured(folder: Path) -> None:
-    row = scan(folder, SPEC).usable[0]
-    assert (row.width, row.height, row.sample_rate, row.channels) == (16, 16, 16000, 1)
-    assert (row.video_codec, row.audio_codec, row.decode_errors) == ("h264", "aac", 0)
-    assert row.duration == pytest.approx(2.0, abs=0.01)
-    assert row.fps == pytest.approx(10.0)
-    assert row.silent_share == pytest.approx(0.0, abs=0.05)
+def test_entries_hold_what_was_measured(folder: Path) -> None:
+    entry = scan(folder, SPEC).usable[0]
+    assert (entry.width, entry.height, entry.sample_rate, entry.channels) == (16, 16, 16000, 1)
+    assert (entry.video_codec, entry.audio_codec, entry.decode_errors) == ("h264", "aac", 0)
+    assert entry.duration == pytest.approx(2.0, abs=0.01)
+    assert entry.fps == pytest.approx(10.0)
+    assert entry.silent_share == pytest.approx(0.0, abs=0.05)
 
 
 def test_too_short_for_the_clip_is_skipped_and_exactly_long_enough_is_not(folder: Path) -> None:
@@ -99,14 +100,14 @@ def test_too_short_for_the_clip_is_skipped_and_exactly_long_enough_is_not(folder
     assert len(scan(folder, exact).usable) == 6
     longer = SPEC.model_copy(update={"num_frames": 21})
     manifest = scan(folder, longer)
-    assert Counter(row.reason for row in manifest.entries) == {"too_short": 6, "unreadable": 2}
+    assert Counter(entry.reason for entry in manifest.entries) == {"too_short": 6, "unreadable": 2}
     with pytest.raises(UserError, match=r"too_short \(6\)"):
         manifest.require_clips()
 
 
-def test_a_usable_row_is_never_shorter_than_a_clip(folder: Path) -> None:
+def test_a_usable_entry_is_never_shorter_than_a_clip(folder: Path) -> None:
     spec = ClipSpec(num_frames=151, fps=75.1, height=16, width=16)  # 2.0107 s: in the tolerance
-    assert all(row.duration >= spec.duration for row in scan(folder, spec).usable)
+    assert all(entry.duration >= spec.duration for entry in scan(folder, spec).usable)
     assert len(scan(folder, spec).usable) == 6
 
 
@@ -116,7 +117,7 @@ def test_a_file_over_its_time_limit_is_a_timeout(
     """The alarm rings as soon as it is set, before any worker can answer."""
     monkeypatch.setattr(threading.Timer, "start", threading.Timer.run)
     manifest = scan(folder, SPEC, limits=Limits(seconds=0.001), workers=1)
-    assert {row.reason for row in manifest.entries} == {"timeout"}
+    assert {entry.reason for entry in manifest.entries} == {"timeout"}
 
 
 def test_saved_manifest_loads_equal(folder: Path, tmp_path: Path) -> None:
@@ -135,15 +136,15 @@ def test_files_without_sound_or_picture_are_kept_for_training_where_allowed(
     Clip(torch.zeros(1, 3, 16, 16, dtype=torch.uint8), sound, 10.0, 16000).save(
         folder / "bell/strike.wav"
     )
-    strict = {row.path: row.reason for row in scan(folder, SPEC).entries}
+    strict = {entry.path: entry.reason for entry in scan(folder, SPEC).entries}
     assert (strict["drum/mute.mp4"], strict["drum/dark.mp4"]) == ("no_audio", "no_video")
     assert "bell/strike.wav" not in strict
 
     manifest = scan(folder, SPEC, allow_missing=True, held_out=0.9)
     kept = {
-        row.path: (row.has_audio, row.has_video, row.split, row.note)
-        for row in manifest.usable
-        if not row.complete
+        entry.path: (entry.has_audio, entry.has_video, entry.split, entry.note)
+        for entry in manifest.usable
+        if not entry.complete
     }
     assert kept == {
         "bell/strike.wav": (True, False, "train", "no picture"),
@@ -151,7 +152,7 @@ def test_files_without_sound_or_picture_are_kept_for_training_where_allowed(
         "drum/mute.mp4": (False, True, "train", "no sound"),
     }
     assert len(manifest.complete.usable) == 6
-    assert all(row.duration == pytest.approx(2.0, abs=0.07) for row in manifest.usable)
+    assert all(entry.duration == pytest.approx(2.0, abs=0.07) for entry in manifest.usable)
     assert "without picture: 2 (such as bell/strike.wav)" in manifest.summary()
     assert "noted in 2, such as bell/strike.wav: no picture" in manifest.summary()
     assert Manifest.load(manifest.save(tmp_path / "manifest.jsonl")) == manifest
@@ -162,7 +163,7 @@ def test_moved_folder_is_found_beside_its_manifest(folder: Path, tmp_path: Path)
     moved = tmp_path / "elsewhere"
     folder.rename(moved)
     manifest = Manifest.load(moved / "manifest.jsonl")
-    assert all(manifest.file(row).is_file() for row in manifest.usable)
+    assert all(manifest.file(entry).is_file() for entry in manifest.usable)
 
 
 def test_changed_files_are_noticed(folder: Path) -> None:
@@ -171,7 +172,7 @@ def test_changed_files_are_noticed(folder: Path) -> None:
     (folder / "bell/a.mp4").unlink()
     with (folder / "drum/a.mp4").open("ab") as file:
         file.write(b"x")
-    assert [row.path for row in manifest.changed()] == ["bell/a.mp4", "drum/a.mp4"]
+    assert [entry.path for entry in manifest.changed()] == ["bell/a.mp4", "drum/a.mp4"]
 
 
 def test_plain_list_gives_paths_and_classes(folder: Path) -> None:
@@ -239,44 +240,48 @@ def test_a_wrong_list_is_a_user_error_with_its_line(
         scan(tmp_path / "list.jsonl", SPEC)
 
 
-def splits(rows: list[Entry], held_out: float = 0.1, seed: int = 0) -> dict[str, str]:
-    return {row.path: row.split for row in assign_splits(rows, held_out, seed)}
+def splits(entries: list[Entry], held_out: float = 0.1, seed: int = 0) -> dict[str, str]:
+    return {entry.path: entry.split for entry in assign_splits(entries, held_out, seed)}
 
 
 def test_a_files_split_does_not_depend_on_the_other_files() -> None:
     many = [f"{n}.mp4" for n in range(400)]
-    whole = splits(rows_named(many))
-    part = splits(rows_named(many[100:300]))
+    whole = splits(entries_named(many))
+    part = splits(entries_named(many[100:300]))
     assert all(whole[name] == split for name, split in part.items())
     assert 20 <= Counter(whole.values())["held_out"] <= 60
-    assert splits(rows_named(many), seed=1) != whole
+    assert splits(entries_named(many), seed=1) != whole
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 9])
 def test_few_clips_keep_training_clips_and_hold_out_one_from_four_on(count: int) -> None:
     for seed in range(20):
-        counts = Counter(splits(rows_named([f"{n}.mp4" for n in range(count)]), 0.1, seed).values())
+        counts = Counter(
+            splits(entries_named([f"{n}.mp4" for n in range(count)]), 0.1, seed).values()
+        )
         assert counts["train"] >= 1
         assert counts["held_out"] >= (1 if count >= 4 else 0)
 
 
 def test_every_class_keeps_a_training_clip() -> None:
     for seed in range(20):
-        rows = [row for k in range(30) for row in rows_named([f"{k}/a", f"{k}/b"], str(k))]
-        chosen = splits(rows, 0.5, seed)
+        entries = [
+            entry for k in range(30) for entry in entries_named([f"{k}/a", f"{k}/b"], str(k))
+        ]
+        chosen = splits(entries, 0.5, seed)
         for k in range(30):
             assert "train" in (chosen[f"{k}/a"], chosen[f"{k}/b"])
 
 
 def test_nothing_is_held_out_when_asked() -> None:
-    assert set(splits(rows_named([f"{n}" for n in range(50)]), 0.0).values()) == {"train"}
+    assert set(splits(entries_named([f"{n}" for n in range(50)]), 0.0).values()) == {"train"}
 
 
 def test_pattern_finds_the_class_in_a_file_name(tmp_path: Path, clip_file: Path) -> None:
     for name in ("gBR_sBM_c01_d04_mBR0_ch01", "gHO_sFM_c01_d20_mHO5_ch02", "unnamed"):
         shutil.copy(clip_file, tmp_path / f"{name}.mp4")
     manifest = scan(tmp_path, SPEC, class_pattern="_m([A-Z]{2}[0-9])_")
-    assert [row.class_name for row in manifest.entries] == ["BR0", "HO5", None]
+    assert [entry.class_name for entry in manifest.entries] == ["BR0", "HO5", None]
 
 
 def test_summary_names_counts_reasons_and_warnings(folder: Path) -> None:
@@ -308,9 +313,9 @@ def test_files_whose_names_are_not_utf8_are_skipped_and_the_rest_is_scanned(
 ) -> None:
     shutil.copy(clip_file, name_of(folder, b"bell/caf\xe9.mp4"))
     manifest = scan(folder, SPEC)
-    row = next(row for row in manifest.entries if row.reason == "unreadable_name")
-    assert row.path == r"bell/caf\xe9.mp4"
-    assert row.note == r"the name bell/caf\xe9.mp4 is not UTF-8; rename the file or folder"
+    entry = next(entry for entry in manifest.entries if entry.reason == "unreadable_name")
+    assert entry.path == r"bell/caf\xe9.mp4"
+    assert entry.note == r"the name bell/caf\xe9.mp4 is not UTF-8; rename the file or folder"
     assert len(manifest.usable) == 6 and len(manifest.entries) == 9
     assert Manifest.load(manifest.save(tmp_path / "m.jsonl")) == manifest
     assert r"unreadable_name: 1 (such as bell/caf\xe9.mp4)" in manifest.summary()
@@ -349,7 +354,7 @@ def test_test_clips_of_a_data_set_never_train(clip_file: Path, tmp_path: Path) -
     marked_copy(clip_file, root / "train/dog/leak.mp4", "leak")
     manifest = scan(root, SPEC)
     assert manifest.classes == ["cat", "dog"]
-    assert {row.path.split("/")[0] for row in manifest.split("train")} == {"train"}
+    assert {entry.path.split("/")[0] for entry in manifest.split("train")} == {"train"}
     assert len(manifest.split("train")) == 4 and len(manifest.split("held_out")) == 6
     text = manifest.summary()
     assert (
@@ -366,9 +371,9 @@ def test_equal_contents_are_told_and_so_are_those_in_two_classes(
     for path, mark in {"a/1": "x", "a/2": "x", "b/3": "x", "b/4": "y", "b/5": "z"}.items():
         marked_copy(clip_file, tmp_path / f"{path}.mp4", mark)
     manifest = scan(tmp_path, SPEC, held_out=0.5)
-    shas = {row.path: row.sha256 for row in manifest.entries}
+    shas = {entry.path: entry.sha256 for entry in manifest.entries}
     assert shas["a/1.mp4"] == sha256((tmp_path / "a/1.mp4").read_bytes()).hexdigest()
-    assert len({row.split for row in manifest.entries if row.sha256 == shas["a/1.mp4"]}) == 1
+    assert len({entry.split for entry in manifest.entries if entry.sha256 == shas["a/1.mp4"]}) == 1
     text = manifest.summary()
     assert "equal contents: 2 files repeat another one (such as a/1.mp4 and a/2.mp4)" in text
     assert "warning: 1 contents stand in two classes" in text
@@ -397,7 +402,7 @@ def test_folder_of_links_alone_says_that_links_are_not_followed(
     ):
         scan(root, SPEC)
     manifest = scan(root, SPEC, follow_links=True)
-    assert [row.path for row in manifest.usable] == ["a.mp4"]
+    assert [entry.path for entry in manifest.usable] == ["a.mp4"]
     assert manifest.usable[0].sha256 == sha256(blob.read_bytes()).hexdigest()
 
 
@@ -419,23 +424,25 @@ def test_relative_root_of_version_1_is_where_the_clips_are(
     manifest = scan(folder, SPEC)
     path = manifest.save(tmp_path / "m.jsonl")
     as_version_1(path, root="clips")
-    for row in manifest.usable:
-        marked_copy(clip_file, tmp_path / "elsewhere/clips" / row.path, "something else")
+    for entry in manifest.usable:
+        marked_copy(clip_file, tmp_path / "elsewhere/clips" / entry.path, "something else")
     monkeypatch.chdir(tmp_path / "elsewhere")
     assert Manifest.load(path).root == folder.resolve()
 
 
 def as_version_1(path: Path, root: str | None = None) -> None:
     """Rewrites a manifest as version 1 wrote it."""
-    header, *rows = [json.loads(line) for line in path.read_text().split("\n") if line]
-    old: dict[str, object] = {
+    header, *entries = [json.loads(line) for line in path.read_text().split("\n") if line]
+    old: dict[str, Any] = {
         "format": "mmldm-manifest",
         "version": 1,
         "root": root or header["root"],
         "ignored": {},
     }
-    rows = [{k: v for k, v in row.items() if k not in ("sha256", "group")} for row in rows]
-    path.write_text("".join(json.dumps(line) + "\n" for line in (old, *rows)))
+    entries = [
+        {k: v for k, v in entry.items() if k not in ("sha256", "group")} for entry in entries
+    ]
+    path.write_text("".join(json.dumps(line) + "\n" for line in (old, *entries)))
 
 
 def test_manifest_of_version_1_opens_and_keeps_its_files_key(folder: Path, tmp_path: Path) -> None:
@@ -443,9 +450,9 @@ def test_manifest_of_version_1_opens_and_keeps_its_files_key(folder: Path, tmp_p
     path = manifest.save(tmp_path / "m.jsonl")
     as_version_1(path)
     old = Manifest.load(path)
-    assert [row.path for row in old.entries] == [row.path for row in manifest.entries]
-    rows = [[r.path, r.size, r.mtime_ns, r.class_name, r.split, r.duration] for r in old.usable]
-    assert files_key(old) == cache_key(files=rows)
+    assert [entry.path for entry in old.entries] == [entry.path for entry in manifest.entries]
+    entries = [[r.path, r.size, r.mtime_ns, r.class_name, r.split, r.duration] for r in old.usable]
+    assert files_key(old) == cache_key(files=entries)
     assert old.changed() == []
     os.utime(old.file(old.usable[0]), ns=(1, 1))
     assert old.changed() == old.usable[:1]
@@ -461,30 +468,32 @@ def test_touched_file_is_the_same_file_and_other_content_is_not(folder: Path) ->
     (folder / "drum/broken.mp4").unlink()
     assert manifest.changed() == [second]
     touched = manifest.touched()
-    assert [row.mtime_ns for row in touched.entries if row.path == first.path] == [10**18]
-    assert {row.path for row in touched.entries if row not in manifest.entries} == {first.path}
+    assert [entry.mtime_ns for entry in touched.entries if entry.path == first.path] == [10**18]
+    assert {entry.path for entry in touched.entries if entry not in manifest.entries} == {
+        first.path
+    }
     assert files_key(touched) == files_key(manifest)
     assert touched.touched() == touched
 
 
 def test_changed_content_of_the_same_size_and_time_is_noticed_when_it_is_read(folder: Path) -> None:
     manifest = scan(folder, SPEC)
-    row, other = manifest.usable[:2]
-    path = folder / row.path
+    entry, other = manifest.usable[:2]
+    path = folder / entry.path
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(data)
-    os.utime(path, ns=(row.mtime_ns, row.mtime_ns))
+    os.utime(path, ns=(entry.mtime_ns, entry.mtime_ns))
     assert manifest.changed() == []
     with pytest.raises(MediaError, match="another content than when it was scanned") as error:
-        manifest.file(row)
+        manifest.file(entry)
     assert error.value.reason == "changed"
     assert manifest.file(other) == folder / other.path
     everything = manifest.model_copy(
         update={"entries": tuple(r.model_copy(update={"split": "train"}) for r in manifest.usable)}
     )
     items = [WindowDataset(everything, SPEC, "train", 0)[(0, index)] for index in range(2)]
-    assert isinstance(items[0], Failed) and items[0].file == row.path
+    assert isinstance(items[0], Failed) and items[0].file == entry.path
     assert not isinstance(items[1], Failed)
 
 
@@ -518,10 +527,10 @@ def test_second_scan_decodes_what_is_new_and_known_clips_keep_their_side(
         folder, SPEC, held_out=0.5, known=known, progress=lambda *counts: seen.append(counts)
     )
     assert len(seen) == 2 and seen[-1] == (8, 8)
-    fps = {row.path: row.fps for row in again.usable}
+    fps = {entry.path: entry.fps for entry in again.usable}
     assert {path for path, rate in fps.items() if rate != 99.0} == {"bell/new.mp4", "drum/b.mp4"}
-    sides = {row.path: row.split for row in known.usable}
-    assert all(row.split == sides[row.path] for row in again.usable if row.path in sides)
+    sides = {entry.path: entry.split for entry in known.usable}
+    assert all(entry.split == sides[entry.path] for entry in again.usable if entry.path in sides)
     assert "bell/a.mp4" not in fps and again.changed() == []
 
 
@@ -530,12 +539,12 @@ def test_second_scan_of_version_1_skips_training_copies_of_what_is_held_out(
 ) -> None:
     marked_copy(clip_file, folder / "bell/twin.mp4", (folder / "bell/a.mp4").as_posix())
     sides = {"bell/a.mp4": "held_out", "bell/twin.mp4": "train"}
-    rows = [
-        row.model_copy(update={"sha256": None, "split": sides.get(row.path, row.split)})
-        for row in scan(folder, SPEC).entries
+    entries = [
+        entry.model_copy(update={"sha256": None, "split": sides.get(entry.path, entry.split)})
+        for entry in scan(folder, SPEC).entries
     ]
-    old = Manifest(root=folder, entries=tuple(rows))
-    again = {row.path: row for row in scan(folder, SPEC, known=old).entries}
+    old = Manifest(root=folder, entries=tuple(entries))
+    again = {entry.path: entry for entry in scan(folder, SPEC, known=old).entries}
     assert again["bell/a.mp4"].split == "held_out" and again["bell/a.mp4"].sha256
     assert again["bell/twin.mp4"].reason == "copy_of_held_out"
 
@@ -570,14 +579,14 @@ def test_interrupted_scan_goes_on_and_ends_as_if_it_had_not_been(
     assert len(unfinished.read_text().split("\n")) == 1 + 3 + 1
     with unfinished.open("a") as file:
         file.write('{"path": "torn')
-    rows = [json.loads(line) for line in unfinished.read_text().split("\n")[1:4]]
+    lines = [json.loads(line) for line in unfinished.read_text().split("\n")[1:4]]
     seen: list[int] = []
-    (folder / rows[0]["path"]).touch()
+    (folder / lines[0]["path"]).touch()
     with pytest.raises(KeyboardInterrupt):
         scan(folder, SPEC, workers=1, unfinished=unfinished, progress=stop_at(5))
     kept = [json.loads(line)["path"] for line in unfinished.read_text().split("\n")
             if line.endswith("}}")]  # fmt: skip
-    assert len(kept) == 6 and set(kept) >= {row["path"] for row in rows}
+    assert len(kept) == 6 and set(kept) >= {line["path"] for line in lines}
     other = Limits(seconds=99)
     resumed = scan(folder, SPEC, unfinished=unfinished, progress=lambda done, _: seen.append(done))
     assert seen == [*range(1, 9)]

@@ -13,14 +13,16 @@ def entry(path: str, **facts: object) -> Entry:
     return Entry(path=path, **{**common, **facts})
 
 
-def sides(rows: list[Entry], held_out: float = 0.3, seed: int = 0) -> dict[str, str | None]:
-    return {row.path: row.split for row in assign_splits(rows, held_out, seed) if row.usable}
+def sides(entries: list[Entry], held_out: float = 0.3, seed: int = 0) -> dict[str, str | None]:
+    return {
+        entry.path: entry.split for entry in assign_splits(entries, held_out, seed) if entry.usable
+    }
 
 
 def test_lone_files_draw_by_their_paths_as_in_version_1() -> None:
     """Golden: sides that version 1 of the manifest gave these names (commit 950a8b9)."""
-    rows = [entry(f"{n}.mp4", sha256=f"{n:064x}") for n in range(40)]
-    held = {int(path[:-4]) for path, side in sides(rows, 0.1).items() if side == "held_out"}
+    entries = [entry(f"{n}.mp4", sha256=f"{n:064x}") for n in range(40)]
+    held = {int(path[:-4]) for path, side in sides(entries, 0.1).items() if side == "held_out"}
     assert held == {n for n in range(40) if draw(f"{n}.mp4", 0) < 0.1}
     assert held == {3, 14, 21, 34, 38}
 
@@ -48,58 +50,58 @@ def test_a_recordings_side_does_not_depend_on_how_many_parts_there_are(seed: int
 
 
 def test_a_copy_in_another_recording_joins_both() -> None:
-    rows = [
+    entries = [
         entry("a1.mp4", group="a", sha256="1"), entry("a2.mp4", group="a", sha256="2"),
         entry("b1.mp4", group="b", sha256="2"), entry("b2.mp4", group="b", sha256="3"),
         *(entry(f"{n}.mp4") for n in range(20)),
     ]  # fmt: skip
     for seed in range(20):
-        found = sides(rows, 0.5, seed)
+        found = sides(entries, 0.5, seed)
         assert len({found[f"{name}.mp4"] for name in ("a1", "a2", "b1", "b2")}) == 1
 
 
 def test_what_belongs_to_clips_with_a_split_of_their_own_follows_them() -> None:
-    rows = [
+    entries = [
         entry("test/a.mp4", sha256="1", split="held_out"), entry("copy of a.mp4", sha256="1"),
         entry("train/b.mp4", group="b", split="train"), entry("more of b.mp4", group="b"),
     ]  # fmt: skip
     for seed in range(20):
-        assert sides(rows, 0.5, seed) == {
+        assert sides(entries, 0.5, seed) == {
             "test/a.mp4": "held_out", "copy of a.mp4": "held_out",
             "train/b.mp4": "train", "more of b.mp4": "train",
         }  # fmt: skip
 
 
 def test_training_copy_of_what_its_data_set_holds_out_is_skipped_and_named() -> None:
-    rows = [
+    entries = [
         entry("train/a.mp4", sha256="1", split="train"), entry("train/b.mp4", sha256="2", split="train"),
         entry("test/c.mp4", sha256="1", split="held_out"),
     ]  # fmt: skip
-    first, second, third = assign_splits(rows, 0.1, 0)
+    first, second, third = assign_splits(entries, 0.1, 0)
     assert (first.status, first.reason) == ("skipped", "copy_of_held_out")
     assert first.note == "its content is held out, too, as test/c.mp4"
-    assert (second, third) == (rows[1], rows[2])
+    assert (second, third) == (entries[1], entries[2])
 
 
 def test_recording_with_an_incomplete_part_trains_as_a_whole() -> None:
-    rows = [
+    entries = [
         entry(f"{n}_{k}.mp4", group=str(n), has_audio=k > 0) for n in range(9) for k in range(3)
     ]
-    assert set(sides(rows, 0.9).values()) == {"train"}
+    assert set(sides(entries, 0.9).values()) == {"train"}
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_every_class_keeps_a_training_clip_when_recordings_are_drawn(seed: int) -> None:
-    rows = [
+    entries = [
         entry(f"{name}{n}_{k}.mp4", group=f"{name}{n}", class_name=name)
         for name in ("dog", "cat")
         for n in range(2)
         for k in range(5)
     ]
-    found = assign_splits(rows, 0.8, seed)
-    assert {row.class_name for row in found if row.split == "train"} == {"dog", "cat"}
-    lone = assign_splits([r.model_copy(update={"group": "one"}) for r in rows], 0.8, seed)
-    assert {row.split for row in lone} == {"train"}
+    found = assign_splits(entries, 0.8, seed)
+    assert {entry.class_name for entry in found if entry.split == "train"} == {"dog", "cat"}
+    lone = assign_splits([r.model_copy(update={"group": "one"}) for r in entries], 0.8, seed)
+    assert {entry.split for entry in lone} == {"train"}
 
 
 def test_things_that_share_marks_are_joined_through_others() -> None:

@@ -5,7 +5,7 @@ import torch
 
 from mmldm.errors import UserError
 from mmldm.models.feature_adapter import FeatureAdapter
-from mmldm.models.latent_layout import LatentLayout
+from mmldm.models.perceptual_encoder import LatentLayout
 
 TAPS = [(8, 8, 8), (8, 8, 8), (8, 4, 4), (12, 4, 4)]
 

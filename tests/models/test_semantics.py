@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mmldm.models.latent_layout import LatentLayout
+from mmldm.models.perceptual_encoder import LatentLayout
 from mmldm.models.semantics import ClassificationHead, ContrastiveHead, Projector
 from mmldm.types import AV
 

@@ -1,5 +1,8 @@
 """What a person hands the pipeline in Python: numpy, seeds, stereo, offloading."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 import pytest
 import torch
@@ -8,9 +11,7 @@ from diffusers import DiffusionPipeline
 
 from mmldm.errors import UserError
 from mmldm.media.clip import Clip
-from mmldm.models.signal_decoder import SignalDecoder
 from mmldm.pipelines.decoding import DECODER_IMAGES_PER_CALL
-from mmldm.types import AV
 
 from .conftest import SPEC, build_pipeline
 
@@ -119,31 +120,26 @@ def test_clip_whose_sound_is_not_finite_is_not_written(tmp_path, suffix):
     assert not any(tmp_path.iterdir())
 
 
-def test_given_clip_is_encoded_once_for_all_samples(pipeline, waveforms, monkeypatch):
+@contextmanager
+def counted_inputs(module: torch.nn.Module) -> Iterator[list[int]]:
+    """How many rows a network is given, call by call."""
     seen: list[int] = []
-    encode = pipeline.autoencoder.encode
+    hook = module.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
+    yield seen
+    hook.remove()
 
-    def counted(images: AV) -> AV:
-        seen.append(len(images.audio))
-        return encode(images)
 
-    monkeypatch.setattr(pipeline.autoencoder, "encode", counted)
-    latents(pipeline, audio=waveforms[0], num_samples=5, batch_size=2, seed=0)
+def test_given_clip_is_encoded_once_for_all_samples(pipeline, waveforms):
+    with counted_inputs(pipeline.autoencoder.encoders.audio) as seen:
+        latents(pipeline, audio=waveforms[0], num_samples=5, batch_size=2, seed=0)
     assert seen == [1]
 
 
-def test_decoder_sees_a_bounded_number_of_images(pipeline, monkeypatch):
+def test_decoder_sees_a_bounded_number_of_images(pipeline):
     made = latents(pipeline, num_samples=9, batch_size=9, seed=0)
     whole = pipeline.decode(made, images_per_call=1000)
-    seen: list[int] = []
-    forward = SignalDecoder.forward
-
-    def counted(self, sample, *args, **kwargs):
-        seen.append(len(sample))
-        return forward(self, sample, *args, **kwargs)
-
-    monkeypatch.setattr(SignalDecoder, "forward", counted)
-    clips = pipeline.decode(made)
+    with counted_inputs(pipeline.autoencoder.decoder) as seen:
+        clips = pipeline.decode(made)
     assert max(seen) <= DECODER_IMAGES_PER_CALL < 9 * (SPEC.num_frames + 1)
     for clip, other in zip(clips, whole, strict=True):
         assert (clip.frames.int() - other.frames.int()).abs().max() <= 1

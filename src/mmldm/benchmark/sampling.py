@@ -39,6 +39,7 @@ def untrained_pipeline(config: RunConfig, summary: Summary) -> SoundingVideoPipe
     Args:
         summary: Of the recipe.
     """
+    # Each part as its job would make it, from the shapes of the recipe's summary.
     vae: Any = used_vae(config, build_vae(config, weights=False))
     shape = summary.spaces["image latents"].audio[1:]
     autoencoder = untrained_autoencoder(config, shape, len(CLASSES))
@@ -76,6 +77,7 @@ class Sampling:
         statistics = pipeline.autoencoder.image_statistics
         self.codec = ImageCodec(pipeline.vae, statistics).to(self.device)
         self.audio_image = AudioImage(pipeline.clip_spec).to(self.device)
+        # What each part reads is what the part before it made.
         self.latents: AV[Tensor] = self._latents().map(lambda z: z.to(self.device))
         self.image_latents = self._image_latents()
         self.images = self._images()
@@ -103,9 +105,11 @@ class Sampling:
         )
 
     def _latents(self) -> AV[Tensor]:
+        """Latents AV((B,C,T',H',W')) from noise."""
         return self._sample("latent").latents
 
     def _image_latents(self) -> AV[Tensor]:
+        """Image latents AV((B,1,c,h,w), (B,T,c,h,w)) of the latents."""
         return decode_to_image_latents(
             self.pipeline.autoencoder,
             self.pipeline.decoder_scheduler,
@@ -117,10 +121,12 @@ class Sampling:
 
     @torch.no_grad()
     def _images(self) -> AV[Tensor]:
+        """Images AV((B,1,3,H,W), (B,T,3,H,W)) in [-1,1] of the image latents."""
         return self.image_latents.map(self.codec.decode, MODALITIES)
 
     @torch.no_grad()
     def _waveforms(self) -> Tensor:
+        """Waveforms (B,S) of the audio images."""
         iterations = self.settings.phase_iterations
         return sound(self.images.audio, self.audio_image, self.pipeline.vocoder, iterations)
 

@@ -1,13 +1,13 @@
 """Training steps of a recipe without its data: the stages' own turns, on random rows.
 
-RunConfig -> jobs -> steps. Weights and rows are random, which changes no shape and no time; the turns,
-the optimisers and the running average are those that `mmldm train` uses.
+RunConfig -> step plans -> training steps. Weights and rows are random, which changes no shape and no time.
+The turns, the optimisers and the running average are those that `mmldm train` uses.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -68,59 +68,60 @@ def _everything(rows: int) -> AV[Tensor]:
 
 
 @dataclass(frozen=True)
-class Job:
+class StepPlan:
     """What one training step of a job consists of.
 
     Attributes:
         name: "vae", "autoencoder", "autoencoder with critic", "generator", "vocoder".
         train: Its settings.
         turns: Turn name -> module, those that run.
-        learning_rates: Turn name -> rate where it is not the recipe's.
         averaged: Modules with a running average.
         rows: Number of clips -> a batch on the device.
+        learning_rates: Turn name -> rate where it is not the recipe's.
         step: Steps that count as completed.
     """
 
     name: str
     train: TrainConfig
     turns: Mapping[str, nn.Module]
-    learning_rates: Mapping[str, float]
     averaged: Mapping[str, nn.Module]
     rows: Rows
+    learning_rates: Mapping[str, float] = field(default_factory=dict)
     step: int = 0
 
 
 class TrainingStep:
     """Calling it takes one step on `batch_size` rows in one pass: every turn, then the average."""
 
-    def __init__(self, job: Job, batch_size: int, device: torch.device) -> None:
-        config = job.train.model_copy(update={"batch_size": batch_size, "accumulate": 1})
+    def __init__(self, plan: StepPlan, batch_size: int, device: torch.device) -> None:
+        config = plan.train.model_copy(update={"batch_size": batch_size, "accumulate": 1})
         process = Process(device=device)
-        self.job, self.batch, self.device = job, job.rows(batch_size), device
-        self.turns = {
-            name: Turn(name, m, config, job.learning_rates.get(name, config.learning_rate), process)
-            for name, m in job.turns.items()
-        }
-        self.average = Average(job.averaged, config.ema_decay)
+        self.step, self.batch, self.device = plan.step, plan.rows(batch_size), device
+        self.turns = {}
+        for name, module in plan.turns.items():
+            rate = plan.learning_rates.get(name, config.learning_rate)
+            self.turns[name] = Turn(name, module, config, rate, process)
+        self.average = Average(plan.averaged, config.ema_decay)
 
     def __call__(self) -> None:
         for turn in self._in_order():
-            turn.step([self.batch], seed=0, step=self.job.step, factor=1.0)
-        self.average.update(self.job.step)
+            turn.step([self.batch], seed=0, step=self.step, factor=1.0)
+        self.average.update(self.step)
 
     def flops(self) -> int:
         """Of the forward and backward passes of the whole batch, without the optimisers'."""
         rows = len(self.batch.class_labels)
 
+        # The optimisers' own operations do not grow with the batch.
         def forward_and_backward() -> None:
             for turn in self._in_order():
-                random = StepRandom(0, self.job.step, turn.name, rows, device=self.device)
+                random = StepRandom(0, self.step, turn.name, rows, device=self.device)
                 turn.module(self.batch, random)["loss"].backward()
 
         return count_flops(forward_and_backward)[0]
 
     def _in_order(self) -> Iterator[Turn]:
-        """The turns, each alone open to gradients while it runs; in the end all are open again."""
+        """The turns. While one runs, it alone is open to gradients; in the end all are open again."""
         try:
             for name, turn in self.turns.items():
                 for other in self.turns.values():
@@ -131,9 +132,9 @@ class TrainingStep:
                 turn.open(trainable=True)
 
 
-def training_jobs(
+def step_plans(
     config: RunConfig, summary: Summary, wanted: Sequence[str], device: torch.device
-) -> Iterator[Job]:
+) -> Iterator[StepPlan]:
     """The wanted jobs of a recipe, built one at a time: memory for one is enough.
 
     Args:
@@ -150,44 +151,48 @@ def training_jobs(
         yield _vocoder(config, config.vocoder.train, device)
 
 
-def _vae(config: RunConfig, train: TrainConfig, device: torch.device) -> Job:
+def _vae(config: RunConfig, train: TrainConfig, device: torch.device) -> StepPlan:
     vae = build_vae(config, weights=False)
     turn = VaeTurn(vae, config.clip, config.vae).to(device)
-    return Job("vae", train, {"model": turn}, {}, {"vae": vae}, _media(config, device))
+    rows = _media(config, device)
+    return StepPlan("vae", train, {"model": turn}, {"vae": vae}, rows)
 
 
-def _autoencoder(config: RunConfig, summary: Summary, device: torch.device) -> Iterator[Job]:
+def _autoencoder(config: RunConfig, summary: Summary, device: torch.device) -> Iterator[StepPlan]:
     cache = RandomCache(summary.spaces["image latents"], channel_axis=1)
+    # The critic decodes images: it needs the VAE.
     vae = untrained_pipeline(config, summary).vae
     stage = AutoencoderStage(config, vae, Splits(cache, cache), device)
     job = config.autoencoder
+    # The critic joins late: a step without it, and one with it, where they differ.
     steps = [0] if job.critic is None else [0, job.critic.start_step]
     for step in dict.fromkeys(steps):
         active = stage.active_turns(step)
-        yield Job(
+        yield StepPlan(
             "autoencoder with critic" if "critic" in active else "autoencoder",
             job.train,
             {name: stage.turns[name] for name in active},
-            stage.learning_rates,
             stage.ema_modules,
             _cached(cache, device),
+            stage.learning_rates,
             step,
         )
 
 
-def _generator(config: RunConfig, summary: Summary, device: torch.device) -> Job:
+def _generator(config: RunConfig, summary: Summary, device: torch.device) -> StepPlan:
     cache = RandomCache(summary.spaces["latents"], channel_axis=0)
     pipeline = untrained_pipeline(config, summary)
     stage = GeneratorStage(config, pipeline, Splits(cache, cache), device)
     rows = _cached(cache, device)
-    return Job("generator", config.generator.train, stage.turns, {}, stage.ema_modules, rows)
+    return StepPlan("generator", config.generator.train, stage.turns, stage.ema_modules, rows)
 
 
-def _vocoder(config: RunConfig, train: TrainConfig, device: torch.device) -> Job:
+def _vocoder(config: RunConfig, train: TrainConfig, device: torch.device) -> StepPlan:
     job: Any = config.vocoder
     vocoder: Any = build_vocoder(job, config.clip, config.seed)
     turn = VocoderTurn(vocoder, config.clip, job.loss).to(device)
-    return Job("vocoder", train, {"model": turn}, {}, {"vocoder": vocoder}, _media(config, device))
+    rows = _media(config, device)
+    return StepPlan("vocoder", train, {"model": turn}, {"vocoder": vocoder}, rows)
 
 
 def _cached(cache: RandomCache, device: torch.device) -> Rows:

@@ -9,33 +9,35 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mmldm.cli.generate import DeviceOption, QualityOption, load_model
-from mmldm.cli.output import require_writable
-from mmldm.cli.progress import ProgressLine
-from mmldm.cli.train import JOBS
+from mmldm.cli.generate import load_model
+from mmldm.cli.terminal import (
+    ChangesOption,
+    DeviceOption,
+    ModelOption,
+    ProgressLine,
+    QualityOption,
+    require_writable,
+    silence_diffusers,
+)
+from mmldm.cli.train import JOB_NAMES
 from mmldm.errors import UserError
 
 if TYPE_CHECKING:
     import torch
 
-    from mmldm.benchmark.measure import System
+    from mmldm.benchmark.costs import System
     from mmldm.pipelines.sounding_video import SoundingVideoPipeline
 
-WORKS = ("sample", *JOBS)
+WORKS = ("sample", *JOB_NAMES)
 
 
 def benchmark(
-    model: Annotated[
-        str | None,
-        typer.Option(help="Model or run folder, or hub name. Default: the bundled one."),
-    ] = None,
+    model: ModelOption = None,
     config: Annotated[
-        Path | None, typer.Option(help="A recipe (YAML) instead, with random weights.")
+        Path | None,
+        typer.Option(help="A recipe instead (YAML, or its name), with random weights."),
     ] = None,
-    changes: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Changes one setting; repeatable."),
-    ] = None,
+    changes: ChangesOption = None,
     jobs: Annotated[
         str, typer.Option(metavar="NAMES", help=f"Of {', '.join(WORKS)}; with commas between.")
     ] = ",".join(WORKS),
@@ -59,6 +61,7 @@ def benchmark(
     device: DeviceOption = None,
 ) -> None:
     """Times sampling and training steps, whole and in parts; counts FLOPs, memory and energy."""
+    # Mistakes are told before torch is loaded.
     wanted = jobs.split(",")
     unknown = [name for name in wanted if name not in WORKS]
     if unknown:
@@ -70,15 +73,12 @@ def benchmark(
     if json is not None:
         require_writable(json.parent)
 
-    from diffusers.utils import logging as diffusers_logging
-
-    from mmldm.benchmark.against import load_step
-    from mmldm.benchmark.measure import Clock, measure
-    from mmldm.benchmark.table import facts, to_json, to_markdown
+    from mmldm.benchmark.costs import Clock, costs, facts, to_json, to_markdown
+    from mmldm.benchmark.timing import load_step
     from mmldm.files import write_text
     from mmldm.training.distributed import choose_device
 
-    diffusers_logging.set_verbosity_error()
+    silence_diffusers()
     chosen = choose_device(device)
     used = precision or ("bf16" if chosen.type == "cuda" else "fp32")
     step = None if against is None else load_step(against)
@@ -86,7 +86,7 @@ def benchmark(
     about = facts(chosen, used, shlex.join(["mmldm", *sys.argv[1:]]))
     rows = []
     with ProgressLine() as line:
-        for row in measure(system, wanted, batch, Clock(repeats, chosen, step)):
+        for row in costs(system, wanted, batch, Clock(repeats, chosen, step)):
             rows.append(row)
             line.console.print(f"{row.work}: {row.timing.median:.3g} s", highlight=False)
     if not rows:
@@ -106,13 +106,14 @@ def _system(
     device: torch.device,
 ) -> System:
     """What the options name: a recipe, a run folder (model and recipe), or a model alone."""
-    from mmldm.benchmark.machine import DTYPES
-    from mmldm.benchmark.measure import System
+    from mmldm.benchmark.costs import System
     from mmldm.benchmark.sampling import CLASSES, untrained_pipeline
+    from mmldm.benchmark.timing import DTYPES
     from mmldm.config import changed, load_config
     from mmldm.training.recipe import tiny_recipe
     from mmldm.training.summary import summarise
 
+    # The recipe: the one given, the run's own, or the bundled model's; a model alone has none.
     own = None if model is None else Path(model) / "config.yaml"
     if config is not None or (own is not None and own.is_file()):
         recipe = load_config(config or own or "")
@@ -123,9 +124,11 @@ def _system(
     else:
         options = {"quality": quality}
         return System(lambda: load_model(model, str(device)).to(DTYPES[precision]), options, None)
+
+    # All parts that are trained, in the precision that is asked for.
     written = recipe.sample
     recipe = changed(recipe, changes)
-    trained = [job for job in JOBS if getattr(getattr(recipe, job), "train", None) is not None]
+    trained = [job for job in JOB_NAMES if getattr(getattr(recipe, job), "train", None) is not None]
     recipe = changed(recipe, [f"{job}.train.precision={precision}" for job in trained])
     summary = summarise(recipe, len(CLASSES))
 

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mmldm.cli.output import require_writable, say
-from mmldm.cli.progress import ProgressLine
+from mmldm.cli.terminal import ProgressLine, require_writable, say
 
 if TYPE_CHECKING:
     from mmldm.types import ClipSpec
@@ -51,6 +50,7 @@ def scan(
     from mmldm.strict import parse
     from mmldm.types import ClipSpec
 
+    # Mistakes are told before the first clip is decoded.
     spec = parse(ClipSpec, {"num_frames": frames, "fps": fps}, "a training window")
     patterns = {"class_pattern": class_pattern, "group_pattern": group_pattern}
     for name, pattern in patterns.items():
@@ -116,9 +116,9 @@ def synthesize(
             progress=lambda done, total: line("clips", done, total),
         )
     typer.echo(f"{clips} clips in {folder}")
-    from mmldm.training.recipe import tiny_clip
+    from mmldm.config import load_config
 
-    for sentence in _what_is_next(folder, config.spec, tiny_clip()):
+    for sentence in _what_is_next(folder, config.spec, load_config("impacts").clip):
         typer.echo(sentence)
 
 
@@ -134,6 +134,7 @@ def _what_is_next(folder: Path, made: ClipSpec, chosen: ClipSpec) -> list[str]:
             f"next: a recipe with clips of at most {made.duration:g} s (docs/training.md): the one that "
             f"`mmldm train {folder}` chooses needs {chosen.duration:g} s"
         ]
+    # Nothing but its picture size and its sample rate would be changed in silence.
     changes = []
     if (made.height, made.width) != (chosen.height, chosen.width):
         changes.append(

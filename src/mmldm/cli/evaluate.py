@@ -12,9 +12,8 @@ from typing import Annotated
 import typer
 
 from mmldm import __version__
-from mmldm.cli.generate import DeviceOption, load_model
-from mmldm.cli.output import require_writable, say
-from mmldm.cli.progress import ProgressLine
+from mmldm.cli.generate import load_model
+from mmldm.cli.terminal import DeviceOption, ProgressLine, note, require_writable, say
 from mmldm.errors import UserError
 
 
@@ -118,7 +117,7 @@ def evaluate(
         )
         page = save(report, write_pictures(found, rules.spec, out), out)
     if not can_plot():
-        typer.echo(f"note: {NO_PLOTS}", err=True)
+        note(NO_PLOTS)
     say(table(report))
     say(f"\n{report['speed']['sentence']}")
     for sentence in sentences(report):

@@ -9,8 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mmldm.cli.output import require_writable, silence_diffusers
-from mmldm.cli.progress import ProgressLine
+from mmldm.cli.terminal import (
+    DeviceOption,
+    ModelOption,
+    ProgressLine,
+    QualityOption,
+    note,
+    require_writable,
+    silence_diffusers,
+)
 from mmldm.errors import UserError
 
 if TYPE_CHECKING:
@@ -26,15 +33,7 @@ NOTED_DIFFERENCE = 0.001
 """Seconds between the start asked for and the one taken that are worth a note."""
 NOTED_REST = 0.1
 """Seconds of a given file beyond the clip that are worth a note."""
-ModelOption = Annotated[
-    str | None, typer.Option(help="Model or run folder, or hub name. Default: the bundled one.")
-]
 OutOption = Annotated[Path, typer.Option(help="Folder for the mp4 files and the sheet.")]
-DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda. Default: the best.")]
-QualityOption = Annotated[
-    str | None,
-    typer.Option(help="best, balanced, fast: quality for time. Default: the model's choice."),
-]
 DecoderStepsOption = Annotated[
     int | None, typer.Option(min=1, max=1000, help="Signal decoder steps. Default: the quality's.")
 ]
@@ -90,21 +89,24 @@ def generate(
     if class_name is not None and not pipeline.class_names:
         raise UserError("this model was trained without classes: leave --class out.")
     spec = pipeline.clip_spec
-    given_audio, given_frames = None, None
+
+    # What is given: a sound (S,), or frames (T,3,H,W).
+    media: dict[str, Any] = {}
     if audio is not None:
-        given_audio = _window(audio, start, spec, want_video=False).waveforms[0]
+        media["audio"] = _window(audio, start, spec, want_video=False).waveforms[0]
     if video is not None:
         window = _window(video, start, spec, want_audio=False)
-        given_frames = window.frames[window.indices[0]]
+        media["frames"] = window.frames[window.indices[0]]
+
     settings: dict[str, Any] = {
         "guidance_scale": guidance,
         "num_inference_steps": steps,
         "decoder_steps": decoder_steps,
         "scheduler": scheduler,
     }
+    # Progress counts generator steps, over all batches of clips.
     count = pipeline.settings(quality, **settings).num_inference_steps
     total, done = -(-num_samples // BATCH) * count, 0
-
     with ProgressLine() as line:
 
         def after_step(*_: Any) -> dict[str, Any]:
@@ -116,15 +118,16 @@ def generate(
 
         output: Any = pipeline(
             num_samples=num_samples,
-            audio=given_audio,
-            frames=given_frames,
             class_labels=class_name,
             quality=quality,
-            **settings,
             seed=seed,
             batch_size=BATCH,
             callback_on_step_end=after_step,
+            **media,
+            **settings,
         )
+
+    # Files are named after the task, what was given and the class.
     clips = output.clips
     task = "a2v" if audio is not None else "v2a" if video is not None else "joint"
     words = [task, *([given.stem] if given else []), *([class_name] if class_name else [])]
@@ -165,6 +168,7 @@ def reconstruct(
     from mmldm.media.spectrogram import AudioImage
     from mmldm.pipelines.decoding import save_clips
 
+    # What is kept: by an image VAE alone, or by a model's whole autoencoder.
     if vae is not None:
         from mmldm.models.image_vae import load_image_vae
         from mmldm.training.distributed import choose_device
@@ -177,6 +181,7 @@ def reconstruct(
         spec = pipeline.clip_spec
         original = _window(clip, start, spec).clip(0, spec)
         kept = pipeline.reconstruct(original, decoder_steps=decoder_steps)
+
     numbers = fidelity(kept, original, AudioImage(spec))
     name = f"reconstruction_{clip.stem}"
     *files, sheet = save_clips([original, kept], out, name, ["original", "reconstruction"])
@@ -196,29 +201,24 @@ def _window(
     from mmldm.media.reader import read_windows
 
     windows = read_windows(path, [start], spec, want_video=want_video, want_audio=want_audio)
-    for sentence in (
-        *windows.notes,
-        *_what_is_used(windows, start, spec),
-        *_how_it_is_shown(windows, spec),
-    ):
-        typer.echo(f"note: {sentence}", err=True)
+    for sentence in (*windows.notes, *_differences(windows, start, spec)):
+        note(sentence)
     return windows
 
 
-def _what_is_used(windows: Windows, start: float, spec: ClipSpec) -> Iterator[str]:
+def _differences(windows: Windows, start: float, spec: ClipSpec) -> Iterator[str]:
+    """Which part of a given file is used, and how its picture is read."""
+    # Time: where the clip starts, and how much of a longer file is left.
     begins, length = windows.starts.item(), windows.length
     if abs(begins - start) > NOTED_DIFFERENCE:
         yield f"the clip starts at {begins:.3f} s, at the source frame nearest to {start:g} s"
     if length is not None and length > spec.duration + NOTED_REST:
         part = f"{spec.duration:g} s of {length:.1f} s are used"
-        yield (
-            f"{part}, from {begins:.3f} s on"
-            if start
-            else f"the first {part}; --start takes another part"
-        )
-
-
-def _how_it_is_shown(windows: Windows, spec: ClipSpec) -> Iterator[str]:
+        if start:
+            yield f"{part}, from {begins:.3f} s on"
+        else:
+            yield f"the first {part}; --start takes another part"
+    # Picture: its size and rate, where they are not the clip's.
     if windows.size is None or windows.fps is None:
         return
     (width, height), fps = windows.size, windows.fps
@@ -237,9 +237,11 @@ def load_model(model: str | None, device: str | None) -> SoundingVideoPipeline:
 
     silence_diffusers()
     chosen = choose_device(device)
-    name = model if model is not None else str(BUNDLED)
     if model is None and not BUNDLED.is_dir():
         raise UserError("the bundled model is not in this installation: name one with --model.")
+
+    # A run folder holds its model in model/.
+    name = str(BUNDLED) if model is None else model
     if (Path(name) / "model" / "model_index.json").is_file():
         name = str(Path(name) / "model")
     elif (Path(name) / "manifest.jsonl").is_file():
@@ -247,6 +249,7 @@ def load_model(model: str | None, device: str | None) -> SoundingVideoPipeline:
             f"{name} is a training run without a finished model: the generator job writes model/ "
             "at its end, so repeat the mmldm train command."
         )
+    # What is not here may be on the hub; its error says in brackets what only a programmer reads.
     try:
         pipeline = SoundingVideoPipeline.from_pretrained(name)
     except UserError as error:

@@ -15,7 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 from mmldm import __version__
-from mmldm.cli import benchmark, data, distill, evaluate, generate, train
+from mmldm.cli import benchmark, data, evaluate, generate, train
 from mmldm.errors import RefusedElsewhereError, UserError
 from mmldm.text import printable_lines
 
@@ -64,7 +64,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("train")(train.train)
-app.command("distill")(distill.distill)
+app.command("distill")(train.distill)
 app.command("generate")(generate.generate)
 app.command("reconstruct")(generate.reconstruct)
 app.command("evaluate")(evaluate.evaluate)

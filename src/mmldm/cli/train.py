@@ -1,46 +1,59 @@
-"""`mmldm train`: a folder of clips to a model, or one job of a recipe."""
+"""Commands that train: `train`, a folder of clips to a model, and `distill`, a run to a faster model."""
 
 from __future__ import annotations
 
 import json
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mmldm.cli.output import require_writable, say
-from mmldm.cli.progress import ProgressLine
+from mmldm.cli.terminal import (
+    ChangesOption,
+    DeviceOption,
+    ProgressLine,
+    require_writable,
+    say,
+    silence_diffusers,
+)
 from mmldm.errors import UserError
 
 if TYPE_CHECKING:
     from mmldm.config import RunConfig
     from mmldm.data.manifest import Manifest
+    from mmldm.training.loop import TrainResult
 
-JOBS = ("vae", "autoencoder", "generator", "vocoder")
+JOB_NAMES = ("vae", "autoencoder", "generator", "vocoder")
+"""Those of `training`, known before torch is loaded."""
+
+
+class Distillable(StrEnum):
+    """What can be distilled."""
+
+    generator = "generator"
+    decoder = "decoder"
 
 
 def train(
     target: Annotated[
         str,
-        typer.Argument(help=f"Folder of clips (all jobs), or one job: {', '.join(JOBS)}."),
+        typer.Argument(help=f"Folder of clips (all jobs), or one job: {', '.join(JOB_NAMES)}."),
     ],
     out: Annotated[Path, typer.Option(help="Run folder; the same command resumes it.")] = Path(
         "runs/mine"
     ),
     config: Annotated[
         Path | None,
-        typer.Option(help="Recipe (YAML). Default: the run's own, or chosen for data and machine."),
+        typer.Option(
+            help="Recipe: YAML, or impacts, landscape, aist. Default: the run's own, or chosen."
+        ),
     ] = None,
-    changes: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Changes one setting; repeatable."),
-    ] = None,
+    changes: ChangesOption = None,
     minutes: Annotated[
         float | None, typer.Option(min=0.1, help="Time budget the chosen recipe is sized for.")
     ] = None,
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, cuda:1. Default: the best.")
-    ] = None,
+    device: DeviceOption = None,
     data: Annotated[
         Path | None,
         typer.Option(help="Where the clips of a run are now, if they have moved; needed once."),
@@ -57,14 +70,14 @@ def train(
     ] = False,
 ) -> None:
     """Trains a model on your clips: scan, vae, autoencoder, generator, vocoder if asked for. Resumes."""
-    one_job = target in JOBS
+    one_job = target in JOB_NAMES
     recipe = config or (out / "config.yaml" if (out / "config.yaml").is_file() else None)
     if one_job and recipe is None:
         raise UserError(
             f"`mmldm train {target}` needs --config, or an earlier run folder in --out."
         )
     if not one_job and data is None and not Path(target).exists():
-        raise UserError(f"{target} is neither clips nor one of the jobs {', '.join(JOBS)}.")
+        raise UserError(f"{target} is neither clips nor one of the jobs {', '.join(JOB_NAMES)}.")
     if config is not None and minutes is not None:
         raise UserError(
             "--minutes sizes the recipe that is chosen without --config; give only one."
@@ -82,18 +95,21 @@ def train(
     from mmldm.training.run_folder import RunFolder, claim
     from mmldm.training.summary import summarise
 
+    # The recipe, if there is one already. Until one is chosen for the clips, the tiny one says how to look at
+    # them.
     folder = RunFolder(out)
     changes = list(changes or [])
     if data is not None:
         changes.append(f"data.folder={json.dumps(str(data.resolve()))}")
     settings = load_config(recipe, changes) if recipe else None
-    # Until a recipe is chosen for the clips, the tiny one says how to look at them.
     reading = settings or changed(tiny_recipe(), changes)
+
+    # The clips. A run's own recipe names their folder as it was typed once; its manifest knows where that is.
     source: str | None = target
     if one_job:
-        # A run's own recipe names the folder as it was typed once; its manifest knows where that is.
         named = config is not None or any(change.startswith("data.folder") for change in changes)
         source = reading.data.folder if named or not folder.manifest.is_file() else None
+
     with ProgressLine() as line, process_group(device) as process:
         if settings is None and process.world > 1:
             raise UserError(
@@ -128,20 +144,62 @@ def train(
         chosen, scanned = process.on_main(prepare) or (reading, None)
         if dry_run:
             return
+
         with claim(folder, chosen, scanned, process) as manifest:
             journey = Journey(chosen, folder, manifest, process, line.console, line)
             for job in (target,) if one_job else jobs(chosen):
-                result = journey.run(job)
-                if result is not None and result.stopped_by in ("SIGINT", "SIGTERM"):
-                    if process.is_main:
-                        typer.echo(f"stopped in {job}, nothing lost: the same command goes on")
+                if _stopped(journey.run(job), job, process.is_main):
                     return
             page = process.on_main(lambda: write_report_page(folder))
             if process.is_main:
                 if one_job:
                     typer.echo(f"{job}: {folder.export(job)}")
-                if folder.model.is_dir():
-                    typer.echo(f"model:  {folder.model}")
+                model = folder.model if folder.model.is_dir() else None
+                if model is not None:
+                    typer.echo(f"model:  {model}")
                 typer.echo(f"report: {page}")
-                if folder.model.is_dir():
+                if model is not None:
                     typer.echo(f"next:   mmldm generate --model {out}")
+
+
+def distill(
+    part: Annotated[Distillable, typer.Argument(help="What is to need fewer steps.")],
+    run: Annotated[Path, typer.Argument(help="A finished run folder; the same command resumes.")],
+    changes: ChangesOption = None,
+    device: DeviceOption = None,
+) -> None:
+    """Distils a run's generator (8, then 4 steps, no guidance) or signal decoder (4, 2, 1 steps)."""
+    if not (run / "config.yaml").is_file():
+        raise UserError(f"{run} is not a run folder: it has no config.yaml.")
+    require_writable(run)
+
+    from mmldm.config import changed, load_config
+    from mmldm.training.distil import distil, with_distillation
+    from mmldm.training.distributed import process_group
+    from mmldm.training.journey import Journey
+    from mmldm.training.report_page import write_report_page
+    from mmldm.training.run_clips import find_manifest
+    from mmldm.training.run_folder import RunFolder, claim
+
+    silence_diffusers()
+    folder = RunFolder(run)
+    config = changed(with_distillation(load_config(run / "config.yaml"), part.value), changes or [])
+    with ProgressLine() as line, process_group(device) as process:
+        scanned = process.on_main(lambda: find_manifest(folder, None, config, line))
+        with claim(folder, config, scanned, process) as manifest:
+            journey = Journey(config, folder, manifest, process, line.console, line)
+            if _stopped(distil(journey, part.value), part.value, process.is_main):
+                return
+            page = process.on_main(lambda: write_report_page(folder))
+            if process.is_main:
+                typer.echo(f"model:  {folder.distilled}")
+                typer.echo(f"report: {page}")
+                typer.echo(f"next:   mmldm generate --model {folder.distilled}")
+
+
+def _stopped(result: TrainResult | None, job: str, is_main: bool) -> bool:
+    """Whether a signal ended a job; the main process says so."""
+    stopped = result is not None and result.stopped_by in ("SIGINT", "SIGTERM")
+    if stopped and is_main:
+        typer.echo(f"stopped in {job}, nothing lost: the same command goes on")
+    return stopped

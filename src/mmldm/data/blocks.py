@@ -1,7 +1,7 @@
 """Which windows of which files a cache holds, and in which blocks they are encoded.
 
 entries of a split -> blocks of sources (a file, where its windows start) -> pieces that are read at once.
-All of it is a function of manifest, recipe and seed: any number of processes makes the same cache.
+Everything here is a function of manifest, recipe and seed: any number of processes makes the same cache.
 What changes here changes caches, and raises `cache_writer.FORMAT`.
 """
 
@@ -52,6 +52,7 @@ def random_starts(entry: Entry, spec: ClipSpec, count: int, seed: int) -> list[f
 
     They depend on (seed, path) alone, so that a file keeps its windows whatever other files there are.
     """
+    # One draw in each part, from a stream of numbers of the file's own.
     frames = _frames(entry, spec)
     edges = np.arange(min(count, frames) + 1) * frames // min(count, frames)
     name = hashlib.sha256(entry.path.encode("utf-8", "surrogateescape")).digest()[:8]
@@ -68,6 +69,7 @@ def _frames(entry: Entry, spec: ClipSpec) -> int:
 
 
 def _rate(entry: Entry, spec: ClipSpec) -> float:
+    """Frames a second of the file; the clip's where there is no picture."""
     return entry.fps or spec.fps
 
 
@@ -86,6 +88,7 @@ def plan(entries: Sequence[Entry], starts: Starts) -> list[list[Source]]:
 
 
 def _sources(entry: Entry, starts: tuple[float, ...]) -> Iterator[Source]:
+    """A file's windows as one source, or as several where they fill blocks of their own."""
     if len(starts) <= BLOCK_WINDOWS:
         yield Source(entry, entry.path, starts)
         return
@@ -103,6 +106,7 @@ def pieces(source: Source, spec: ClipSpec) -> list[tuple[float, ...]]:
     cut: list[list[float]] = []
     for start in source.starts:
         if cut:
+            # Pictures from the first of these windows to this one, or theirs alone where they lie apart.
             first, last = cut[-1][0], cut[-1][-1]
             span = (start + spec.duration - first) * _rate(source.entry, spec)
             shown = min(span, (len(cut[-1]) + 1) * spec.num_frames)

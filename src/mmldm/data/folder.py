@@ -117,29 +117,31 @@ def find_media(
         group_pattern: The same; its first group names the recording that the file is a part of.
         follow_links: Links out of `root` are followed, to files and to folders.
     """
+    # Whether the top folders are classes, or the data set's own splits, depends on all of them.
     walk = _Walk(root, suffixes, follow_links)
     relatives = sorted(walk.files(), key=Path.as_posix)
     tops = Counter(relative.parts[0] for relative in relatives if len(relative.parts) > 1)
     own = _own_splits(tops)
+
+    # Split, class and recording of each file, from where it lies or from its name.
     listing, spellings = [], defaultdict(set)
     for relative in relatives:
         folders = relative.parts[:-1]
         split = own.get(folders[0]) if folders else None
         folders = folders[1:] if split else folders
+        top = unicodedata.normalize("NFC", folders[0]) if folders else None
+        if class_pattern is None and top is not None:
+            spellings[top].add(folders[0])
         path = relative.as_posix()
+        if not is_utf8(path):
+            listing.append(Listed(printable(path), split=split, named=False))
+            continue
         composed = unicodedata.normalize("NFC", path)
-        class_name = unicodedata.normalize("NFC", folders[0]) if folders else None
-        if class_pattern is not None:
-            class_name = _first_group(class_pattern, composed)
-        elif class_name is not None:
-            spellings[class_name].add(folders[0])
         group = None if group_pattern is None else _first_group(group_pattern, composed)
-        named = is_utf8(path)
-        listing.append(
-            Listed(path, class_name, group, split)
-            if named
-            else Listed(printable(path), split=split, named=False)
-        )
+        class_name = top if class_pattern is None else _first_group(class_pattern, composed)
+        listing.append(Listed(path, class_name, group, split))
+
+    # What was decided, and what can be done about it.
     notes = [*walk.notes(), *_about_splits(tops, own)]
     notes += [
         f"class {printable(name)} is spelled in {len(ways)} ways that look alike; they are one class"
@@ -154,118 +156,6 @@ def find_media(
     return Found(root.resolve(), listing, walk.ignored, notes)
 
 
-class _Walk:
-    """Goes through the folders, and counts what it passes over."""
-
-    def __init__(self, root: Path, suffixes: frozenset[str], follow_links: bool) -> None:
-        self._root, self._suffixes, self._follow = root, suffixes, follow_links
-        self._inside = os.path.realpath(root)
-        self._entered = {self._inside}
-        self._counts: Counter[str] = Counter()
-        self._example = ""
-
-    @property
-    def ignored(self) -> dict[str, int]:
-        return {cause: count for cause, count in sorted(self._counts.items()) if count}
-
-    def files(self) -> Iterator[Path]:
-        """Media files as paths below the root."""
-        walk = os.walk(self._root, onerror=self._refused, followlinks=self._follow)
-        for folder, folders, names in walk:
-            folders[:] = sorted(name for name in folders if self._enters(folder, name))
-            for name in names:
-                if self._takes(folder, name):
-                    yield Path(folder, name).relative_to(self._root)
-
-    def notes(self) -> list[str]:
-        """What to do about links."""
-        left = self._counts[LINK_OUT] + self._counts[LINK_TO_FOLDER]
-        if not left:
-            return []
-        return [
-            f"{left} link{'s' * (left > 1)} not followed (such as {self._example}): to read what they lead "
-            "to, set data.follow_links (scan --follow-links), or name that folder instead"
-        ]
-
-    def _refused(self, error: OSError) -> None:
-        self._counts["folder that may not be read"] += 1
-
-    def _enters(self, folder: str, name: str) -> bool:
-        path = Path(folder, name)
-        if name.startswith("."):
-            return self._ignore("hidden")
-        if not self._follow:
-            return self._ignore_link(LINK_TO_FOLDER, path) if path.is_symlink() else True
-        real = os.path.realpath(path)
-        # A folder inside is read under its own name; one above it would be read for ever.
-        around = path.is_symlink() and (_within(real, self._inside) or _within(self._inside, real))
-        if around or real in self._entered:
-            return self._ignore("link to a folder that is read anyway")
-        self._entered.add(real)
-        return True
-
-    def _takes(self, folder: str, name: str) -> bool:
-        path = Path(folder, name)
-        if name.startswith("."):
-            return self._ignore("hidden")
-        if path.suffix.lower() not in self._suffixes:
-            return self._ignore("not media")
-        if path.is_symlink():
-            if not path.exists():
-                return self._ignore("broken link")
-            if not self._follow and not _within(os.path.realpath(path), self._inside):
-                return self._ignore_link(LINK_OUT, path)
-        return True
-
-    def _ignore(self, cause: str) -> bool:
-        self._counts[cause] += 1
-        return False
-
-    def _ignore_link(self, cause: str, path: Path) -> bool:
-        if not self._example:
-            name = os.path.relpath(path, self._root)
-            self._example = f"{printable(name)} -> {printable(str(path.readlink()))}"
-        return self._ignore(cause)
-
-
-def _within(path: str, folder: str) -> bool:
-    return Path(path).is_relative_to(folder)
-
-
-def _own_splits(tops: Iterable[str]) -> dict[str, Split]:
-    """Top folder -> split, if all of them are a data set's splits, training and another one."""
-    splits = {top: SPLIT_FOLDERS.get(top.casefold()) for top in tops}
-    known = {top: split for top, split in splits.items() if split is not None}
-    return known if len(known) == len(splits) and len(set(known.values())) == 2 else {}
-
-
-def _about_splits(tops: Counter[str], own: dict[str, Split]) -> list[str]:
-    if own:
-        train, held_out = (
-            ", ".join(f"{top} ({tops[top]} files)" for top in own if own[top] == split)
-            for split in ("train", "held_out")
-        )
-        return [
-            f"split folders: {train} is trained on; {held_out} held out; data.held_out does not apply"
-        ]
-    alike = sorted(top for top in tops if top.casefold() in SPLIT_FOLDERS)
-    if not alike:
-        return []
-    others = sorted(set(tops) - set(alike))
-    why = "there is no other split" if not others else f"{printable(others[0])} stands beside"
-    if not others and len(alike) > 1:
-        why = "there is no train"
-    return [
-        f"read as class{'es' * (len(alike) > 1)}, not as split{'s' * (len(alike) > 1)}, because {why}: "
-        f"{', '.join(alike)}; else name the folder that is meant, or write a list"
-    ]
-
-
-def _first_group(pattern: str, path: str) -> str | None:
-    match = re.search(pattern, path)
-    return (match[1] or None) if match else None
-
-
 def read_list(path: Path) -> Found:
     """Files of a JSONL list: `path`, and optionally `class_name`, `group` and `split`.
 
@@ -274,7 +164,7 @@ def read_list(path: Path) -> Found:
     """
     listing = []
     for number, value in json_lines(path):
-        if "format" in value:  # the header of a manifest, which may serve as a list, too
+        if "format" in value:  # The header of a manifest, which may serve as a list, too.
             continue
         name = value.get("path")
         if not isinstance(name, str) or not name:
@@ -296,3 +186,121 @@ def read_list(path: Path) -> Found:
             listed = replace(listed, path=printable(name), named=False)
         listing.append(listed)
     return Found(path.parent.resolve(), listing, {}, [], path.name)
+
+
+class _Walk:
+    """Goes through the folders, and counts what it passes over."""
+
+    def __init__(self, root: Path, suffixes: frozenset[str], follow_links: bool) -> None:
+        self._root, self._suffixes, self._follow = root, suffixes, follow_links
+        self._inside = os.path.realpath(root)
+        self._entered = {self._inside}
+        self._counts: Counter[str] = Counter()
+        self._example = ""
+
+    @property
+    def ignored(self) -> dict[str, int]:
+        """How many files and folders were passed over, by cause."""
+        return {cause: count for cause, count in sorted(self._counts.items()) if count}
+
+    def files(self) -> Iterator[Path]:
+        """Media files as paths below the root."""
+        walk = os.walk(self._root, onerror=self._refused, followlinks=self._follow)
+        for folder, folders, names in walk:
+            folders[:] = sorted(name for name in folders if self._enters(Path(folder, name)))
+            for path in (Path(folder, name) for name in names):
+                if self._takes(path):
+                    yield path.relative_to(self._root)
+
+    def notes(self) -> list[str]:
+        """What to do about links."""
+        left = self._counts[LINK_OUT] + self._counts[LINK_TO_FOLDER]
+        if not left:
+            return []
+        return [
+            f"{left} link{'s' * (left > 1)} not followed (such as {self._example}): to read what they lead "
+            "to, set data.follow_links (scan --follow-links), or name that folder instead"
+        ]
+
+    def _refused(self, error: OSError) -> None:
+        self._counts["folder that may not be read"] += 1
+
+    def _enters(self, path: Path) -> bool:
+        """Whether the walk goes on in a folder; a link to one is followed only where that was asked for."""
+        if path.name.startswith("."):
+            return self._ignore("hidden")
+        if not self._follow:
+            return self._ignore_link(LINK_TO_FOLDER, path) if path.is_symlink() else True
+        real = os.path.realpath(path)
+        # A folder inside is read under its own name; one above it would be read for ever.
+        around = path.is_symlink() and (_within(real, self._inside) or _within(self._inside, real))
+        if around or real in self._entered:
+            return self._ignore("link to a folder that is read anyway")
+        self._entered.add(real)
+        return True
+
+    def _takes(self, path: Path) -> bool:
+        """Whether a file is media, and of this folder."""
+        if path.name.startswith("."):
+            return self._ignore("hidden")
+        if path.suffix.lower() not in self._suffixes:
+            return self._ignore("not media")
+        if path.is_symlink():
+            if not path.exists():
+                return self._ignore("broken link")
+            if not self._follow and not _within(os.path.realpath(path), self._inside):
+                return self._ignore_link(LINK_OUT, path)
+        return True
+
+    def _ignore(self, cause: str) -> bool:
+        """Counts what is passed over; always false."""
+        self._counts[cause] += 1
+        return False
+
+    def _ignore_link(self, cause: str, path: Path) -> bool:
+        """The same for a link, the first of which is named as an example."""
+        if not self._example:
+            name = os.path.relpath(path, self._root)
+            self._example = f"{printable(name)} -> {printable(str(path.readlink()))}"
+        return self._ignore(cause)
+
+
+def _within(path: str, folder: str) -> bool:
+    return Path(path).is_relative_to(folder)
+
+
+def _own_splits(tops: Iterable[str]) -> dict[str, Split]:
+    """Top folder -> split, if all of them are a data set's splits, training and another one."""
+    splits = {top: SPLIT_FOLDERS.get(top.casefold()) for top in tops}
+    known = {top: split for top, split in splits.items() if split is not None}
+    return known if len(known) == len(splits) and len(set(known.values())) == 2 else {}
+
+
+def _about_splits(tops: Counter[str], own: dict[str, Split]) -> list[str]:
+    """What was taken for a split, or why folders with such names are classes."""
+    if own:
+        train, held_out = (
+            ", ".join(f"{top} ({tops[top]} files)" for top in own if own[top] == split)
+            for split in ("train", "held_out")
+        )
+        return [
+            f"split folders: {train} is trained on; {held_out} held out; data.held_out does not apply"
+        ]
+    alike = sorted(top for top in tops if top.casefold() in SPLIT_FOLDERS)
+    if not alike:
+        return []
+    others = sorted(set(tops) - set(alike))
+    if others:
+        why = f"{printable(others[0])} stands beside"
+    else:
+        why = "there is no train" if len(alike) > 1 else "there is no other split"
+    return [
+        f"read as class{'es' * (len(alike) > 1)}, not as split{'s' * (len(alike) > 1)}, because {why}: "
+        f"{', '.join(alike)}; else name the folder that is meant, or write a list"
+    ]
+
+
+def _first_group(pattern: str, path: str) -> str | None:
+    """What the first group of a pattern matches; None where that is nothing."""
+    match = re.search(pattern, path)
+    return (match[1] or None) if match else None

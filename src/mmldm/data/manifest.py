@@ -71,6 +71,7 @@ class Entry(BaseModel):
 
     @property
     def usable(self) -> bool:
+        """Whether clips are read from it."""
         return self.status != "skipped"
 
     @property
@@ -97,6 +98,7 @@ class Manifest(BaseModel):
 
     Attributes:
         root: The folder, absolute.
+        entries: One for each media file found, in the order of their paths, or of the list.
         ignored: Files that were not looked at, by cause.
         notes: Sentences on how the folder was read.
         list_name: Name of the list in `root` that the files were taken from; None: all of the folder's.
@@ -117,6 +119,7 @@ class Manifest(BaseModel):
 
     @property
     def usable(self) -> list[Entry]:
+        """Entries whose files are used, with a note or without."""
         return [entry for entry in self.entries if entry.usable]
 
     def split(self, name: Split) -> list[Entry]:
@@ -126,9 +129,8 @@ class Manifest(BaseModel):
     @property
     def complete(self) -> Manifest:
         """Without the files that lack sound or picture."""
-        return self.model_copy(
-            update={"entries": tuple(entry for entry in self.entries if entry.complete)}
-        )
+        entries = tuple(entry for entry in self.entries if entry.complete)
+        return self.model_copy(update={"entries": entries})
 
     def file(self, entry: Entry) -> Path:
         """Where the entry's file is, to read it; a process reads its content once to see that it is the same.
@@ -159,22 +161,18 @@ class Manifest(BaseModel):
 
         Content is compared where size or time of change differ; `file` compares it where they do not.
         """
-        return [
-            entry
-            for entry in self.usable
-            if entry.state(self.root / entry.path) in ("changed", "gone")
-        ]
+        states = [(entry, entry.state(self.root / entry.path)) for entry in self.usable]
+        return [entry for entry, state in states if state in ("changed", "gone")]
 
     def touched(self) -> Manifest:
         """This manifest with the times of change of today, where a file's content is the scanned one."""
-        entries = [
-            entry.model_copy(update={"mtime_ns": now[1]})
-            if entry.state(path := self.root / entry.path) == "touched"
-            and (now := fingerprint(path))
-            else entry
-            for entry in self.entries
-        ]
-        return self.model_copy(update={"entries": tuple(entries)})
+
+        def renewed(entry: Entry) -> Entry:
+            path = self.root / entry.path
+            now = fingerprint(path) if entry.state(path) == "touched" else None
+            return entry if now is None else entry.model_copy(update={"mtime_ns": now[1]})
+
+        return self.model_copy(update={"entries": tuple(map(renewed, self.entries))})
 
     def arrivals(self, listing: Sequence[Listed]) -> list[str]:
         """Paths of files that the scan did not know, or could not use and that have changed since."""
@@ -226,6 +224,7 @@ class Manifest(BaseModel):
         Raises:
             UserError: Not a manifest of this version, or a damaged line, named.
         """
+        # A header that this program understands.
         path = Path(path)
         lines = json_lines(path)
         _, header = next(lines, (0, {}))
@@ -238,6 +237,8 @@ class Manifest(BaseModel):
                 f"{path} is a manifest of version {header.get('version')}, this program reads"
                 f" versions up to {VERSION}; scan the folder again"
             )
+
+        # As many entries as it says.
         entries = []
         for number, value in lines:
             try:
@@ -251,6 +252,8 @@ class Manifest(BaseModel):
                 f"{path} is cut: it holds {len(entries)} of {header.get('rows')} files; copy it again, or "
                 "scan the folder again"
             )
+
+        # Where the files are now.
         try:
             root = _find_root(path, Path(header["root"]), entries)
             return cls(
@@ -329,11 +332,8 @@ def _find_root(manifest: Path, root: Path, entries: list[Entry]) -> Path:
     probed = usable[:: max(1, len(usable) // PROBED)]
 
     def holds(folder: Path) -> bool:
-        found = (fingerprint(folder / entry.path) for entry in probed)
-        return all(
-            now is not None and now[0] == entry.size
-            for now, entry in zip(found, probed, strict=True)
-        )
+        found = [fingerprint(folder / entry.path) for entry in probed]
+        return [now and now[0] for now in found] == [entry.size for entry in probed]
 
     places = (root, manifest.parent / root, manifest.parent / root.name, manifest.parent)
     return next((place for place in places if place.is_dir() and holds(place)), root).absolute()

@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from mmldm.data.folder import MEDIA_SUFFIXES, UNNAMED, Listed, find_files
 from mmldm.data.manifest import SILENT_SHARE, Entry, Manifest, Status, content, fingerprint
@@ -131,12 +131,15 @@ def measure_files(
     Args:
         unfinished: A file that outcomes are kept in until all are there, and taken from. None: nowhere.
     """
+    # Outcomes of other limits or of another decoder are not taken over.
     settings = {
         "format": "mmldm-unfinished-scan",
         "limits": limits.model_dump(),
         "allow_missing": allow_missing,
         "versions": [version(name) for name in ("mmldm", "av")],
     }
+
+    # What an earlier scan has found comes first, the rest as workers finish.
     kept = _Kept(unfinished, root, settings)
     todo = []
     for index, listed in enumerate(listing):
@@ -146,11 +149,10 @@ def measure_files(
         else:
             yield replace(outcome, index=index)
     calls = [(str(root / listing[i].path), limits.model_dump(), allow_missing) for i in todo]
-    with kept:
-        for outcome in run_isolated(probe_apart, calls, workers=workers, seconds=limits.seconds):
-            outcome = replace(outcome, index=todo[outcome.index])
-            kept.add(listing[outcome.index].path, outcome)
-            yield outcome
+    for outcome in run_isolated(probe_apart, calls, workers=workers, seconds=limits.seconds):
+        outcome = replace(outcome, index=todo[outcome.index])
+        kept.add(listing[outcome.index].path, outcome)
+        yield outcome
     kept.remove()
 
 
@@ -205,18 +207,20 @@ def _measured_entry(
 
 
 class _Kept:
-    """Outcomes as JSON lines, written as they come; lines that a crash has torn are passed over.
+    """What is kept of an unfinished scan: outcomes as JSON lines, written as they come.
 
-    An outcome belongs to a path, a size and a time of change: a file that changes is measured anew.
+    Lines that a crash has torn are passed over. An outcome belongs to a path, a size and a time of change: a
+    file that changes is measured anew.
     """
 
     def __init__(self, path: Path | None, root: Path, settings: dict[str, Any]) -> None:
         self._path, self._root, self._settings = path, root, settings
-        self._file: IO[str] | None = None
+        self._begun = False
         self._made: list[Path] = []
         self._known = {} if path is None else dict(self._read(path))
 
     def _read(self, path: Path) -> Iterator[tuple[tuple[str, int, int], Outcome]]:
+        """Outcomes that were found with the same settings, by path, size and time of change."""
         try:
             lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
         except OSError:
@@ -234,14 +238,6 @@ class _Kept:
         now = fingerprint(self._root / path)
         return None if now is None else self._known.get((path, *now))
 
-    def __enter__(self) -> _Kept:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self._file is not None:
-            with suppress(OSError):
-                self._file.close()
-
     def add(self, path: str, outcome: Outcome) -> None:
         """Keeps an outcome. A disk that takes no more costs the keeping, not the scan."""
         now = fingerprint(self._root / path)
@@ -249,18 +245,20 @@ class _Kept:
             return
         line = {"path": path, "size": now[0], "mtime_ns": now[1], "outcome": asdict(outcome)}
         with suppress(OSError):
-            file = self._file = self._file or self._opened(self._path)
-            file.write(json.dumps(line) + "\n")
-            file.flush()
+            if not self._begun:
+                self._begin(self._path)
+            _append(self._path, json.dumps(line) + "\n")
 
-    def _opened(self, path: Path) -> IO[str]:
+    def _begin(self, path: Path) -> None:
+        """Makes the file, and the folders above it; what an earlier scan has kept stays."""
         above = [folder for folder in path.parents if not folder.exists()]
         path.parent.mkdir(parents=True, exist_ok=True)
         self._made = above
-        file = path.open("a" if self._known else "w", encoding="utf-8")
-        # After a torn line, a new one.
-        file.write("\n" if self._known else json.dumps(self._settings) + "\n")
-        return file
+        if self._known:
+            _append(path, "\n")  # A crash may have torn the last line.
+        else:
+            path.write_text(json.dumps(self._settings) + "\n", encoding="utf-8")
+        self._begun = True
 
     def remove(self) -> None:
         """Leaves nothing: neither the file nor the folders that were made for it."""
@@ -271,7 +269,13 @@ class _Kept:
                     folder.rmdir()
 
 
+def _append(path: Path, text: str) -> None:
+    with path.open("a", encoding="utf-8") as file:
+        file.write(text)
+
+
 def _value(line: str) -> Any:
+    """What a line of JSON says; None where it is torn."""
     try:
         return json.loads(line)
     except ValueError:

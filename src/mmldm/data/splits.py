@@ -1,6 +1,6 @@
 """Which files are held out: a draw by name, one for all parts of a recording and all copies of a file.
 
-entries -> entries with a split; what belongs together never stands on both sides
+entries -> units of what belongs together -> entries with a split. No unit ever stands on both sides.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ def assign_splits(entries: Sequence[Entry], held_out: float, seed: int) -> list[
     """
     entries = _without_copies(entries)
     units = together(entries)
+
+    # Who has a side already: by the data set, by what belongs to it, or for lack of sound or picture.
     sides: dict[int, Split] = {}
     drawn: list[list[int]] = []
     for unit in units:
@@ -37,26 +39,33 @@ def assign_splits(entries: Sequence[Entry], held_out: float, seed: int) -> list[
         else:
             sides |= dict.fromkeys(unit, "train")
             drawn += [unit] if all(entries[i].complete for i in unit) else []
+
+    # The others draw.
     draws = {unit[0]: draw(_name([entries[i] for i in unit]), seed) for unit in drawn}
     drawn.sort(key=lambda unit: draws[unit[0]])
     chosen = {unit[0] for unit in drawn if draws[unit[0]] < held_out}
+
+    # Every class keeps a training clip: the highest draws are given back where one would keep none.
+    members = {unit[0]: Counter(entries[i].class_name for i in unit) for unit in drawn}
     free = Counter(
         entries[i].class_name
         for unit in units
         for i in unit
         if unit[0] not in chosen and sides[i] == "train"
     )
-    members = {unit[0]: Counter(entries[i].class_name for i in unit) for unit in drawn}
     for unit in reversed(drawn):
         if unit[0] in chosen and not all(free[name] for name in members[unit[0]]):
             chosen.remove(unit[0])
             free += members[unit[0]]
+
+    # From four clips on, one is held out at least: the lowest draw that leaves its classes a clip.
     fixed = any(entry.split == "held_out" for entry in entries)
     if held_out > 0 and not chosen and not fixed and sum(map(len, drawn)) >= 4:
         for unit in drawn:
             if all(free[name] > count for name, count in members[unit[0]].items()):
                 chosen.add(unit[0])
                 break
+
     sides |= {i: "held_out" for unit in drawn if unit[0] in chosen for i in unit}
     return [
         entry.model_copy(update={"split": sides[i]}) if i in sides else entry
@@ -69,17 +78,18 @@ def together(entries: Sequence[Entry]) -> list[list[int]]:
 
     Two entries do if they are of one recording or of equal content, or if a third belongs to both.
     """
-    return joined(
-        [None if not entry.usable else _marks(entry.sha256, entry.group) for entry in entries]
-    )
+    return joined([_marks(entry) if entry.usable else None for entry in entries])
 
 
-def _marks(sha256: str | None, group: str | None) -> list[Hashable]:
-    return [(kind, mark) for kind, mark in (("content", sha256), ("group", group)) if mark]
+def _marks(entry: Entry) -> list[Hashable]:
+    """What an entry may share with others: its content and its recording, as far as they are known."""
+    marks = (("content", entry.sha256), ("group", entry.group))
+    return [(kind, mark) for kind, mark in marks if mark]
 
 
 def joined(marks: Sequence[Sequence[Hashable] | None]) -> list[list[int]]:
     """Indices of the things that share a mark, directly or through others; None: left out."""
+    # Each thing points towards the first of its unit (union-find, with paths halved on the way).
     parent = list(range(len(marks)))
 
     def root(i: int) -> int:

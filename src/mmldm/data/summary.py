@@ -22,6 +22,7 @@ MOST_NOTES = 6
 
 def summary_lines(manifest: Manifest) -> Iterator[str]:
     """The lines, in which names of files cannot do anything."""
+    # Counts that add up.
     entries, usable = manifest.entries, manifest.usable
     hours = _seconds(usable) / 3600
     noted = sum(entry.status == "used_with_note" for entry in entries)
@@ -31,10 +32,14 @@ def summary_lines(manifest: Manifest) -> Iterator[str]:
     skipped = len(entries) - len(usable)
     yield f"  used {len(usable) - noted}, used with a note {noted}, skipped {skipped}"
     yield f"  training {train}, held out {held_out}"
+
+    # What was passed over, and what was decided in reading the folder.
     for cause, count in manifest.ignored.items():
         yield f"  ignored, {cause}: {count}"
     for sentence in manifest.notes:
         yield f"  {sentence}"
+
+    # What the files are, and why some cannot be used.
     for class_name in manifest.classes:
         members = [entry for entry in usable if entry.class_name == class_name]
         minutes = _seconds(members) / 60
@@ -51,14 +56,15 @@ def summary_lines(manifest: Manifest) -> Iterator[str]:
     ):
         if missing:
             yield f"  without {stream}: {len(missing)} (such as {printable(missing[0].path)})"
+
+    # Warnings.
     silent = sum((entry.silent_share or 0) >= SILENT_SHARE for entry in usable)
     if silent:
         yield f"  warning: {silent} usable clips are silent; skip_silent leaves them out"
     if usable and not held_out:
         yield "  warning: nothing is held out; measurements will be on training clips"
-    if any(entry.class_name for entry in usable) and any(
-        entry.class_name is None for entry in usable
-    ):
+    classes = {entry.class_name for entry in usable}
+    if None in classes and any(classes):
         yield "  warning: some clips have a class and some have none"
 
 

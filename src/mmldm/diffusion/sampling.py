@@ -1,6 +1,6 @@
-"""The reverse process for two modalities at once, with any scheduler.
+"""The reverse process for two modalities at once (MM-LDM Eq. 6), with any scheduler.
 
-noise AV((B,...)) -> sample AV((B,...)). MM-LDM §3.2 (Eq. 6) and, for a given modality, §3.3.
+noise AV((B,...)) -> sample AV((B,...)). §3.2 and, for a given modality, §3.3.
 """
 
 from __future__ import annotations
@@ -91,32 +91,34 @@ def sample(
 
     Args:
         denoise: The network with its conditions bound.
-        noise: Standard normal start, as from `initial_noise`.
+        noise: Standard normal start AV((B,...)), as from `initial_noise`.
         scheduler: From `make_scheduler`.
         given: The clean value of a known modality, else None.
         generator: One CPU generator per clip, used by stochastic schedulers (ddpm) only.
         callback: Called after each step with (step, t, noisy sample); may return a replacement.
 
     Returns:
-        The clean sample.
+        The clean sample AV((B,...)).
 
     Raises:
         UserError: The scheduler cannot space this number of steps.
     """
     _set_timesteps(scheduler, num_inference_steps)
+    # Only some schedulers draw noise in a step; they draw it from the clips' own generators.
     step_options: dict[str, Any] = {"return_dict": False}
     if "generator" in inspect.signature(scheduler.step).parameters:
         step_options["generator"] = generator
 
     def renoise(t: Tensor, x: Tensor, clean: Tensor | None, own_noise: Tensor) -> Tensor:
+        """A given modality (B,...) at t, Eq. 5; the other one as it is."""
         if clean is None:
             return x
         return scheduler.add_noise(clean, own_noise, t.reshape(1).expand(len(clean)))
 
     state = noise.map(lambda n: n * scheduler.init_noise_sigma)
     for step, t in enumerate(scheduler.timesteps):
-        # Eq. 5: the stream of a given modality is its clean value, noised to t.
         state = state.map(partial(renoise, t), given, noise)
+        # Both modalities step together, in one row per clip.
         packed = pack(state)
         network_input = unpack(scheduler.scale_model_input(packed, t), like=noise)
         prediction = denoise(network_input, t.round().long())
@@ -126,6 +128,7 @@ def sample(
             state = callback(step, t, state) or state
 
     def known(x: Tensor, clean: Tensor | None) -> Tensor:
+        """A given modality (B,...) as it was given."""
         return x if clean is None else clean
 
     return state.map(known, given)

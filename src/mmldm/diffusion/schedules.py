@@ -1,7 +1,7 @@
-"""Noise schedules: one place that builds them, for the training loss and for every sampler.
+"""Noise schedules (MM-LDM §3.2, Eq. 4-5): one place that builds them, for the loss and for every sampler.
 
-ScheduleConfig -> scheduler; clean and noise (B,...), t -> noisy, target, clean estimate (B,...).
-MM-LDM §3.2, Eq. 4-5 (with the square root on 1 - alpha_bar that Eq. 5 as printed lacks).
+ScheduleConfig -> scheduler; clean and noise (B,...), t -> noisy, target, clean estimate (B,...). Eq. 5 is
+taken with the square root on 1 - alpha_bar that it lacks as printed.
 """
 
 from __future__ import annotations
@@ -109,6 +109,7 @@ def make_scheduler(config: ScheduleConfig, name: str = "ddim") -> SchedulerMixin
 
 def schedule_of(scheduler: SchedulerMixin) -> ScheduleConfig:
     """The forward process of a loaded scheduler, so that another sampler can take its place."""
+    # Only what is part of the forward process: the rest is the sampler's own.
     config = scheduler.config
     kinds = {value: key for key, value in _BETA_SCHEDULES.items()}
     return ScheduleConfig.model_validate(
@@ -142,16 +143,17 @@ class NoiseProcess:
         return self
 
     def _coefficients(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+        """sqrt(abar_t) and sqrt(1 - abar_t), shaped to be broadcast over `like` (*t.shape,...)."""
         signal_power = self.alphas_cumprod[t].reshape(t.shape + (1,) * (like.ndim - t.ndim))
         return signal_power.sqrt().to(like.dtype), (1 - signal_power).sqrt().to(like.dtype)
 
     def add_noise(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-        """x_t for clean `x0` (same shape as `noise`)."""
+        """x_t (B,...) for clean `x0` (B,...) and `noise` (B,...), Eq. 5."""
         signal, sigma = self._coefficients(t, x0)
         return signal * x0 + sigma * noise
 
     def target(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-        """What the network learns: noise, x0, or v = sqrt(abar) noise - sqrt(1 - abar) x0."""
+        """What the network learns, (B,...): noise, x0, or v = sqrt(abar) noise - sqrt(1 - abar) x0."""
         if self.config.prediction == "epsilon":
             return noise
         if self.config.prediction == "sample":
@@ -160,7 +162,7 @@ class NoiseProcess:
         return signal * noise - sigma * x0
 
     def to_x0(self, prediction: Tensor, xt: Tensor, t: Tensor) -> Tensor:
-        """The one-step estimate of the clean sample.
+        """The one-step estimate (B,...) of the clean sample.
 
         From epsilon it divides by sqrt(abar), which magnifies the network's error at high noise
         (x 15 at the last timestep of the default schedule).

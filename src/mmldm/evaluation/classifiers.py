@@ -61,6 +61,7 @@ class ImageClassifier(nn.Module):
         super().__init__()
         widths = [channels, 16, 32, 64, 64]
         layers: list[nn.Module] = []
+        # Each layer halves both sides: 64 pixels become 4.
         for before, after in pairwise(widths):
             layers += [nn.Conv2d(before, after, 3, 2, 1), nn.GroupNorm(4, after), nn.SiLU()]
         self.trunk = nn.Sequential(*layers)
@@ -144,8 +145,10 @@ class Classifiers:
                     f"the classifiers know sounds of {self.num_samples} samples at "
                     f"{self.sample_rate} Hz, not {found[1]} at {found[0]} Hz; train others"
                 )
+        # What is heard: of an audio image's three equal channels one is enough.
         waveforms = torch.stack([clip.waveform for clip in clips])
         heard, sound_logits = self.networks.audio(self._audio_image.image(waveforms)[:, 0, :1])
+        # What is seen, clip by clip: their sizes and numbers of frames may differ.
         looks = [self._look(clip.frames) for clip in clips]
         seen, classes, strays = map(torch.stack, zip(*looks, strict=True))
         return Verdicts(AV(sound_logits.argmax(1), classes), AV(heard, seen), strays)
@@ -153,6 +156,7 @@ class Classifiers:
     def _look(self, frames: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Features (64,), class () long and share of straying frames () of frames u8 (T,3,H,W)."""
         features, logits = self.networks.video(small_images(frames))
+        # All frames together decide on the clip's class; a frame strays if it is sure of another one.
         seen = logits.mean(0).argmax()
         probabilities, classes = logits.softmax(1).max(1)
         strays = (classes != seen) & (probabilities >= CONFIDENT)
@@ -205,6 +209,7 @@ class Classifiers:
 
 def audio_spec(sample_rate: int, num_samples: int) -> ClipSpec:
     """The audio image of a waveform (S,) as the classifiers see it: 64 mel bands and columns."""
+    # At least 50 ms, as a power of two.
     window = 1 << (sample_rate // 20).bit_length()
     mel = SpectrogramSpec(
         n_fft=window,
@@ -293,12 +298,14 @@ def _heard(waveforms: Tensor, audio_image: AudioImage, generator: torch.Generato
     """Audio images int8 (N,1,64,64) of waveforms (N,S) with gain, hiss, and new phases for some."""
     images = []
     for sound in waveforms.split(BATCH):
+        # Drawn evenly in dB.
         gain, hiss = (
             10 ** (torch.empty(len(sound), 1).uniform_(low, high, generator=generator) / 20)
             for low, high in (GAIN, HISS)
         )
         noise = torch.randn(sound.shape, generator=generator)
         sound = (gain * sound + hiss * noise).clamp(-1, 1)
+        # The first of a batch lose their phases, as all generated sounds have.
         inverted = round(len(sound) * INVERTED)
         if inverted:
             again = audio_image.waveform(audio_image.image(sound[:inverted]), iterations=8)
@@ -318,6 +325,7 @@ def _fit(
     """Trains on images int8 (N,C,64,64) of classes (N,) long, each class drawn equally often."""
     optimiser = torch.optim.AdamW(network.parameters(), lr=3e-3, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 3e-3, total_steps=steps)
+    # A rare class is drawn as often as a frequent one.
     weights = 1.0 / class_labels.bincount()[class_labels].double()
     for step in range(1, steps + 1):
         drawn = torch.multinomial(weights, BATCH, replacement=True, generator=generator)
@@ -339,6 +347,7 @@ def augment(images: Tensor, generator: torch.Generator) -> Tensor:
         """(N,1,1,1) in [0,1)."""
         return torch.rand(len(images), 1, 1, 1, generator=generator)
 
+    # Half of the strengths of blur are below 0, which is none.
     gain = 0.85 + 0.3 * per_image()
     blurred = F.avg_pool2d(images, 3, 1, 1, count_include_pad=False)
     strength = (2 * per_image() - 1).clamp(min=0)

@@ -254,6 +254,7 @@ def regions(features: Tensor, real: Tensor, k: int = 3, density_k: int = 5) -> R
     Raises:
         ValueError: A set has too few features.
     """
+    # How wide each ball is, and which features lie in which balls.
     features, real = (x.detach().cpu().double() for x in (features, real))
     own, wide = _radii(real, k), _radii(real, density_k)
     reach = _radii(features, k)
@@ -323,6 +324,7 @@ def compare(
     Raises:
         ValueError: The set has fewer than 2 features of classes with at least 2 real ones.
     """
+    # Of each class the indices of both sides, and how many of them both can give: real ones twice.
     kinds = range(int(max(classes.max(), real_classes.max())) + 1)
     owned = [(classes == k).nonzero()[:, 0] for k in kinds]
     known = [(real_classes == k).nonzero()[:, 0] for k in kinds]

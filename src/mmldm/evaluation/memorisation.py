@@ -2,9 +2,9 @@
 
 clips -> fingerprints AV((N,A), (N,V)) -> distance to and index of the nearest training clip (N,)
 
-A fingerprint holds the frames in grey at 16 x 16 and the spectrogram at 16 x 64, so that position and
-time count, and grain does not. Distances are read beside those of held-out real clips: a model that
-invents is as far from its training clips as new real ones are.
+A fingerprint holds the frames in grey at 16 x 16 and the spectrogram at 16 x 64: position and time count,
+and grain does not. Distances are read beside those of held-out real clips: a model that invents is as far
+from its training clips as new real ones are.
 """
 
 from __future__ import annotations
@@ -28,31 +28,27 @@ from mmldm.types import AV
 PICTURE_SIDE = 16
 BANDS, COLUMNS = 16, 64
 QUIET = 0.3
-"""Of the audio image's range; what is below (-49 dB of full scale) counts as silence, or a little hiss
-would set a copy apart."""
+"""Of the audio image's range. What is below (-49 dB of full scale) counts as silence, or a little hiss would
+set a copy apart."""
 GREY = 0.299, 0.587, 0.114
 BOOTSTRAPS = 1000
 
 
 def fingerprints(clips: Sequence[Clip]) -> AV[Tensor]:
     """Small images of clips of one length: AV((N,16*64), (N,T*256)) in [0,1], float32."""
+    # The sound: levels in [0,1], of which the quiet ones are all 0.
     waveforms = torch.stack([clip.waveform for clip in clips])
     audio_image = AudioImage(audio_spec(clips[0].sample_rate, waveforms.shape[1]))
     levels = (audio_image.image(waveforms)[:, 0, :1] + 1) / 2
-    sounds = (levels - QUIET).clamp(min=0)
+    sounds = F.interpolate((levels - QUIET).clamp(min=0), (BANDS, COLUMNS), mode="area")
+
+    # The picture, clip by clip: their sizes may differ.
     weights = torch.tensor(GREY)[:, None, None]
-    small = [
-        F.interpolate(
-            (clip.frames.float() / 255 * weights).sum(1, keepdim=True),
-            (PICTURE_SIDE, PICTURE_SIDE),
-            mode="area",
-        )
-        for clip in clips
-    ]
-    return AV(
-        F.interpolate(sounds, (BANDS, COLUMNS), mode="area").flatten(1),
-        torch.stack(small).flatten(1),
-    )
+    small = []
+    for clip in clips:
+        grey = (clip.frames.float() / 255 * weights).sum(1, keepdim=True)
+        small.append(F.interpolate(grey, (PICTURE_SIDE, PICTURE_SIDE), mode="area"))
+    return AV(sounds.flatten(1), torch.stack(small).flatten(1))
 
 
 class Neighbours:
@@ -71,26 +67,31 @@ class Neighbours:
     def __init__(self, training: AV[Tensor]) -> None:
         if len(training.audio) < 2:
             raise UserError("nearest neighbours need at least 2 training clips")
-        self._centre = training.map(lambda x: x.mean(0))
-        # The mean squared distance of two clips is twice their variance, summed over dimensions.
-        self._scale = training.map(
-            lambda x: (4 * x.var(0).sum()).sqrt().clamp(min=torch.finfo(x.dtype).tiny)
-        )
+
+        def scale(x: Tensor) -> Tensor:
+            """Root () of twice the mean squared distance of two fingerprints (M,A)."""
+            # That mean is twice their variance, summed over dimensions.
+            return (4 * x.var(0).sum()).sqrt().clamp(min=torch.finfo(x.dtype).tiny)
+
+        self._centre, self._scale = training.map(lambda x: x.mean(0)), training.map(scale)
         self._training = self.embed(training)
 
     def embed(self, prints: AV[Tensor]) -> Tensor:
         """Fingerprints AV((N,A), (N,V)) -> (N,A+V), in which distances are Euclidean."""
-        parts = prints.map(lambda x, c, s: (x - c) / s, self._centre, self._scale)
-        return torch.cat(list(parts), dim=1)
+
+        def standardised(x: Tensor, centre: Tensor, scale: Tensor) -> Tensor:
+            return (x - centre) / scale
+
+        return torch.cat(list(prints.map(standardised, self._centre, self._scale)), dim=1)
 
     def nearest(self, prints: AV[Tensor], chunk: int = 256) -> tuple[Tensor, Tensor]:
         """Distance to (N,) and index of (N,) the nearest training clip of each fingerprint."""
         squares = self._training.square().sum(1)
         distances, indices = [], []
-        for rows in self.embed(prints).split(chunk):
-            index = (squares - 2 * rows @ self._training.T).argmin(1)
+        for some in self.embed(prints).split(chunk):
+            index = (squares - 2 * some @ self._training.T).argmin(1)
             # Anew from the difference: the expanded square loses the small distances to rounding.
-            distances.append((rows - self._training[index]).norm(dim=1))
+            distances.append((some - self._training[index]).norm(dim=1))
             indices.append(index)
         return torch.cat(distances), torch.cat(indices)
 
@@ -108,6 +109,7 @@ def memorisation_report(distances: Tensor, held_out: Tensor, seed: int = 0) -> d
         "near": near.item(),
         "share_near": (distances < near).float().mean().item(),
     }
+    # Of real clips also how far such numbers wander: the same from as many clips, drawn with replacement.
     generator = torch.Generator().manual_seed(seed)
     drawn = held_out[torch.randint(len(held_out), (BOOTSTRAPS, len(held_out)), generator=generator)]
     for name, level in {"median": 0.5, "quantile_5": 0.05}.items():
@@ -128,7 +130,7 @@ class Pair:
 
 
 def nearest_pairs(distances: Tensor, indices: Tensor, count: int) -> list[Pair]:
-    """The `count` pairs with the smallest distances (N,), nearest first."""
+    """The `count` pairs with the smallest distances (N,), nearest first; `indices` (N,) are the others'."""
     order = distances.argsort()[:count].tolist()
     return [Pair(i, int(indices[i]), float(distances[i])) for i in order]
 

@@ -81,17 +81,23 @@ class Colour:
 
     def converted(self, rgb: np.ndarray) -> np.ndarray:
         """R'G'B' (H,W,3) uint16 of this kind -> R'G'B' (H,W,3) uint8 as clips hold it."""
-        if self.limited_grey:  # of n bits, moved up by swscale: 235 is 235 * 256
+        if self.limited_grey:  # Of n bits, moved up by swscale: 235 is 235 * 256.
             rgb = np.rint((rgb / 256 - 16) * (65535 / 219)).clip(0, 65535).astype(np.uint16)
         if self.transfer == "SDR" and self.primaries == "BT.709":
             return np.rint(rgb / 257).astype(np.uint8)
+
+        # To light; HLG's is that of the scene, and becomes that of a display by BT.2100's OOTF.
         light = _light_of_signal(self.transfer)[rgb]
         if self.transfer == "HLG":
             luminance = light @ _luminance_weights(self.primaries)
             light = light * (PEAK / REFERENCE_WHITE) * luminance[..., None] ** (HLG_GAMMA - 1)
+
+        # HDR: the brightest of R, G, B through BT.2390's curve, the other two in proportion.
         if self.transfer != "SDR":
             brightest, gain = _tone_curve()
             light = light * np.interp(light.max(axis=-1, keepdims=True), brightest, gain)
+
+        # To BT.709 primaries, and back to a signal.
         light = (light @ _to_bt709(self.primaries).T).clip(0, 1)
         return np.rint(255 * light ** (1 / GAMMA)).astype(np.uint8)
 
@@ -108,6 +114,7 @@ def colour_of(frame: av.VideoFrame, stream: VideoStream) -> Colour:
     tag_of_primaries, tag_of_transfer = int(context.color_primaries), int(context.color_trc)
     unknown = []
 
+    # Light and gamut. HDR that names no primaries has those of BT.2020.
     transfer = _TRANSFERS.get(tag_of_transfer, "SDR")
     if tag_of_transfer in _OTHER_TRANSFERS:
         unknown.append(f"the {_OTHER_TRANSFERS[tag_of_transfer]} transfer curve")
@@ -115,12 +122,13 @@ def colour_of(frame: av.VideoFrame, stream: VideoStream) -> Colour:
     if tag_of_primaries == UNSPECIFIED and transfer != "SDR":
         primaries = "BT.2020"
 
+    # Matrix and range, which RGB and grey do not need. swscale takes all grey for full range.
     matrix = _MATRICES.get(int(frame.colorspace))
     full_range = int(frame.color_range) == ColorRange.JPEG or frame.format.name.startswith("yuvj")
     is_grey = frame.format.name.startswith(("gray", "ya"))
     limited_grey = is_grey and int(frame.color_range) == ColorRange.MPEG
     if frame.format.is_rgb or frame.format.has_palette or is_grey:
-        matrix, full_range = Colorspace.ITU709, True  # nothing to convert
+        matrix, full_range = Colorspace.ITU709, True
     elif matrix is None:
         if int(frame.colorspace) != UNSPECIFIED:
             unknown.append(f"colour matrix {int(frame.colorspace)}")
@@ -131,14 +139,14 @@ def colour_of(frame: av.VideoFrame, stream: VideoStream) -> Colour:
 
 
 def pq_light(signal: np.ndarray) -> np.ndarray:
-    """PQ signal in [0, 1] -> light in cd/m2 (BT.2100, table 4)."""
+    """PQ signal (...) in [0, 1] -> light (...) in cd/m2 (BT.2100, table 4)."""
     m1, m2, c1, c2, c3 = _PQ
     power = signal ** (1 / m2)
     return 10000 * (np.maximum(power - c1, 0) / (c2 - c3 * power)) ** (1 / m1)
 
 
 def pq_signal(light: np.ndarray | float) -> np.ndarray:
-    """Light in cd/m2 -> PQ signal in [0, 1]."""
+    """Light (...) in cd/m2 -> PQ signal (...) in [0, 1]."""
     m1, m2, c1, c2, c3 = _PQ
     power = (np.asarray(light) / 10000) ** m1
     return ((c1 + c2 * power) / (1 + c3 * power)) ** m2
@@ -150,7 +158,7 @@ _HLG = (0.17883277, 0.28466892, 0.55991073)
 
 @lru_cache(maxsize=3)
 def _light_of_signal(transfer: str) -> np.ndarray:
-    """Light of each 16-bit number: 1 is SDR white, but for HLG the scene's brightest."""
+    """Light (65536,) float32 of each 16-bit number: 1 is SDR white, but for HLG the scene's brightest."""
     signal = np.linspace(0, 1, 65536)
     if transfer == "PQ":
         light = pq_light(signal) / REFERENCE_WHITE
@@ -164,7 +172,11 @@ def _light_of_signal(transfer: str) -> np.ndarray:
 
 @lru_cache(maxsize=1)
 def _tone_curve() -> tuple[np.ndarray, np.ndarray]:
-    """BT.2390's EETF: light of a pixel's brightest channel (1 is SDR white), and what to multiply it by."""
+    """BT.2390's EETF, as a table of 4095 places.
+
+    Light of a pixel's brightest channel (1 is SDR white), and what to multiply all three by.
+    """
+    # In PQ, relative to the peak: straight up to the knee, then a Hermite spline up to SDR white.
     white = float(pq_signal(REFERENCE_WHITE) / pq_signal(PEAK))
     knee = 1.5 * white - 0.5
     signal = np.linspace(0, 1 / float(pq_signal(PEAK)), 4096)[1:]  # up to PQ's 10,000 cd/m2
@@ -182,14 +194,17 @@ def _tone_curve() -> tuple[np.ndarray, np.ndarray]:
 
 @lru_cache(maxsize=3)
 def _xyz(primaries: str) -> np.ndarray:
+    """Matrix (3,3) from linear RGB of these primaries to XYZ, white having Y = 1."""
     *corners, white = [np.array([x / y, 1, (1 - x - y) / y]) for x, y in _CHROMATICITIES[primaries]]
     columns = np.stack(corners, axis=1)
     return columns * np.linalg.solve(columns, white)
 
 
 def _to_bt709(primaries: str) -> np.ndarray:
+    """Matrix (3,3) float32 from linear RGB of these primaries to that of BT.709."""
     return np.linalg.solve(_xyz("BT.709"), _xyz(primaries)).astype(np.float32)
 
 
 def _luminance_weights(primaries: str) -> np.ndarray:
+    """What linear R, G and B (3,) float32 add to the luminance."""
     return _xyz(primaries)[1].astype(np.float32)

@@ -132,6 +132,7 @@ class MediaFile:
         Raises:
             MediaError: `corrupt` if nothing can be decoded.
         """
+        # Until every stream has begun, and enough packets have said when their picture is shown.
         first: dict[str, float] = {}
         times: list[float] = []
         for packet in self._packets():
@@ -188,6 +189,7 @@ class MediaFile:
             self.notes.append(sentence)
 
     def _open(self) -> None:
+        """Opens the file at its start, chooses the tracks, and listens to the beginning of the sound."""
         self.decode_errors = 0
         self._sought = False
         self._decoding_times: list[int] = []
@@ -203,6 +205,7 @@ class MediaFile:
         self._kinds = {stream.type for stream in self._streams}
         self.video = video if self._want_video else None
         self.audio = audio if self._want_audio else None
+
         # Packets of MPEG-PS may share one time; decoders then know better.
         self._guessed_times = self.container.format.name == "mpeg"
         self.listening: Listening | None = None
@@ -224,6 +227,7 @@ class MediaFile:
             return None
 
     def _packets(self) -> Iterator[av.Packet]:
+        """Up to the end of the file, or to where it cannot be read any more."""
         try:
             yield from self.container.demux(self._streams)
         except av.FFmpegError:
@@ -254,12 +258,12 @@ class MediaFile:
     def _sound(self, frame: av.AudioFrame, time: float) -> Sound:
         """A decoded block, mixed to mono, and timed by its beginning (seconds)."""
         heard = self.listening
-        if heard is None or len(heard.mix.weights) != frame.layout.nb_channels:
-            heard = Listening(usual_mix(frame.layout))
+        if heard is None or len(heard.weights) != frame.layout.nb_channels:
+            heard = usual_mix(frame.layout)
         if heard.timed_at_end:
             time -= frame.samples / frame.sample_rate
         channels = channels_of(frame)
-        return Sound(time, frame.sample_rate, heard.mix(channels), channels)
+        return Sound(time, frame.sample_rate, heard.mixed(channels), channels)
 
     def _too_large(self) -> str:
         """The end of a sentence on a file that cannot be decoded."""
@@ -271,6 +275,7 @@ class MediaFile:
         )
 
     def _changed(self, what: str) -> MediaError:
+        """The refusal of a file whose size or rate changes: by damage, or by design."""
         if self.decode_errors:
             return MediaError("corrupt", f"{self.path} is damaged: its {what} changes; replace it")
         return MediaError(

@@ -63,6 +63,7 @@ class Deinterlacer:
             yield from _ready(graph)
 
     def _made_for(self, frame: av.VideoFrame) -> av.filter.Graph:
+        """A graph that makes frames like this one progressive, or at least says that they are."""
         if self._codec in FIELD_CODECS:
             self.row_height = 2
             self._note(SINGLE_FIELDS)
@@ -87,6 +88,7 @@ def _ready(graph: av.filter.Graph) -> Iterator[av.VideoFrame]:
 
 
 def _graph_of(frame: av.VideoFrame, name: str, options: str) -> av.filter.Graph:
+    """A graph of one filter, for frames like this one."""
     graph = av.filter.Graph()
     change = graph.add(name, options)
     graph.link_nodes(buffer_for(graph, frame), change, graph.add("buffersink")).configure()

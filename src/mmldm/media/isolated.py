@@ -44,11 +44,7 @@ class Outcome:
 
 
 def run_isolated(
-    function: Callable[..., Any],
-    calls: Sequence[Sequence[Any]],
-    *,
-    workers: int,
-    seconds: float,
+    function: Callable[..., Any], calls: Sequence[Sequence[Any]], *, workers: int, seconds: float
 ) -> Iterator[Outcome]:
     """Calls `function(*arguments)` for each of `calls` and yields outcomes as they finish.
 
@@ -59,6 +55,7 @@ def run_isolated(
         workers: Processes at once.
         seconds: Wall-clock limit per call.
     """
+    # Threads take calls from one queue, each with a worker of its own, and put outcomes into another.
     target = f"{function.__module__}:{function.__qualname__}"
     waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
     for index in range(len(calls)):
@@ -97,6 +94,8 @@ class _Worker:
         self.process: subprocess.Popen[str] | None = None
 
     def call(self, index: int, arguments: Sequence[Any]) -> Outcome:
+        """Waits for the answer, for the death of the process, or for the time limit."""
+        # A process for this call, and the alarm that ends it.
         try:
             process = self.process = self.process or self._start()
         except OSError as error:
@@ -109,6 +108,8 @@ class _Worker:
 
         alarm = threading.Timer(self.seconds, kill)
         alarm.start()
+
+        # Arguments go out and an answer comes back, or nothing where the process has died.
         try:
             assert process.stdin is not None and process.stdout is not None
             process.stdin.write(json.dumps(list(arguments)) + "\n")
@@ -120,6 +121,8 @@ class _Worker:
             alarm.cancel()
         if line:
             return Outcome(index, **json.loads(line))
+
+        # The next call gets a new process.
         process.kill()
         code = process.wait()
         self.process = None
@@ -128,6 +131,7 @@ class _Worker:
         return Outcome(index, None, "crashed", f"the process reading it died (exit code {code})")
 
     def stop(self) -> None:
+        """Ends the process, at work or not."""
         self.stopped = True
         process, self.process = self.process, None
         if process is not None:
@@ -148,8 +152,9 @@ class _Worker:
 
 def _serve(target: str, seconds: float) -> None:
     """The worker's side: one JSON line in, one out, until its input ends."""
+    # Whatever a library prints must not pass for an answer.
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever a library prints must not pass for an answer
+    os.dup2(2, 1)
     module, _, name = target.partition(":")
     function = getattr(importlib.import_module(module), name)
     for line in sys.stdin:

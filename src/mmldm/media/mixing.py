@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import av
@@ -42,25 +42,6 @@ AT_MOST = 30.0
 VARIABLE_LENGTHS = ("vorbis",)
 
 
-@dataclass(frozen=True)
-class Mix:
-    """How channels become one.
-
-    Attributes:
-        weights: (C,) float32.
-        notes: Sentences for the person who owns the file.
-        coherence: As `Powers.coherence`, of the sound that the weights were chosen by.
-    """
-
-    weights: np.ndarray
-    notes: tuple[str, ...] = ()
-    coherence: float = 1.0
-
-    def __call__(self, channels: np.ndarray) -> np.ndarray:
-        """Mono (n,) of channels (C,n)."""
-        return channels[0] if len(channels) == 1 else self.weights @ channels
-
-
 class Powers:
     """Sums of products of the channels of a sound, from which the power of any mix follows."""
 
@@ -89,7 +70,7 @@ class Powers:
         )
 
     def coherence(self, weights: np.ndarray) -> float:
-        """Energy of the mix over what unrelated channels would give; 1 for silence."""
+        """Energy of the mix by `weights` (C,) over what unrelated channels would give; 1 for silence."""
         unrelated = float((weights.astype(np.float64) ** 2 * self.energies).sum())
         return float(weights @ self.products @ weights) / unrelated if unrelated > 0 else 1.0
 
@@ -99,24 +80,25 @@ class Listening:
     """What the first seconds of a file's sound say of all of it.
 
     Attributes:
-        mix: How its channels become one.
+        weights: (C,) float32, by which its channels become one.
+        notes: Sentences for the person who owns the file.
+        coherence: As `Powers.coherence`, of the sound that the weights were chosen by.
         timed_at_end: Whether packets carry the time at which their sound ends, as Vorbis in WebM
             files of old muxers does.
     """
 
-    mix: Mix
+    weights: np.ndarray
+    notes: tuple[str, ...] = ()
+    coherence: float = 1.0
     timed_at_end: bool = False
 
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """Sentences for the person who owns the file."""
-        if not self.timed_at_end:
-            return self.mix.notes
-        return (*self.mix.notes, "its sound packets carry the time of their end; read as such")
+    def mixed(self, channels: np.ndarray) -> np.ndarray:
+        """Mono (n,) of channels (C,n)."""
+        return channels[0] if len(channels) == 1 else self.weights @ channels
 
     def belied_by(self, powers: Powers) -> tuple[str, ...]:
         """Sentences on what the whole sound has that its first seconds do not show."""
-        weights = self.mix.weights
+        weights = self.weights
         if len(weights) != len(powers.energies) or np.count_nonzero(weights) < 2:
             return ()
         notes = []
@@ -125,8 +107,8 @@ class Listening:
                 f"a channel that is silent in the first {AT_MOST:.0f} s sounds later; the mix is"
                 " louder from there on"
             )
-        if self.mix.coherence >= PARTLY_CANCELLED:
-            notes += partly_cancelled(powers.coherence(weights))
+        if self.coherence >= PARTLY_CANCELLED:
+            notes += _partly_cancelled(powers.coherence(weights))
         return tuple(notes)
 
 
@@ -160,17 +142,20 @@ def listen(container: InputContainer, stream: AudioStream) -> Listening | None:
 
     None where nothing of it can be decoded.
     """
+    # The container passes over all other packets.
     for other in container.streams:
         if other is not stream:
             other.discard = Discard.all
+
     powers: Powers | None = None
     layout: av.AudioLayout | None = None
     times, lengths, rate = [], [], 1
+    # Seconds that were loud enough to say something, and all of them.
     heard = decoded = 0.0
     for frame in _frames(container, stream):
         if powers is None or layout is None:
             layout, rate = frame.layout, frame.sample_rate
-            powers, mixed = Powers(layout.nb_channels), loudness_of(layout) > 0
+            powers, mixed = Powers(layout.nb_channels), _loudness_of(layout) > 0
         if frame.layout.nb_channels != layout.nb_channels or frame.sample_rate != rate:
             break
         channels = channels_of(frame)
@@ -178,6 +163,8 @@ def listen(container: InputContainer, stream: AudioStream) -> Listening | None:
         if frame.time is not None:
             times.append(frame.time)
             lengths.append(frame.samples)
+
+        # Enough is heard when it was loud for long enough, and no channel that is mixed still seems silent.
         decoded += frame.samples / rate
         if channels.size and np.abs(channels).max() > QUIET:
             heard += frame.samples / rate
@@ -185,45 +172,51 @@ def listen(container: InputContainer, stream: AudioStream) -> Listening | None:
             break
     if powers is None or layout is None:
         return None
-    return Listening(
-        mix_of(layout, powers), _timed_at_end(np.array(times), np.array(lengths), rate)
-    )
+    mix = _mix_of(layout, powers)
+    if not _timed_at_end(np.array(times), np.array(lengths), rate):
+        return mix
+    note = "its sound packets carry the time of their end; read as such"
+    return replace(mix, notes=(*mix.notes, note), timed_at_end=True)
 
 
-def usual_mix(layout: av.AudioLayout) -> Mix:
+def usual_mix(layout: av.AudioLayout) -> Listening:
     """The mix of a layout whose channels are not known yet: all count as sounding."""
-    loudness = loudness_of(layout)
-    return Mix(loudness / loudness.sum())
+    loudness = _loudness_of(layout)
+    return Listening(loudness / loudness.sum())
 
 
-def mix_of(layout: av.AudioLayout, powers: Powers) -> Mix:
+def _mix_of(layout: av.AudioLayout, powers: Powers) -> Listening:
     """The mix of a file from the first seconds of its sound.
 
     Channels that are silent do not lower the others. Channels that cancel are not mixed.
     """
     if layout.nb_channels == 1:
         return usual_mix(layout)
-    loudness, names = loudness_of(layout), _names(layout)
+
+    # The channel that stands for all where they cannot be mixed: the first of the loudest.
+    loudness, names = _loudness_of(layout), _names(layout)
     audible = powers.sounding & (loudness > 0)
     candidates = powers.energies * audible if audible.any() else powers.energies
     loudest = int(np.argmax(candidates >= AS_LOUD * candidates.max()))
     alone = np.zeros(len(loudness), np.float32)
     alone[loudest] = 1
     if not audible.any():
-        return Mix(alone, (f"only its {names[loudest]} channel sounds",))
+        return Listening(alone, (f"only its {names[loudest]} channel sounds",))
+
+    # BS.775 over those that sound, unless they cancel.
     weights = (loudness / loudness[audible].sum()).astype(np.float32)
     coherence = powers.coherence(weights)
     if coherence < CANCELLED:
         cancelled = "its channels cancel each other when they are mixed"
-        return Mix(alone, (f"{cancelled}; its {names[loudest]} channel alone is used",))
+        return Listening(alone, (f"{cancelled}; its {names[loudest]} channel alone is used",))
     notes = []
     silent = [names[k] for k in np.flatnonzero((loudness > 0) & ~audible)]
     if silent:
         notes.append(f"its {_list(silent)} silent; its mix is as loud as if there were none")
-    return Mix(weights, (*notes, *partly_cancelled(coherence)), coherence)
+    return Listening(weights, (*notes, *_partly_cancelled(coherence)), coherence)
 
 
-def partly_cancelled(coherence: float) -> tuple[str, ...]:
+def _partly_cancelled(coherence: float) -> tuple[str, ...]:
     """A note where a mix loses much of the channels' loudness."""
     if coherence >= PARTLY_CANCELLED:
         return ()
@@ -231,7 +224,7 @@ def partly_cancelled(coherence: float) -> tuple[str, ...]:
     return (f"its channels partly cancel each other when they are mixed ({loss:.0f} dB are lost)",)
 
 
-def loudness_of(layout: av.AudioLayout) -> np.ndarray:
+def _loudness_of(layout: av.AudioLayout) -> np.ndarray:
     """Relative loudness (C,) float32 of the speakers of a layout in the mix."""
     loudness = np.array([SPEAKERS.get(name, AROUND) for name in _speakers(layout)], np.float32)
     return loudness if loudness.any() else np.ones(layout.nb_channels, np.float32)
@@ -247,9 +240,10 @@ def _frames(container: InputContainer, stream: AudioStream) -> Iterator[av.Audio
 
 def _timed_at_end(times: np.ndarray, lengths: np.ndarray, rate: int) -> bool:
     """Whether times are whole as ends of blocks (n,) of different lengths, and torn as beginnings."""
-    before = np.cumsum(lengths) - lengths
+    before = np.cumsum(lengths) - lengths  # Samples before each block.
 
     def torn(offsets: np.ndarray) -> float:
+        """Seconds by which blocks at `offsets` (n,) do not join."""
         steps = np.abs(np.diff(offsets))
         return float(steps[steps > STEP].sum())
 
@@ -258,6 +252,7 @@ def _timed_at_end(times: np.ndarray, lengths: np.ndarray, rate: int) -> bool:
 
 
 def _speakers(layout: av.AudioLayout) -> list[str]:
+    """FFmpeg's names of the speakers; of those usual for the number of channels where they have no names."""
     speakers = [channel.name for channel in layout.channels]
     if set(speakers) != {UNNAMED}:
         return speakers
@@ -266,11 +261,13 @@ def _speakers(layout: av.AudioLayout) -> list[str]:
 
 
 def _names(layout: av.AudioLayout) -> list[str]:
+    """What a person calls the channels."""
     speakers = _speakers(layout) or [f"{number}." for number in range(1, layout.nb_channels + 1)]
     return [NAMES.get(speaker, speaker) for speaker in speakers]
 
 
 def _list(names: list[str]) -> str:
+    """The subject of a sentence, and its verb."""
     if len(names) == 1:
         return f"{names[0]} channel is"
     return f"{', '.join(names[:-1])} and {names[-1]} channels are"

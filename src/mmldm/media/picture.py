@@ -109,6 +109,7 @@ class PictureMaker:
         return map(self._picture, self._deinterlacer.flush())
 
     def _picture(self, frame: av.VideoFrame) -> Picture:
+        """A decoded frame, with what its stream and its metadata say of it."""
         stream = self._stream
         assert stream is not None and frame.time is not None
         duration = (frame.duration or 0) * float(frame.time_base or stream.time_base or 0)
@@ -117,6 +118,7 @@ class PictureMaker:
             self._note(f"pixels {aspect:.3g} times as wide as high; square ones were assumed")
             aspect = 1.0
         aspect /= self._deinterlacer.row_height
+
         colour = colour_of(frame, stream)
         if frame.rotation not in self._orientations:
             with _refusals_of_swscale(self._path, frame):
@@ -156,6 +158,7 @@ class FrameConverter:
             MediaError: `too_large` if the picture is too elongated for that, `format_not_allowed` if
                 nothing makes RGB of its pixels.
         """
+        # How large the stored picture must become to cover the clip, in the stored orientation.
         colour = picture.colour
         height, width = self._size
         if picture.orientation.transposed:
@@ -170,7 +173,8 @@ class FrameConverter:
                 f"{self._path} is too elongated ({picture.frame.width}x{picture.frame.height});"
                 " crop it",
             )
-        # What the file says is given explicitly: swscale raises an error at matrices it does not know.
+        # Scaled and made RGB in one step, wide gamuts and HDR in 16 bits. What the file says is given
+        # explicitly: swscale raises an error at matrices it does not know.
         with _refusals_of_swscale(self._path, picture.frame):
             scaled = self._scaler.reformat(
                 picture.frame,
@@ -183,6 +187,7 @@ class FrameConverter:
                 dst_color_range=ColorRange.JPEG,
                 interpolation=(Interpolation.AREA if scale < 1 else Interpolation.BICUBIC) | EXACT,
             )
+        # Cut from the middle, and turned upright.
         cover = scaled.to_ndarray()
         top, left = (cover_height - height) // 2, (cover_width - width) // 2
         rgb = cover[top : top + height, left : left + width]
@@ -191,6 +196,7 @@ class FrameConverter:
 
 @contextmanager
 def _refusals_of_swscale(path: Path, frame: av.VideoFrame) -> Iterator[None]:
+    """FFmpeg's errors as the refusal of a file."""
     try:
         yield
     except av.FFmpegError as error:

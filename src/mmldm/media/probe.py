@@ -75,6 +75,8 @@ def probe(path: str | Path, limits: Limits | None = None, allow_missing: bool = 
         media.rewind()
         if beginning.note:
             media.note(beginning.note)
+
+        # One pass over all of it, in bounded memory.
         picture, sound = _PictureTally(), _SoundTally()
         for event in media:
             if isinstance(event, Picture):
@@ -171,6 +173,7 @@ class _PictureTally:
 
     @property
     def widest_gap(self) -> float:
+        """Of the gaps between pictures, in seconds."""
         return float(np.diff(self.times).max())
 
     @property
@@ -181,6 +184,8 @@ class _PictureTally:
 
 
 class _SoundTally:
+    """How much of the sound there is, how loud it is, and when its blocks begin."""
+
     def __init__(self) -> None:
         self.samples = self.heard = self.zeros = 0
         self.rate = 0
@@ -195,13 +200,16 @@ class _SoundTally:
         if not count:
             return
         self.samples += count
-        # Of all channels: a mix may be silent where they are not.
+
+        # Silence is that of all channels: a mix may be silent where they are not.
         largest = np.abs(sound.channels).max(axis=0)
         self.zeros += count - int(np.count_nonzero(largest))
         peaks = np.maximum.reduceat(largest, np.arange(0, count, SILENCE_BLOCK))
         self.heard += min(SILENCE_BLOCK * int((peaks > SILENCE).sum()), count)
         self.peak = max(self.peak, float(np.abs(sound.samples).max()))
         self.end = max(self.end, sound.end)
+
+        # For gaps, and for what the mix does to the loudness.
         self.times.append(sound.time)
         self.lengths.append(count)
         if self.powers is None:
@@ -226,6 +234,7 @@ class _SoundTally:
 
 
 def _notes(media: MediaFile, picture: _PictureTally, sound: _SoundTally) -> tuple[str, ...]:
+    """Sentences for the person who owns the file."""
     notes = list(media.notes)
     if media.decode_errors:
         notes.append(f"{media.decode_errors} decode errors")

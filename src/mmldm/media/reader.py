@@ -22,7 +22,7 @@ from mmldm.media.clip import Clip
 from mmldm.media.clock import TOLERANCE, Beginning, Shown
 from mmldm.media.container import AUDIO_FORMATS, VIDEO_FORMATS, Limits
 from mmldm.media.decoding import MediaFile
-from mmldm.media.picture import Picture
+from mmldm.media.picture import FrameConverter, Picture
 from mmldm.media.sound import Sound
 from mmldm.media.window import FrameTrack, ShownTrack, SoundBlocks
 from mmldm.types import ClipSpec
@@ -137,12 +137,12 @@ def read_windows(
         # A usable file may be shorter than a window by the tolerance; then there is slack below zero.
         asked = [beginning.origin + max(start, 0.0) for start in starts]
         if min(starts) > SEEK_FROM and media.seek(min(asked) - beginning.clock.nominal - PREROLL):
-            collected = _Collected(media, beginning, asked, spec, limits)
+            collected = _Collected(media, beginning, asked, spec)
             if collected.saw_beginning:
                 return collected.windows()
             # The seek landed after the window's beginning, or on no key frame before it.
             media.rewind()
-        return _Collected(media, beginning, asked, spec, limits).windows()
+        return _Collected(media, beginning, asked, spec).windows()
 
 
 @once_per_file
@@ -158,18 +158,14 @@ class _Collected:
     """What one pass over the file gives to the windows."""
 
     def __init__(
-        self,
-        media: MediaFile,
-        beginning: Beginning,
-        asked: Sequence[float],
-        spec: ClipSpec,
-        limits: Limits,
+        self, media: MediaFile, beginning: Beginning, asked: Sequence[float], spec: ClipSpec
     ) -> None:
         self._media, self._asked, self._spec = media, asked, spec
         self._origin, clock = beginning.origin, beginning.clock
 
         # Pictures that are not wanted still say where a window begins.
-        self._frames = FrameTrack(media.path, asked, spec, clock, limits) if media.video else None
+        converter = FrameConverter(media.path, spec.height, spec.width, media.limits)
+        self._frames = FrameTrack(asked, spec, clock, converter) if media.video else None
         is_shown = beginning.picture is not None and self._frames is None
         self._shown = ShownTrack(asked, spec, clock) if is_shown else None
         blocks = SoundBlocks(media.path, asked, spec, clock, media.note)

@@ -46,11 +46,13 @@ def resample(waveform: Tensor, rate: int, new_rate: int) -> Tensor:
 
 def _kernels(down: int, up: int) -> tuple[Tensor, int]:
     """Filters (up, K) f64 for the instants n * down / up, n < up, and how far they reach back."""
+    # Distances (up, K) from each new instant to the old samples around it, in zero crossings of the sinc.
     cutoff = ROLLOFF * min(1.0, up / down)
     reach = math.ceil(ZERO_CROSSINGS / cutoff)
     offsets = torch.arange(-reach, reach + down + 1, dtype=torch.float64)
     instants = torch.arange(up, dtype=torch.float64)[:, None] * down / up
     distance = (offsets - instants) * cutoff
+    # Kaiser's window over as many zero crossings on each side.
     inside = (1 - (distance / ZERO_CROSSINGS).square()).clamp(min=0).sqrt()
     window = torch.special.i0(KAISER_BETA * inside) / torch.special.i0(torch.tensor(KAISER_BETA))
     window = torch.where(distance.abs() <= ZERO_CROSSINGS, window, 0)

@@ -64,6 +64,7 @@ def save_png(path: Path, image: Image.Image) -> None:
 
 def spectrogram_picture(clip: Clip, width: int, height: int) -> Image.Image:
     """The clip's log-mel spectrogram in colour: 80 dB below its peak, low bands at the bottom."""
+    # A spectrogram of the clip's own length: windows of about 50 ms, overlapping by 7/8.
     rate = clip.sample_rate
     n_fft = 1 << (rate // 20).bit_length()
     spec = ClipSpec(
@@ -81,6 +82,8 @@ def spectrogram_picture(clip: Clip, width: int, height: int) -> Image.Image:
     waveform = F.pad(clip.waveform.cpu(), (0, max(0, spec.num_samples - len(clip.waveform))))
     magnitudes = AudioImage(spec).mel(waveform[None])[0]
     decibels = 20 * torch.log10(magnitudes.clamp(min=1e-9))
+
+    # Levels in colour, low bands at the bottom.
     peak = max(decibels.max().item(), -60.0)
     levels = ((decibels - peak) / 80 + 1).clamp(0, 1).flip(0).numpy()
     stops = np.linspace(0, 1, len(COLOURS))
@@ -90,17 +93,22 @@ def spectrogram_picture(clip: Clip, width: int, height: int) -> Image.Image:
 
 
 def _panel(clip: Clip, title: str) -> Image.Image:
+    """One clip: caption, frames, spectrogram and axis, below each other."""
     count = min(TILES, len(clip.frames))
     chosen = torch.arange(count) * len(clip.frames) // count
     frame_height, frame_width = clip.frames.shape[-2:]
     tile_height = max(1, round(TILE_WIDTH * frame_height / frame_width))
     width = count * TILE_WIDTH
+
+    # Where everything stands, from the top.
     spectrogram_top = CAPTION_HEIGHT + tile_height + 2
     axis_top = spectrogram_top + SPECTROGRAM_HEIGHT
     panel = Image.new("RGB", (width, axis_top + AXIS_HEIGHT), PAPER)
     draw = ImageDraw.Draw(panel)
     font = ImageFont.load_default(13)
     draw.text((0, 1), printable(title), fill=INK, font=font)
+
+    # Each frame's left edge at its time; then the same seconds of sound, and their axis.
     for index in chosen.tolist():
         picture = Image.fromarray(clip.frames[index].permute(1, 2, 0).cpu().numpy())
         picture = picture.resize((TILE_WIDTH, tile_height), Image.Resampling.BICUBIC)
@@ -114,5 +122,6 @@ def _panel(clip: Clip, title: str) -> Image.Image:
 
 
 def _ticks(duration: float) -> list[float]:
+    """Round numbers of seconds below `duration`, about ten at most."""
     step = next((s for s in (0.1, 0.2, 0.5, 1, 2, 5, 10, 30) if duration / s <= 10), duration)
     return [round(i * step, 3) for i in range(int(duration / step) + 1) if i * step < duration]

@@ -55,6 +55,7 @@ class Sound:
 
     @property
     def end(self) -> float:
+        """When its last sample is over, in seconds."""
         return self.time + len(self.samples) / self.rate
 
     def mono(self) -> Sound:
@@ -75,13 +76,7 @@ class SoundTrack:
         note: Takes sentences for the person who owns the file.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        begin: float,
-        spec: ClipSpec,
-        note: Note = unsaid,
-    ) -> None:
+    def __init__(self, path: Path, begin: float, spec: ClipSpec, note: Note = unsaid) -> None:
         self.path, self.begin, self.spec, self._note = path, begin, spec, note
         self._until = begin + spec.duration + TAIL + OFF
         self._blocks: list[Sound] = []
@@ -103,6 +98,7 @@ class SoundTrack:
         self._end = max(self._end, sound.end)
         if not self._blocks and sound.end < self.begin - HOLD:
             return
+        # Where the sound so far would begin if this block's time were true: a step of that is a doubt.
         offset = sound.time - self._before / sound.rate
         if abs(offset - self._offset) > STEP:
             self._steady = 0.0
@@ -139,11 +135,14 @@ class SoundTrack:
 
     def _line(self) -> np.ndarray:
         """The sound (n,) from LEAD seconds before the window on, at its own rate."""
+        # Where each block begins on the line, in samples.
         rate = self._blocks[0].rate
         lengths = np.array([len(block.samples) for block in self._blocks])
         pieces = levels(np.array([block.time for block in self._blocks]), lengths, rate)
         starts = np.round(np.round((pieces - self.begin + LEAD) * rate, 3)).astype(int)
         starts += np.cumsum(lengths) - lengths
+
+        # What of them lies on the line. Gaps stay silent, and of an overlap the later block is heard.
         line = np.zeros(round((LEAD + self.spec.duration + TAIL) * rate), np.float32)
         for start, block in zip(starts, self._blocks, strict=True):
             low, high = max(start, 0), min(start + len(block.samples), len(line))
@@ -171,7 +170,7 @@ def levels(times: np.ndarray, lengths: np.ndarray, rate: int) -> np.ndarray:
 
 
 def gap_notes(times: np.ndarray, lengths: np.ndarray, rate: int) -> tuple[str, ...]:
-    """Sentences on gaps, overlaps and jitter of a whole sound; arguments as for `levels`."""
+    """Sentences on gaps, overlaps and jitter of a whole sound of n blocks; arguments (n,) as for `levels`."""
     pieces = levels(times, lengths, rate)
     jumps = np.diff(pieces)
     said = []
@@ -200,6 +199,7 @@ def clipping(peak: float) -> str:
 
 
 def _resample(samples: np.ndarray, rate: int, new_rate: int) -> np.ndarray:
+    """Samples (n,) float32 at another rate, by libswresample."""
     if rate == new_rate:
         return samples
     frame = av.AudioFrame.from_ndarray(samples[np.newaxis], format="fltp", layout="mono")
@@ -210,15 +210,22 @@ def _resample(samples: np.ndarray, rate: int, new_rate: int) -> np.ndarray:
 
 
 def _jumps(offsets: np.ndarray, seconds: np.ndarray) -> list[int]:
-    """Indices of the blocks that begin a new piece."""
+    """Indices of the blocks that begin a new piece.
+
+    Args:
+        offsets: (n,) seconds by which each block is late if all before it lie end to end.
+        seconds: (n,) that each block lasts.
+    """
     ends = np.cumsum(seconds)
     first, jumps = 0, []
     for step in np.flatnonzero(np.abs(np.diff(offsets)) > STEP) + 1:
         if step <= first:
             continue
+        # The level so far: of the last HOLD seconds of this piece.
         now = ends[step - 1]
         begin = max(first, int(np.searchsorted(ends, now - HOLD, "right")))
         level = _quantile(offsets[begin:step], seconds[begin:step], 0.5)
+        # A jump is believed if most of what follows keeps it up: a large one soon, a small one later.
         direction = np.sign(offsets[step] - level)
         for size, reach, support in ((LARGE, BRIEF, 0.0), (OFF, HOLD, BRIEF)):
             stop = int(np.searchsorted(ends, now + reach)) + 1
@@ -235,7 +242,7 @@ def _jumps(offsets: np.ndarray, seconds: np.ndarray) -> list[int]:
 
 
 def _split(offsets: np.ndarray, seconds: np.ndarray, level: float) -> int:
-    """How many blocks still belong to the level before the jump: by least absolute error."""
+    """How many of the blocks (n,) still belong to the level before the jump: by least absolute error."""
     new_level = _quantile(offsets, seconds, 0.5)
     gain = seconds * (np.abs(offsets - level) - np.abs(offsets - new_level))
     old = int(np.searchsorted(np.cumsum(seconds), (1 - AGREEING) * seconds.sum()))
@@ -244,7 +251,7 @@ def _split(offsets: np.ndarray, seconds: np.ndarray, level: float) -> int:
 
 
 def _quantile(values: np.ndarray, weights: np.ndarray, share: float) -> float:
-    """The least value that has `share` of the weight at or below it."""
+    """The least of the values (n,) that has `share` of the weights (n,) at or below it."""
     order = np.argsort(values, kind="stable")
     total = np.cumsum(weights[order])
     return float(values[order[np.searchsorted(total, share * total[-1] - 1e-12)]])

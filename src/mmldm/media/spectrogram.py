@@ -23,7 +23,7 @@ SILENCE_LEVEL = 0.02
 
 
 def hz_to_mel(hz: Tensor, scale: str) -> Tensor:
-    """Frequencies in Hz to mels: `htk` (O'Shaughnessy) or `slaney` (linear below 1 kHz)."""
+    """Frequencies (...) in Hz to mels: `htk` (O'Shaughnessy) or `slaney` (linear below 1 kHz)."""
     if scale == "htk":
         return 2595.0 * torch.log10(1.0 + hz / 700.0)
     linear = hz * 3.0 / 200.0
@@ -31,7 +31,7 @@ def hz_to_mel(hz: Tensor, scale: str) -> Tensor:
 
 
 def mel_to_hz(mel: Tensor, scale: str) -> Tensor:
-    """The inverse of `hz_to_mel`."""
+    """Mels (...) to frequencies in Hz: the inverse of `hz_to_mel`."""
     if scale == "htk":
         return 700.0 * (10.0 ** (mel / 2595.0) - 1.0)
     return torch.where(
@@ -41,6 +41,7 @@ def mel_to_hz(mel: Tensor, scale: str) -> Tensor:
 
 def mel_filterbank(spec: SpectrogramSpec, sample_rate: int) -> Tensor:
     """Triangular mel filters (M,F), F = n_fft // 2 + 1; filter m peaks at the m-th mel centre."""
+    # Evenly spaced edges in mels: filter m rises from edge m to m + 1, and falls to m + 2.
     limits = torch.tensor([spec.f_min, spec.f_max], dtype=torch.float64)
     low, high = hz_to_mel(limits, spec.mel_scale)
     points = torch.linspace(low.item(), high.item(), spec.num_mels + 2, dtype=torch.float64)

@@ -13,30 +13,13 @@ from pathlib import Path
 import numpy as np
 
 from mmldm.media.clock import TOLERANCE, FrameClock, Shown
-from mmldm.media.container import Limits, Note
+from mmldm.media.container import Note
 from mmldm.media.picture import FrameConverter, Picture
 from mmldm.media.sound import HOLD, Sound, SoundTrack
 from mmldm.types import ClipSpec
 
 REORDERING = 1.0
 """Seconds by which the times of packets in a file may go back."""
-
-
-class _Run:
-    """A window from `start` on, and the frames that it shows so far."""
-
-    def __init__(self, start: float, spec: ClipSpec) -> None:
-        self.start, self.chosen = start, list[float]()
-        self._spec = spec
-
-    @property
-    def complete(self) -> bool:
-        return len(self.chosen) == self._spec.num_frames
-
-    @property
-    def instant(self) -> float:
-        """Whose frame is to be chosen next."""
-        return self.start + len(self.chosen) / self._spec.fps
 
 
 class FrameTrack:
@@ -46,7 +29,10 @@ class FrameTrack:
     out to outlast the file, the run that begins at the earlier one is taken; both are followed meanwhile.
 
     Args:
-        asked: Where windows are to begin, in the file's own time.
+        asked: Where windows are to begin, in seconds of the file's own time.
+        spec: Of the clips.
+        clock: The rule which frame an instant shows.
+        converter: Makes frames of pictures.
 
     Attributes:
         begin: When the earliest window may begin, in seconds, as of the other tracks.
@@ -55,30 +41,20 @@ class FrameTrack:
     """
 
     def __init__(
-        self,
-        path: Path,
-        asked: Sequence[float],
-        spec: ClipSpec,
-        clock: FrameClock,
-        limits: Limits,
+        self, asked: Sequence[float], spec: ClipSpec, clock: FrameClock, converter: FrameConverter
     ) -> None:
-        self.asked, self.spec, self.clock = asked, spec, clock
+        self.asked, self.spec, self.clock, self._converter = asked, spec, clock, converter
         self.begin, self.first = min(asked), np.inf
         self.arrays: dict[float, np.ndarray] = {}
-        self._runs: list[list[_Run]] = [[] for _ in asked]
+        # For each window: the times of the frames that it shows so far, by where it may begin, best first.
+        self._runs: list[dict[float, list[float]]] = [{} for _ in asked]
         self._last: Picture | None = None
         self._gap = 0.0
-        self._converter = FrameConverter(path, spec.height, spec.width, limits)
 
     @property
     def complete(self) -> bool:
         """Whether every window has its frames, and does not outlast the picture."""
-        return all(
-            runs
-            and runs[0].complete
-            and (len(runs) == 1 or runs[0].start + self.spec.duration <= self.end + TOLERANCE)
-            for runs in self._runs
-        )
+        return all(map(self._is_settled, self._runs))
 
     @property
     def size(self) -> tuple[int, int] | None:
@@ -109,11 +85,20 @@ class FrameTrack:
 
     def starts(self, window: int) -> list[float]:
         """Where a window may begin, best first."""
-        return [run.start for run in self._runs[window] if run.complete]
+        runs = self._runs[window]
+        return [start for start, chosen in runs.items() if len(chosen) == self.spec.num_frames]
 
     def chosen(self, window: int, start: float) -> list[float]:
         """Times of the T frames that a window shows from one of its `starts` on."""
-        return next(run.chosen for run in self._runs[window] if run.start == start)
+        return self._runs[window][start]
+
+    def _is_settled(self, runs: dict[float, list[float]]) -> bool:
+        """Whether it is clear where a window begins, and what it shows."""
+        if not runs:
+            return False
+        best = next(iter(runs))
+        fits = len(runs) == 1 or best + self.spec.duration <= self.end + TOLERANCE
+        return len(runs[best]) == self.spec.num_frames and fits
 
     def _shown(self, picture: Picture) -> float:
         """Seconds for which the last picture is shown: as claimed, or as long as the one before it."""
@@ -122,17 +107,21 @@ class FrameTrack:
     def _choose(self, earlier: Picture, later: Picture | None, until: float) -> None:
         """Serves every instant up to `until` (seconds), which is that of `later` where there is one."""
         for asked, runs in zip(self.asked, self._runs, strict=True):
+            # The window begins between these two pictures.
             if not runs and asked < until:
                 starts = self.clock.starts(earlier.time, until, asked)
-                runs += [_Run(s, self.spec) for s in starts if later is not None or s < until]
-            for run in runs:
-                while not run.complete and run.instant < until:
+                runs |= {s: [] for s in starts if later is not None or s < until}
+            # Each of its instants up to `until` shows the nearer of the two.
+            for start, chosen in runs.items():
+                while (instant := start + len(chosen) / self.spec.fps) < until:
+                    if len(chosen) == self.spec.num_frames:
+                        break
                     picture = earlier
-                    if later and self.clock.shows_later(earlier.time, until, run.instant):
+                    if later and self.clock.shows_later(earlier.time, until, instant):
                         picture = later
                     if picture.time not in self.arrays:
                         self.arrays[picture.time] = self._converter.convert(picture)
-                    run.chosen.append(picture.time)
+                    chosen.append(picture.time)
 
 
 class ShownTrack:
@@ -166,6 +155,7 @@ class ShownTrack:
 
     def starts(self, window: int) -> list[float]:
         """Where a window may begin, best first: as asked where the file shows nothing."""
+        # The two pictures around the instant asked for; packets come in any order.
         asked, times = self.asked[window], sorted(self._durations)
         if not times or asked >= self.end:
             return [asked]
@@ -187,12 +177,7 @@ class SoundBlocks:
     """
 
     def __init__(
-        self,
-        path: Path,
-        asked: Sequence[float],
-        spec: ClipSpec,
-        clock: FrameClock,
-        note: Note,
+        self, path: Path, asked: Sequence[float], spec: ClipSpec, clock: FrameClock, note: Note
     ) -> None:
         self.path, self.spec, self._note = path, spec, note
         self.begin, self.first = min(asked) - clock.nominal, np.inf
@@ -211,6 +196,8 @@ class SoundBlocks:
         if self.complete:
             return
         sound = sound.mono()
+
+        # Of what ends HOLD seconds before all windows, nothing is kept.
         self._latest.add(sound)
         self.end = max(self.end, sound.end)
         if len(self._blocks) > 1 and self._blocks[1].time <= self.begin - HOLD:

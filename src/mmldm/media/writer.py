@@ -61,6 +61,7 @@ def write_mp4(path: Path, clip: Clip) -> None:
         _refusals_of_the_disk(),
         av.open(str(temporary), "w", format="mp4", options={"movflags": "+faststart"}) as output,
     ):
+        # The picture's stream, with its colours.
         rate = Fraction(clip.fps).limit_denominator(1001)
         # x264's macroblock tree reads memory it has not set in pictures of few macroblocks: the same
         # clip would be another file each time.
@@ -73,12 +74,15 @@ def write_mp4(path: Path, clip: Clip) -> None:
         video.codec_context.colorspace = TAGS[matrix]
         video.codec_context.color_primaries = video.codec_context.color_trc = BT709
         video.codec_context.color_range = int(ColorRange.MPEG)
+
+        # The sound's stream.
         audio_rate = clip.sample_rate if clip.sample_rate in AAC_RATES else 48000
         # FFmpeg's default search of quantisers takes three times as long and keeps less of these sounds.
         coder = {"aac_coder": "fast"}
         audio = output.add_stream("aac", rate=audio_rate, layout="mono", options=coder)
         audio.bit_rate = 128_000 if audio_rate >= 32000 else 64_000
 
+        # Encoders hold some frames back; None asks for the rest.
         for picture in pictures:
             frame = av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(
                 format="yuv420p",
@@ -121,6 +125,7 @@ def _refusals_of_the_disk() -> Iterator[None]:
 
 
 def _even(frames: Tensor) -> Tensor:
+    """Frames (T,3,H,W) with even H and W: the last row or column is repeated."""
     height, width = frames.shape[-2:]
     if height % 2 == 0 and width % 2 == 0:
         return frames
@@ -129,6 +134,7 @@ def _even(frames: Tensor) -> Tensor:
 
 
 def _audio_frame(waveform: Tensor, sample_rate: int) -> av.AudioFrame:
+    """A waveform (S,) as one block of sound, clipped to [-1,1]."""
     samples = waveform.detach().float().cpu().clamp(-1, 1).numpy()[np.newaxis]
     frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples), format="fltp", layout="mono")
     frame.sample_rate = sample_rate

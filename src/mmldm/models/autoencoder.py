@@ -1,7 +1,7 @@
-"""The multi-modal autoencoder: two encoders, a shared semantic space, one diffusion decoder.
+"""The multi-modal autoencoder (MM-LDM §3.1, Fig. 3): two encoders, shared semantics, one diffusion decoder.
 
 image latents AV (B,1,c,h,w) (B,T,c,h,w) -> latents AV (B,C,T',H',W') -> Conditions -> denoised
-image latents. MM-LDM §3.1, Fig. 2. The module path of this file is stored in checkpoints.
+image latents. Model folders name the path of this module.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from mmldm.models.component import load_component
 from mmldm.models.feature_adapter import FeatureAdapter
 from mmldm.models.image_codec import LatentStatistics
 from mmldm.models.layers import patchify, unpatchify, zero_init
-from mmldm.models.perceptual_encoder import PerceptualEncoder, Posterior
+from mmldm.models.perceptual_encoder import LatentLayout, PerceptualEncoder, Posterior
 from mmldm.models.semantics import ClassificationHead, ContrastiveHead, Projector
 from mmldm.models.signal_decoder import SignalDecoder
 from mmldm.strict import bind
@@ -103,59 +103,54 @@ class MultiModalAutoencoder(ModelMixin, ConfigMixin):
         super().__init__()
         c, h, w = image_latent_shape
         frames: AV[int] = AV(1, num_frames)
+
+        # Audio and video perceptual encoders: what the latents look like follows from their sections.
+        def encoder(name: str, config: Mapping[str, Any], num_frames: int) -> PerceptualEncoder:
+            shape = {"image_latent_shape": (c, h, w), "num_frames": num_frames}
+            return _build(PerceptualEncoder, config, f"{name}_encoder_config", **shape)
+
         sections = AV(audio_encoder_config, video_encoder_config)
-        self.encoders: ModulePair[PerceptualEncoder] = ModulePair(
-            MODALITIES.map(
-                lambda name, config, n: _build(
-                    PerceptualEncoder, config, f"{name}_encoder_config",
-                    image_latent_shape=(c, h, w), num_frames=n,
-                ),
-                sections,
-                frames,
-            )
-        )  # fmt: skip
+        self.encoders = ModulePair(MODALITIES.map(encoder, sections, frames))
         layouts = self.encoders.av.map(lambda encoder: encoder.layout)
 
+        # The signal decoder, over patches of cells where the recipe folds them.
         p = decoder_patch_size
         if h % p or w % p:
             raise UserError(f"decoder_patch_size {p} does not divide image latents of {h}x{w}.")
         self.decoder: SignalDecoder = _build(
             SignalDecoder.from_sizes, decoder_config, "decoder_config", channels=c * p * p
         )
+
+        # A latent's own way into the decoder: feature maps after its input blocks, and its time embedding.
         taps = self.decoder.tap_shapes(h // p, w // p)
-        self.adapters: ModulePair[FeatureAdapter] = ModulePair(
-            layouts.map(
-                lambda layout, n: _build(
-                    FeatureAdapter, adapter_config, "adapter_config",
-                    layout=layout, num_frames=n, tap_shapes=taps,
-                ),
-                frames,
-            )
-        )  # fmt: skip
+
+        def adapter(layout: LatentLayout, num_frames: int) -> FeatureAdapter:
+            derived = {"layout": layout, "num_frames": num_frames, "tap_shapes": taps}
+            return _build(FeatureAdapter, adapter_config, "adapter_config", **derived)
+
+        self.adapters = ModulePair(layouts.map(adapter, frames))
         time_dim = self.decoder.time_embedding_dim
         self.pooled: ModulePair[nn.Sequential] | None = None
         if with_pooled_latent:
-            self.pooled = ModulePair(
-                layouts.map(lambda layout: _quiet_mlp(layout.channels, time_dim))
-            )
+            self.pooled = ModulePair(layouts.map(lambda x: _quiet_mlp(x.channels, time_dim)))
 
+        # The shared semantic space, and how one modality's semantics reach the other's images.
         shared = dict(semantic_config or {})
         own = AV(*(shared.pop(modality, {}) for modality in MODALITIES))
-        self.projectors: ModulePair[Projector] = ModulePair(
-            layouts.map(
-                lambda layout, extra: _build(
-                    Projector, {**shared, **extra}, "semantic_config", layout=layout
-                ),
-                own,
-            )
-        )
+
+        def projector(layout: LatentLayout, extra: Mapping[str, Any]) -> Projector:
+            return _build(Projector, {**shared, **extra}, "semantic_config", layout=layout)
+
+        self.projectors = ModulePair(layouts.map(projector, own))
         width = self.projectors.audio.out.out_features
         context_dim = self.decoder.config.cross_attention_dim
         self.semantic_context: ModulePair[nn.Sequential] | None = None
         if with_semantics:
             self.semantic_context = ModulePair(
-                layouts.map(lambda _: _quiet_mlp(width, context_dim))
+                AV(_quiet_mlp(width, context_dim), _quiet_mlp(width, context_dim))
             )
+
+        # The other context tokens: learned prompts of the modality, and the class.
         self.prompts = nn.Parameter(0.1 * torch.randn(2, prompt_tokens, context_dim))
         has_token = with_class_token and num_classes > 0
         self.class_tokens = nn.Embedding(num_classes, context_dim) if has_token else None
@@ -164,6 +159,8 @@ class MultiModalAutoencoder(ModelMixin, ConfigMixin):
                 "autoencoder: without prompt tokens, class token and semantic context the signal "
                 "decoder's cross-attention has nothing to read; keep one of them"
             )
+
+        # Heads of the classification and the contrastive loss (Eq. 1).
         self.classifier = ClassificationHead(width, num_classes) if num_classes else None
         self.contrast = ContrastiveHead(width, contrastive_dim)
 
@@ -185,17 +182,19 @@ class MultiModalAutoencoder(ModelMixin, ConfigMixin):
 
     @apply_forward_hook
     def encode(self, image_latents: AV[Any]) -> AV[Any]:
-        """Image latents AV (B,1,c,h,w), (B,T,c,h,w) -> posteriors over latents; None stays None."""
-        return self.encoders.av.map(
-            lambda encoder, x: None if x is None else encoder(x), image_latents
-        )
+        """Image latents AV (B,1,c,h,w), (B,T,c,h,w) -> posteriors over AV (B,C,T',H',W'); None stays None."""
+
+        def encoded(encoder: PerceptualEncoder, x: Tensor | None) -> Posterior | None:
+            return None if x is None else encoder(x)
+
+        return self.encoders.av.map(encoded, image_latents)
 
     @apply_forward_hook
     def semantics(self, latents: AV[Tensor]) -> AV[Tensor]:
         """Latents AV (B,C,T',H',W') -> tokens AV (B,N,D)."""
         if self.config.detach_latents:
-            latents = latents.map(torch.Tensor.detach)
-        return self.projectors.av.map(_call, latents)
+            latents = latents.map(Tensor.detach)
+        return self.projectors(latents)
 
     @apply_forward_hook
     def class_logits(self, semantics: AV[Tensor]) -> Tensor:
@@ -238,34 +237,39 @@ class MultiModalAutoencoder(ModelMixin, ConfigMixin):
         """
         B, F = frame_indices.shape
         frames = AV(torch.zeros_like(frame_indices[:, :1]), frame_indices)
+
+        # What one modality can tell the other, and the prompt that says which modality a row is.
         semantics = self.semantics(latents)
         told: AV[list[Tensor]] = AV([], [])
         if self.semantic_context is not None:
-            told = self.semantic_context.av.map(lambda mlp, tokens: [mlp(tokens)], semantics)
+            told = self.semantic_context(semantics).map(lambda tokens: [tokens])
         prompts: AV[Tensor] = AV(*self.prompts[:, None].expand(2, B, -1, -1))
         if drop is not None:
-            latents, prompts = (x.map(_zero_rows, drop) for x in (latents, prompts))
-            told = told.map(lambda tokens, gone: [_zero_rows(x, gone) for x in tokens], drop)
-        classes = self._class_token(semantics, class_labels)
-        maps = self.adapters.av.map(_call, latents, frames)
+            latents, prompts = latents.map(_zero_rows, drop), prompts.map(_zero_rows, drop)
+            told = told.map(_zero_rows_of_each, drop)
+
+        # The latent's own features, frame by frame.
+        maps = self.adapters(latents, frames)
         pooled = None
         if self.pooled is not None:
             slots = self.adapters.av.map(FeatureAdapter.pooled_slots, latents, frames)
-            pooled = torch.cat(self.pooled.av.map(_call, slots))
-        foreign: AV[list[Tensor]] = AV([*classes, *told.video], [*classes, *told.audio])
+            pooled = torch.cat(self.pooled(slots))
+
+        # Tokens for cross-attention: [modality prompt | class | the other modality's semantics].
+        classes = self._class_token(semantics, class_labels)
+        foreign = AV([*classes, *told.video], [*classes, *told.audio])
         if alone is not None:
-            foreign = foreign.map(lambda tokens, own: [_zero_rows(x, own) for x in tokens], alone)
-        context = prompts.map(lambda own, others: torch.cat([own, *others], dim=1), foreign)
-        context = AV(context.audio, context.video.repeat_interleave(F, dim=0))
+            foreign = foreign.map(_zero_rows_of_each, alone)
+        audio, video = prompts.map(lambda own, others: torch.cat([own, *others], dim=1), foreign)
         return Conditions(
             taps=tuple(torch.cat(pair) for pair in zip(*maps, strict=True)),
             pooled=pooled,
-            context=torch.cat(context),
+            context=torch.cat([audio, video.repeat_interleave(F, dim=0)]),
             semantics=semantics,
         )
 
     def _class_token(self, semantics: AV[Tensor], labels: Tensor | None) -> list[Tensor]:
-        """[(B,1,D)], or nothing for a model without classes."""
+        """Tokens AV (B,N,D), labels (B,) -> [(B,1,D)], or nothing for a model without classes."""
         if self.class_tokens is None:
             return []
         with torch.no_grad():
@@ -293,10 +297,12 @@ class MultiModalAutoencoder(ModelMixin, ConfigMixin):
         Returns:
             AV of the prediction, shaped like `sample`, in the schedule's parameterisation.
         """
+        # Both modalities' images in one batch: B audio images, then B*F frames.
         p = self.config.decoder_patch_size
         B, F = sample.video.shape[:2]
         rows = patchify(torch.cat([images.flatten(0, 1) for images in sample]), (p, p))
         times = torch.cat([t.flatten() for t in timesteps])
+
         size = images_per_call or len(rows)
         parts = [slice(start, start + size) for start in range(0, len(rows), size)]
         out = torch.cat(
@@ -311,6 +317,7 @@ class MultiModalAutoencoder(ModelMixin, ConfigMixin):
                 for part in parts
             ]
         )
+
         audio, video = unpatchify(out, (p, p)).split([B, B * F])
         return AV(audio.unflatten(0, (B, 1)), video.unflatten(0, (B, F)))
 
@@ -342,6 +349,13 @@ class ModulePair(nn.Module, Generic[M]):
         """The two modules as a pair, to map over."""
         return AV(self.audio, self.video)
 
+    def forward(self, *inputs: AV[Tensor]) -> AV[Any]:
+        """Each module's answer to its own modality of each of `inputs`, AV (B,...)."""
+        return AV(
+            self.audio(*(pair.audio for pair in inputs)),
+            self.video(*(pair.video for pair in inputs)),
+        )
+
 
 def _build(
     part: Callable[..., M], config: Mapping[str, Any] | None, where: str, **derived: Any
@@ -350,12 +364,8 @@ def _build(
     return part(**bind(config or {}, part, where, **derived))
 
 
-def _call(module: nn.Module, *inputs: Tensor) -> Any:
-    return module(*inputs)
-
-
 def _quiet_mlp(in_dim: int, out_dim: int) -> nn.Sequential:
-    """Two linears of which only the last starts at zero, so that both learn."""
+    """(...,in_dim) -> (...,out_dim). Only the last of two linears starts at zero, so that both learn."""
     return nn.Sequential(
         nn.Linear(in_dim, out_dim), nn.SiLU(), zero_init(nn.Linear(out_dim, out_dim))
     )
@@ -364,3 +374,8 @@ def _quiet_mlp(in_dim: int, out_dim: int) -> nn.Sequential:
 def _zero_rows(values: Tensor, drop: Tensor) -> Tensor:
     """Zeroes the rows of (B,...) where `drop` (B,) is True."""
     return values.masked_fill(drop.reshape(-1, *[1] * (values.dim() - 1)), 0)
+
+
+def _zero_rows_of_each(tokens: list[Tensor], drop: Tensor) -> list[Tensor]:
+    """The same in each of several tensors (B,N,D)."""
+    return [_zero_rows(x, drop) for x in tokens]

@@ -1,8 +1,8 @@
-"""A component's folder as a stranger may have made it, checked before anything is built from it.
+"""A component's folder as a stranger may have made it, checked before a network is built from it.
 
-config.json, .safetensors -> network, or a sentence. What decides how much memory and time a network takes
-is its config, so that is held against the headers of its weights on the meta device, where a tensor takes
-no memory. diffusers alone ignores unknown settings, fills missing tensors with random numbers and computes
+config.json, .safetensors -> network, or a sentence. The config decides how much memory and time a network
+takes. It is therefore held against the headers of the weights on the meta device, where a tensor takes no
+memory. diffusers alone ignores unknown settings, fills missing tensors with random numbers and computes
 with NaN.
 """
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,7 @@ def download(name: str, parts: Sequence[str], **options: Any) -> Path:
     Raises:
         UserError: The hub did not give it.
     """
+    # What may come is listed: a repository's code, pickles and other files are never asked for.
     files = (
         "config.json", "scheduler_config.json", f"{WEIGHTS}*.safetensors",
         f"{WEIGHTS}*.safetensors.index.json", "model.safetensors",
@@ -151,16 +153,19 @@ def check_component(
         UserError: A setting is unknown, too large or no number; the weights are missing, cut off, not those
             of this config, of another kind of number, or not finite.
     """
+    # What it says it is: a class of ours, its settings known and of reasonable size.
     config = read_json(folder / "config.json", f"the component {folder.name!r} is missing")
     network_class = class_of(config, classes, str(folder))
     settings = check_settings(config, settings_of(network_class), folder / "config.json")
     if (folder / "model_index.json").exists():
         raise UserError(f"{folder}: holds a model_index.json, which belongs to whole models alone")
-    files = weight_files(folder, variant)
-    stored = read_headers(files)
-    network = on_meta(
-        lambda: network_class.from_config(settings), folder / "config.json", len(stored)
-    )
+
+    # What its weights hold, by their headers alone.
+    stored = read_headers(weight_files(folder, variant))
+
+    # Both agree, shown by a network that takes no memory, and every number is one.
+    build = partial(network_class.from_config, settings)
+    network = on_meta(build, folder / "config.json", len(stored))
     check_tensors(network, stored, folder, whole=whole)
     check_finite(stored)
     return network
@@ -182,6 +187,7 @@ def class_of(config: Mapping[str, Any], classes: Classes, where: str) -> type[An
 
 def settings_of(network_class: Callable[..., Any]) -> frozenset[str]:
     """Names of a class's settings."""
+    # `register_to_config` keeps the constructor's signature.
     parameters = inspect.signature(network_class).parameters.values()
     return frozenset(p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD)
 
@@ -219,10 +225,12 @@ def on_meta(build: Callable[[], nn.Module], where: str | Path, stored: int) -> n
         UserError: The settings describe no network, or one of far more tensors.
     """
     try:
+        # Twice the stored tensors: a network may hold some that it does not store, but not a million layers.
         with no_init_weights(), torch.device("meta"), _at_most(2 * stored + 64):
             return build()
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
+    # Whatever a stranger's settings make a constructor raise.
     except (
         ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError,
         ValueError,
@@ -249,6 +257,7 @@ def _at_most(most: int) -> Iterator[None]:
 
 
 def _numbers(value: Any) -> Iterator[float]:
+    """All numbers in a JSON value, however deep."""
     if isinstance(value, dict | list):
         for inner in value.values() if isinstance(value, dict) else value:
             yield from _numbers(inner)

@@ -1,6 +1,6 @@
-"""The critic of the autoencoder: does this sound belong to these two frames, in this order?
+"""The autoencoder's critic (MM-LDM Eq. 2): does this sound belong to these two frames, in this order?
 
-images <audio image, frame i, frame j> (N,3,3,H,W) -> scores (N,). MM-LDM §3.1, Eq. 2.
+images <audio image, frame i, frame j> (N,3,3,H,W) -> scores (N,).
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ class TupleDiscriminator(nn.Module):
         self.patch_size = patch_size
         self.conv_in = nn.Conv3d(3 * patch_size**2, channels, 3, padding=1)
         self.slot_embedding = nn.Parameter(torch.randn(channels, SLOTS, 1, 1))
+        # Kernels of (1,3,3) stay within a slot; those between levels, (3,3,3), reach the neighbours.
         levels: list[nn.Module] = []
         width = channels
         for level, multiplier in enumerate(multipliers):
@@ -60,6 +61,7 @@ class TupleDiscriminator(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (N,3,3,H,W) in [-1,1], slot before colour -> scores (N,); real is high."""
+        # Colours and folded pixels become channels, slots the depth of 3-D convolutions.
         patches = F.pixel_unshuffle(images, self.patch_size).transpose(1, 2)
         h = self.levels(self.conv_in(patches) + self.slot_embedding)
         return self.score(F.silu(self.norm_out(h)).mean(dim=(2, 3, 4)))[:, 0]
@@ -85,6 +87,7 @@ def tuples(
     Returns:
         Real tuples (B,3,3,H,W) and fake ones (4B,3,3,H,W), the four kinds one after the other.
     """
+    # All decoded; the sound alone; the sound and the later frame; all, out of order.
     real = torch.stack([audio, frame_i, frame_j], dim=1)
     fakes = [(fake_i, fake_j), (frame_i, frame_j), (frame_i, fake_j), (fake_j, fake_i)]
     return real, torch.cat([torch.stack([fake_audio, *pair], dim=1) for pair in fakes])

@@ -1,7 +1,7 @@
-"""Latents -> feature maps added after each input block of the signal decoder.
+"""Feature adapters (MM-LDM Fig. 3b): latents -> maps added after each input block of the signal decoder.
 
-latents (B,C,T',H',W'), frame_indices (B,F) -> one map (B*F,C_i,H_i,W_i) per tap. MM-LDM §3.1
-(signal decoder, "latent of the modality, with the frame index embedded"). Maps are exactly zero
+latents (B,C,T',H',W'), frame_indices (B,F) -> one map (B*F,C_i,H_i,W_i) per tap: "latent of the modality,
+with the frame index embedded". Maps are exactly zero
 before training: the last convolution of each tap, and nothing else, starts at zero.
 """
 
@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from mmldm.errors import UserError
-from mmldm.models.latent_layout import LatentLayout
 from mmldm.models.layers import ResBlock, sinusoidal_embedding, zero_init
+from mmldm.models.perceptual_encoder import LatentLayout
 
 TapShape = tuple[int, int, int]
 """(channels, rows, columns) of one tap."""
@@ -55,6 +55,8 @@ class FeatureAdapter(nn.Module):
             nn.SiLU(),
             nn.Linear(embedding_dim, embedding_dim),
         )
+
+        # From the latent's grid, its slots mixed, to each resolution of the U-Net.
         width = hidden_channels or tap_shapes[0][0]
         kernel = 3 if slots > 1 else 1
         self.mix = nn.Conv3d(layout.channels, width, (kernel, 1, 1), padding=(kernel // 2, 0, 0))
@@ -65,6 +67,8 @@ class FeatureAdapter(nn.Module):
         self.positions = nn.ParameterList(
             nn.Parameter(torch.zeros(width, *size)) for size in self.resolutions
         )
+
+        # From a resolution's map to each tap there, told which frame it is.
         self.tap_resolutions = [self.resolutions.index(shape[1:]) for shape in tap_shapes]
         self.blocks = nn.ModuleList(
             ResBlock(width, hidden_channels or shape[0], embedding_dim=embedding_dim)
@@ -85,6 +89,7 @@ class FeatureAdapter(nn.Module):
         # The sinusoid is made for steps of about 1: spread the clip over 0..1000, not over 0..1.
         times = frame_indices.flatten() * (1000 / self.num_frames)
         frame = self.frame_embedding(sinusoidal_embedding(times, self.embedding_dim).to(own.dtype))
+        # One map per resolution, with a learned place for each cell; then one per tap.
         maps = [
             expand(own) + position
             for expand, position in zip(self.expand, self.positions, strict=True)
@@ -101,6 +106,7 @@ class FeatureAdapter(nn.Module):
 
         With T'=1 this is the paper's average pooling of the whole latent.
         """
+        # (B,C,slots,rows,columns) -> (B,slots,C)
         means = self.layout.to_grid(latents).mean((3, 4)).transpose(1, 2)
         return gather_slots(means, self.slots(frame_indices)).flatten(0, 1)
 

@@ -1,7 +1,7 @@
-"""The generator: a diffusion transformer over the latents of both modalities.
+"""The generator (MM-LDM §3.2, Fig. 2, Eq. 7): a diffusion transformer over the latents of both modalities.
 
-noisy latents AV((B,C,T',H',W')) and t (B,) -> prediction AV((B,C,T',H',W')).
-MM-LDM §3.2 (joint modelling) and §3.3 (conditions enter through zero-initialised projections).
+noisy latents AV((B,C,T',H',W')) and t (B,) -> prediction AV((B,C,T',H',W')). §3.3: what is given enters
+through zero-initialised projections. Its guidance, Eq. 8, is `pipelines.guidance`.
 """
 
 from __future__ import annotations
@@ -69,18 +69,22 @@ class LatentStream(nn.Module):
         self.predict = nn.Linear(width, channels)
 
     def embed(self, sample: Tensor, given: Tensor | None, mask: Tensor | None) -> Tensor:
+        """Noisy and given latents (B,C,T',H',W'), mask (B,) bool -> tokens (B,1+N,D)."""
         tokens = self.embed_latent(sample.flatten(2).transpose(1, 2))
         if given is not None:
+            # A flag beside the channels tells known zeros from what is not known, which adds nothing.
             known = given.flatten(2).transpose(1, 2)
             flag = torch.ones_like(known[..., :1])
             condition = torch.cat([known, flag], dim=-1)
             if mask is not None:
                 condition = torch.where(mask[:, None, None], condition, 0.0)
             tokens = tokens + self.embed_given(condition)
+        # Where and when (fixed and learned), and which modality.
         tokens = tokens + (self.position + self.token_embedding + self.modality_embedding)
         return torch.cat([self.eos.expand(len(tokens), -1, -1), tokens], dim=1)
 
     def project(self, tokens: Tensor, conditioning: Tensor) -> Tensor:
+        """Tokens (B,1+N,D), conditioning (B,D) -> prediction (B,C,T',H',W'); [EOS] predicts nothing."""
         shift, scale = self.modulation(conditioning).chunk(2, dim=-1)
         prediction = self.predict(modulate(self.norm(tokens[:, 1:]), shift, scale))
         return prediction.transpose(1, 2).unflatten(2, self.shape[1:])
@@ -135,32 +139,30 @@ class JointGenerator(ModelMixin, ConfigMixin):
             )
         if width % heads or width % 4:
             raise UserError(f"generator width {width} must be a multiple of {heads} heads and of 4")
-        shapes: AV[LatentShape] = AV(audio_latent_shape, video_latent_shape).map(tuple)
+        shapes: AV[LatentShape] = AV(tuple(audio_latent_shape), tuple(video_latent_shape))
+        statistics = shapes.map(lambda shape: ChannelStatistics.neutral(shape[0]))
+        if latent_statistics is not None:
+            fitted = LatentStatistics.from_dict(latent_statistics)
+            statistics = AV(fitted.audio, fitted.video)
+
+        # Where a modality's first slot stands, in slots: a frame at its instant, a column at its centre.
+        first_slot: AV[float] = AV(0.5, 0.0)
         # What counts is the finest slot of either modality: both must share the same periods.
         shortest = 4 * duration / max(shape[1] for shape in shapes)
 
-        def positions(shape: LatentShape, first_slot: float) -> Tensor:
+        def stream(shape: LatentShape, first: float, own: ChannelStatistics) -> LatentStream:
+            """One modality's, with positions (N,D) of its cells in time and in the grid."""
             _, slots, rows, columns = shape
             position = torch.zeros(slots, rows * columns, width)
             if slots > 1:
-                seconds = (torch.arange(slots) + first_slot) * duration / slots
-                position = (
-                    position + time_positions(seconds, width, shortest, 4 * duration)[:, None]
-                )
+                seconds = (torch.arange(slots) + first) * duration / slots
+                in_time = time_positions(seconds, width, shortest, 4 * duration)
+                position = position + in_time[:, None]
             if rows * columns > 1:
                 position = position + grid_positions((rows, columns), width)
-            return position.flatten(0, 1)
+            return LatentStream(shape, width, position.flatten(0, 1), own)
 
-        if latent_statistics is None:
-            statistics = shapes.map(lambda s: ChannelStatistics((0.0,) * s[0], (1.0,) * s[0]))
-        else:
-            fitted = LatentStatistics.from_dict(latent_statistics)
-            statistics = AV(fitted.audio, fitted.video)
-        self.audio, self.video = shapes.map(
-            lambda shape, first, stats: LatentStream(shape, width, positions(shape, first), stats),
-            AV(0.5, 0.0),
-            statistics,
-        )
+        self.audio, self.video = shapes.map(stream, first_slot, statistics)
         self.time_embedding = TimestepEmbedding(width)
         self.class_embedding = nn.Embedding(num_classes + 1, width) if num_classes else None
         self.shared_modulation = Modulation(width, 6) if adaln == "single" else None
@@ -174,6 +176,7 @@ class JointGenerator(ModelMixin, ConfigMixin):
 
     def _initialise(self) -> None:
         """As DiT: blocks start as the identity (adaLN-Zero), outputs and conditions at zero."""
+        # Every linear first, then what is to start otherwise.
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
@@ -193,6 +196,7 @@ class JointGenerator(ModelMixin, ConfigMixin):
 
     @property
     def streams(self) -> AV[LatentStream]:
+        """Both modalities' ways in and out."""
         return AV(self.audio, self.video)
 
     @property
@@ -207,14 +211,16 @@ class JointGenerator(ModelMixin, ConfigMixin):
 
     @apply_forward_hook
     def normalise(self, latents: AV[Tensor | None]) -> AV[Tensor | None]:
-        """Autoencoder latents -> zero mean, unit variance per channel; None stays None."""
-        return self.streams.map(
-            lambda stream, z: None if z is None else (z - stream.mean) / stream.std, latents
-        )
+        """Autoencoder latents AV((B,C,T',H',W')) -> mean 0, variance 1 per channel; None stays None."""
+
+        def normal(stream: LatentStream, z: Tensor | None) -> Tensor | None:
+            return None if z is None else (z - stream.mean) / stream.std
+
+        return self.streams.map(normal, latents)
 
     @apply_forward_hook
     def denormalise(self, latents: AV[Tensor]) -> AV[Tensor]:
-        """The inverse of `normalise`."""
+        """AV((B,C,T',H',W')), as the autoencoder encodes them: the inverse of `normalise`."""
         return self.streams.map(lambda stream, z: z * stream.std + stream.mean, latents)
 
     def forward(
@@ -240,6 +246,7 @@ class JointGenerator(ModelMixin, ConfigMixin):
         Returns:
             The prediction, AV((B,C,T',H',W')).
         """
+        # What every block is modulated by: the timestep and, if there are classes, the class.
         conditioning = self.time_embedding(timestep)
         if self.class_embedding is not None:
             labels = torch.full_like(timestep, -1) if class_labels is None else class_labels
@@ -247,17 +254,17 @@ class JointGenerator(ModelMixin, ConfigMixin):
             conditioning = conditioning + self.class_embedding(labels)
         elif class_labels is not None:
             raise ValueError("class_labels given to a generator with num_classes=0")
-
-        embedded = self.streams.map(
-            lambda stream, x, known, mask: stream.embed(x, known, mask), sample, given, given_mask
-        )
-        hidden = torch.cat(embedded, dim=1)
         shared = self.shared_modulation
         block_conditioning = conditioning if shared is None else shared(conditioning)
+
+        # [EOS_a | audio tokens | EOS_v | video tokens], all of which see each other.
+        embedded = self.streams.map(LatentStream.embed, sample, given, given_mask)
+        hidden = torch.cat(embedded, dim=1)
         for block in self.blocks:
             if torch.is_grad_enabled() and self.gradient_checkpointing:
                 hidden = self._gradient_checkpointing_func(block, hidden, block_conditioning)
             else:
                 hidden = block(hidden, block_conditioning)
-        outputs = AV(*hidden.split([x.shape[1] for x in embedded], dim=1))
-        return self.streams.map(lambda stream, h: stream.project(h, conditioning), outputs)
+
+        audio, video = hidden.split([x.shape[1] for x in embedded], dim=1)
+        return AV(self.audio.project(audio, conditioning), self.video.project(video, conditioning))

@@ -1,38 +1,45 @@
-"""The only place that scales image latents: an image VAE and its latents' statistics.
+"""Where a picture's latents are normalised, and nowhere else: `ImageCodec`, an image VAE and its statistics.
 
-images (B,F,3,H,W) in [-1,1] <-> normalised image latents (B,F,c,h,w), about mean 0 and variance 1
-per channel. The paper multiplies SD's latents by 0.18215 (release: `scale_factor`); here that is
-one choice of statistics.
+images (B,F,3,H,W) in [-1,1] <-> raw VAE latents <-> normalised image latents (B,F,c,h,w), about mean 0 and
+variance 1 per channel. MM-LDM §2 (KL-VAE). The paper multiplies SD's latents by 0.18215 (release:
+`scale_factor`); here that is one choice of statistics. The generator's own latents are another space, which
+`JointGenerator.normalise` scales.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
+from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 from mmldm.models.image_vae import ImageVAE
-from mmldm.types import AV
+from mmldm.types import AV, MODALITIES, Modality
 
 VAE_IMAGES_PER_CALL = 17
 """A clip of 16 frames: a GPU is busy, and what passes between layers stays in a CPU's caches."""
-Modality = Literal["audio", "video"]
 
 
-@dataclass(frozen=True)
-class ChannelStatistics:
+class ChannelStatistics(BaseModel):
     """Mean and standard deviation per channel, as plain numbers so that they store as JSON."""
+
+    model_config = ConfigDict(frozen=True)
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
+    @classmethod
+    def neutral(cls, channels: int, std: float = 1.0) -> ChannelStatistics:
+        """Mean 0 and the same deviation for every channel."""
+        return cls(mean=(0.0,) * channels, std=(std,) * channels)
 
-@dataclass(frozen=True)
-class LatentStatistics:
+
+class LatentStatistics(BaseModel):
     """Per-channel statistics of raw VAE latents; the modalities' scales differ by about two."""
+
+    model_config = ConfigDict(frozen=True)
 
     audio: ChannelStatistics
     video: ChannelStatistics
@@ -40,8 +47,8 @@ class LatentStatistics:
     @classmethod
     def scalar(cls, scale: float, channels: int) -> LatentStatistics:
         """Multiplication by `scale` for both modalities: 0.18215 for Stable Diffusion's VAE."""
-        both = ChannelStatistics((0.0,) * channels, (1.0 / scale,) * channels)
-        return cls(both, both)
+        both = ChannelStatistics.neutral(channels, 1.0 / scale)
+        return cls(audio=both, video=both)
 
     @classmethod
     def fit(cls, batches: Iterable[AV[Tensor]]) -> LatentStatistics:
@@ -56,23 +63,16 @@ class LatentStatistics:
             sums = moments if sums is None else sums.map(torch.add, moments)
         if sums is None:
             raise ValueError("LatentStatistics.fit: no latents to take statistics of")
-        return cls(*sums.map(_finish))
+        return cls(audio=_finish(sums.audio), video=_finish(sums.video))
 
     def to_dict(self) -> dict[str, dict[str, list[float]]]:
         """Plain JSON, read back by `from_dict`."""
-        return {
-            "audio": {"mean": list(self.audio.mean), "std": list(self.audio.std)},
-            "video": {"mean": list(self.video.mean), "std": list(self.video.std)},
-        }
+        return self.model_dump(mode="json")
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> LatentStatistics:
         """Inverse of `to_dict`."""
-        audio, video = (
-            ChannelStatistics(tuple(values[m]["mean"]), tuple(values[m]["std"]))
-            for m in ("audio", "video")
-        )
-        return cls(audio, video)
+        return cls.model_validate(values)
 
 
 def _moments(latents: Tensor) -> Tensor:
@@ -82,10 +82,12 @@ def _moments(latents: Tensor) -> Tensor:
 
 
 def _finish(moments: Tensor) -> ChannelStatistics:
+    """(3,c) of `_moments` -> statistics. Float64: the difference of two large numbers is small here."""
     count, total, squares = moments
     mean = total / count
+    # A channel that never changes would be divided by zero.
     std = (squares / count - mean.square()).clamp_min(1e-12).sqrt()
-    return ChannelStatistics(tuple(mean.tolist()), tuple(std.tolist()))
+    return ChannelStatistics(mean=mean.tolist(), std=std.tolist())
 
 
 class ImageCodec(nn.Module):
@@ -116,8 +118,9 @@ class ImageCodec(nn.Module):
         self.register_buffer("std", torch.tensor([s.std for s in both]), persistent=False)
 
     def _constants(self, modality: Modality, latents: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and deviation, (c,1,1) each."""
         # On the latents' device: moving this module would move the VAE, which may be offloaded.
-        row, device = AV("audio", "video").index(modality), latents.device
+        row, device = MODALITIES.index(modality), latents.device
         return self.mean[row].to(device)[:, None, None], self.std[row].to(device)[:, None, None]
 
     def normalise(self, latents: Tensor, modality: Modality) -> Tensor:
@@ -126,7 +129,7 @@ class ImageCodec(nn.Module):
         return (latents - mean) / std
 
     def denormalise(self, latents: Tensor, modality: Modality) -> Tensor:
-        """Inverse of `normalise`."""
+        """Normalised latents (...,c,h,w) -> raw ones: the inverse of `normalise`."""
         mean, std = self._constants(modality, latents)
         return latents * std + mean
 
@@ -149,6 +152,7 @@ class ImageCodec(nn.Module):
         Args:
             generator: Draws from the posterior; None takes its mode.
         """
+        # The posterior is over raw latents; what leaves is normalised.
         mean, logvar = self.posterior(images)
         if generator is not None:
             noise = torch.randn(mean.shape, generator=generator, device=generator.device)

@@ -1,8 +1,8 @@
-"""Image autoencoders, all with the interface of diffusers' `AutoencoderKL`, and their loader.
+"""Image VAEs (MM-LDM §2, KL-VAE), all with the interface of diffusers' `AutoencoderKL`, and their loader.
 
-images (N,3,H,W) in [-1,1] -> image latents (N,c,H/f,W/f) -> images. KL-VAE: MM-LDM §2; frames and
-audio images share one network. `encode(x).latent_dist` has `mean`, `logvar`, `sample`, `mode`;
-`decode(z).sample` is the image.
+images (N,3,H,W) in [-1,1] -> image latents (N,c,H/f,W/f) -> images. Frames and audio images share one
+network; what it gives is raw, and `image_codec` normalises it. `encode(x).latent_dist` has `mean`,
+`logvar`, `sample`, `mode`; `decode(z).sample` is the image.
 """
 
 from __future__ import annotations
@@ -57,12 +57,14 @@ class PatchAutoencoderKL(ModelMixin, ConfigMixin):
                 f"image VAE: patch_size {patch_size} needs log2(patch_size) - 1 entries in "
                 f"upsample_channels, got {list(upsample_channels)}."
             )
+        # Patches in: full resolution is only ever folded into channels.
         self.encoder = nn.Sequential(
             nn.PixelUnshuffle(patch_size),
             nn.Conv2d(in_channels * patch_size**2, base_channels, 3, padding=1),
             *(ResBlock(base_channels, base_channels) for _ in range(encoder_blocks)),
             nn.Conv2d(base_channels, 2 * latent_channels, 1),
         )
+        # Pixel-shuffle out: the last doubling is the image itself.
         width = decoder_channels or base_channels
         layers: list[nn.Module] = [nn.Conv2d(latent_channels, width, 3, padding=1)]
         layers += [ResBlock(width, width) for _ in range(decoder_blocks)]
@@ -151,6 +153,7 @@ class TinyImageAutoencoder(ModelMixin, ConfigMixin):
     @apply_forward_hook
     def encode(self, x: Tensor) -> AutoencoderKLOutput:
         """(N,3,H,W) in [-1,1] -> point posterior at (N,c,H/8,W/8)."""
+        # A log-variance of -30 is none: a posterior's sample is its mean.
         mean = self.encoder((x + 1) / 2)
         parameters = torch.cat([mean, torch.full_like(mean, -30.0)], dim=1)
         return AutoencoderKLOutput(DiagonalGaussianDistribution(parameters, deterministic=True))
@@ -162,12 +165,13 @@ class TinyImageAutoencoder(ModelMixin, ConfigMixin):
 
     @classmethod
     def from_tensors(cls, state: dict[str, Tensor], where: str) -> TinyImageAutoencoder:
-        """Built from a file's `encoder.*` and `decoder.*` tensors, as float32.
+        """Built from a file's `encoder.*` and `decoder.*` tensors by name, as float32.
 
         Raises:
             UserError: They are not of this layout; the missing and unexpected ones are named, and
                 the file, `where`.
         """
+        # These files have no config: the last layer's width and the names of the norms tell the variant.
         last = state.get("encoder.14.bias")
         model = cls(
             latent_channels=4 if last is None else len(last),
@@ -205,7 +209,7 @@ class SoftClamp(nn.Module):
     """Keeps latents within [-3,3] smoothly."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Any shape -> same shape."""
+        """(N,C,H,W) -> (N,C,H,W), within [-3,3]."""
         return torch.tanh(x / 3) * 3
 
 
@@ -263,6 +267,7 @@ def _kl_vae(widths: tuple[int, ...], layers_per_block: int, latent_channels: int
 
 def _from_file(path: str | Path) -> TinyImageAutoencoder | AutoencoderKL:
     """One file: a KL-VAE of the original layout, alone or inside a whole model, or TAESD's."""
+    # Names tell the layout apart: diffusers', latent-diffusion's, TAESD's.
     tensors = read_tensors(path)
     if "encoder.conv_norm_out.weight" in tensors:
         raise UserError(
@@ -282,6 +287,7 @@ def _from_file(path: str | Path) -> TinyImageAutoencoder | AutoencoderKL:
         layers_per_block=sum(level == 0 for level, _ in blocks),
         latent_channels=tensors[f"{prefix}decoder.conv_in.weight"].shape[1],
     )
+    # A whole Stable Diffusion file holds other networks, too.
     parts = [
         f"{prefix}{part}" for part in ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")
     ]

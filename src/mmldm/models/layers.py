@@ -1,4 +1,4 @@
-"""Small layers shared by the networks: norms, FiLM residual blocks, self-attention, patches.
+"""Layers shared by the convolutional networks (MM-LDM Fig. 3): residual blocks, attention, patches.
 
 features (B,C,...) -> features (B,C',...); everything here is local, no layer knows the modality.
 """
@@ -27,6 +27,7 @@ def zero_init(layer: M) -> M:
 
 def group_norm(channels: int, max_groups: int = 32) -> nn.GroupNorm:
     """GroupNorm with the most groups, up to `max_groups`, that divide `channels`."""
+    # The release's 32 do not divide the widths of small models.
     groups = max(g for g in range(1, min(max_groups, channels) + 1) if channels % g == 0)
     return nn.GroupNorm(groups, channels)
 
@@ -92,6 +93,7 @@ class ResBlock(nn.Module):
         h = self.norm2(self.conv1(F.silu(self.norm1(x))))
         if self.film is not None:
             assert embedding is not None, "a FiLM block needs its embedding"
+            # FiLM: one scale and one shift per channel, the same in every cell.
             film = self.film(F.silu(embedding))
             scale, shift = film.reshape(*film.shape, *[1] * (h.dim() - 2)).chunk(2, dim=1)
             h = h * (1 + scale) + shift
@@ -125,6 +127,7 @@ class SelfAttention(nn.Module):
         batch = {"spatial": B * T, "temporal": B * H * W, "full": B}[self.axes]
         grid = x.permute(order)  # B C T H W -> B T H W C, or B H W T C
         tokens = grid.reshape(batch, -1, C)
+        # batch N 3 heads D/heads -> 3 batch heads N D/heads
         qkv = self.qkv(self.norm(tokens)).unflatten(-1, (3, self.heads, C // self.heads))
         q, k, v = qkv.permute(2, 0, 3, 1, 4)
         attended = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)

@@ -1,9 +1,8 @@
-"""Image latents -> perceptual latents, one class for both modalities.
+"""The audio and video perceptual encoders (MM-LDM §3.1, Fig. 3a): what a latent is, and who makes it.
 
-image latents (B,T,c,h,w) -> Posterior over latents (B,C,T',H',W'). MM-LDM §3.1, "Audio/Video
-perceptual encoder". The paper's form is T'=1 from four key frames; a time-aligned latent (one slot
-per frame, or one column per moment of the audio image) is the same code with another
-`latent_shape`.
+image latents (B,T,c,h,w) -> Posterior over latents (B,C,T',H',W'). The paper's form is T'=1 from four key
+frames; a time-aligned latent (one slot per frame, or one column per moment of the audio image) is the same
+code with another `latent_shape`.
 """
 
 from __future__ import annotations
@@ -11,14 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmldm.errors import UserError
-from mmldm.models.latent_layout import LatentLayout, TimeAxis, ratio
 from mmldm.models.layers import (
     ResBlock,
     SelfAttention,
@@ -27,6 +25,53 @@ from mmldm.models.layers import (
     sinusoidal_embedding,
     zero_init,
 )
+
+TimeAxis = Literal["frames", "width"]
+
+
+@dataclass(frozen=True)
+class LatentLayout:
+    """Shape of one modality's latents and where their time comes from.
+
+    A latent of the audio image may carry its time on T' although it was read off the image's width; the
+    grid is the same numbers in image order, so that one encoder and one adapter serve every shape.
+
+    Attributes:
+        shape: (C, T', H', W').
+        time_axis: "frames": T' slots along the frames. "width": T' columns along the image's width
+            (an audio image, whose height is frequency); W' must be 1.
+    """
+
+    shape: tuple[int, int, int, int]
+    time_axis: TimeAxis = "frames"
+
+    def __post_init__(self) -> None:
+        if self.time_axis not in ("frames", "width"):
+            raise UserError(f"time_axis is {self.time_axis!r}; it must be 'frames' or 'width'.")
+        if self.time_axis == "width" and self.shape[3] != 1:
+            raise UserError(
+                f"latent_shape {list(self.shape)} with time_axis 'width' must end in 1: "
+                "the image's width is the latent's T'."
+            )
+
+    @property
+    def channels(self) -> int:
+        """C."""
+        return self.shape[0]
+
+    @property
+    def grid(self) -> tuple[int, int, int]:
+        """(slots, rows, columns)."""
+        _, T, H, W = self.shape
+        return (1, H, T) if self.time_axis == "width" else (T, H, W)
+
+    def to_grid(self, latents: Tensor) -> Tensor:
+        """(B,C,T',H',W') -> (B,C,slots,rows,columns), a view."""
+        return latents.transpose(2, 4) if self.time_axis == "width" else latents
+
+    def from_grid(self, grid: Tensor) -> Tensor:
+        """(B,C,slots,rows,columns) -> (B,C,T',H',W'); the swap is its own inverse."""
+        return self.to_grid(grid)
 
 
 @dataclass(frozen=True)
@@ -37,11 +82,11 @@ class Posterior:
     logvar: Tensor
 
     def sample(self, noise: Tensor) -> Tensor:
-        """Reparameterised draw from standard-normal `noise` of the same shape."""
+        """Reparameterised draw (B,C,T',H',W') from standard-normal `noise` of the same shape."""
         return self.mean + noise * (0.5 * self.logvar).exp()
 
     def mode(self) -> Tensor:
-        """The mean."""
+        """The mean, (B,C,T',H',W')."""
         return self.mean
 
     def kl(self) -> Tensor:
@@ -91,6 +136,7 @@ class PerceptualEncoder(nn.Module):
         initial_logvar: float = -6.0,
     ) -> None:
         super().__init__()
+        # The grid of the latent, and the kernel (= stride) by which the head reaches it from the trunk's.
         c, h, w = image_latent_shape
         ph, pw = (patch_size, patch_size) if isinstance(patch_size, int) else patch_size
         C, T, H, W = latent_shape
@@ -101,15 +147,18 @@ class PerceptualEncoder(nn.Module):
             raise UserError(f"encoder: key_frames {key_frames} of a clip of {num_frames} frames.")
         last, count = num_frames - 1, key_frames or num_frames
         self.key_frames = tuple(round(i * last / max(1, count - 1)) for i in range(count))
-        self.frames_per_slot = ratio(len(self.key_frames), slots, "encoder: T' slots of key frames")
+        self.frames_per_slot = _ratio(
+            len(self.key_frames), slots, "encoder: T' slots of key frames"
+        )
         halvings = 2 ** (len(block_out_channels) - 1)
-        trunk_rows = ratio(h, ph * halvings, "encoder: patch rows and levels of h")
-        trunk_columns = ratio(w, pw * halvings, "encoder: patch columns and levels of w")
+        trunk_rows = _ratio(h, ph * halvings, "encoder: patch rows and levels of h")
+        trunk_columns = _ratio(w, pw * halvings, "encoder: patch columns and levels of w")
         kernel = (
-            ratio(trunk_rows, rows, "encoder: latent rows"),
-            ratio(trunk_columns, columns, "encoder: latent columns"),
+            _ratio(trunk_rows, rows, "encoder: latent rows"),
+            _ratio(trunk_columns, columns, "encoder: latent columns"),
         )
 
+        # The trunk: per level residual blocks, each followed by attention within and through frames.
         width = block_out_channels[0]
         self.stem = nn.Conv2d(c * ph * pw, width, 3, padding=1)
         self.time_embedding = nn.Linear(width, width) if temporal_attention else None
@@ -124,6 +173,8 @@ class PerceptualEncoder(nn.Module):
                     self.blocks.append(SelfAttention(channels, "spatial", head_dim))
                 if temporal_attention:
                     self.blocks.append(SelfAttention(channels, "temporal", head_dim))
+
+        # The head: mean and log-variance of the posterior.
         self.norm = group_norm(width)
         self.mean = nn.Conv2d(width, C, kernel, stride=kernel)
         self.logvar = zero_init(nn.Conv2d(width, C, kernel, stride=kernel))
@@ -137,11 +188,12 @@ class PerceptualEncoder(nn.Module):
         B, K = image_latents.shape[:2]
         h = self.stem(patchify(image_latents.flatten(0, 1), self.patch))
         if self.time_embedding is not None:
-            times = torch.tensor(self.key_frames, device=h.device) * (
-                1000 / (self.key_frames[-1] + 1)
-            )
+            # The sinusoid is made for steps of about 1: the clip is spread over 0..1000.
+            spread = 1000 / (self.key_frames[-1] + 1)
+            times = torch.tensor(self.key_frames, device=h.device) * spread
             position = self.time_embedding(sinusoidal_embedding(times, h.shape[1]).to(h.dtype))
             h = h + position.repeat(B, 1)[:, :, None, None]
+
         for block in self.blocks:
             run: Callable[[Tensor], Tensor] = block
             if torch.is_grad_enabled() and self.gradient_checkpointing:
@@ -151,6 +203,7 @@ class PerceptualEncoder(nn.Module):
                 h = clips.transpose(1, 2).flatten(0, 1)
             else:
                 h = run(h)
+
         # Pooling before the last layer keeps the head's cost per slot, as in the paper.
         h = h.unflatten(0, (-1, self.frames_per_slot)).mean(1)  # (B slots) C H W
         h = F.silu(self.norm(h))
@@ -159,3 +212,14 @@ class PerceptualEncoder(nn.Module):
             for head in (self.mean, self.logvar)
         )
         return Posterior(mean, logvar.clamp(-30.0, 20.0))
+
+
+def _ratio(size: int, parts: int, what: str) -> int:
+    """size / parts when it is whole.
+
+    Raises:
+        UserError: `parts` does not divide `size`; `what` names them.
+    """
+    if parts < 1 or size % parts:
+        raise UserError(f"{what}: {parts} does not divide {size}; choose sizes that divide.")
+    return size // parts

@@ -1,7 +1,7 @@
-"""The signal decoder's start from Stable Diffusion: a U-Net's tensors into an autoencoder.
+"""The signal decoder's start from Stable Diffusion (MM-LDM §3.1): a U-Net's tensors into an autoencoder.
 
-hub name, diffusers folder or .safetensors file -> MultiModalAutoencoder.decoder, LoadReport. MM-LDM
-§3.1: initialised from a pretrained image diffusion model, all parameters open. Adapters, prompts and
+hub name, diffusers folder or .safetensors file -> MultiModalAutoencoder.decoder, LoadReport. It is
+initialised from a pretrained image diffusion model, and all parameters are open. Adapters, prompts and
 semantics stay as they were built; their last layers are zero, so that the first step sees the stock
 U-Net with another context.
 """
@@ -79,6 +79,7 @@ def initialise_decoder(autoencoder: MultiModalAutoencoder, source: str) -> LoadR
         tensors, unexpected = _from_file(source, decoder.config)
     else:
         tensors, unexpected = _from_folder(source, decoder.config)
+    # Tensors without a place here are reported; missing ones are refused.
     own = decoder.state_dict().keys()
     known = {name: tensor for name, tensor in tensors.items() if name in own}
     load_exactly(decoder, known, source)
@@ -118,6 +119,7 @@ def require_unet(source: str) -> None:
 
 
 def _from_file(path: str, config: Mapping[str, Any]) -> tuple[dict[str, Tensor], list[str]]:
+    """Tensors by diffusers' names, and those that its conversion has no place for."""
     tensors = read_tensors(path)
     if not any(name.startswith(LDM_UNET_KEY) for name in tensors):
         return tensors, []
@@ -125,6 +127,7 @@ def _from_file(path: str, config: Mapping[str, Any]) -> tuple[dict[str, Tensor],
 
 
 def _from_folder(source: str, config: Mapping[str, Any]) -> tuple[dict[str, Tensor], list[str]]:
+    """Tensors by diffusers' names, of a U-Net with the same settings as `config`."""
     described, subfolder = find_config(source, "unet", "U-Net")
     class_of(described, UNETS, source)
     folder = component_folder(source, subfolder)
@@ -145,5 +148,6 @@ def _from_folder(source: str, config: Mapping[str, Any]) -> tuple[dict[str, Tens
 
 
 def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What a U-Net's function depends on, as plain JSON: tuples and lists compare as equal."""
     plain = json.loads(json.dumps(dict(config), default=str))
     return {k: v for k, v in plain.items() if k[0] != "_" and k not in NOT_THE_FUNCTION}

@@ -68,6 +68,7 @@ class PretrainedVocoder(ModelMixin, ConfigMixin):
     def forward(self, decibels: Tensor) -> Tensor:
         """Log-mel magnitudes in dB (B,M,L) -> waveform (B, L * hop_length) in [-1,1]."""
         length = decibels.shape[2] * self.spectrogram.hop_length
+        # Both read natural logarithms of magnitudes: 20 dB are ln 10.
         nepers = decibels * NEPERS_PER_DECIBEL
         if self.config.architecture == "SpeechT5HifiGan":
             waveform = self.network(nepers.mT)
@@ -112,6 +113,7 @@ def load_vocoder(
         UserError: Nothing usable is there, or it does not read such spectrograms.
     """
     name = str(name_or_path)
+    # transformers names a class in "architectures", diffusers in "_class_name".
     config, _ = find_config(name, "vocoder", "vocoder")
     listed = config.get("architectures")
     architecture = config.get("_class_name") or (
@@ -122,6 +124,8 @@ def load_vocoder(
     if architecture in VOCODERS:
         own: Vocoder = load_component(name, VOCODERS, "vocoder", "vocoder")
         return own
+
+    # A network of others, with the settings of its own class.
     network_class = _network_class(str(architecture))
     if architecture == "SpeechT5HifiGan":
         network = _load_hifigan(name)
@@ -131,6 +135,8 @@ def load_vocoder(
         network = load_component(name, {architecture: network_class}, "vocoder", "vocoder")
         sample_rate = clip.filterbank_rate
         network_config = {k: v for k, v in network.config.items() if not k.startswith("_")}
+
+    # Into the wrapper, whose config says also what spectrogram it reads.
     described = (spectrogram or clip.spectrogram).model_dump(mode="json")
     vocoder = PretrainedVocoder(str(architecture), network_config, described, sample_rate)
     vocoder.network.load_state_dict(network.state_dict())
@@ -151,6 +157,7 @@ def _load_hifigan(name: str) -> Any:
         lambda: _build("SpeechT5HifiGan", settings), folder / "config.json", len(stored)
     )
     check_tensors(on_meta_device, stored, folder)
+    # transformers writes the kind of number into the config, and would convert the weights to it.
     stated = settings.get("dtype", settings.get("torch_dtype"))
     kinds = {str(KINDS[x.kind]).removeprefix("torch.") for x in stored.values()}
     if stated is not None and kinds != {stated}:
@@ -164,6 +171,7 @@ def _load_hifigan(name: str) -> Any:
 
 
 def _build(architecture: str, settings: Mapping[str, Any]) -> nn.Module:
+    """The network of others that settings describe; an unknown one is a UserError."""
     network_class = _network_class(architecture)
     hifigan = architecture == "SpeechT5HifiGan"
     known = _hifigan_settings() if hifigan else settings_of(network_class)
@@ -187,6 +195,7 @@ def _hifigan_settings() -> frozenset[str]:
 
 
 def _network_class(architecture: str) -> Any:
+    """The class of that name, imported only here: both packages may be absent or too old."""
     if architecture not in NEEDED:
         raise UserError(
             f"{architecture} is no vocoder that is known here ({', '.join(NEEDED)}, FourierVocoder)"

@@ -1,7 +1,6 @@
-"""Latents -> the shared semantic space and its two heads.
+"""Projectors, shared semantic space and its two heads (MM-LDM §3.1, Fig. 3a, Eq. 1).
 
 latents (B,C,T',H',W') -> semantics (B,N,D) -> class logits (B,K), contrastive embeddings (B,E).
-MM-LDM §3.1, "Projector", "Shared semantic space", Eq. 1.
 """
 
 from __future__ import annotations
@@ -13,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmldm.models.latent_layout import LatentLayout
 from mmldm.models.layers import ResBlock, SelfAttention, group_norm
+from mmldm.models.perceptual_encoder import LatentLayout
 from mmldm.types import AV
 
 
@@ -39,6 +38,7 @@ class Projector(nn.Module):
         head_dim: int = 32,
     ) -> None:
         super().__init__()
+        # `size` follows the (T',H',W') cells down to about the token grid.
         size = list(layout.shape[1:])
         channels = block_out_channels[0]
         self.stem = nn.Conv3d(layout.channels, channels, 1)
@@ -97,6 +97,7 @@ class ContrastiveHead(nn.Module):
     def __init__(self, width: int, embedding_dim: int = 256, initial: float = 0.07) -> None:
         super().__init__()
         self.tokens = nn.ModuleList(_token_mlp(width, embedding_dim) for _ in range(2))
+        # The logit at which the sigmoid between the log limits gives `initial`.
         low, high = (math.log(limit) for limit in self.limits)
         share = (math.log(initial) - low) / (high - low)
         self.temperature_logits = nn.Parameter(torch.full((2,), math.log(share / (1 - share))))
@@ -117,4 +118,5 @@ class ContrastiveHead(nn.Module):
 
 
 def _token_mlp(width: int, out: int) -> nn.Sequential:
+    """Token by token, (B,N,width) -> (B,N,out)."""
     return nn.Sequential(nn.LayerNorm(width), nn.Linear(width, out), nn.SiLU(), nn.Linear(out, out))

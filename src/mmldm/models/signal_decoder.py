@@ -1,13 +1,14 @@
-"""The diffusion U-Net that turns latents back into image latents, shared by both modalities.
+"""The signal decoder (MM-LDM §3.1, Fig. 3b): a diffusion U-Net from latents to image latents, for both.
 
-noisy image latents (N,c,h,w), timesteps (N,), conditions -> prediction (N,c,h,w). MM-LDM §3.1,
-"Signal decoder". The layout and the tensor names are those of diffusers' `UNet2DConditionModel`, so
-SD-1.5 weights load as they are (`SignalDecoder.from_pretrained(sd_folder, subfolder="unet")`).
+noisy image latents (N,c,h,w), timesteps (N,), conditions -> prediction (N,c,h,w). Layout and tensor names
+are those of diffusers' `UNet2DConditionModel`, so SD-1.5 weights load as they are
+(`SignalDecoder.from_pretrained(sd_folder, subfolder="unet")`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -118,11 +119,16 @@ class SignalDecoder(UNet2DConditionModel):
             encoder_hidden_states: (N,L,D) context tokens.
             taps: One map per entry of `tap_shapes`, or none.
             pooled: (N,time_embedding_dim), added to the time embedding.
+
+        Returns:
+            (N,c,h,w).
         """
         emb = self.time_embedding(self.get_time_embed(sample=sample, timestep=timestep))
         if pooled is not None:
             emb = emb + pooled
         context = encoder_hidden_states
+
+        # Down: a tap is added before the skip is taken, so that both ways carry it.
         skips: list[Tensor] = []
         h = sample
         for index, layer in enumerate(self._input_layers(emb, context)):
@@ -130,50 +136,40 @@ class SignalDecoder(UNet2DConditionModel):
             if taps:
                 h = h + taps[index]
             skips.append(h)
+
+        # Middle and up, as in stock diffusers.
         h = self.mid_block(h, emb, encoder_hidden_states=context)
         for block in self.up_blocks:
             count = len(block.resnets)
             skips, own = skips[:-count], tuple(skips[-count:])
-            if getattr(block, "has_cross_attention", False):
-                h = block(
-                    hidden_states=h,
-                    temb=emb,
-                    res_hidden_states_tuple=own,
-                    encoder_hidden_states=context,
-                )
-            else:
-                h = block(hidden_states=h, temb=emb, res_hidden_states_tuple=own)
+            crossed = getattr(block, "has_cross_attention", False)
+            read = {"encoder_hidden_states": context} if crossed else {}
+            h = block(hidden_states=h, temb=emb, res_hidden_states_tuple=own, **read)
         return self.conv_out(self.conv_act(self.conv_norm_out(h)))
 
     def _input_layers(self, emb: Tensor, context: Tensor) -> Iterator[Callable[[Tensor], Tensor]]:
-        """The down path, one function per input block."""
+        """The down path, one function (N,C,h,w) -> (N,C',h',w') per input block."""
         yield self.conv_in
         for block in self.down_blocks:
             attentions = getattr(block, "attentions", [None] * len(block.resnets))
             for resnet, attention in zip(block.resnets, attentions, strict=True):
-                yield _ResidualLayer(block, resnet, attention, emb, context)
+                yield partial(_residual_layer, block, resnet, attention, emb, context)
             yield from block.downsamplers or ()
 
 
-class _ResidualLayer:
-    """A residual block and its transformer, if any; honours gradient checkpointing."""
-
-    def __init__(
-        self,
-        block: Any,
-        resnet: nn.Module,
-        attention: nn.Module | None,
-        emb: Tensor,
-        context: Tensor,
-    ) -> None:
-        self.block, self.resnet, self.attention = block, resnet, attention
-        self.emb, self.context = emb, context
-
-    def __call__(self, h: Tensor) -> Tensor:
-        if torch.is_grad_enabled() and self.block.gradient_checkpointing:
-            h = self.block._gradient_checkpointing_func(self.resnet, h, self.emb)
-        else:
-            h = self.resnet(h, self.emb)
-        if self.attention is not None:
-            h = self.attention(h, encoder_hidden_states=self.context, return_dict=False)[0]
-        return h
+def _residual_layer(
+    block: Any,
+    resnet: nn.Module,
+    attention: nn.Module | None,
+    emb: Tensor,
+    context: Tensor,
+    h: Tensor,
+) -> Tensor:
+    """(N,C,h,w) -> (N,C',h,w): a residual block and its transformer, if any, with checkpointing."""
+    if torch.is_grad_enabled() and block.gradient_checkpointing:
+        h = block._gradient_checkpointing_func(resnet, h, emb)
+    else:
+        h = resnet(h, emb)
+    if attention is not None:
+        h = attention(h, encoder_hidden_states=context, return_dict=False)[0]
+    return h

@@ -1,6 +1,6 @@
-"""Parts of the diffusion transformer: positions, time embedding, adaLN-Zero blocks.
+"""The diffusion transformer's parts (MM-LDM §3.2): positions, time embedding, adaLN-Zero blocks.
 
-tokens (B,N,D) and conditioning -> tokens (B,N,D). DiT (Peebles & Xie 2022), as used by MM-LDM §3.2.
+tokens (B,N,D) and conditioning (B,D) -> tokens (B,N,D). DiT (Peebles & Xie 2022).
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ class TimestepEmbedding(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(dim, width), nn.SiLU(), nn.Linear(width, width))
 
     def forward(self, timestep: Tensor) -> Tensor:
+        """(B,) -> (B,D)."""
         embedding = sinusoidal_embedding(timestep, self.dim)
         with torch.autocast(timestep.device.type, enabled=False):
             return self.mlp(embedding.to(next(self.mlp.parameters()).dtype))
@@ -56,7 +57,9 @@ class JointAttention(nn.Module):
         self.out = nn.Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B,N,D) -> (B,N,D)."""
         batch, num_tokens, width = x.shape
+        # B N 3 heads D/heads -> 3 B heads N D/heads
         q, k, v = self.qkv(x).reshape(batch, num_tokens, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         attended = F.scaled_dot_product_attention(q, k, v)
         return self.out(attended.transpose(1, 2).reshape(batch, num_tokens, width))
@@ -82,6 +85,7 @@ class Shift(nn.Module):
         self.bias = nn.Parameter(torch.zeros(width))
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B,D) -> (B,D)."""
         return x + self.bias
 
 
@@ -106,8 +110,9 @@ class Block(nn.Module):
         self.modulation: nn.Module = Shift(6 * width) if shared_modulation else Modulation(width, 6)
 
     def forward(self, x: Tensor, conditioning: Tensor) -> Tensor:
-        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.modulation(conditioning).chunk(
-            6, dim=-1
-        )
+        """Tokens (B,N,D), conditioning (B,D) or (B,6 D) -> (B,N,D)."""
+        # Six vectors (B,D): shift, scale and gate of attention (a) and MLP (m).
+        vectors = self.modulation(conditioning).chunk(6, dim=-1)
+        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = vectors
         x = x + gate_a[:, None] * self.attention(modulate(self.attention_norm(x), shift_a, scale_a))
         return x + gate_m[:, None] * self.mlp(modulate(self.mlp_norm(x), shift_m, scale_m))

@@ -1,7 +1,8 @@
-"""The project's own vocoder: ConvNeXt blocks at the rate of the columns, and an inverse Fourier head.
+"""The project's own vocoder, in the place of the paper's HiFi-GAN (MM-LDM §4.1).
 
-log-mel magnitudes in dB (B,M,L) -> complex spectra (B,F,N) -> waveform (B, L * hop_length). Siuzdak 2023
-("Vocos"). Its sub-columns are shorter than the spectrogram's, so that an onset can lie between two of them.
+log-mel magnitudes in dB (B,M,L) -> complex spectra (B,F,N) -> waveform (B, L * hop_length). ConvNeXt blocks
+at the rate of the columns and an inverse Fourier head: Siuzdak 2023 ("Vocos"). Its sub-columns are shorter
+than the spectrogram's, so that an onset can lie between two of them.
 """
 
 from __future__ import annotations
@@ -71,12 +72,16 @@ class FourierVocoder(ModelMixin, ConfigMixin):
     def forward(self, decibels: Tensor) -> Tensor:
         """Log-mel magnitudes in dB (B,M,L) -> waveform (B, L * hop_length), not clamped."""
         spec = self.spectrogram
+        # The range of the spectrogram's decibels to [-1,1], which is what the network reads.
         levels = 2 * (decibels - spec.db_min) / (spec.db_max - spec.db_min) - 1
         # One more column at each end, so that the first and last samples lie under as many spectra as all.
         h = self.blocks(self.conv_in(F.pad(levels, (1, 1), mode="replicate")))
+        # One spectrum per sub-column: (B, subcolumns * (L + 2), 2 F), log magnitudes beside phases.
         h = self.head(self.norm(h.mT)).unflatten(2, (-1, self.n_fft + 2)).flatten(1, 2)
         magnitude, phase = h.float().chunk(2, dim=2)
         magnitude = torch.exp((magnitude + FIRST_LEVEL).clamp(max=LOUDEST))
+
+        # Overlap-add of windowed pieces; what sounds before the first column's start is cut off.
         pieces = torch.fft.irfft(torch.polar(magnitude, phase), n=self.n_fft) * self.window
         length = (pieces.shape[1] - 1) * self.hop + self.n_fft
         waveform = F.fold(pieces.mT, (1, length), (1, self.n_fft), stride=(1, self.hop))[:, 0, 0]

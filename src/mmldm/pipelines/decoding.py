@@ -64,6 +64,7 @@ class ClipCoder:
         ]
 
         def joined(latents: list[Tensor | None]) -> Tensor | None:
+            """Parts (b,C,T',H',W') -> (B,C,T',H',W')."""
             present = [z for z in latents if z is not None]
             return torch.cat(present) if present else None
 

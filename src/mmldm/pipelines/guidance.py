@@ -27,6 +27,7 @@ def guide(given: AV[Tensor], null: AV[Tensor], scale: AV[float]) -> AV[Tensor]:
     """
 
     def extrapolate(g: Tensor, n: Tensor, phi: float) -> Tensor:
+        """(B,...), (B,...) -> (B,...)."""
         return phi * g + (1 - phi) * n
 
     return given.map(extrapolate, null, scale)
@@ -67,16 +68,20 @@ def generator_denoiser(
     copies = 1 + len(nulls)
 
     # A modality's null prediction stands in the set that kept its stream; a known one is its own (set 0).
-    kept_in = AV.zip(nulls) if nulls else AV([False], [False])
-    null_set = kept_in.map(lambda kept: 1 + kept.index(True) if True in kept else 0)
+    def set_of(kept: list[bool]) -> int:
+        return 1 + kept.index(True) if True in kept else 0
+
+    null_set = AV.zip(nulls).map(set_of)
 
     # Null rows see neither the given modality nor a class.
     own_rows = torch.arange(copies * batch, device=device) < batch
 
     def in_all_rows(known: Tensor | None) -> Tensor | None:
+        """(B,C,T',H',W') -> (copies * B,C,T',H',W')."""
         return None if known is None else torch.cat([known.to(dtype)] * copies)
 
     def in_own_rows(known: Tensor | None) -> Tensor | None:
+        """The rows (copies * B,) that may read it; None: all."""
         return None if known is None or not nulls else own_rows
 
     present, mask = given.map(in_all_rows), given.map(in_own_rows)
@@ -86,6 +91,7 @@ def generator_denoiser(
         labels = torch.cat([labels, *[null_labels] * len(nulls)])
 
     def null_stream(x: Tensor, own_noise: Tensor, kept: bool) -> Tensor:
+        """A modality's stream (B,C,T',H',W') in one set of null rows."""
         return x if kept else own_noise
 
     def denoise(sample: AV[Tensor], t: Tensor) -> AV[Tensor]:

@@ -1,7 +1,7 @@
-"""Opens a model folder, or says what is wrong with it.
+"""Opens and writes model folders; a folder with which something is wrong is refused with a sentence.
 
-folder or hub name -> checked folder. Weights are safetensors only; components are of the classes named here
-and nowhere else, whatever modules a folder names: it cannot choose what is imported, and holds no code.
+folder or hub name -> checked folder -> pipeline -> folder. Weights are safetensors only. Components are of
+the classes named here, whatever modules a folder names: it cannot choose what is imported, and holds no code.
 """
 
 from __future__ import annotations
@@ -144,17 +144,19 @@ def check_model_folder(
         UserError: Names what is missing, foreign, too large or no number.
     """
     index = read_index(folder)
+
+    # diffusers can import Python files that lie in a model folder.
     for file in folder.rglob("*"):
         if file.suffix.lower() in CODE:
             raise UserError(
                 f"{folder}: holds code ({file.relative_to(folder)}), and a model does not: remove it, or "
                 "take the model from elsewhere"
             )
+
     _check_settings(index, folder)
-    checked: set[str] = set()
     for name in components:
         entry = index.get(name)
-        if entry in (None, [None, None]):
+        if entry in (None, [None, None]):  # diffusers' way to say that a pipeline goes without
             if name in OPTIONAL:
                 continue
             raise UserError(f"{folder}: model_index.json does not name the component {name!r}")
@@ -171,7 +173,6 @@ def check_model_folder(
             raise UserError(
                 f"{folder}: model_index.json calls {name!r} a {entry[1]}, and its config.json a {stated}"
             )
-        checked.add(name)
     return index
 
 
@@ -191,6 +192,7 @@ def read_index(folder: Path) -> dict[str, Any]:
             raise UserError(
                 f"{folder}: model_index.json has an unknown entry {name!r:.80}{nearest(name, sorted(known))}"
             )
+    # Modules are ours to know: folders of earlier versions open, and none imports a module of its own.
     return index | {
         name: _component(folder, name, index[name])
         for name in COMPONENTS
@@ -217,6 +219,7 @@ def _component(folder: Path, name: str, entry: object) -> list[str]:
 
 
 def _check_settings(index: Mapping[str, Any], folder: Path) -> None:
+    """Checks the pipeline's own settings in an index; raises a UserError that names the one that is wrong."""
     where = f"{folder}/model_index.json"
     parse(ClipSpec, index.get("clip_spec") or {}, f"{where}: clip_spec")
     names = index.get("class_names") or []
@@ -224,6 +227,8 @@ def _check_settings(index: Mapping[str, Any], folder: Path) -> None:
         raise UserError(f"{where}: class_names must be a list of names")
     if not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
         raise UserError(f"{where}: class_names must be names, each once")
+
+    # Rows of quality are checked by being used.
     own = {name: index[name] for name in OWN_SETTINGS if name in index}
     rows, default = index.get("quality_rows") or {}, index.get("default_quality", "best")
     if not isinstance(rows, dict) or not all(isinstance(row, dict) for row in rows.values()):
@@ -233,6 +238,7 @@ def _check_settings(index: Mapping[str, Any], folder: Path) -> None:
 
 
 def _check_scheduler(part: Path) -> str:
+    """The class of a scheduler's folder; raises a UserError as `check_component`."""
     path = part / "scheduler_config.json"
     config = read_json(path, f"the component {part.name!r} is missing")
     scheduler = class_of(config, SCHEDULER_CLASSES, str(part))
@@ -240,6 +246,7 @@ def _check_scheduler(part: Path) -> str:
         raise UserError(f"{part}: holds a model_index.json, which belongs to whole models alone")
     # A scheduler made from another's config keeps that one's settings.
     kin = [scheduler, *scheduler._get_compatibles()]
+    # Its tables are as long as this number.
     timesteps = config.get("num_train_timesteps", 1000)
     if not isinstance(timesteps, int) or not 1 < timesteps <= MOST_TIMESTEPS:
         raise UserError(

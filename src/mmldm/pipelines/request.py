@@ -1,12 +1,11 @@
-"""What a person asks the pipeline for, checked and brought to one form.
+"""What a person gives the pipeline's call and asks it for, checked and brought to one form.
 
 media (S,) or (B,S), (T,3,H,W) or (B,T,3,H,W), tensors or numpy arrays; names, seeds -> `Request`: one row,
-label and seed per clip.
+class and seed per clip. How it is sampled is `settings`.
 """
 
 from __future__ import annotations
 
-import difflib
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from mmldm.errors import UserError
 from mmldm.media.clip import Clip
+from mmldm.pipelines.settings import unknown
 from mmldm.types import AV, ClipSpec
 
 Array = Tensor | np.ndarray[Any, Any]
@@ -35,7 +35,7 @@ class Request:
     Attributes:
         count: B, clips to make.
         media: What is given, with a leading dimension of clips: B, or one that serves all.
-        labels: (B,) long, or None.
+        class_labels: (B,) long, or None.
         seeds: One per clip.
         batch_size: Clips that the generator samples at once.
         images_per_call: As in the call.
@@ -43,7 +43,7 @@ class Request:
 
     count: int
     media: AV[Tensor | None]
-    labels: Tensor | None
+    class_labels: Tensor | None
     seeds: list[int]
     batch_size: int
     images_per_call: int | None
@@ -72,13 +72,14 @@ def asked_for(
     Raises:
         UserError: One does not fit the model, or they do not fit each other.
     """
+    # How many clips: what is said first, then what is given.
     asked = None if num_samples is None else _at_least_one(num_samples, "num_samples")
     media, num_given = given_media(audio, frames, spec, asked)
     count = clip_count(asked, num_given)
     return Request(
         count=count,
         media=media,
-        labels=class_indices(class_labels, class_names, count),
+        class_labels=class_indices(class_labels, class_names, count),
         seeds=clip_seeds(count, seed, generator),
         batch_size=_at_least_one(batch_size, "batch_size"),
         images_per_call=checked_images(images_per_call),
@@ -97,7 +98,7 @@ def checked_images(images_per_call: int | None) -> int | None:
 def given_media(
     audio: Media | None, frames: Media | None, spec: ClipSpec, num_samples: int | None = None
 ) -> tuple[AV[Tensor | None], int]:
-    """Given media with a leading clip dimension.
+    """Given media with a leading clip dimension, AV((B,S) float32, (B,T,3,H,W) uint8).
 
     Args:
         num_samples: As asked for. Sound of two rows is two clips where two are asked for, and may be one
@@ -115,6 +116,7 @@ def given_media(
             "or use reconstruct() to see what the autoencoder keeps"
         )
     if audio is not None:
+        # (2,S) is two clips or one in stereo; a list says that it is clips.
         listed = isinstance(audio, list | tuple)
         rows = _tensor(audio, "audio")
         if rows.ndim == 2 and len(rows) == 2 and not listed and num_samples != 2:
@@ -135,7 +137,7 @@ def given_media(
 
 
 def given_clip(clip: Clip, spec: ClipSpec) -> AV[Tensor | None]:
-    """Both modalities of one clip, with a leading dimension of one.
+    """Both modalities of one clip, AV((1,S), (1,T,3,H,W)).
 
     Raises:
         UserError: The clip is not of this spec.
@@ -146,7 +148,7 @@ def given_clip(clip: Clip, spec: ClipSpec) -> AV[Tensor | None]:
 
 
 def checked_waveform(waveforms: Tensor, name: str) -> Tensor:
-    """Waveforms as float32.
+    """Waveforms (B,S) as float32.
 
     Raises:
         UserError: They are not floating-point samples in [-1, 1].
@@ -168,6 +170,7 @@ def checked_waveform(waveforms: Tensor, name: str) -> Tensor:
 
 
 def _tensor(media: Media, name: str) -> Tensor:
+    """A tensor (S,) or (B,S), (T,3,H,W) or (B,T,3,H,W) of what was given; a list is stacked."""
     if isinstance(media, Tensor):
         return media.detach()
     if isinstance(media, np.ndarray):
@@ -189,9 +192,11 @@ def _tensor(media: Media, name: str) -> Tensor:
 
 
 def _batched(media: Tensor, shape: tuple[int, ...], name: str, meaning: str) -> tuple[Tensor, int]:
+    """`shape` or (B, *shape) -> (B, *shape), and B of a batch, 0 of one clip."""
     batch = media.ndim == len(shape) + 1
     rows = media if batch else media[None]
     if tuple(rows.shape[1:]) != shape or len(rows) == 0:
+        # (S,2) is how sound files are often read: the mend is another one.
         stereo = name == "audio" and tuple(media.shape) == (*shape, 2)
         raise UserError(
             f"{name} has shape {tuple(media.shape)}, but this model's clips have {meaning} = {shape}: "
@@ -238,14 +243,13 @@ def class_indices(labels: Labels | None, names: Sequence[str], count: int) -> Te
 
 
 def _class_index(label: Any, names: Sequence[str]) -> int:
+    """The index of a class given by name or index, or a UserError that lists those there are."""
     if isinstance(label, str) and label in names:
         return names.index(label)
     index = _whole(label)
     if index is not None and 0 <= index < len(names):
         return index
-    near = difflib.get_close_matches(str(label), names, n=1)
-    hint = f", did you mean {near[0]!r}?" if near else ":"
-    raise UserError(f"unknown class {label!r}{hint} this model knows {', '.join(names)}")
+    raise unknown("class", label, names)
 
 
 def clip_seeds(
@@ -263,6 +267,7 @@ def clip_seeds(
     if seed is not None and generator is not None:
         raise UserError("give seed or generator, not both")
     if seed is not None:
+        # One seed stands for consecutive ones, so that more clips are the same clips and some.
         first = _whole(seed)
         listed = _listed(seed, "seed") if first is None else [first + i for i in range(count)]
     elif generator is None or isinstance(generator, torch.Generator):
@@ -275,6 +280,7 @@ def clip_seeds(
 
 
 def _seed(value: Any) -> int:
+    """A seed of torch's generators, or a UserError."""
     number = _whole(value)
     if number is None or not 0 <= number < SEEDS:
         raise UserError(f"a seed is an integer from 0 to 2**64 - 1, and {value!r:.80} is none")
@@ -282,6 +288,7 @@ def _seed(value: Any) -> int:
 
 
 def _draw(count: int, generator: torch.Generator | None) -> list[int]:
+    """Seeds drawn from a generator, or from torch's global one."""
     device = None if generator is None else generator.device
     return torch.randint(2**62, (count,), generator=generator, device=device).tolist()
 
@@ -299,6 +306,7 @@ def _whole(value: Any) -> int | None:
 
 
 def _listed(values: Any, name: str) -> list[Any]:
+    """A list of an argument's values, of which a string is one."""
     try:
         return list(values) if not isinstance(values, str) else [values]
     except TypeError:
@@ -306,6 +314,7 @@ def _listed(values: Any, name: str) -> list[Any]:
 
 
 def _at_least_one(value: Any, name: str) -> int:
+    """A positive integer of an argument, or a UserError that names it."""
     number = _whole(value)
     if number is None or number < 1:
         raise UserError(f"{name} must be at least 1, a whole number, not {value!r:.80}")

@@ -1,4 +1,4 @@
-"""Settings of sampling, and rows of them that trade time for quality.
+"""With what settings a call samples, and rows of them that trade time for quality.
 
 the model's own settings, a row's name, what is asked for -> Settings. The rows were measured on the
 bundled model (docs/performance.md).
@@ -7,7 +7,7 @@ bundled model (docs/performance.md).
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -35,12 +35,16 @@ KNOWN_TO_STUDENT = ("scheduler", "num_inference_steps", "guidance_scale")
 def student_row(steps: int) -> dict[str, Any]:
     """The row of a model whose student makes so many steps: "fast", but for the generator."""
     phase = QUALITY_ROWS["fast"]["phase_iterations"]
-    return {
-        "student": True,
-        "num_inference_steps": steps,
-        "guidance_scale": 1.0,
-        "phase_iterations": phase,
-    }
+    own = {"student": True, "num_inference_steps": steps, "guidance_scale": 1.0}
+    return {**own, "phase_iterations": phase}
+
+
+def unknown(what: str, name: object, known: Iterable[str]) -> UserError:
+    """The refusal of a name that a model does not know; it tells the likely one, and all there are."""
+    listed = list(known)
+    near = difflib.get_close_matches(str(name), listed, n=1)
+    hint = f", did you mean {near[0]!r}?" if near else ":"
+    return UserError(f"unknown {what} {name!r}{hint} this model knows {', '.join(listed)}")
 
 
 class Settings(BaseModel):
@@ -88,6 +92,7 @@ class Qualities:
     ) -> None:
         self._own, self._default = own, default
         self._rows = {**QUALITY_ROWS, **published}
+        # All rows are tried now: a wrong one is found when the model opens, not when somebody asks for it.
         for name in self._rows:
             try:
                 self.settings(name)
@@ -112,6 +117,7 @@ class Qualities:
             UserError: There is no such row (the sentence lists those there are), or its student
                 cannot do what is asked for.
         """
+        # A student knows the steps and the guidance that it was distilled to, and no others.
         row = self._row(name or self._default)
         wanted = {field: value for field, value in asked.items() if value is not None}
         foreign = [
@@ -121,6 +127,7 @@ class Qualities:
         ]
         if not (row.student and foreign):
             return _checked({**row.model_dump(), **wanted})
+        # Nobody asked for this row by name, so it gives way to what is asked for.
         if name is None:
             return self.settings("best", **asked)
         raise UserError(
@@ -131,15 +138,12 @@ class Qualities:
 
     def _row(self, name: str) -> Settings:
         if name not in self._rows:
-            near = difflib.get_close_matches(name, self._rows, n=1)
-            hint = f", did you mean {near[0]!r}?" if near else ":"
-            raise UserError(
-                f"unknown quality {name!r}{hint} this model knows {', '.join(self._rows)}"
-            )
+            raise unknown("quality", name, self._rows)
         return _checked({**self._own, **self._rows[name]})
 
 
 def _checked(values: Mapping[str, Any]) -> Settings:
+    """Values as settings, or the first thing that is wrong with them as a UserError."""
     try:
         return Settings.model_validate(values)
     except ValidationError as error:

@@ -1,7 +1,7 @@
-"""The pipeline: joint generation, audio-to-video and video-to-audio from one set of weights.
+"""The pipeline (MM-LDM §3.2-3.3): joint generation, audio-to-video, video-to-audio from one set of weights.
 
-noise, and a given modality or class -> latents AV((B,C,T',H',W')) -> image latents -> clips.
-MM-LDM §3.2-3.3. The module path of this file and of its components is stored in model folders.
+noise, and a given modality or class -> latents AV((B,C,T',H',W')) -> image latents -> clips. Model folders
+name the path of this module.
 """
 
 from __future__ import annotations
@@ -139,6 +139,8 @@ class SoundingVideoPipeline(FolderPipeline):
             default_quality=default_quality,
             quality_rows=quality_rows,
         )
+
+        # Parts that do not belong together are refused here, not in the middle of a call.
         own = {name: self.config[name] for name in OWN_SETTINGS}
         self.qualities = Qualities(own, quality_rows or {}, default_quality)
         check_parts(self.components, self.class_names, self.clip_spec)
@@ -227,6 +229,7 @@ class SoundingVideoPipeline(FolderPipeline):
             decoder_steps=decoder_steps,
             guidance_scale=guidance_scale,
         )
+
         model, sampler = self._sampled_with(chosen)
         coder, scale = self._coder(), AV(chosen.guidance_scale, chosen.guidance_scale)
         # A given clip that serves all samples is encoded once.
@@ -244,7 +247,8 @@ class SoundingVideoPipeline(FolderPipeline):
 
             for rows in parts_of(asked.count, asked.batch_size):
                 generators = [torch.Generator().manual_seed(s) for s in asked.seeds[rows]]
-                labels = None if asked.labels is None else asked.labels[rows].to(coder.device)
+                labels = asked.class_labels
+                labels = None if labels is None else labels[rows].to(coder.device)
 
                 # What is given, as clean normalised latents, one row per clip.
                 media = rows_of(asked.media, rows)

@@ -39,6 +39,7 @@ def sound(
     Args:
         phase_iterations: Of Griffin-Lim, where there is no vocoder.
     """
+    # Griffin-Lim finds phases by iteration; a vocoder has learned them.
     if vocoder is None:
         return audio_image.waveform(image, phase_iterations)
     decibels = vocoder_input(image, audio_image, vocoder.spectrogram)
@@ -74,6 +75,7 @@ def _converted(mel: Tensor, source: AudioImage, target: AudioImage) -> Tensor:
     A window of another length gives a tone the same sum of magnitudes over its bins, so nothing is
     scaled; what it would make of noise and of onsets is not known.
     """
+    # Out of the source's mel bands, to the target's bins and columns, into the target's mel bands.
     linear = linear_magnitudes(mel / source.gain, source.filterbank)
     bins = target.filterbank.shape[1]
     if linear.shape[1] != bins:

@@ -1,8 +1,8 @@
 """A recipe chosen for the data and the machine: what `mmldm train FOLDER` runs when no config is named.
 
-manifest, device, minutes -> RunConfig. Every number stands in the run folder's config.yaml afterwards, to
-be read and edited; nothing is decided later. The tiny models are the time-aligned form of the system (one
-video token a frame, one audio token a column), which trains on a CPU.
+manifest, device, minutes -> RunConfig. It starts from the bundled model's recipe, which trains
+on a CPU: one video token a frame, one audio token a column. Every number stands in the run folder's
+config.yaml afterwards, to be read and edited; nothing is decided later.
 """
 
 from __future__ import annotations
@@ -14,15 +14,13 @@ from typing import Any
 
 import torch
 
-from mmldm.config import RunConfig, changed, parse
+from mmldm.config import RunConfig, changed, load_config, parse
 from mmldm.data.manifest import Entry, Manifest
 from mmldm.training.distributed import wait_for
-from mmldm.types import ClipSpec, SpectrogramSpec
+from mmldm.types import ClipSpec
 
 SHARES = {"vae": 0.2, "autoencoder": 0.4, "generator": 0.4}
 """How a time budget is split over the jobs."""
-
-
 TARGET_WINDOWS = 2000
 """Cached windows a small data set is spread to."""
 WINDOW_OVERLAP = 4
@@ -34,142 +32,10 @@ REFERENCE_SPEED = 105e9
 """FLOP/s of `relative_speed`'s trial on one core of the machine the steps were timed on."""
 
 
-def tiny_models() -> dict[str, dict[str, Any]]:
-    """Constructor arguments of the CPU-sized parts, for 128x128 clips of 16 frames."""
-    return {
-        "vae": {
-            "latent_channels": 8,
-            "patch_size": 8,
-            "base_channels": 96,
-            "upsample_channels": [48, 24],
-        },
-        "autoencoder": {
-            "audio_encoder_config": {
-                "latent_shape": [16, 16, 1, 1],
-                "block_out_channels": [64],
-                "layers_per_block": 1,
-                "patch_size": [4, 1],
-                "time_axis": "width",
-                "spatial_attention": False,
-            },
-            "video_encoder_config": {
-                "latent_shape": [12, 16, 1, 1],
-                "block_out_channels": [64],
-                "layers_per_block": 1,
-                "patch_size": 2,
-                "spatial_attention": False,
-                "temporal_attention": True,
-                "head_dim": 32,
-            },
-            "adapter_config": {"hidden_channels": 32, "embedding_dim": 64},
-            "semantic_config": {
-                "token_grid": [4, 1, 1],
-                "width": 64,
-                "block_out_channels": [64],
-                "layers_per_block": 1,
-            },
-            "decoder_config": {
-                "block_out_channels": [96, 128],
-                "layers_per_block": 1,
-                "cross_attention": [False, True],
-                "cross_attention_dim": 64,
-                "attention_heads": 4,
-                "norm_num_groups": 16,
-            },
-            "decoder_patch_size": 2,
-            "prompt_tokens": 4,
-            "contrastive_dim": 64,
-        },
-        "generator": {
-            "width": 160,
-            "depth": 6,
-            "heads": 5,
-            "adaln": "single",
-            "null_stream": "noise",
-        },
-    }
-
-
-def tiny_clip() -> ClipSpec:
-    """128x128 frames, and a native 128x128 audio image: 128 mel bands, a column every 12.5 ms."""
-    return ClipSpec(
-        height=128, width=128, spectrogram=SpectrogramSpec(hop_length=200, num_mels=128)
-    )
-
-
 def tiny_recipe(clip: ClipSpec | None = None, **changes: Any) -> RunConfig:
     """The bundled model's recipe, two and a half hours on one CPU core; `changes` replace sections."""
-    models = tiny_models()
-    cosine = {"kind": "cosine", "zero_terminal_snr": True}
-    sections: dict[str, Any] = {
-        "clip": clip or tiny_clip(),
-        "vae": {
-            "model": models["vae"],
-            "frames_per_clip": 3,
-            "loss": {"l1": 1.0, "l2": 2.0, "kl": 1e-3, "salience": 4.0},
-            "train": {
-                "steps": 1600,
-                "batch_size": 8,
-                "learning_rate": 2e-3,
-                "weight_decay": 0.0,
-                "ema_decay": 0.97,
-            },
-        },
-        "autoencoder": {
-            "model": models["autoencoder"],
-            "schedule": {**cosine, "prediction": "sample"},
-            "target_frames": 4,
-            "loss": {
-                "kl": 5e-5,
-                "classification": 0.1,
-                "contrastive": 0.1,
-                "audio_weight": 2.0,
-                "salience": 3.0,
-                "terminal_fraction": 0.75,
-                "conditioning_dropout": 0.0,
-                "context_dropout": 0.5,
-            },
-            "train": {
-                "steps": 2600,
-                "batch_size": 16,
-                "learning_rate": 1e-3,
-                "matrix_learning_rate": 0.02,
-                "warmup_steps": 50,
-                "betas": (0.9, 0.98),
-                "weight_decay": 1e-3,
-                "ema_decay": 0.99,
-            },
-        },
-        "generator": {
-            "model": models["generator"],
-            "schedule": {**cosine, "prediction": "v_prediction"},
-            "tasks": {
-                "joint": 0.4,
-                "audio_to_video": 0.25,
-                "video_to_audio": 0.25,
-                "audio_only": 0.05,
-                "video_only": 0.05,
-            },
-            "class_dropout": 0.5,
-            "logit_normal": (0.0, 1.2),
-            "train": {
-                "steps": 18000,
-                "batch_size": 32,
-                "learning_rate": 1.2e-3,
-                "matrix_learning_rate": 0.02,
-                "warmup_steps": 100,
-                "weight_decay": 0.01,
-                "ema_decay": 0.998,
-            },
-        },
-        "sample": {
-            "quality": "fast",
-            "num_inference_steps": 50,
-            "decoder_steps": 1,
-            "guidance_scale": 2.5,
-        },
-    }
-    return RunConfig.model_validate({**sections, **changes})
+    recipe = load_config("impacts")
+    return RunConfig.model_validate({**recipe.model_dump(), "clip": clip or recipe.clip, **changes})
 
 
 def choose_recipe(

@@ -41,6 +41,7 @@ class CLAP(Extractor):
     def __init__(
         self, name_or_path: str | Path = DEFAULT, device: str | torch.device = "cpu"
     ) -> None:
+        # An extra, imported where it is used.
         try:
             from transformers.models.clap.feature_extraction_clap import ClapFeatureExtractor
             from transformers.models.clap.modeling_clap import ClapModel
@@ -72,6 +73,7 @@ class CLAP(Extractor):
         """Features (W,D) of a clip's sound, on the network's device."""
         rate = self.prepare.sampling_rate
         sound = resample(clip.waveform, clip.sample_rate, rate)
+        # The last window may be shorter: the preparation repeats it to full length.
         windows = [window.numpy() for window in sound.split(self.prepare.nb_max_samples)]
         inputs = self.prepare(windows, sampling_rate=rate, return_tensors="pt").to(self.device)
         features = self.network.get_audio_features(**inputs)

@@ -45,6 +45,7 @@ def load_extractor(
     Raises:
         UserError: There is no such extractor, or its weights are not there.
     """
+    # A hub name, or the folder of that name among the other weights.
     if name == "clap":
         beside = Path(weights or weights_folder()) / DEFAULT.rpartition("/")[2]
         return CLAP(beside if beside.is_dir() else weights or DEFAULT, device)

@@ -67,6 +67,7 @@ class SqueezeNetNetwork(nn.Module):
         """Feature maps (T,512,13,13) of images (T,3,227,227)."""
         maps = F.relu(self.conv1(images))
         for number in FIRES:
+            # Caffe rounds sizes up where torch rounds them down.
             if number in POOLED_BEFORE:
                 maps = F.max_pool2d(maps, 3, stride=2, ceil_mode=True)
             maps = self.get_submodule(f"fire{number}")(maps)
@@ -98,5 +99,6 @@ class SqueezeNet(FileExtractor):
 
 def prepared(frames: Tensor) -> Tensor:
     """Frames u8 (T,3,H,W), RGB -> images (T,3,227,227), BGR, 0 to 255 less the mean."""
+    # Caffe's order of colours, and its range.
     images = F.interpolate(frames.float(), (SIZE, SIZE), mode="bilinear", antialias=True)
     return images.flip(1) - torch.tensor(MEAN_BGR)[:, None, None]

@@ -46,6 +46,7 @@ class VGGishNetwork(nn.Module):
                 channels = width
             layers.append(nn.MaxPool2d(2))
         self.features = nn.Sequential(*layers)
+        # Each pooling halves both axes of a patch.
         shrink = 2 ** len(WIDTHS)
         self.embeddings = nn.Sequential(
             nn.Linear(channels * (COLUMNS // shrink) * (BANDS // shrink), HIDDEN),

@@ -65,6 +65,7 @@ class WeightsFile:
         Raises:
             UserError: It is not there; the message says which file is missing and where to put it.
         """
+        # A folder holds the file under one of its names; a file may have any name.
         given = weights_folder() if path is None else Path(path)
         in_folder = path is None or given.is_dir()
         for candidate in [given / name for name in self.names] if in_folder else [given]:
@@ -90,6 +91,7 @@ class WeightsFile:
                 f"{found} is not the published file: its sha256 starts with {sha256[:8]}, not "
                 f"{published[:8]}; it may be cut short, get it again"
             )
+        # Only what this network's own tensors are.
         safe = found.suffix == ".safetensors"
         tensors = read_tensors(found) if safe else _read_pickled_tensors(found)
         own = {

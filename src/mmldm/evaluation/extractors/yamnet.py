@@ -1,6 +1,6 @@
-"""YAMNet: 521 classes of AudioSet, and the 1024 features before them.
+"""YAMNet: the 1024 features before its 521 classes of AudioSet.
 
-waveform (S,) -> patches (W,1,96,64) -> features (W,1024), scores (W,521) in [0,1]
+waveform (S,) -> patches (W,1,96,64) -> features (W,1024)
 
 A MobileNet v1 with batch norms folded into its layers. Source: Plakal and Ellis, "YAMNet",
 tensorflow/models, 2020; Howard et al., "MobileNets", 2017.
@@ -8,16 +8,13 @@ tensorflow/models, 2020; Howard et al., "MobileNets", 2017.
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from itertools import pairwise
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mmldm.errors import UserError
 from mmldm.evaluation.extractors.extractor import FileExtractor
 from mmldm.evaluation.extractors.layers import patches
 from mmldm.evaluation.extractors.weights_file import WeightsFile
@@ -40,14 +37,6 @@ WEIGHTS = WeightsFile(
     source="models/yamnet_spectra_in.tflite of google-coral/coralmicro, converted (docs/evaluation.md)",
     licence="Apache-2.0",
 )
-CLASS_MAP = WeightsFile(
-    network="YAMNet",
-    names={
-        "yamnet_class_map.csv": "cdf24d193e196d9e95912a2667051ae203e92a2ba09449218ccb40ef787c6df2"
-    },
-    source="research/audioset/yamnet of tensorflow/models",
-    licence="CC-BY-4.0",
-)
 
 
 class YAMNetNetwork(nn.Module):
@@ -61,6 +50,7 @@ class YAMNetNetwork(nn.Module):
             depthwise = nn.Conv2d(width, width, 3, stride, groups=width)
             self.add_module(f"layer{2 * pair}", depthwise)
             self.add_module(f"layer{2 * pair + 1}", nn.Conv2d(width, wider, 1))
+        # The classes are not used here, but they are in the file, and files are read whole.
         self.fc = nn.Linear(WIDTHS[-1], NUM_CLASSES)
 
     def forward(self, patches: Tensor) -> Tensor:
@@ -76,7 +66,7 @@ class YAMNetNetwork(nn.Module):
 
 
 class YAMNet(FileExtractor):
-    """Features before the classes, a window every 0.48 s, and the scores of the classes."""
+    """Features of sound before the classes, one for each window; a window starts every 0.48 s."""
 
     name = "yamnet"
     modality = "audio"
@@ -87,35 +77,8 @@ class YAMNet(FileExtractor):
     def build(self, file_name: str) -> YAMNetNetwork:
         return YAMNetNetwork()
 
+    @torch.no_grad()
     def __call__(self, clips: Sequence[Clip]) -> list[Tensor]:
         """Features (W,1024) of each clip's sound."""
-        return [self._features(clip).cpu() for clip in clips]
-
-    @torch.no_grad()
-    def scores(self, clips: Sequence[Clip]) -> Tensor:
-        """Scores (N,521) in [0,1] of AudioSet's classes, mean over each clip's windows."""
-        means = [self.network.fc(self._features(clip)).sigmoid().mean(0) for clip in clips]
-        return torch.stack(means).cpu()
-
-    @torch.no_grad()
-    def _features(self, clip: Clip) -> Tensor:
-        """Features (W,1024) of a clip's sound, on the network's device."""
-        windows = patches(clip.waveform, clip.sample_rate, LOG_OFFSET, HOP)
-        return self.network(windows.to(self.device))
-
-
-def class_names(path: str | Path | None = None) -> list[str]:
-    """Names of the 521 classes in order.
-
-    Args:
-        path: CSV with columns index, mid, display_name; None: the one in the folder of weights.
-
-    Raises:
-        UserError: It is not there, or not the list of YAMNet's classes.
-    """
-    found = CLASS_MAP.find(path)
-    with found.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    if len(rows) != NUM_CLASSES or "display_name" not in rows[0]:
-        raise UserError(f"{found} is not the list of YAMNet's {NUM_CLASSES} classes")
-    return [row["display_name"] for row in rows]
+        windows = [patches(c.waveform, c.sample_rate, LOG_OFFSET, HOP) for c in clips]
+        return [self.network(window.to(self.device)).cpu() for window in windows]

@@ -6,11 +6,10 @@ from typing import Any
 import pytest
 import torch
 
-from mmldm.benchmark.measure import AGAINST, Clock, Row, System, measure
+from mmldm.benchmark.costs import AGAINST, Clock, Cost, System, costs, to_json, to_markdown
 from mmldm.benchmark.sampling import untrained_pipeline
-from mmldm.benchmark.table import to_json, to_markdown
 from mmldm.benchmark.timing import Timing
-from mmldm.benchmark.training_step import Job, TrainingStep, training_jobs
+from mmldm.benchmark.training_step import StepPlan, TrainingStep, step_plans
 from mmldm.config import RunConfig
 from mmldm.training.journey import JOBS
 from mmldm.training.summary import Summary
@@ -24,22 +23,22 @@ FACTS: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-def rows(recipe: RunConfig, summary: Summary) -> dict[str, Row]:
+def rows(recipe: RunConfig, summary: Summary) -> dict[str, Cost]:
     system = System(
         lambda: untrained_pipeline(recipe, summary),
         recipe.sample.model_dump(),
         (recipe, summary),
     )
     clock = Clock(2, CPU, against=lambda: torch.randn(9))
-    return {row.work: row for row in measure(system, ("sample", *JOBS), 3, clock)}
+    return {row.work: row for row in costs(system, ("sample", *JOBS), 3, clock)}
 
 
 @pytest.fixture(scope="module")
-def jobs(recipe: RunConfig, summary: Summary) -> dict[str, Job]:
-    return {job.name: job for job in training_jobs(recipe, summary, JOBS, CPU)}
+def plans(recipe: RunConfig, summary: Summary) -> dict[str, StepPlan]:
+    return {plan.name: plan for plan in step_plans(recipe, summary, JOBS, CPU)}
 
 
-def test_every_part_and_job_has_a_row(rows: dict[str, Row]) -> None:
+def test_every_part_and_job_has_a_row(rows: dict[str, Cost]) -> None:
     parts = ("end to end", "generator", "signal decoder", "image decoder", "vocoder", "mp4 files")
     trained = ("vae", "autoencoder", "autoencoder with critic", "generator", "vocoder")
     expected = [f"sample: {x}" for x in (*parts, AGAINST)]
@@ -50,7 +49,7 @@ def test_every_part_and_job_has_a_row(rows: dict[str, Row]) -> None:
     assert {row.clips for row in rows.values()} == {3}
 
 
-def test_parts_cost_what_the_whole_costs(rows: dict[str, Row]) -> None:
+def test_parts_cost_what_the_whole_costs(rows: dict[str, Cost]) -> None:
     flops = {work: row.flops for work, row in rows.items()}
     parts = [f"sample: {x}" for x in ("generator", "signal decoder", "image decoder", "vocoder")]
     assert flops["sample: end to end"] == sum(flops[part] or 0 for part in parts)
@@ -58,7 +57,7 @@ def test_parts_cost_what_the_whole_costs(rows: dict[str, Row]) -> None:
 
 
 def test_parts_cost_what_the_dry_run_says(
-    rows: dict[str, Row], recipe: RunConfig, summary: Summary
+    rows: dict[str, Cost], recipe: RunConfig, summary: Summary
 ) -> None:
     once = {part.name: part.flops for part in summary.parts}
     steps, decoder_steps = recipe.sample.num_inference_steps, recipe.sample.decoder_steps
@@ -68,29 +67,29 @@ def test_parts_cost_what_the_dry_run_says(
     assert rows["sample: image decoder"].flops == 3 * once["image VAE, decode"]
 
 
-def test_other_program_is_compared_with_every_row(rows: dict[str, Row]) -> None:
+def test_other_program_is_compared_with_every_row(rows: dict[str, Cost]) -> None:
     for work, row in rows.items():
         assert (row.ratio is None) == work.endswith(AGAINST)
 
 
 def test_job_without_a_section_is_left_out(recipe: RunConfig, summary: Summary) -> None:
     without = recipe.model_copy(update={"vocoder": None})
-    assert list(training_jobs(without, summary, ("vocoder",), CPU)) == []
+    assert list(step_plans(without, summary, ("vocoder",), CPU)) == []
 
 
 @pytest.mark.parametrize(
     "name", ["vae", "autoencoder", "autoencoder with critic", "generator", "vocoder"]
 )
-def test_step_trains_its_turns_and_their_average(name: str, jobs: dict[str, Job]) -> None:
-    job = jobs[name]
-    step = TrainingStep(job, 2, CPU)
+def test_step_trains_its_turns_and_their_average(name: str, plans: dict[str, StepPlan]) -> None:
+    plan = plans[name]
+    step = TrainingStep(plan, 2, CPU)
     weights = {
         turn: [p.detach().clone() for p in module.parameters() if p.requires_grad]
-        for turn, module in job.turns.items()
+        for turn, module in plan.turns.items()
     }
     average = {k: v.clone() for k, v in step.average.state().items()}
     step()
-    for turn, module in job.turns.items():
+    for turn, module in plan.turns.items():
         now = [p for p in step.turns[turn].parameters.values()]
         moved = sum(not torch.equal(a, b) for a, b in zip(weights[turn], now, strict=False))
         assert moved > 0, turn
@@ -99,18 +98,18 @@ def test_step_trains_its_turns_and_their_average(name: str, jobs: dict[str, Job]
 
 
 @pytest.mark.parametrize("name", ["vae", "autoencoder", "generator", "vocoder"])
-def test_flops_grow_with_the_rows(name: str, jobs: dict[str, Job]) -> None:
-    one, three = (TrainingStep(jobs[name], rows, CPU).flops() for rows in (1, 3))
+def test_flops_grow_with_the_rows(name: str, plans: dict[str, StepPlan]) -> None:
+    one, three = (TrainingStep(plans[name], rows, CPU).flops() for rows in (1, 3))
     # Of the autoencoder's terms the contrastive one compares all rows with all.
     assert three == pytest.approx(3 * one, rel=0.001)
 
 
-def test_critic_costs_more_and_repeats_no_pass_of_the_decoder(jobs: dict[str, Job]) -> None:
-    decoder = jobs["autoencoder"].turns["model"].autoencoder.decoder
+def test_critic_costs_more_and_repeats_no_pass_of_the_decoder(plans: dict[str, StepPlan]) -> None:
+    decoder = plans["autoencoder"].turns["model"].autoencoder.decoder
     calls: list[str] = []
     hook = decoder.register_forward_hook(lambda *_: calls.append("decoder"))
     flops = [
-        TrainingStep(jobs[name], 1, CPU).flops()
+        TrainingStep(plans[name], 1, CPU).flops()
         for name in ("autoencoder", "autoencoder with critic")
     ]
     hook.remove()
@@ -120,8 +119,8 @@ def test_critic_costs_more_and_repeats_no_pass_of_the_decoder(jobs: dict[str, Jo
 
 def test_table_has_a_line_per_row_and_no_empty_column() -> None:
     rows = [
-        Row("sample: end to end", 2, Timing((0.5, 0.4, 0.6), 2**31), flops=250_000_000),
-        Row("sample: mp4 files", 2, Timing((2.0, 2.0, 2.0), 2**30)),
+        Cost("sample: end to end", 2, Timing((0.5, 0.4, 0.6), 2**31), flops=250_000_000),
+        Cost("sample: mp4 files", 2, Timing((2.0, 2.0, 2.0), 2**30)),
     ]
     table = to_markdown(rows, FACTS).splitlines()
     assert table[0].startswith("2026-11-23, a processor (1 thread), version 0.1.0, commit abc1234")
@@ -134,7 +133,7 @@ def test_table_has_a_line_per_row_and_no_empty_column() -> None:
 
 
 def test_json_holds_every_round() -> None:
-    row = Row("train: vae", 4, Timing((0.5, 0.25), None), flops=10**8, joules=3.0, ratio=2.0)
+    row = Cost("train: vae", 4, Timing((0.5, 0.25), None), flops=10**8, joules=3.0, ratio=2.0)
     stored = json.loads(to_json([row], FACTS))
     assert stored["matmul_peak"] == {"fp32": 1e9, "bf16": 2e9}
     (values,) = stored["rows"]

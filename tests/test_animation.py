@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 from pathlib import Path
 
@@ -11,16 +12,19 @@ import torch
 from PIL import Image
 
 from mmldm.errors import UserError
-from mmldm.media.animation import (
-    PAUSE,
-    STRIP_HEIGHT,
-    animate,
-    instants,
-    save_animation,
-)
 from mmldm.media.clip import Clip
 from mmldm.media.sheet import CAPTION_HEIGHT, MARGIN
 from mmldm.worlds.impacts.clips import ImpactsConfig, render_clip
+
+SCRIPT = Path(__file__).parents[1] / "runs" / "animation.py"
+loading = importlib.util.spec_from_file_location("animation", SCRIPT)
+assert loading is not None and loading.loader is not None
+animation = importlib.util.module_from_spec(loading)
+loading.loader.exec_module(animation)
+PAUSE, STRIP_HEIGHT = animation.PAUSE, animation.STRIP_HEIGHT
+animate, instants, save_animation = (
+    getattr(animation, name) for name in ("animate", "instants", "save_animation")
+)
 
 WIDTH = 192  # of a 64-pixel frame: three times
 STRIP_TOP = MARGIN + CAPTION_HEIGHT + WIDTH + 2

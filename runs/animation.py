@@ -1,6 +1,6 @@
 """Clips as an animated picture: a grid that plays, a playhead over each clip's spectrogram.
 
-clips, titles -> PIL images, one per instant -> .gif, .webp, .apng. For pages that play no sound.
+clips, titles -> PIL images, one per instant -> .gif, .webp, .apng. For pages that play no sound; see show.py.
 """
 
 from __future__ import annotations
@@ -9,16 +9,14 @@ import math
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
 from mmldm.errors import UserError
 from mmldm.files import whole_file
+from mmldm.media.clip import Clip
 from mmldm.media.sheet import CAPTION_HEIGHT, INK, MARGIN, PAPER, spectrogram_picture
-
-if TYPE_CHECKING:
-    from mmldm.media.clip import Clip
 
 PICTURE_WIDTH = 160
 """Pixels aimed at; frames are enlarged, or reduced, by a whole number to come near."""
@@ -27,6 +25,11 @@ PICTURE_RATE = 25.0
 """Pictures per second aimed at. Browsers play a GIF of 50 or more slowly."""
 PAUSE = 1.0
 """Seconds for which the end stays before the picture starts again."""
+OPTIONS: dict[str, dict[str, Any]] = {
+    ".gif": {"format": "GIF", "optimize": False},
+    ".webp": {"format": "WEBP", "quality": 80, "method": 4},
+}
+"""Of Pillow, by suffix; the others are PNG."""
 PLAYHEAD = (255, 255, 255)
 TO_COME = 0.45
 """Brightness of the part of a spectrogram that the playhead has not reached."""
@@ -98,25 +101,26 @@ def save_animation(
     if speed <= 0:
         raise UserError(f"cannot play {path} at speed {speed:g}: give one above 0")
     pictures = animate(clips, titles, columns)
+
+    # How long each picture stays, in milliseconds; a GIF counts in hundredths of a second.
     starts = [instant / speed for instant in instants(clips)]
     unit = 10 if suffix == ".gif" else 1
     # Rounded on the common clock, not each: 33.3 ms three times must be 100 ms.
     ticks = [round(time * 1000 / unit) * unit for time in (*starts, starts[-1] + PAUSE)]
-    options: dict[str, Any] = {
-        "save_all": True,
-        "loop": 0,
-        "duration": [after - before for before, after in pairwise(ticks)],
-    }
-    match suffix:
-        case ".gif":
-            options |= {"format": "GIF", "optimize": False}
-            pictures = _with_one_palette(pictures)
-        case ".webp":
-            options |= {"format": "WEBP", "quality": 80, "method": 4}
-        case _:
-            options |= {"format": "PNG"}
+    durations = [after - before for before, after in pairwise(ticks)]
+
+    options = OPTIONS.get(suffix, {"format": "PNG"})
+    if suffix == ".gif":
+        pictures = _with_one_palette(pictures)
     with whole_file(path) as temporary:
-        pictures[0].save(temporary, append_images=pictures[1:], **options)
+        pictures[0].save(
+            temporary,
+            save_all=True,
+            append_images=pictures[1:],
+            loop=0,
+            duration=durations,
+            **options,
+        )
     return path
 
 
@@ -156,7 +160,8 @@ def _near_width(width: int, height: int) -> tuple[int, int]:
 
 
 def _with_one_palette(pictures: list[Image.Image]) -> list[Image.Image]:
-    """Quantised alike: what does not move keeps its colours, does not flicker and costs nothing."""
+    """The pictures in 255 common colours: what does not move does not flicker, and costs nothing."""
+    # The palette is that of eight pictures at a third of their size, one below the other.
     chosen = pictures[:: max(1, len(pictures) // 8)]
     width, height = (max(1, side // 3) for side in pictures[0].size)
     together = Image.new("RGB", (width, height * len(chosen)))

@@ -1,0 +1,123 @@
+"""What the commands share: options, a check before minutes of work, and what a person reads meanwhile.
+
+Results go to standard output; notes and progress go to standard error.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from mmldm.errors import UserError
+from mmldm.text import printable_lines
+
+PLAIN_EVERY = 30.0
+"""Seconds between two plain lines of progress."""
+ModelOption = Annotated[
+    str | None, typer.Option(help="Model or run folder, or hub name. Default: the bundled one.")
+]
+ChangesOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Changes one setting; repeatable."),
+]
+QualityOption = Annotated[
+    str | None,
+    typer.Option(help="best, balanced, fast: quality for time. Default: the model's choice."),
+]
+DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1. Default: the best.")]
+
+
+def require_writable(folder: Path) -> None:
+    """Checks a folder that exists, or the nearest one above it that does.
+
+    Raises:
+        UserError: A file is in the way, or the folder may not be written to.
+    """
+    # Not `exists`: a link that leads nowhere is in the way, too.
+    nearest = folder.absolute()
+    while not os.path.lexists(nearest):
+        nearest = nearest.parent
+    if not nearest.is_dir():
+        reason = f"{nearest} is not a folder"
+    elif not os.access(nearest, os.W_OK | os.X_OK):
+        reason = f"no permission in {nearest}"
+    else:
+        return
+    raise UserError(f"cannot write into {folder}: {reason}; choose another --out.")
+
+
+def say(text: str) -> None:
+    """Prints a result. Names of foreign files in it move no cursor."""
+    typer.echo(printable_lines(text))
+
+
+def note(sentence: str) -> None:
+    """Prints what a person should know and need not mend."""
+    typer.echo(f"note: {printable_lines(sentence)}", err=True)
+
+
+def silence_diffusers() -> None:
+    """Turns off its warnings and progress bars: the command line has its own."""
+    from diffusers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
+class ProgressLine:
+    """One line of progress with a time estimate, for work that reports `line(what, done, total)`.
+
+    On a terminal it is a bar, which comes with the first call and goes with the last: it owns the terminal
+    only while its work lasts, so that a training job can show its own line afterwards. As a context manager
+    it also ends the bar of work that fails half-way. Elsewhere it is a plain line now and then, and at the
+    end.
+    """
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console(stderr=True)
+        self._what: str | None = None
+        self._bar: Progress | None = None
+        self._said = time.monotonic()
+
+    def __enter__(self) -> ProgressLine:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stop()
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        if self.console.is_terminal:
+            self._show(what, done, total)
+        elif done >= total or time.monotonic() - self._said > PLAIN_EVERY:
+            self.console.print(Text(f"{what} {done}/{total}"), soft_wrap=True)
+            self._said = time.monotonic()
+
+    def _show(self, what: str, done: int, total: int) -> None:
+        # Other work gets a bar of its own.
+        if self._bar is None or what != self._what:
+            self._stop()
+            self._what = what
+            self._bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=20),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+                console=self.console,
+            )
+            self._bar.start()
+            self._task = self._bar.add_task(what, total=total)
+        self._bar.update(self._task, completed=done, total=total)
+        if done >= total:
+            self._stop()
+
+    def _stop(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
