@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from mmldm.cli.progress import ProgressLine
+
 from mmldm.evaluation.evaluate import evaluate
 from mmldm.evaluation.feature_cache import FeatureCache
 from mmldm.evaluation.measure_building import build_measures

@@ -64,6 +64,11 @@ class AV(NamedTuple, Generic[T]):
 Modality = Literal["audio", "video"]
 MODALITIES: AV[Modality] = AV("audio", "video")
 
+Progress = Callable[[str, int, int], None]
+"""Shows how far something is: called with (what, done, total)."""
+Say = Callable[[str], None]
+"""Tells the person something: called with a sentence."""
+
 
 class Latents(NamedTuple):
     """A batch of encoded clips, as both caches hold them: raw posteriors, one per modality.

@@ -116,9 +116,10 @@ def synthesize(
             progress=lambda done, total: line("clips", done, total),
         )
     typer.echo(f"{clips} clips in {folder}")
-    from mmldm.config import load_config
+    from mmldm.config import RECIPES, load_config
 
-    for sentence in _what_is_next(folder, config.spec, load_config("impacts").clip):
+    tiny = load_config(RECIPES / "impacts.yaml").clip
+    for sentence in _what_is_next(folder, config.spec, tiny):
         typer.echo(sentence)
 
 
