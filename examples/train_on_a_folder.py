@@ -12,10 +12,9 @@ from mmldm import load_config
 from mmldm.cli.terminal import ProgressLine
 from mmldm.config import changed
 from mmldm.training.distributed import process_group
-from mmldm.training.journey import Journey, jobs
 from mmldm.training.recipe import choose_recipe, tiny_recipe
-from mmldm.training.run_clips import find_manifest
-from mmldm.training.run_folder import RunFolder, claim
+from mmldm.training.run import Run, RunFolder, jobs_of
+from mmldm.training.run_clips import claim, find_manifest
 
 
 def main(clips: str, out: str, minutes: str = "60", *changes: str) -> Path:
@@ -34,9 +33,9 @@ def main(clips: str, out: str, minutes: str = "60", *changes: str) -> Path:
 
         # Image VAE, autoencoder, generator; each is skipped where it is finished.
         with claim(folder, recipe, manifest, process) as recorded:
-            journey = Journey(recipe, folder, recorded, process, line.console, line)
-            for job in jobs(recipe):
-                journey.run(job)
+            run = Run(recipe, folder, recorded, process, line.console, line)
+            for job in jobs_of(recipe):
+                run.run(job)
     print(f"model: {folder.model}")
     return folder.model
 

@@ -22,7 +22,7 @@ from rich.console import Console
 from torch import Tensor
 
 from mmldm.cli.terminal import ProgressLine
-from mmldm.config import RunConfig, load_config, override, parse
+from mmldm.config import RunConfig, load_config
 from mmldm.data.clips import WindowDataset, spread
 from mmldm.data.latents import Splits
 from mmldm.data.loader import Failed
@@ -37,12 +37,13 @@ from mmldm.models.image_codec import ImageCodec
 from mmldm.models.image_vae import load_image_vae
 from mmldm.models.pretrained import initialise_decoder
 from mmldm.pipelines.decoding import decode_to_image_latents, encode_media
+from mmldm.strict import override, parse
 from mmldm.training.caching import cache_image_latents
 from mmldm.training.distributed import Process, choose_device
 from mmldm.training.job_caches import unread
 from mmldm.training.jobs.autoencoder import AutoencoderStage
 from mmldm.training.loop import train
-from mmldm.training.run_folder import RunFolder
+from mmldm.training.run import RunFolder
 from mmldm.types import AV, MODALITIES
 from mmldm.worlds.impacts.metrics import numbers_of
 from mmldm.worlds.impacts.motion import background

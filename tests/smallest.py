@@ -30,7 +30,8 @@ def smallest_recipe(steps: int = 6, critic: bool = True, paper_form: bool = Fals
         "validate_every": steps,
         "preview_every": steps,
     }
-    base = tiny_recipe(CLIP).model_dump(mode="json")
+    base = tiny_recipe().model_dump(mode="json")
+    base["clip"] = CLIP.model_dump(mode="json")
     base["data"]["workers"] = 0
     base["vae"].update(model={"latent_channels": 4, "base_channels": 8, "upsample_channels": [8]})
     encoder = {"block_out_channels": [16], "layers_per_block": 1, "head_dim": 8}

@@ -37,7 +37,7 @@ def main() -> None:
         return struck
 
     if moment == "turn":
-        from mmldm.training.turn import Turn
+        from mmldm.training.optim import Turn
 
         Turn.step = before(Turn.step)  # type: ignore[method-assign]
     else:

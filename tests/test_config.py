@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 import yaml
 
-from mmldm.config import RECIPES, RunConfig, TrainConfig, bind, load_config, parse, save_config
+from mmldm.config import RECIPES, RunConfig, TrainConfig, load_config, save_config
 from mmldm.errors import UserError
+from mmldm.strict import bind, parse
 
 TRAIN = {"steps": 10, "batch_size": 4, "learning_rate": 1e-3}
 RECIPE: dict[str, Any] = {
@@ -208,3 +209,12 @@ def test_a_recipe_that_is_not_there_is_told_which_are() -> None:
         UserError, match=r"landscpe: cannot read .*recipes aist, impacts, landscape"
     ):
         load_config("landscpe")
+
+
+def test_a_folder_of_its_name_hides_no_shipped_recipe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = load_config("impacts")
+    monkeypatch.chdir(tmp_path)
+    Path("impacts").mkdir()
+    assert load_config("impacts") == expected

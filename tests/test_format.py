@@ -7,9 +7,10 @@ import pytest
 from rich.console import Console
 
 from mmldm.data.scan import scan
+from mmldm.training import JOBS
 from mmldm.training.distributed import Process
-from mmldm.training.journey import JOBS, Journey
-from mmldm.training.run_folder import RunFolder, claim
+from mmldm.training.run import Run, RunFolder
+from mmldm.training.run_clips import claim
 from mmldm.worlds.impacts.clips import ImpactsConfig, synthesize
 
 from .smallest import CLIP, smallest_recipe
@@ -44,11 +45,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     manifest = scan(root / "clips", CLIP, workers=1)
     folder, config, process = RunFolder(root / "run"), smallest_recipe(1, critic=False), Process()
     with claim(folder, config, manifest, process):
-        journey = Journey(
+        run = Run(
             config, folder, manifest, process, Console(quiet=True), lambda what, done, total: None
         )
         for job in JOBS:
-            journey.run(job)
+            run.run(job)
     return folder
 
 

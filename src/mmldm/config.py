@@ -17,10 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from mmldm.errors import UserError
 from mmldm.files import write_text
-from mmldm.strict import bind as bind
-from mmldm.strict import override as override
-from mmldm.strict import parse as parse
-from mmldm.strict import read_yaml
+from mmldm.strict import parse, read_yaml
 from mmldm.types import ClipSpec, SpectrogramSpec
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -42,8 +39,7 @@ class DataConfig(Section):
     folder: str | None = None
     """Clip folder or manifest; None: the one named on the command line."""
     class_pattern: str | None = None
-    """Regular expression searched in a clip's path below the folder, whose first group names its class;
-    None: the first folder does."""
+    """Regular expression for a path below the folder: group 1 names the class. None: its first folder."""
     group_pattern: str | None = None
     """The same; its first group names the recording that a clip is cut from. All of one are on one side."""
     follow_links: bool = False
@@ -61,10 +57,10 @@ class DataConfig(Section):
     @classmethod
     def _has_a_group(cls, pattern: str | None) -> str | None:
         try:
-            groups = 1 if pattern is None else re.compile(pattern).groups
+            has_group = pattern is None or re.compile(pattern).groups > 0
         except re.error as error:
             raise ValueError(f"{pattern!r} is no regular expression: {error}") from error
-        if not groups:
+        if not has_group:
             raise ValueError(f"{pattern!r} has no (group) that would name it")
         return pattern
 
@@ -327,19 +323,17 @@ class RunConfig(Section):
     """None: Griffin-Lim."""
     distill_generator: DistillationConfig | None = None
     distill_decoder: DistillationConfig | None = None
-    """Not part of `mmldm train`: `mmldm distill` writes both."""
+    """`mmldm distill` writes both; `mmldm train` reads neither."""
     sample: SampleConfig = SampleConfig()
     seed: int = Field(0, ge=0)
 
     @model_validator(mode="after")
     def _check(self) -> RunConfig:
-        if self.autoencoder.target_frames > self.clip.num_frames:
-            raise ValueError(
-                f"autoencoder.target_frames {self.autoencoder.target_frames} exceeds "
-                f"clip.num_frames {self.clip.num_frames}"
-            )
-        sampled = [self.generator.tasks.get(task, 0) for task in SAMPLED_TASKS]
-        if self.distill_generator is not None and not any(sampled):
+        shown, frames = self.autoencoder.target_frames, self.clip.num_frames
+        if shown > frames:
+            raise ValueError(f"autoencoder.target_frames {shown} exceeds clip.num_frames {frames}")
+        sampled = any(self.generator.tasks.get(task) for task in SAMPLED_TASKS)
+        if self.distill_generator is not None and not sampled:
             raise ValueError(
                 "distill_generator: nothing that is sampled is among generator.tasks, give one of "
                 f"{', '.join(SAMPLED_TASKS)} a share"
@@ -349,9 +343,8 @@ class RunConfig(Section):
 
 def recipe_file(name: str | Path) -> Path:
     """The file of a recipe: the package's one of this name, unless a file is called so."""
-    shipped = RECIPES / f"{name}.yaml"
-    is_name = Path(name).name == str(name) and not Path(name).exists()
-    return shipped if is_name and shipped.is_file() else Path(name)
+    path, shipped = Path(name), RECIPES / f"{name}.yaml"
+    return shipped if path.name == str(name) and shipped.is_file() and not path.is_file() else path
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -385,9 +378,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
         match data[job]:
             case {"train": {"workers": _}}:
                 del data[job]["train"]["workers"]
-    for change in overrides:
-        override(data, change)
-    return parse(RunConfig, data, str(path))
+    return parse(RunConfig, data, str(path), overrides)
 
 
 def is_blank(content: bytes) -> bool:
@@ -401,10 +392,7 @@ def changed(config: RunConfig, changes: Sequence[str]) -> RunConfig:
     Raises:
         UserError: As `load_config`.
     """
-    data = config.model_dump(mode="json")
-    for change in changes:
-        override(data, change)
-    return parse(RunConfig, data, "--set")
+    return parse(RunConfig, config.model_dump(mode="json"), "--set", changes)
 
 
 def save_config(config: BaseModel, path: Path) -> None:

@@ -26,3 +26,8 @@ class MediaError(UserError):
 
     def __reduce__(self) -> tuple[type, tuple[str, str]]:
         return type(self), (self.reason, str(self))
+
+
+def first_line(error: BaseException) -> str:
+    """What a library says about an error, in one line; its class where it says nothing."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__

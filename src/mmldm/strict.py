@@ -58,17 +58,20 @@ def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[str, Any]:
 _Loader.add_constructor("tag:yaml.org,2002:map", _mapping)
 
 
-def parse(model: type[Model], data: Any, where: str) -> Model:
+def parse(model: type[Model], data: Any, where: str, changes: Sequence[str] = ()) -> Model:
     """Builds a section from plain values.
 
     Args:
         model: The section's class.
         data: What YAML or JSON held.
         where: File or key that the error message starts with.
+        changes: `a.b=value`, applied to the values, in place, before they are checked.
 
     Raises:
         UserError: Naming each offending key with its path, and the nearest known key.
     """
+    for change in changes:
+        override(data, change)
     try:
         return model.model_validate_json(json.dumps(data), strict=True)
     except ValidationError as error:
@@ -158,19 +161,20 @@ def plain_json(text: str | bytes) -> Any:
     """
     try:
         content = json.loads(text, parse_constant=_refuse_number, parse_float=_finite)
+        depth = _depth(content)
     except RecursionError:
-        raise ValueError("nested too deeply") from None
-    level, depth = [content], 0
-    while level := [
-        inner
-        for value in level
-        if isinstance(value, dict | list)
-        for inner in (value.values() if isinstance(value, dict) else value)
-    ]:
-        depth += 1
-        if depth > DEEPEST_JSON:
-            raise ValueError("nested too deeply")
+        depth = DEEPEST_JSON + 1
+    if depth > DEEPEST_JSON:
+        raise ValueError("nested too deeply")
     return content
+
+
+def _depth(value: Any) -> int:
+    """How many lists and objects lie around the innermost value; an empty one counts as a value."""
+    if not isinstance(value, dict | list):
+        return 0
+    inner = value.values() if isinstance(value, dict) else value
+    return 1 + max(map(_depth, inner), default=-1)
 
 
 def _finite(text: str) -> float:

@@ -66,6 +66,8 @@ MODALITIES: AV[Modality] = AV("audio", "video")
 
 Progress = Callable[[str, int, int], None]
 """Shows how far something is: called with (what, done, total)."""
+Say = Callable[[str], None]
+"""Tells the person something: called with a sentence."""
 
 
 class Latents(NamedTuple):

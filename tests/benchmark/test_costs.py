@@ -11,7 +11,7 @@ from mmldm.benchmark.sampling import untrained_pipeline
 from mmldm.benchmark.timing import Timing
 from mmldm.benchmark.training_step import StepPlan, TrainingStep, step_plans
 from mmldm.config import RunConfig
-from mmldm.training.journey import JOBS
+from mmldm.training import JOBS
 from mmldm.training.summary import Summary
 
 CPU = torch.device("cpu")

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from mmldm.training.locking import run_lock
 from mmldm.training.report import METRICS, read_metrics
+from mmldm.training.stopping import run_lock
 
 from .commandline import together
 

@@ -187,7 +187,7 @@ def test_run_and_clips_may_move_and_new_clips_are_told(
 
 def test_second_process_on_a_run_is_refused(copied_run: Path, clip_folder: Path) -> None:
     hold = (
-        "import sys; from pathlib import Path; from mmldm.training.locking import run_lock\n"
+        "import sys; from pathlib import Path; from mmldm.training.stopping import run_lock\n"
         "with run_lock(Path(sys.argv[1]), print): print('held', flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(

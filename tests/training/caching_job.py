@@ -14,8 +14,7 @@ from mmldm.data import blocks
 from mmldm.data.manifest import Manifest
 from mmldm.errors import UserError
 from mmldm.training.distributed import process_group
-from mmldm.training.journey import Journey
-from mmldm.training.run_folder import RunFolder
+from mmldm.training.run import Run, RunFolder
 
 if str(Path(__file__).parents[1]) not in sys.path:
     sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -38,10 +37,10 @@ if __name__ == "__main__":
 
     with process_group("cpu") as process:
         manifest = Manifest.load(folder.manifest)
-        journey = Journey(config, folder, manifest, process, Console(), progress)
+        run = Run(config, folder, manifest, process, Console(), progress)
         try:
-            journey.latents()
+            run.latents()
         except UserError as error:
             print(f"rank {process.rank}: {type(error).__name__}: {error}", flush=True)
         if process.is_main:
-            print("\n".join(journey.missing), flush=True)
+            print("\n".join(run.notes), flush=True)

@@ -9,9 +9,9 @@ from rich.console import Console
 from mmldm.config import RunConfig
 from mmldm.data.manifest import Manifest
 from mmldm.data.scan import scan
+from mmldm.training import JOBS
 from mmldm.training.distributed import Process
-from mmldm.training.journey import JOBS, Journey
-from mmldm.training.run_folder import RunFolder
+from mmldm.training.run import Run, RunFolder
 from mmldm.worlds.impacts.clips import ImpactsConfig, synthesize
 
 from ..smallest import CLIP, smallest_recipe
@@ -30,9 +30,9 @@ def manifest(clip_folder: Path) -> Manifest:
     return scan(clip_folder, CLIP, workers=1, held_out=0.25)
 
 
-def journey(config: RunConfig, manifest: Manifest, folder: Path) -> Journey:
+def new_run(config: RunConfig, manifest: Manifest, folder: Path) -> Run:
     folder.mkdir(parents=True, exist_ok=True)
-    return Journey(
+    return Run(
         config,
         RunFolder(folder),
         manifest,
@@ -43,9 +43,9 @@ def journey(config: RunConfig, manifest: Manifest, folder: Path) -> Journey:
 
 
 @pytest.fixture(scope="session")
-def finished(manifest: Manifest, tmp_path_factory: pytest.TempPathFactory) -> Journey:
+def finished(manifest: Manifest, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A run folder in which all three jobs are done."""
-    run = journey(smallest_recipe(), manifest, tmp_path_factory.mktemp("run"))
+    run = new_run(smallest_recipe(), manifest, tmp_path_factory.mktemp("run"))
     for job in JOBS:
         run.run(job)
     return run

@@ -20,16 +20,16 @@ from mmldm.media.clip import frames_to_images
 from mmldm.media.reader import read_clip
 from mmldm.media.spectrogram import AudioImage
 from mmldm.models.image_codec import ImageCodec, LatentStatistics
-from mmldm.training import block_work
+from mmldm.training import caching
 from mmldm.training.caching import cache_image_latents
 from mmldm.training.distributed import Process
 from mmldm.training.job_caches import unread
 from mmldm.training.jobs.vae import build_vae
-from mmldm.training.journey import Journey
+from mmldm.training.run import Run
 from mmldm.worlds.impacts.clips import ImpactsConfig, synthesize
 
 from ..smallest import CLIP, smallest_recipe
-from .conftest import journey
+from .conftest import new_run
 from .killing import finish
 
 SCRIPT = str(Path(__file__).with_name("caching_job.py"))
@@ -188,7 +188,7 @@ def test_file_read_in_pieces_gives_the_same_rows_and_encodes_no_frame_twice(
 def test_statistics_are_of_every_window_and_of_every_frame_that_is_shown(
     footage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(block_work, "ROWS", 7)
+    monkeypatch.setattr(caching, "CHUNK", 7)
     cache = Caching(footage, tmp_path / "c").run().train
     ((windows, pictures),) = cache.shards
     for modality, stored in (("audio", windows), ("video", pictures)):
@@ -320,11 +320,11 @@ def test_cache_of_other_windows_is_encoded_again_with_one_line(
 
 
 @pytest.fixture
-def cached(clips: Path, finished: Journey, tmp_path: Path) -> Callable[[str], Path]:
+def cached(clips: Path, finished: Run, tmp_path: Path) -> Callable[[str], Path]:
     """Run folders with networks and a manifest of 18 clips, whose caches are still to be made."""
 
     def folder(name: str) -> Path:
-        run = journey(recipe(), scan(clips, CLIP, workers=1, held_out=0.25), tmp_path / name)
+        run = new_run(recipe(), scan(clips, CLIP, workers=1, held_out=0.25), tmp_path / name)
         run.manifest.save(run.folder.manifest)
         for job in ("vae", "autoencoder"):
             shutil.copytree(finished.folder.export(job), run.folder.export(job))

@@ -9,7 +9,7 @@ import pytest
 from mmldm.data.loader import order
 from mmldm.errors import RefusedElsewhereError, UserError
 from mmldm.training.checkpoint import CheckpointFolder
-from mmldm.training.distributed import Process, process_group
+from mmldm.training.distributed import Process, choose_device, process_group
 from mmldm.training.report import read_metrics
 
 from .killing import TINY, TORCHRUN, finish
@@ -143,3 +143,14 @@ def test_announced_group_without_address_is_refused(monkeypatch: pytest.MonkeyPa
 def test_device_that_is_not_there_is_refused(name: str) -> None:
     with pytest.raises(UserError, match=f"device {name}: not usable here"), process_group(name):
         pass
+
+
+def test_device_that_a_library_refuses_without_a_word_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(*args: object, **named: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr("torch.empty", refuse)
+    with pytest.raises(UserError, match=r"device cpu: not usable here \(AssertionError\)"):
+        choose_device("cpu")

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from mmldm.training.ema import Average
+from mmldm.training.optim import Average
 
 
 def layer(value: float) -> nn.Linear:

@@ -16,11 +16,11 @@ from mmldm.training.health import NAMED, Counts, Withheld
 from mmldm.training.jobs.autoencoder import AutoencoderStage
 from mmldm.training.jobs.generator import GeneratorStage
 from mmldm.training.jobs.vae import VaeStage
-from mmldm.training.journey import Journey
+from mmldm.training.run import Run
 from mmldm.training.stage import CachedStage
 
 from ..smallest import CLIP, smallest_recipe
-from .conftest import journey
+from .conftest import new_run
 
 CPU = torch.device("cpu")
 
@@ -38,7 +38,7 @@ def test_job_on_files_names_the_windows_of_a_step(manifest: Manifest) -> None:
         ]
 
 
-def test_jobs_on_caches_name_the_files_of_a_step(finished: Journey) -> None:
+def test_jobs_on_caches_name_the_files_of_a_step(finished: Run) -> None:
     config = smallest_recipe()
     vae = load_image_vae(finished.folder.export("vae"))
     image_latents = Splits.open(finished.folder.cache("image_latents"))
@@ -58,7 +58,7 @@ def test_jobs_on_caches_name_the_files_of_a_step(finished: Journey) -> None:
         assert {name for clips in epoch for name in clips} == {row.path for row in files}
 
 
-def test_cache_that_does_not_know_its_files_names_rows(finished: Journey) -> None:
+def test_cache_that_does_not_know_its_files_names_rows(finished: Run) -> None:
     cache = LatentCache(finished.folder.cache("latents") / "train")
     del cache.extra["files"]
     stage = CachedStage(smallest_recipe().generator.train, Splits(cache, cache), 0, CPU)
@@ -71,7 +71,7 @@ def test_held_out_clips_that_cannot_be_read_are_told(clip_folder: Path, tmp_path
     manifest = scan(clips, CLIP, workers=1, held_out=0.25)
     lost, *_ = manifest.split("held_out")
     manifest.file(lost).write_bytes(b"no clip any more")
-    run = journey(smallest_recipe(steps=2), manifest, tmp_path / "run")
+    run = new_run(smallest_recipe(steps=2), manifest, tmp_path / "run")
     run.run("vae")
     log = (run.folder.job("vae") / "train.log").read_text()
     [told] = [line for line in log.splitlines() if "cannot read" in line]

@@ -20,10 +20,10 @@ from mmldm.pipelines.sounding_video import SoundingVideoPipeline
 from mmldm.training.caching import weights_key
 from mmldm.training.checkpoint import CheckpointFolder
 from mmldm.training.distil import distil, with_distillation
-from mmldm.training.journey import Journey
+from mmldm.training.run import Run
 
 from ..smallest import smallest_recipe
-from .conftest import journey
+from .conftest import new_run
 from .test_caching import contents
 
 
@@ -34,13 +34,13 @@ def windowed(windows: int, config: RunConfig | None = None) -> RunConfig:
 
 
 @pytest.fixture
-def run(finished: Journey, tmp_path: Path) -> Journey:
+def run(finished: Run, tmp_path: Path) -> Run:
     """A copy of a finished run that a test may change."""
     shutil.copytree(finished.folder.root, tmp_path / "run")
-    return journey(smallest_recipe(), finished.manifest, tmp_path / "run")
+    return new_run(smallest_recipe(), finished.manifest, tmp_path / "run")
 
 
-def set_back(run: Journey, job: str, to: int = 4) -> None:
+def set_back(run: Run, job: str, to: int = 4) -> None:
     """Makes a finished job one that was killed after its checkpoint of step `to`."""
     folder = run.folder.job(job)
     shutil.rmtree(folder / "export")
@@ -49,7 +49,7 @@ def set_back(run: Journey, job: str, to: int = 4) -> None:
             shutil.rmtree(checkpoint)
 
 
-def change_state(run: Journey, job: str, cache: Any) -> None:
+def change_state(run: Run, job: str, cache: Any) -> None:
     """Lets a job's checkpoints say that it trained on other caches."""
     for path in run.folder.job(job).glob("checkpoints/step_*/state.json"):
         state = json.loads(path.read_text())
@@ -59,7 +59,7 @@ def change_state(run: Journey, job: str, cache: Any) -> None:
         path.write_text(json.dumps({**state, "sha256_of_state": digest}))
 
 
-def last(run: Journey, job: str) -> dict[str, torch.Tensor]:
+def last(run: Run, job: str) -> dict[str, torch.Tensor]:
     checkpoints = CheckpointFolder(run.folder.job(job) / "checkpoints", 2, print)
     newest = checkpoints.load(checkpoints.steps()[-1])
     # Copies: the files are mapped, and a test may cut one.
@@ -75,7 +75,7 @@ def old_key(**parts: Any) -> str:
 
 
 @pytest.fixture
-def old(run: Journey) -> Journey:
+def old(run: Run) -> Run:
     """A finished run of before format 2: caches and checkpoints."""
     config, folder = run.config, run.folder
     images = old_key(
@@ -100,7 +100,7 @@ def old(run: Journey) -> Journey:
     return run
 
 
-def test_finished_jobs_need_no_caches_and_take_new_sampling_settings(run: Journey) -> None:
+def test_finished_jobs_need_no_caches_and_take_new_sampling_settings(run: Run) -> None:
     shutil.rmtree(run.folder.root / "caches")
     sample = run.config.sample.model_copy(update={"num_inference_steps": 7})
     run.config = run.config.model_copy(update={"sample": sample})
@@ -115,7 +115,7 @@ def test_finished_jobs_need_no_caches_and_take_new_sampling_settings(run: Journe
     assert all(torch.equal(x, before[f"ema/generator.{n}"]) for n, x in weights.items())
 
 
-def test_changed_windows_are_refused_before_caches_are_thrown_away(run: Journey) -> None:
+def test_changed_windows_are_refused_before_caches_are_thrown_away(run: Run) -> None:
     set_back(run, "generator")
     run.config = windowed(3)
     before = contents(run.folder.root / "caches")
@@ -125,7 +125,7 @@ def test_changed_windows_are_refused_before_caches_are_thrown_away(run: Journey)
     assert contents(run.folder.root / "caches") == before
 
 
-def test_network_trained_anew_is_refused_for_what_was_trained_on_it(run: Journey) -> None:
+def test_network_trained_anew_is_refused_for_what_was_trained_on_it(run: Run) -> None:
     """Also where the later job is finished: the model would be put together from parts that do not fit."""
     vae = load_image_vae(run.folder.export("vae"))
     with torch.no_grad():
@@ -138,7 +138,7 @@ def test_network_trained_anew_is_refused_for_what_was_trained_on_it(run: Journey
 
 
 def test_job_half_way_on_caches_of_an_earlier_version_is_refused_and_they_stay(
-    old: Journey,
+    old: Run,
 ) -> None:
     set_back(old, "generator")
     before = contents(old.folder.root / "caches")
@@ -150,7 +150,7 @@ def test_job_half_way_on_caches_of_an_earlier_version_is_refused_and_they_stay(
     assert contents(old.folder.root / "caches") == before
 
 
-def test_run_finished_on_caches_of_an_earlier_version_stays_finished(old: Journey) -> None:
+def test_run_finished_on_caches_of_an_earlier_version_stays_finished(old: Run) -> None:
     before = contents(old.folder.root / "caches")
     for job in ("autoencoder", "generator"):
         result = old.run(job)
@@ -162,7 +162,7 @@ def test_run_finished_on_caches_of_an_earlier_version_stays_finished(old: Journe
 
 
 def test_job_that_begins_after_an_update_gets_new_caches_with_a_line_each(
-    old: Journey, capsys: pytest.CaptureFixture[str]
+    old: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from rich.console import Console
 
@@ -176,27 +176,27 @@ def test_job_that_begins_after_an_update_gets_new_caches_with_a_line_each(
     assert len(Splits.open(old.folder.cache("latents")).train) == len(old.manifest.split("train"))
 
 
-def test_finished_job_of_an_earlier_version_does_not_pass_with_other_windows(old: Journey) -> None:
+def test_finished_job_of_an_earlier_version_does_not_pass_with_other_windows(old: Run) -> None:
     old.config = windowed(3)
     with pytest.raises(UserError, match="cannot resume, because the clips, windows_per_clip"):
         old.run("autoencoder")
 
 
 def test_finished_job_whose_last_checkpoint_is_damaged_trains_on_no_empty_rows(
-    run: Journey,
+    run: Run,
 ) -> None:
     expected = last(run, "generator")
     steps = sorted((run.folder.job("generator") / "checkpoints").glob("step_*"))
     (steps[-1] / "model.safetensors").write_bytes(b"torn")
     with pytest.raises(UserError, match="the same command goes on from the checkpoint before"):
         run.run("generator")
-    result = journey(run.config, run.manifest, run.folder.root).run("generator")
+    result = new_run(run.config, run.manifest, run.folder.root).run("generator")
     assert result is not None and result.step == 6
     found = last(run, "generator")
     assert all(torch.equal(found[name], x) for name, x in expected.items())
 
 
-def test_latents_at_hand_need_no_image_latents(run: Journey) -> None:
+def test_latents_at_hand_need_no_image_latents(run: Run) -> None:
     expected = last(run, "generator")
     set_back(run, "generator")
     shutil.rmtree(run.folder.cache("image_latents"))
@@ -207,11 +207,11 @@ def test_latents_at_hand_need_no_image_latents(run: Journey) -> None:
 
 
 def test_job_begun_without_a_file_resumes_bit_for_bit_though_the_file_is_back(
-    clip_folder: Path, finished: Journey, tmp_path: Path
+    clip_folder: Path, finished: Run, tmp_path: Path
 ) -> None:
     clips = Path(shutil.copytree(clip_folder, tmp_path / "clips"))
     manifest = finished.manifest.model_copy(update={"root": clips})
-    run = journey(smallest_recipe(), manifest, tmp_path / "run")
+    run = new_run(smallest_recipe(), manifest, tmp_path / "run")
     shutil.copytree(finished.folder.export("vae"), run.folder.export("vae"))
     row = manifest.split("train")[2]
     manifest.file(row).rename(tmp_path / "away.mp4")
@@ -232,7 +232,7 @@ def test_job_begun_without_a_file_resumes_bit_for_bit_though_the_file_is_back(
     assert len(Splits.open(run.folder.cache("latents")).train) == len(manifest.split("train"))
 
 
-def test_students_that_are_done_need_no_caches(run: Journey, manifest: Manifest) -> None:
+def test_students_that_are_done_need_no_caches(run: Run, manifest: Manifest) -> None:
     base = smallest_recipe().model_dump(mode="json")
     base["distill_generator"] = {
         "teacher_steps": 8, "steps": [4, 2], "train": {**base["generator"]["train"], "steps": 2},

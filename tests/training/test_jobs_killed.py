@@ -4,13 +4,15 @@ import math
 import shutil
 import sys
 from pathlib import Path
+from shutil import copytree
 
 import pytest
 
 from mmldm.config import save_config
+from mmldm.training import JOBS
 from mmldm.training.checkpoint import CheckpointFolder
-from mmldm.training.journey import JOBS, Journey, replace_folder
 from mmldm.training.report import METRICS, read_metrics
+from mmldm.training.run import Run
 
 from ..cli.commandline import mmldm
 from ..smallest import smallest_recipe
@@ -34,15 +36,15 @@ TRAINED = {
 DISTILLED = {"generator": ("generator_2", "steps=[2]"), "decoder": ("decoder_1", "steps=[1]")}
 
 
-def prepared(finished: Journey, job: str, folder: Path) -> Path:
+def prepared(finished: Run, job: str, folder: Path) -> Path:
     """A run folder in which everything `job` needs is done and `job` itself is not."""
     folder.mkdir(parents=True)
     finished.manifest.save(folder / "manifest.jsonl")
     save_config(smallest_recipe(), folder / "config.yaml")
     for earlier in JOBS[: JOBS.index(job)]:
-        replace_folder(finished.folder.export(earlier), folder / earlier / "export")
+        copytree(finished.folder.export(earlier), folder / earlier / "export")
     if job != "vae":
-        replace_folder(finished.folder.root / "caches", folder / "caches")
+        copytree(finished.folder.root / "caches", folder / "caches")
     return folder
 
 
@@ -66,7 +68,7 @@ def distilling(part: str, folder: Path, *settings: str) -> tuple[str, ...]:
 
 @pytest.mark.parametrize("job", JOBS)
 def test_real_job_killed_and_resumed_equals_the_unbroken_run(
-    job: str, finished: Journey, tmp_path: Path
+    job: str, finished: Run, tmp_path: Path
 ) -> None:
     """In the midst of a write and of a step, whose two turns the autoencoder is struck between."""
     unbroken, killed = (prepared(finished, job, tmp_path / name) for name in ("unbroken", "killed"))
@@ -80,7 +82,7 @@ def test_real_job_killed_and_resumed_equals_the_unbroken_run(
 
 @pytest.mark.parametrize("part", DISTILLED)
 def test_killed_distillation_equals_the_unbroken_one(
-    part: str, finished: Journey, tmp_path: Path
+    part: str, finished: Run, tmp_path: Path
 ) -> None:
     job, settings = DISTILLED[part][0], ("precision=bf16", "accumulate=2")
     runs = []
@@ -109,7 +111,7 @@ def losses(job: Path) -> list[float]:
 
 
 def test_job_goes_on_with_another_number_of_processes_after_a_kill(
-    finished: Journey, tmp_path: Path
+    finished: Run, tmp_path: Path
 ) -> None:
     """The autoencoder has everything that could differ: two turns, gathered pairs, masks, noise."""
     job = "autoencoder"

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mmldm.errors import UserError
-from mmldm.training.locking import LOCK, run_lock
+from mmldm.training.stopping import LOCK, run_lock
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def notes() -> list[str]:
 HOLD = """
 import sys
 from pathlib import Path
-from mmldm.training.locking import run_lock
+from mmldm.training.stopping import run_lock
 with run_lock(Path(sys.argv[1]), print):
     print("held", flush=True)
     sys.stdin.read()

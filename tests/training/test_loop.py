@@ -18,9 +18,9 @@ from mmldm.data.loader import order
 from mmldm.errors import UserError
 from mmldm.training.checkpoint import CheckpointFolder
 from mmldm.training.loop import TrainResult, train
+from mmldm.training.optim import learning_rate_factor
 from mmldm.training.report import read_metrics
 from mmldm.training.stopping import OUT_OF_TIME
-from mmldm.training.turn import learning_rate_factor
 
 from ..power import Disk
 from .killing import assert_same_run

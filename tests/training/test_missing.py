@@ -18,17 +18,18 @@ from mmldm.media.clip import Clip
 from mmldm.media.reader import read_audio, read_clip
 from mmldm.models.image_vae import load_image_vae
 from mmldm.pipelines.sounding_video import SoundingVideoPipeline
+from mmldm.training import JOBS
 from mmldm.training.jobs.autoencoder import AutoencoderStage, AutoencoderTurn
 from mmldm.training.jobs.generator import GeneratorStage, GeneratorTurn
 from mmldm.training.jobs.vae import VaeStage
-from mmldm.training.journey import JOBS, Journey
 from mmldm.training.randomness import StepRandom
+from mmldm.training.run import Run
 from mmldm.training.run_clips import find_manifest
 from mmldm.types import AV, Latents, WindowBatch
 
 from ..remux import without
 from ..smallest import CLIP, smallest_recipe
-from .conftest import journey
+from .conftest import new_run
 
 ROWS = 4
 PRESENT = torch.tensor([[True, True], [True, False], [False, True], [True, True]])
@@ -38,7 +39,7 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture
-def autoencoder_turn(finished: Journey) -> nn.Module:
+def autoencoder_turn(finished: Run) -> nn.Module:
     """At a step with the critic's term; the class of one clip is not known."""
     config = smallest_recipe()
     vae = load_image_vae(finished.folder.export("vae"))
@@ -47,7 +48,7 @@ def autoencoder_turn(finished: Journey) -> nn.Module:
 
 
 @pytest.fixture
-def generator_turn(finished: Journey) -> nn.Module:
+def generator_turn(finished: Run) -> nn.Module:
     pipeline = SoundingVideoPipeline.from_pretrained(finished.folder.model)
     caches = Splits.open(finished.folder.cache("latents"))
     return unsettled(GeneratorStage(smallest_recipe(), pipeline, caches, CPU).turns["model"])
@@ -62,7 +63,7 @@ def unsettled(turn: nn.Module) -> nn.Module:
     return turn
 
 
-def cached_batch(finished: Journey, cache: str) -> Latents:
+def cached_batch(finished: Run, cache: str) -> Latents:
     batch = Splits.open(finished.folder.cache(cache)).train[torch.arange(ROWS)]
     batch.class_labels[LACKING.video] = -1
     return batch._replace(present=present(PRESENT))
@@ -112,20 +113,20 @@ def assert_blind(turn: nn.Module, batch: Latents) -> None:
 
 
 def test_autoencoder_is_blind_to_what_a_clip_lacks(
-    finished: Journey, autoencoder_turn: AutoencoderTurn
+    finished: Run, autoencoder_turn: AutoencoderTurn
 ) -> None:
     assert_blind(autoencoder_turn, cached_batch(finished, "image_latents"))
 
 
 def test_autoencoder_whose_heads_shape_the_latents_is_blind_too(
-    finished: Journey, autoencoder_turn: AutoencoderTurn
+    finished: Run, autoencoder_turn: AutoencoderTurn
 ) -> None:
     autoencoder_turn.autoencoder.register_to_config(detach_latents=False)
     assert_blind(autoencoder_turn, cached_batch(finished, "image_latents"))
 
 
 def test_complete_clips_learn_the_same_beside_incomplete_ones(
-    finished: Journey, autoencoder_turn: AutoencoderTurn
+    finished: Run, autoencoder_turn: AutoencoderTurn
 ) -> None:
     """Without the contrastive term, in which other clips are counterexamples."""
     loss = autoencoder_turn.config.loss.model_copy(update={"contrastive": 0.0})
@@ -140,14 +141,14 @@ def test_complete_clips_learn_the_same_beside_incomplete_ones(
 
 
 def test_generator_is_blind_to_what_a_clip_lacks(
-    finished: Journey, generator_turn: GeneratorTurn
+    finished: Run, generator_turn: GeneratorTurn
 ) -> None:
     # Only means are used, so a log-variance has no gradient at all.
     assert_blind(generator_turn, cached_batch(finished, "latents"))
 
 
 def test_generator_that_never_predicts_sound_survives_a_clip_of_sound_alone(
-    finished: Journey, generator_turn: GeneratorTurn
+    finished: Run, generator_turn: GeneratorTurn
 ) -> None:
     generator_turn.predicted_share = generator_turn.predicted_share._replace(audio=0.0)
     loss, _ = play(generator_turn, cached_batch(finished, "latents"))
@@ -193,7 +194,7 @@ def mixed_recipe() -> RunConfig:
 
 def test_mixed_folder_trains_from_end_to_end(mixed_folder: Path, tmp_path: Path) -> None:
     config = mixed_recipe()
-    run = journey(config, scan(mixed_folder, CLIP, workers=1), tmp_path)
+    run = new_run(config, scan(mixed_folder, CLIP, workers=1), tmp_path)
     run.manifest = find_manifest(run.folder, str(mixed_folder), config, run.progress)
     assert len(run.manifest.usable) == 11
     for job in JOBS:
@@ -209,7 +210,7 @@ def test_mixed_folder_trains_from_end_to_end(mixed_folder: Path, tmp_path: Path)
 
 def test_statistics_count_only_what_is_there(mixed_folder: Path, tmp_path: Path) -> None:
     config = mixed_recipe()
-    run = journey(config, scan(mixed_folder, CLIP, workers=1, allow_missing=True), tmp_path)
+    run = new_run(config, scan(mixed_folder, CLIP, workers=1, allow_missing=True), tmp_path)
     run.run("vae")
     cache = run.image_latents().train
     rows = cache[torch.arange(len(cache))]
@@ -234,6 +235,6 @@ def test_folder_without_a_whole_clip_is_refused(mixed_folder: Path, tmp_path: Pa
     lone.mkdir()
     sound = next(mixed_folder.rglob("*.wav"))
     (lone / sound.name).write_bytes(sound.read_bytes())
-    run = journey(mixed_recipe(), Manifest(root=lone, entries=()), tmp_path / "run")
+    run = new_run(mixed_recipe(), Manifest(root=lone, entries=()), tmp_path / "run")
     with pytest.raises(UserError, match="no clip with both sound and picture is left"):
         find_manifest(run.folder, str(lone), run.config, run.progress)

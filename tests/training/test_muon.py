@@ -6,8 +6,7 @@ from torch import nn
 
 from mmldm.config import TrainConfig
 from mmldm.training.distributed import Process
-from mmldm.training.muon import Muon, hidden_weights, orthogonalise
-from mmldm.training.turn import Turn
+from mmldm.training.optim import Muon, Turn, hidden_weights, orthogonalise
 
 
 @pytest.mark.parametrize("shape", [(1, 32, 64), (3, 64, 200), (2, 200, 64)])

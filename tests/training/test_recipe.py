@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from mmldm.config import load_config
 from mmldm.data.manifest import Entry, Manifest
 from mmldm.training.recipe import TARGET_WINDOWS, choose_recipe
 
@@ -58,3 +59,17 @@ def test_a_long_file_among_short_ones_makes_up_for_them() -> None:
 
 def test_windows_asked_for_by_name_stand() -> None:
     assert chosen(material(*[10.0] * 40), "data.windows_per_clip=3") == 3
+
+
+def test_the_rest_is_the_shipped_recipe() -> None:
+    """What follows from clips, machine and minutes differs from the bundled model's recipe; nothing else."""
+    recipe = choose_recipe(material(*[10.0] * 40), torch.device("cpu"), 600).model_dump()
+    shipped = load_config("impacts").model_dump()
+    assert recipe["data"].pop("folder") == "/clips"
+    shipped["data"].pop("folder")
+    for section in (recipe, shipped):
+        section["data"].pop("windows_per_clip")
+        for job in ("vae", "autoencoder", "generator"):
+            for chosen_here in ("steps", "validate_every", "preview_every", "save_every"):
+                assert section[job]["train"].pop(chosen_here) > 0
+    assert recipe == shipped

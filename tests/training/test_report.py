@@ -3,24 +3,23 @@
 import io
 import json
 import math
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from mmldm.training.report import Report, read_metrics
-from mmldm.training.report_page import write_report_page
-from mmldm.training.run_folder import RunFolder
+from mmldm.training.report import Report, read_metrics, write_report_page
 
 from ..power import Disk
 
 
 def report(
     folder: Path, start: int = 0, active: bool = True, to: io.StringIO | None = None
-) -> Report:
+) -> AbstractContextManager[Report]:
     folder.mkdir(exist_ok=True)
     console = Console(file=to or io.StringIO(), width=200)
-    return Report(folder, "vae", 100, start, active, console)
+    return Report(folder, "vae", 100, active, console).begun(start)
 
 
 def test_metrics_are_read_back_exactly(tmp_path: Path) -> None:
@@ -178,8 +177,7 @@ def test_nothing_in_the_folder_stops_a_run(tmp_path: Path, name: str, kind: str)
 
 
 def test_what_was_told_is_on_the_disk_after_a_sync(tmp_path: Path) -> None:
-    with Disk() as disk:
-        first = report(tmp_path)
+    with Disk() as disk, report(tmp_path) as first:
         first.metrics(1, {"model/loss": 1})
         first.note("heard")
         assert {"metrics.jsonl", "train.log"} <= set(disk.unsynced(tmp_path))
@@ -197,7 +195,7 @@ def test_page_is_written_whatever_lies_in_the_run_folder(tmp_path: Path) -> None
     (tmp_path / "autoencoder" / "metrics.jsonl").mkdir(parents=True)
     for name in ("._1.png", "1.png", "Thumbs.db"):
         (tmp_path / "vae" / "previews" / name).write_bytes(b"")
-    page = write_report_page(RunFolder(tmp_path)).read_text()
+    page = write_report_page(tmp_path).read_text()
     assert page.count("1.5 at step 1, 0.5 at 4") == 3
     assert page.count("<img") == 1
     assert "no metrics: " in page
@@ -210,7 +208,7 @@ def test_names_on_the_page_and_in_the_log_are_shown_and_not_obeyed(tmp_path: Pat
     (job / "previews").mkdir(parents=True)
     (job / "metrics.jsonl").write_text('{"step": 1, "model/loss": 1.5}\n')
     (job / "previews" / "50% #1?'x'.png").touch()
-    page = write_report_page(RunFolder(root)).read_text()
+    page = write_report_page(root).read_text()
     assert "<h1>my &lt;run&gt;</h1>" in page and "<h2>a\\x1b[2J&lt;b&gt;</h2>" in page
     assert "src='a%1B%5B2J%3Cb%3E/previews/50%25%20%231%3F%27x%27.png'" in page
     console = io.StringIO()

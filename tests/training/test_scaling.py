@@ -17,9 +17,9 @@ from mmldm.pipelines.sounding_video import SoundingVideoPipeline
 from mmldm.training.distributed import Process
 from mmldm.training.jobs.autoencoder import AutoencoderStage
 from mmldm.training.jobs.generator import GeneratorStage
-from mmldm.training.journey import Journey
+from mmldm.training.optim import Turn
+from mmldm.training.run import Run
 from mmldm.training.stage import Stage
-from mmldm.training.turn import Turn
 
 from ..smallest import smallest_recipe
 from .test_loop import losses, run
@@ -29,7 +29,7 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture(params=["autoencoder", "generator"])
-def stage(request: pytest.FixtureRequest, finished: Journey) -> Stage:
+def stage(request: pytest.FixtureRequest, finished: Run) -> Stage:
     recipe, folder = smallest_recipe(critic=False), finished.folder
     if request.param == "autoencoder":
         vae = load_image_vae(folder.export("vae"))

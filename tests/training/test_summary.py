@@ -8,7 +8,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from mmldm.config import RunConfig
 from mmldm.errors import UserError
 from mmldm.pipelines.sounding_video import SoundingVideoPipeline
-from mmldm.training.journey import JOBS, Journey
+from mmldm.training import JOBS
+from mmldm.training.run import Run
 from mmldm.training.summary import summarise
 from mmldm.types import AV
 
@@ -20,7 +21,7 @@ def changed(recipe: RunConfig, job: str, **sections: object) -> RunConfig:
     return recipe.model_copy(update={job: section})
 
 
-def test_parameters_and_flops_are_those_of_the_trained_model(finished: Journey) -> None:
+def test_parameters_and_flops_are_those_of_the_trained_model(finished: Run) -> None:
     summary = summarise(finished.config, len(finished.manifest.classes))
     pipeline = SoundingVideoPipeline.from_pretrained(finished.folder.model)
     parts = {part.name: part for part in summary.parts}
@@ -42,7 +43,7 @@ def test_parameters_and_flops_are_those_of_the_trained_model(finished: Journey) 
     assert parts["image VAE, encode"].flops == counter.get_total_flops() > 0
 
 
-def test_spaces_are_those_of_the_trained_model(finished: Journey) -> None:
+def test_spaces_are_those_of_the_trained_model(finished: Run) -> None:
     summary = summarise(finished.config, len(finished.manifest.classes))
     pipeline = SoundingVideoPipeline.from_pretrained(finished.folder.model)
     assert summary.spaces["latents"] == pipeline.autoencoder.latent_shapes
@@ -51,7 +52,7 @@ def test_spaces_are_those_of_the_trained_model(finished: Journey) -> None:
     assert summary.spaces["media"] == ((3200,), (4, 3, 32, 32))
 
 
-def test_checkpoints_are_as_large_as_predicted(finished: Journey) -> None:
+def test_checkpoints_are_as_large_as_predicted(finished: Run) -> None:
     summary = summarise(finished.config, len(finished.manifest.classes))
     for name, job in zip(JOBS, summary.jobs, strict=True):
         newest = sorted((finished.folder.job(name) / "checkpoints").glob("step_*"))[-1]
@@ -63,7 +64,7 @@ def test_checkpoints_are_as_large_as_predicted(finished: Journey) -> None:
         assert job.checkpoint_bytes == pytest.approx(size - headers, rel=0.02), name
 
 
-def test_memory_held_while_training_is_that_of_the_real_tensors(finished: Journey) -> None:
+def test_memory_held_while_training_is_that_of_the_real_tensors(finished: Run) -> None:
     """What the checkpoint holds, a gradient per trained weight, and the frozen networks."""
     jobs = {job.name: job for job in summarise(finished.config, 2).jobs}
     pipeline = SoundingVideoPipeline.from_pretrained(finished.folder.model)

@@ -24,7 +24,7 @@ from mmldm.pipelines.vocoding import sound
 from mmldm.training.jobs.generator import generator_arguments
 from mmldm.training.jobs.vae import build_vae
 from mmldm.training.jobs.vocoder import build_vocoder
-from mmldm.training.journey import assemble
+from mmldm.training.run import assemble
 from mmldm.training.summary import Summary, untrained_autoencoder, used_vae
 from mmldm.types import AV, MODALITIES
 

@@ -17,14 +17,13 @@ from mmldm.benchmark.sampling import CLASSES, untrained_pipeline
 from mmldm.config import RunConfig, TrainConfig
 from mmldm.data.latents import LatentCache, Splits
 from mmldm.training.distributed import Process
-from mmldm.training.ema import Average
 from mmldm.training.jobs.autoencoder import AutoencoderStage
 from mmldm.training.jobs.generator import GeneratorStage
 from mmldm.training.jobs.vae import VaeTurn, build_vae
 from mmldm.training.jobs.vocoder import VocoderTurn, build_vocoder
+from mmldm.training.optim import Average, Turn
 from mmldm.training.randomness import StepRandom
 from mmldm.training.summary import Summary, count_flops
-from mmldm.training.turn import Turn
 from mmldm.types import AV, MODALITIES, Latents, WindowBatch
 
 Rows = Callable[[int], Latents | WindowBatch]

@@ -19,8 +19,8 @@ from mmldm.cli.terminal import (
     require_writable,
     silence_diffusers,
 )
-from mmldm.cli.train import JOB_NAMES
 from mmldm.errors import UserError
+from mmldm.training import JOBS
 
 if TYPE_CHECKING:
     import torch
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from mmldm.benchmark.costs import System
     from mmldm.pipelines.sounding_video import SoundingVideoPipeline
 
-WORKS = ("sample", *JOB_NAMES)
+WORKS = ("sample", *JOBS)
 
 
 def benchmark(
@@ -128,7 +128,7 @@ def _system(
     # All parts that are trained, in the precision that is asked for.
     written = recipe.sample
     recipe = changed(recipe, changes)
-    trained = [job for job in JOB_NAMES if getattr(getattr(recipe, job), "train", None) is not None]
+    trained = [job for job in JOBS if getattr(getattr(recipe, job), "train", None) is not None]
     recipe = changed(recipe, [f"{job}.train.precision={precision}" for job in trained])
     # Shapes and operations of every part, counted on networks without numbers.
     summary = summarise(recipe, len(CLASSES))

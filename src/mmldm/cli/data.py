@@ -118,9 +118,10 @@ def synthesize(
             progress=partial(line, "clips"),
         )
     typer.echo(f"{clips} clips in {folder}")
-    from mmldm.config import load_config
+    from mmldm.config import RECIPES, load_config
 
-    for sentence in _what_is_next(folder, config.spec, load_config("impacts").clip):
+    tiny = load_config(RECIPES / "impacts.yaml").clip
+    for sentence in _what_is_next(folder, config.spec, tiny):
         typer.echo(sentence)
 
 

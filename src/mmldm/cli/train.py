@@ -18,14 +18,12 @@ from mmldm.cli.terminal import (
     silence_diffusers,
 )
 from mmldm.errors import UserError
+from mmldm.training import JOBS
 
 if TYPE_CHECKING:
     from mmldm.config import RunConfig
     from mmldm.data.manifest import Manifest
     from mmldm.training.loop import TrainResult
-
-JOB_NAMES = ("vae", "autoencoder", "generator", "vocoder")
-"""Those of `training`, known before torch is loaded."""
 
 
 class Distillable(StrEnum):
@@ -38,7 +36,7 @@ class Distillable(StrEnum):
 def train(
     target: Annotated[
         str,
-        typer.Argument(help=f"Folder of clips (all jobs), or one job: {', '.join(JOB_NAMES)}."),
+        typer.Argument(help=f"Folder of clips (all jobs), or one job: {', '.join(JOBS)}."),
     ],
     out: Annotated[Path, typer.Option(help="Run folder; the same command resumes it.")] = Path(
         "runs/mine"
@@ -70,14 +68,14 @@ def train(
     ] = False,
 ) -> None:
     """Trains a model on your clips: scan, vae, autoencoder, generator, vocoder if asked for. Resumes."""
-    one_job = target in JOB_NAMES
+    one_job = target in JOBS
     recipe = config or (out / "config.yaml" if (out / "config.yaml").is_file() else None)
     if one_job and recipe is None:
         raise UserError(
             f"`mmldm train {target}` needs --config, or an earlier run folder in --out."
         )
     if not one_job and data is None and not Path(target).exists():
-        raise UserError(f"{target} is neither clips nor one of the jobs {', '.join(JOB_NAMES)}.")
+        raise UserError(f"{target} is neither clips nor one of the jobs {', '.join(JOBS)}.")
     if config is not None and minutes is not None:
         raise UserError(
             "--minutes sizes the recipe that is chosen without --config; give only one."
@@ -88,11 +86,10 @@ def train(
 
     from mmldm.config import changed, load_config
     from mmldm.training.distributed import process_group
-    from mmldm.training.journey import Journey, jobs
     from mmldm.training.recipe import choose_recipe, tiny_recipe
-    from mmldm.training.report_page import write_report_page
-    from mmldm.training.run_clips import find_manifest
-    from mmldm.training.run_folder import RunFolder, claim
+    from mmldm.training.report import write_report_page
+    from mmldm.training.run import Run, RunFolder, jobs_of
+    from mmldm.training.run_clips import claim, find_manifest
     from mmldm.training.summary import summarise
 
     # The recipe, if there is one already. Until one is chosen for the clips, the tiny one says how to look at
@@ -129,7 +126,7 @@ def train(
                 keep=not dry_run,
             )
             chosen = settings or choose_recipe(manifest, process.device, minutes, changes)
-            if one_job and target not in jobs(chosen):
+            if one_job and target not in jobs_of(chosen):
                 raise UserError(f"the recipe has no {target} section, see docs/training.md")
             # Every part is built once, so that no wrong setting shows up hours later.
             summary = summarise(chosen, len(manifest.classes))
@@ -147,11 +144,11 @@ def train(
 
         # From here on the folder is this run's alone.
         with claim(folder, chosen, scanned, process) as manifest:
-            journey = Journey(chosen, folder, manifest, process, line.console, line)
-            for job in (target,) if one_job else jobs(chosen):
-                if _stopped(journey.run(job), job, process.is_main):
+            run = Run(chosen, folder, manifest, process, line.console, line)
+            for job in (target,) if one_job else jobs_of(chosen):
+                if _stopped(run.run(job), job, process.is_main):
                     return
-            page = process.on_main(lambda: write_report_page(folder))
+            page = process.on_main(lambda: write_report_page(folder.root))
             if process.is_main:
                 if one_job:
                     typer.echo(f"{job}: {folder.export(job)}")
@@ -177,10 +174,9 @@ def distill(
     from mmldm.config import changed, load_config
     from mmldm.training.distil import distil, with_distillation
     from mmldm.training.distributed import process_group
-    from mmldm.training.journey import Journey
-    from mmldm.training.report_page import write_report_page
-    from mmldm.training.run_clips import find_manifest
-    from mmldm.training.run_folder import RunFolder, claim
+    from mmldm.training.report import write_report_page
+    from mmldm.training.run import Run, RunFolder
+    from mmldm.training.run_clips import claim, find_manifest
 
     silence_diffusers()
     folder = RunFolder(run)
@@ -188,10 +184,10 @@ def distill(
     with ProgressLine() as line, process_group(device) as process:
         scanned = process.on_main(lambda: find_manifest(folder, None, config, line))
         with claim(folder, config, scanned, process) as manifest:
-            journey = Journey(config, folder, manifest, process, line.console, line)
-            if _stopped(distil(journey, part.value), part.value, process.is_main):
+            started = Run(config, folder, manifest, process, line.console, line)
+            if _stopped(distil(started, part.value), part.value, process.is_main):
                 return
-            page = process.on_main(lambda: write_report_page(folder))
+            page = process.on_main(lambda: write_report_page(folder.root))
             if process.is_main:
                 typer.echo(f"model:  {folder.distilled}")
                 typer.echo(f"report: {page}")
@@ -200,7 +196,7 @@ def distill(
 
 def _stopped(result: TrainResult | None, job: str, is_main: bool) -> bool:
     """Whether a signal ended a job; the main process says so."""
-    stopped = result is not None and result.stopped_by in ("SIGINT", "SIGTERM")
+    stopped = result is not None and result.interrupted
     if stopped and is_main:
         typer.echo(f"stopped in {job}, nothing lost: the same command goes on")
     return stopped

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from mmldm.errors import UserError
 from mmldm.files import make_folder, sha256_of, whole_folder
-from mmldm.training.scaling import whole
+from mmldm.training.distributed import whole
 
 _STATE = "state.json"
 _COMMITTED = re.compile(r"step_([0-9]{8}|[1-9][0-9]{8,})")

@@ -22,8 +22,8 @@ from mmldm.training.jobs.students import (
     GeneratorDistillation,
     section_of,
 )
-from mmldm.training.journey import Journey
 from mmldm.training.loop import TrainResult
+from mmldm.training.run import Run
 
 STEPS: dict[DistilledPart, tuple[int, ...]] = {"generator": (16, 8, 4), "decoder": (20, 4, 2, 1)}
 """The teacher's and the students' steps, unless the recipe has others."""
@@ -52,11 +52,11 @@ def with_distillation(config: RunConfig, part: DistilledPart) -> RunConfig:
     return config.model_copy(update={name: section})
 
 
-def distil(journey: Journey, part: DistilledPart) -> TrainResult:
+def distil(run: Run, part: DistilledPart) -> TrainResult:
     """Trains every student of a part, and puts the last one into distilled/.
 
     Args:
-        journey: Of a finished run, with a `distill_<part>` section in its recipe.
+        run: Of a finished run, with a `distill_<part>` section in its recipe.
 
     Returns:
         How the last job ended, or the one that a signal stopped.
@@ -64,16 +64,16 @@ def distil(journey: Journey, part: DistilledPart) -> TrainResult:
     Raises:
         UserError: There is no finished model, or it makes as few steps as its student would.
     """
-    folder, job = journey.folder, section_of(journey.config, part)
+    folder, job = run.folder, section_of(run.config, part)
     source = folder.model
     if not source.is_dir():
         raise UserError(f"{folder.root} holds no finished model: run mmldm train to its end first.")
     # What the part is made of: its job, the caches it reads, the setting that counts its steps.
     stage_class: type[DistillationStage] = GeneratorDistillation
-    caches_for, own_steps = journey.latents, "num_inference_steps"
+    caches_for, own_steps = run.latents, "num_inference_steps"
     if part == "decoder":
         stage_class = DecoderDistillation
-        caches_for, own_steps = journey.image_latents, "decoder_steps"
+        caches_for, own_steps = run.image_latents, "decoder_steps"
 
     # Each student's export is the next one's teacher; one that is done returns at once.
     for teacher_steps, steps in pairwise((job.teacher_steps, *job.steps)):
@@ -83,34 +83,34 @@ def distil(journey: Journey, part: DistilledPart) -> TrainResult:
                 f"the {part} samples in {pipeline.config[own_steps]} already ({own_steps} of the model): "
                 f"a student of {job.steps[-1]} would not be faster."
             )
-        caches, device = caches_for(f"{part}_{steps}", job.train), journey.process.device
+        caches, device = caches_for(f"{part}_{steps}", job.train), run.process.device
         student = stage_class(
-            journey.config, pipeline, caches, device, steps=steps, teacher_steps=teacher_steps
+            run.config, pipeline, caches, device, steps=steps, teacher_steps=teacher_steps
         )
-        result = journey.train(student, job.train)
-        if result.stopped_by in ("SIGINT", "SIGTERM"):
+        result = run.train(student, job.train)
+        if result.interrupted:
             return result
         source = folder.export(student.name)
         # Two models at once are enough: a student and its teacher.
         del pipeline, student
         gc.collect()
-    journey.process.on_main(lambda: _publish(journey))
+    run.process.on_main(lambda: _publish(run))
     return result
 
 
-def _publish(journey: Journey) -> None:
+def _publish(run: Run) -> None:
     """Writes distilled/: model/ with its last students, the generator's for the row "fast"."""
 
     def last(part: DistilledPart) -> SoundingVideoPipeline | None:
         """The model of a part's last student, where it is trained."""
-        if getattr(journey.config, f"distill_{part}") is None:
+        if getattr(run.config, f"distill_{part}") is None:
             return None
-        steps = section_of(journey.config, part).steps[-1]
-        export = journey.folder.export(f"{part}_{steps}")
+        steps = section_of(run.config, part).steps[-1]
+        export = run.folder.export(f"{part}_{steps}")
         return SoundingVideoPipeline.from_pretrained(export) if export.is_dir() else None
 
     # A decoder takes the teacher's place; a generator stands beside it, for those who want it fast.
-    pipeline = SoundingVideoPipeline.from_pretrained(journey.folder.model)
+    pipeline = SoundingVideoPipeline.from_pretrained(run.folder.model)
     if (fast := last("decoder")) is not None:
         pipeline.register_modules(
             autoencoder=fast.autoencoder, decoder_scheduler=fast.decoder_scheduler
@@ -121,5 +121,5 @@ def _publish(journey: Journey) -> None:
         row = student_row(fast.config.num_inference_steps)
         rows = {**(pipeline.config.quality_rows or {}), "fast": row}
         pipeline.register_to_config(quality_rows=rows, default_quality="fast")
-    with whole_folder(journey.folder.distilled) as unfinished:
+    with whole_folder(run.folder.distilled) as unfinished:
         pipeline.save_pretrained(unfinished)

@@ -1,6 +1,13 @@
-"""One process, or several started by `torchrun`: who we are and the few words we exchange.
+"""One process, or several started by `torchrun`; and what lets a large network train on them.
 
-Environment (RANK, WORLD_SIZE, LOCAL_RANK) -> Process. CPU processes speak gloo, GPUs NCCL.
+Environment (RANK, WORLD_SIZE, LOCAL_RANK) -> Process: who we are, and the few words we exchange.
+CPU processes speak gloo, GPUs NCCL.
+turn module -> the same module, prepared: activations computed again, blocks compiled, weights shared out;
+shard of a tensor (1/world of its rows) <-> whole tensor.
+
+Blocks are what networks repeat. They are the unit of all three: compiled one by one (a turn as a
+whole cannot be), and gathered one by one, so that only a block's weights are ever whole. Sharding is
+FSDP2: Zhao et al., "PyTorch FSDP", 2023, in its per-parameter form.
 """
 
 from __future__ import annotations
@@ -15,15 +22,27 @@ from typing import TypeVar, cast
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from diffusers.models.attention import BasicTransformerBlock
+from diffusers.models.modeling_utils import ModelMixin
+from diffusers.models.resnet import ResnetBlock2D
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
 
-from mmldm.errors import RefusedElsewhereError, UserError
+from mmldm.config import TrainConfig
+from mmldm.errors import RefusedElsewhereError, UserError, first_line
+from mmldm.models.layers import ResBlock, SelfAttention
+from mmldm.models.transformer import Block
 
 T = TypeVar("T")
 
 PATIENCE = timedelta(days=7)
 """How long processes wait for each other: rank 0 scans and encodes for hours while the others do
 nothing. A process that dies is noticed at once, by `torchrun`."""
+BLOCKS = Block, ResBlock, SelfAttention, ResnetBlock2D, BasicTransformerBlock
+MAX_VARIANTS = 64
+"""Widths, resolutions and modes of one class of block that are compiled; torch gives up at 8."""
 
 
 @dataclass(frozen=True)
@@ -45,14 +64,14 @@ class Process:
         return range(self.rank * local, (self.rank + 1) * local)
 
     def mean(self, values: Tensor) -> Tensor:
-        """Mean over processes, in place."""
+        """Mean over processes of a tensor of any shape, in place."""
         if self.world > 1:
             dist.all_reduce(values)
             values /= self.world
         return values
 
     def maximum(self, values: Tensor) -> Tensor:
-        """Largest value over processes, in place."""
+        """Largest value over processes of a tensor of any shape, in place."""
         if self.world > 1:
             dist.all_reduce(values, op=dist.ReduceOp.MAX)
         return values
@@ -112,6 +131,7 @@ class Process:
         """Every process's text, by rank, on every process."""
         if self.world == 1:
             return [text]
+        # Tensors alone travel: the lengths first, then the bytes, filled up to the longest.
         data = torch.tensor(list(text.encode()), dtype=torch.uint8, device=self.device)
         size = torch.tensor(len(data), device=self.device)
         sizes = [torch.zeros_like(size) for _ in range(self.world)]
@@ -177,7 +197,77 @@ def choose_device(name: str | None, local_rank: int = 0) -> torch.device:
             device = torch.device("cuda", local_rank)
         torch.empty(1, device=device).cpu()
     except (RuntimeError, AssertionError) as error:
-        raise UserError(f"device {name}: not usable here ({str(error).splitlines()[0]})") from error
+        raise UserError(f"device {name}: not usable here ({first_line(error)})") from error
     if device.type == "cuda":
         torch.cuda.set_device(device)
     return device
+
+
+def prepare(module: nn.Module, config: TrainConfig) -> None:
+    """Turns on what the recipe asks for; names of weights stay as they are."""
+    if config.gradient_checkpointing:
+        for network in module.modules():
+            if isinstance(network, ModelMixin) and network._supports_gradient_checkpointing:
+                network.enable_gradient_checkpointing()
+    if config.compile:
+        torch._dynamo.config.recompile_limit = MAX_VARIANTS
+        for block in _blocks(module):
+            block.compile()
+
+
+def shard(module: nn.Module, process: Process) -> None:
+    """Leaves each process one part of every weight; forward and backward gather blocks as they go."""
+    mesh = init_device_mesh(process.device.type, (process.world,))
+    for block in _blocks(module):
+        fully_shard(block, mesh=mesh)
+    fully_shard(module, mesh=mesh)
+
+
+@contextmanager
+def unsharded(module: nn.Module) -> Iterator[None]:
+    """Inside, every process holds whole weights, and a forward pass needs no other process.
+
+    A collective call. What is not sharded stays as it is.
+    """
+    shards = [part for part in module.modules() if isinstance(part, FSDPModule)]
+    for part in shards:
+        part.unshard()
+        part.set_reshard_after_forward(False, recurse=False)
+    try:
+        yield
+    finally:
+        for part in shards:
+            part.reshard()
+            # The root is needed first in the backward pass, so it stays whole until then.
+            part.set_reshard_after_forward(part is not module, recurse=False)
+
+
+def reassemble(module: nn.Module, keep: bool) -> None:
+    """Puts plain, whole weights back for good, for what reads a module's state; a collective call.
+
+    Args:
+        keep: Whether this process wants them.
+    """
+    for part in module.modules():
+        for name, weight in list(part.named_parameters(recurse=False)):
+            if isinstance(weight, DTensor):
+                plain = nn.Parameter(whole(weight.detach()), weight.requires_grad)
+                if keep:
+                    part.register_parameter(name, plain)
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A shard's whole tensor on every process, a collective call; any other tensor as it is."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def part_of(tensor: Tensor, like: Tensor) -> Tensor:
+    """This process's part of a whole tensor, on the device of `like` and sharded as it is."""
+    tensor = tensor.to(like.device)
+    if not isinstance(like, DTensor):
+        return tensor
+    return distribute_tensor(tensor, like.device_mesh, like.placements, src_data_rank=None)
+
+
+def _blocks(module: nn.Module) -> Iterator[nn.Module]:
+    return (part for part in module.modules() if isinstance(part, BLOCKS))

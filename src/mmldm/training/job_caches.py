@@ -23,7 +23,6 @@ from mmldm.models.autoencoder import MultiModalAutoencoder
 from mmldm.models.image_codec import ImageCodec
 from mmldm.models.image_vae import ImageVAE
 from mmldm.text import printable
-from mmldm.training.block_work import Say
 from mmldm.training.caching import (
     LEFT_OUT,
     cache_image_latents,
@@ -34,14 +33,14 @@ from mmldm.training.caching import (
 from mmldm.training.checkpoint import CheckpointFolder, refuse_changes
 from mmldm.training.distributed import Process
 from mmldm.training.stopping import was_out_of_time
-from mmldm.types import AV, MODALITIES, Latents, Progress
+from mmldm.types import AV, MODALITIES, Latents, Progress, Say
 
 VERSIONS = ("format", "reading")
 """What a cache depends on besides recipe, clips and networks."""
 
 
 @dataclass(frozen=True)
-class Job:
+class Reader:
     """A job that reads caches.
 
     Attributes:
@@ -59,32 +58,87 @@ class Begun:
     """What the newest readable checkpoint of a job says.
 
     Attributes:
+        reader: The job.
+        step: Completed steps.
         cache: `LatentCache.identity` of what it trains on; of format 1, the cache's key.
         ended: Whether it has taken all its steps, or all its time, and is exported.
     """
 
+    reader: Reader
     step: int
     cache: Any
     ended: bool
 
     @classmethod
-    def of(cls, job: Job) -> Begun | None:
+    def of(cls, reader: Reader) -> Begun | None:
         """None if it has no checkpoint yet."""
-        checkpoints = CheckpointFolder(job.folder / "checkpoints", job.train.keep, _hush)
+        folder, train = reader.folder, reader.train
+        checkpoints = CheckpointFolder(folder / "checkpoints", train.keep, _hush)
         for step in reversed(checkpoints.steps()):
             with suppress(KeyError, TypeError):
-                cache = json_of(checkpoints.folder(step) / "state.json")["identity"][job.name][
-                    "cache"
-                ]
-                minutes = job.train.max_minutes
-                ended = step == job.train.steps or was_out_of_time(job.folder, step, minutes, _hush)
-                return cls(step, cache, ended and (job.folder / "export").is_dir())
+                state = json_of(checkpoints.folder(step) / "state.json")
+                cache = state["identity"][reader.name]["cache"]
+                ended = step == train.steps or was_out_of_time(
+                    folder, step, train.max_minutes, _hush
+                )
+                return cls(reader, step, cache, ended and (folder / "export").is_dir())
         return None
 
     @property
     def without(self) -> frozenset[str]:
         """Files that the job does without, because they could not be read when it began."""
         return frozenset(self.cache["unreadable"] if isinstance(self.cache, dict) else ())
+
+    def require_same(self, parts: Mapping[str, Any]) -> None:
+        """Refuses to give the job other rows than those it began with.
+
+        A finished job passes if only caches, or how files are read, have another version since.
+
+        Raises:
+            UserError: What differs, and what to do.
+        """
+        # What the job began with, and what caches of that version would be for today's clips and networks.
+        now, folder = {"format": FORMAT, **parts}, self.reader.folder
+        if isinstance(self.cache, dict):
+            saved = {name: value for name, value in self.cache.items() if name != "unreadable"}
+            of_its_time = {**now, **{name: saved.get(name) for name in VERSIONS}}
+        else:
+            saved, of_its_time = {"key": self.cache}, {"key": first_key(parts)}
+        if saved == now or (saved == of_its_time and self.ended):
+            return
+
+        if saved == of_its_time:
+            raise UserError(
+                f"{folder}: the {self.reader.name} job is half-way (step {self.step} of "
+                f"{self.reader.train.steps}) on caches of an earlier version, whose windows lie "
+                f"elsewhere: finish it with the version that began it, or delete {folder} and the "
+                "folders of the jobs after it to train it again. Nothing was changed; finished models "
+                "stay as they are."
+            )
+        if "key" in saved:
+            raise UserError(
+                f"{folder}: cannot resume, because the clips, windows_per_clip, or the networks that "
+                "its caches were made with have changed since. Put the old ones back, or start in "
+                "another folder."
+            )
+        refuse_changes({"caches": saved}, {"caches": now}, str(folder))
+
+    def remembered(self, manifest: Manifest) -> Splits:
+        """What an ended job knows of its caches: it needs no rows of them any more."""
+        shapes: AV[tuple[int, ...]] = AV((), ())
+        extra: dict[str, Any] = {"classes": manifest.classes}
+        export = self.reader.folder / "export"
+        if self.reader.name == "autoencoder":
+            model = json_of(export / "config.json")
+            image = tuple(model["image_latent_shape"])
+            shapes = AV((1, *image), (model["num_frames"], *image))
+            extra["statistics"] = model["latent_statistics"]
+        elif self.reader.name == "generator":
+            model = json_of(export / "generator" / "config.json")
+            shapes = MODALITIES.map(lambda modality: tuple(model[f"{modality}_latent_shape"]))
+            extra["statistics"] = model["latent_statistics"]
+        cache = RememberedCache(self.cache, shapes, extra)
+        return Splits(cache, cache)
 
 
 @dataclass
@@ -93,8 +147,8 @@ class JobCaches:
 
     Args:
         folder: Where they lie.
-        progress: Called as progress(what, done, total) while encoding.
-        say: Called with sentences, by rank 0.
+        progress: For the encoding.
+        say: Called by rank 0.
     """
 
     config: RunConfig
@@ -104,20 +158,19 @@ class JobCaches:
     progress: Progress
     say: Say
 
-    def image_latents(self, vae: ImageVAE, job: Job | None = None) -> Splits:
+    def image_latents(self, vae: ImageVAE, reader: Reader | None = None) -> Splits:
         """Image latents of every window, for a job.
 
         Raises:
             UserError: The job is half-way on others, or too many files cannot be read.
         """
-        parts = image_latents_parts(self.config, self.manifest, vae)
-        begun = self._begun(job, parts)
-        if job is not None and begun is not None and begun.ended:
-            return _remembered(job, begun, self.manifest)
+        begun = self._begun(reader, image_latents_parts(self.config, self.manifest, vae))
+        if begun is not None and begun.ended:
+            return begun.remembered(self.manifest)
         return self._image_latents(vae, begun)
 
     def latents(
-        self, vae: ImageVAE, autoencoder: MultiModalAutoencoder, job: Job | None = None
+        self, vae: ImageVAE, autoencoder: MultiModalAutoencoder, reader: Reader | None = None
     ) -> Splits:
         """Latents of every window, for a job; image latents are looked at only if they are needed.
 
@@ -125,9 +178,9 @@ class JobCaches:
             UserError: As `image_latents`.
         """
         parts = latents_parts(image_latents_parts(self.config, self.manifest, vae), autoencoder)
-        begun = self._begun(job, parts)
-        if job is not None and begun is not None and begun.ended:
-            return _remembered(job, begun, self.manifest)
+        begun = self._begun(reader, parts)
+        if begun is not None and begun.ended:
+            return begun.remembered(self.manifest)
         folder = self.folder / "latents"
         at_hand = self.process.is_main and _is_current(folder, parts, begun)
         if self.process.from_main(at_hand):
@@ -154,45 +207,12 @@ class JobCaches:
             without=begun.without if begun is not None else (),
         )
 
-    def _begun(self, job: Job | None, parts: Mapping[str, Any]) -> Begun | None:
-        if job is None:
-            return None
-        begun = Begun.of(job)
+    def _begun(self, reader: Reader | None, parts: Mapping[str, Any]) -> Begun | None:
+        """What a job has begun with; refuses one that would have to go on with something else."""
+        begun = None if reader is None else Begun.of(reader)
         if begun is not None:
-            self.process.on_main(lambda: require_same(begun, job, parts))
+            self.process.on_main(lambda: begun.require_same(parts))
         return begun
-
-
-def require_same(begun: Begun, job: Job, parts: Mapping[str, Any]) -> None:
-    """Refuses to give a job other rows than those it began with.
-
-    A finished job passes if only caches, or how files are read, have another version since.
-
-    Raises:
-        UserError: What differs, and what to do.
-    """
-    now = {"format": FORMAT, **parts}
-    if isinstance(begun.cache, dict):
-        saved = {name: value for name, value in begun.cache.items() if name != "unreadable"}
-        of_its_time = {**now, **{name: saved.get(name) for name in VERSIONS}}
-    else:
-        saved, of_its_time = {"key": begun.cache}, {"key": first_key(parts)}
-    if saved == now or (saved == of_its_time and begun.ended):
-        return
-    if saved == of_its_time:
-        raise UserError(
-            f"{job.folder}: the {job.name} job is half-way (step {begun.step} of {job.train.steps}) on "
-            "caches of an earlier version, whose windows lie elsewhere: finish it with the version that "
-            f"began it, or delete {job.folder} and the folders of the jobs after it to train it again. "
-            "Nothing was changed; finished models stay as they are."
-        )
-    if "key" in saved:
-        raise UserError(
-            f"{job.folder}: cannot resume, because the clips, windows_per_clip, or the networks that "
-            "its caches were made with have changed since. Put the old ones back, or start in another "
-            "folder."
-        )
-    refuse_changes({"caches": saved}, {"caches": now}, str(job.folder))
 
 
 def first_key(parts: Mapping[str, Any]) -> str:
@@ -249,22 +269,6 @@ class RememberedCache(LatentCache):
             "the job's last checkpoint is damaged, so it is not finished any more: the same command "
             "goes on from the checkpoint before."
         )
-
-
-def _remembered(job: Job, begun: Begun, manifest: Manifest) -> Splits:
-    shapes: AV[tuple[int, ...]] = AV((), ())
-    extra: dict[str, Any] = {"classes": manifest.classes}
-    if job.name == "autoencoder":
-        model = json_of(job.folder / "export" / "config.json")
-        image = tuple(model["image_latent_shape"])
-        shapes = AV((1, *image), (model["num_frames"], *image))
-        extra["statistics"] = model["latent_statistics"]
-    elif job.name == "generator":
-        model = json_of(job.folder / "export" / "generator" / "config.json")
-        shapes = MODALITIES.map(lambda modality: tuple(model[f"{modality}_latent_shape"]))
-        extra["statistics"] = model["latent_statistics"]
-    cache = RememberedCache(begun.cache, shapes, extra)
-    return Splits(cache, cache)
 
 
 def _is_current(folder: Path, parts: Mapping[str, Any], begun: Begun | None) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,25 +17,25 @@ from typing import Any
 import torch
 from rich.console import Console
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from mmldm.config import TrainConfig
 from mmldm.errors import UserError
 from mmldm.files import whole_folder
-from mmldm.training.checkpoint import (
-    Checkpoint,
-    CheckpointFolder,
-    library_versions,
-    refuse_changes,
-)
-from mmldm.training.distributed import Process
-from mmldm.training.ema import Average
+from mmldm.training.checkpoint import Checkpoint, CheckpointFolder, library_versions, refuse_changes
+from mmldm.training.distributed import Process, reassemble, unsharded
 from mmldm.training.health import Unreadable, Withheld
-from mmldm.training.locking import run_lock
+from mmldm.training.optim import Average, Turn, learning_rate_factor
 from mmldm.training.report import Report
-from mmldm.training.scaling import reassemble, unsharded
 from mmldm.training.stage import Stage
-from mmldm.training.stopping import Stop, mark_out_of_time, stop_signals, was_out_of_time
-from mmldm.training.turn import Turn, learning_rate_factor
+from mmldm.training.stopping import (
+    SIGNALS,
+    Stop,
+    mark_out_of_time,
+    run_lock,
+    stop_signals,
+    was_out_of_time,
+)
 
 MAX_BAD_STEPS = 10
 """Withheld updates in a row after which a run is stopped."""
@@ -53,12 +53,17 @@ class TrainResult:
     Attributes:
         step: Completed steps.
         stopped_by: None when all steps are done; else "SIGINT", "SIGTERM" or "max_minutes".
-        export: The exported model; None after a signal.
+        export: The exported model; None after a signal, and on other processes than rank 0.
     """
 
     step: int
     stopped_by: str | None
     export: Path | None
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether a signal has stopped it, so that no further job is to begin."""
+        return self.stopped_by in SIGNALS
 
 
 def train(
@@ -98,124 +103,172 @@ def train(
             f"batch_size {config.batch_size} cannot be split over {process.world} processes "
             f"with accumulate {config.accumulate}"
         )
-    early = list(notes)
+    report = Report(folder, stage.name, config.steps, process.is_main, console)
     with ExitStack() as held, stop_signals(config.max_minutes, process) as stop:
-        process.on_main(lambda: held.enter_context(run_lock(folder, early.append)))
-        run = _Run(stage, config, folder, seed, process, early)
-        with Report(
-            folder, stage.name, config.steps, run.step, process.is_main, console
-        ) as run.report:
-            for sentence in early:
-                run.report.note(sentence)
-            return run.to_the_end(stop)
+        # Hold the folder: before that, nothing is written in it.
+        process.on_main(lambda: held.enter_context(run_lock(folder, report.note)))
+        for sentence in notes:
+            report.note(sentence)
+
+        # Open, or resume where the newest whole checkpoint left off.
+        training = _Training(stage, config, folder, seed, process, report)
+        training.resume()
+
+        # Step, report, look and save until the last step or a reason to leave; then save and export.
+        with report.begun(training.step):
+            reason = training.to_the_end(stop)
+            training.save(final=True)
+            training.tell(training.unreadable.gather())
+            export = None if reason in SIGNALS else training.export(reason)
+        return TrainResult(training.step, reason, export)
 
 
-@dataclass
-class _Run:
-    stage: Stage
-    config: TrainConfig
-    folder: Path
-    seed: int
-    process: Process
-    notes: list[str]
-    step: int = 0
-    window: dict[str, list[Tensor]] = field(default_factory=dict)
-    waited: float = 0.0
-    """Seconds since `logged` in which the loop had no batch."""
-    logged: float = field(init=False)
-    report: Report = field(init=False)
+class _Training:
+    """One job while it is trained: what moves, what is counted, and where it stands."""
 
-    def __post_init__(self) -> None:
-        stage, config, device = self.stage, self.config, self.process.device
-        rates = stage.learning_rates
+    def __init__(
+        self,
+        stage: Stage,
+        config: TrainConfig,
+        folder: Path,
+        seed: int,
+        process: Process,
+        report: Report,
+    ) -> None:
+        self.stage, self.config, self.folder, self.seed = stage, config, folder, seed
+        self.process, self.report = process, report
         self.turns = {
-            name: Turn(name, module, config, rates.get(name, config.learning_rate), self.process)
+            name: Turn(
+                name,
+                module,
+                config,
+                stage.learning_rates.get(name, config.learning_rate),
+                process,
+            )
             for name, module in stage.turns.items()
         }
         self.average = Average(stage.ema_modules, config.ema_decay)
-        self.withheld = Withheld(device)
-        self.unreadable = Unreadable(stage, self.process)
+        self.withheld = Withheld(process.device)
+        self.unreadable = Unreadable(stage, process)
+        self.checkpoints = CheckpointFolder(folder / "checkpoints", config.keep, report.note)
         self.identity = {
             "train": {k: v for k, v in config.model_dump().items() if k not in HARMLESS},
-            "seed": self.seed,
+            "seed": seed,
             stage.name: stage.fingerprint(),
         }
-        # Looks the notes up late: until the report exists they wait in the list.
-        self.checkpoints = CheckpointFolder(self.folder / "checkpoints", config.keep, self._note)
-        self._resume()
-        self.saved = self.step
+        self.step = self.saved = 0
+        self.window: dict[str, list[Tensor]] = {}
+        """Terms () of the steps since the last report, on the device."""
+        self.logged, self.waited = time.perf_counter(), 0.0
+        """When that was, and the seconds since then in which the loop had no batch."""
 
-    def to_the_end(self, stop: Stop) -> TrainResult:
-        config, report = self.config, self.report
+    # Open or resume
+
+    def resume(self) -> None:
+        """Takes over the newest checkpoint that is whole, if there is one."""
+
+        def newest() -> int:
+            self.checkpoints.clean()
+            return self.checkpoints.newest_whole()
+
+        self.step = self.saved = self.process.from_main(self.process.on_main(newest) or 0)
+        if self.step == 0:
+            return
+        saved = self.checkpoints.load(self.step)
+        refuse_changes(saved.values["identity"], self.identity, str(self.folder))
+        for name, turn in self.turns.items():
+            turn.load(saved.tensors[name])
+            turn.load_optimizer_state(saved.tensors["optimizer"])
+        self.average.load(saved.tensors["ema"])
+        # Bad steps in a row begin anew: a new start has its own ten chances.
+        self.withheld.load(saved.values)
+        self.window = {
+            name: list(torch.tensor(values, device=self.process.device).unbind())
+            for name, values in saved.values["window"].items()
+        }
+        done = self.step == self.config.steps
+        self.report.note("already done" if done else f"resumed at step {self.step}")
+        if saved.values["versions"] != library_versions():
+            self.report.note(
+                f"the checkpoint is from {saved.values['versions']}, this is {library_versions()}: "
+                "numbers may differ in rounding from here on"
+            )
+
+    # Step
+
+    def to_the_end(self, stop: Stop) -> str | None:
+        """Trains until the last step (None) or until there is a reason to leave."""
         first = self.step
         batches = self.stage.batches(first, self.process.rank, self.process.world)
-        reason = None
         self.logged = time.perf_counter()
         while True:
             if self.step > first:
                 self._report_and_save()
-            if self.step == config.steps:
-                break
-            reason = "max_minutes" if self._is_out_of_time() else stop.reason(self.step)
+            if self.step == self.config.steps:
+                return None
+            # The same budget, used up by an earlier start, is not given twice.
+            used_up = was_out_of_time(
+                self.folder,
+                self.step,
+                self.config.max_minutes,
+                partial(self.report.note, once=True),
+            )
+            reason = "max_minutes" if used_up else stop.reason(self.step)
             if reason == "max_minutes":
-                report.note(f"max_minutes are over after step {self.step}; a larger budget goes on")
-                break
+                self.report.note(
+                    f"max_minutes are over after step {self.step}; a larger budget goes on"
+                )
+            elif reason is not None:
+                self.report.note(
+                    f"stopped by {reason} after step {self.step}; the same command resumes"
+                )
             if reason is not None:
-                report.note(f"stopped by {reason} after step {self.step}; the same command resumes")
-                break
+                return reason
             asked = time.perf_counter()
             batch = next(batches)
             self.waited += time.perf_counter() - asked
             self._train_step(batch)
-            report.advance(self.step)
-        self._save(final=True)
-        self._tell(self.unreadable.gather())
-        export = None
-        if reason in (None, "max_minutes"):
-            with self._averaged():
-                reassemble(self.turns["model"].module, keep=self.process.is_main)
-                export = self.process.on_main(lambda: self._export(reason))
-        return TrainResult(self.step, reason, export)
-
-    def _export(self, reason: str | None) -> Path:
-        export = self.folder / "export"
-        with whole_folder(export) as unfinished:
-            self.stage.export(unfinished)
-        if reason == "max_minutes":
-            mark_out_of_time(self.folder, self.step, self.config.max_minutes)
-        return export
+            self.report.advance(self.step)
 
     def _train_step(self, batch: Any) -> None:
+        """One step of every active turn on this process's rows: a nest of tensors (rows, ...)."""
         device, passes = self.process.device, self.config.accumulate
-        batch = _map(lambda tensor: tensor.to(device, non_blocking=True), batch)
-        cuts = [_map(partial(_part, i, passes), batch) for i in range(passes)]
+        batch = pytree.tree_map(lambda x: x.to(device, non_blocking=True), batch)
+        cuts = [pytree.tree_map(partial(_cut, number, passes), batch) for number in range(passes)]
         factor = learning_rate_factor(self.step, self.config)
-        active = self.stage.active_turns(self.step)
         withheld = torch.zeros((), dtype=torch.bool, device=device)
-        for name in active:
-            for turn in self.turns.values():
-                turn.open(trainable=turn.name == name)
-            terms, bad = self.turns[name].step(cuts, self.seed, self.step, factor)
+        for active in self.stage.active_turns(self.step):
+            for name, turn in self.turns.items():
+                turn.open(trainable=name == active)
+            terms, bad = self.turns[active].step(cuts, self.seed, self.step, factor)
             withheld = withheld | bad
             for term, value in terms.items():
-                self.window.setdefault(f"{name}/{term}", []).append(value.detach())
+                self.window.setdefault(f"{active}/{term}", []).append(value.detach())
         self.average.update(self.step)
         self.step += 1
         self.withheld.update(withheld, self.step)
 
+    # Report, look, save
+
     def _report_and_save(self) -> None:
+        """What is due after a step. After the last one all is, but that is saved by the caller."""
         config, step = self.config, self.step
         last = step == config.steps
-        if step % config.log_every == 0 or last:
+
+        def due(every: int) -> bool:
+            return every > 0 and (step % every == 0 or last)
+
+        if due(config.log_every):
             self._log()
-        if _due(step, config.validate_every, last):
+        if due(config.validate_every):
             self._look(self._validate)
-        if _due(step, config.preview_every, last):
+        if due(config.preview_every):
             self._look(self._preview)
-        if _due(step, config.save_every, last=False):
-            self._save(final=False)
+        if due(config.save_every) and not last:
+            self.save(final=False)
 
     def _log(self) -> None:
+        """Reports the means since the last time, and ends a run that has gone wrong for good."""
         means = _means(self.window, self.process)
         self.window.clear()
         counts = self.withheld.read()
@@ -223,7 +276,8 @@ class _Run:
         now = time.perf_counter()
         values = {
             **means,
-            "learning_rate": self._learning_rate(),
+            "learning_rate": self.config.learning_rate
+            * learning_rate_factor(self.step - 1, self.config),
             "skipped_updates": counts.total,
             "data/waited": self.waited / (now - self.logged),
         }
@@ -232,7 +286,8 @@ class _Run:
             values["data/failed"] = len(unreadable)
         self.report.metrics(self.step, values)
         self.report.progress(self.step, {k: v for k, v in means.items() if k.endswith("/loss")})
-        self._tell(unreadable)
+
+        self.tell(unreadable)
         if sentence := self.withheld.tell(counts, self.step, self.stage.clips_of):
             self.report.note(sentence)
         if counts.most >= MAX_BAD_STEPS:
@@ -248,11 +303,7 @@ class _Run:
         """Lets rank 0 look at the averaged model, whole."""
         with self._averaged(), unsharded(self.turns["model"].module):
             self.process.on_main(at)
-        self._tell(self.unreadable.held_out())
-
-    def _tell(self, sentences: Sequence[str]) -> None:
-        for sentence in sentences:
-            self.report.note(sentence, once=True)
+        self.tell(self.unreadable.held_out())
 
     def _validate(self) -> None:
         values = self.stage.validate()
@@ -262,10 +313,11 @@ class _Run:
         try:
             self.stage.preview(self.folder / "previews", self.step)
         except UserError as error:
-            self._note(f"no preview at step {self.step}: {error}")
+            self.report.note(f"no preview at step {self.step}: {error}")
 
     @contextmanager
     def _averaged(self) -> Iterator[None]:
+        """Inside, the modules hold the averaged weights and are for use, not for training."""
         modules = [*self.stage.turns.values(), *self.stage.ema_modules.values()]
         for module in modules:
             module.eval()
@@ -276,7 +328,13 @@ class _Run:
             for module in modules:
                 module.train()
 
-    def _save(self, final: bool) -> None:
+    def tell(self, sentences: Sequence[str]) -> None:
+        """Says each of them, unless it was said already."""
+        for sentence in sentences:
+            self.report.note(sentence, once=True)
+
+    def save(self, final: bool) -> None:
+        """Writes a checkpoint; a collective call. Training goes on without one, unless it is the last."""
         if self.step == self.saved:
             return
         tensors: dict[str, dict[str, Tensor]] = {
@@ -293,82 +351,44 @@ class _Run:
         }
         checkpoint = Checkpoint(self.step, tensors, values)
 
-        def save() -> None:
+        def write() -> None:
             self.report.sync()  # What was told up to a checkpoint is on the disk when it is.
             self.checkpoints.save(checkpoint)
 
         try:
-            self.process.on_main(save, checkpoint.gather)
+            self.process.on_main(write, checkpoint.gather)
             self.saved = self.step
         except UserError as error:
             if final:
                 raise
-            self._note(f"{error}; training goes on")
+            self.report.note(f"{error}; training goes on")
 
-    def _resume(self) -> None:
-        self.step = self.process.from_main(self.process.on_main(self._newest) or 0)
-        if self.step == 0:
-            return
-        saved = self.checkpoints.load(self.step)
-        refuse_changes(saved.values["identity"], self.identity, str(self.folder))
-        device = self.process.device
-        for name, turn in self.turns.items():
-            turn.load(dict(saved.tensors[name]))
-            turn.load_optimizer_state(dict(saved.tensors["optimizer"]))
-        self.average.load(saved.tensors["ema"])
-        self.withheld.load(saved.values)  # a new start has its own ten chances
-        self.window = {
-            k: list(torch.tensor(v, device=device).unbind())
-            for k, v in saved.values["window"].items()
-        }
-        done = self.step == self.config.steps
-        self._note("already done" if done else f"resumed at step {self.step}")
-        if saved.values["versions"] != library_versions():
-            self._note(
-                f"the checkpoint is from {saved.values['versions']}, this is {library_versions()}: "
-                "numbers may differ in rounding from here on"
-            )
+    # Export
 
-    def _newest(self) -> int:
-        self.checkpoints.clean()
-        return self.checkpoints.newest_whole()
+    def export(self, reason: str | None) -> Path | None:
+        """Writes the averaged model; a collective call, after which nothing can be trained any more."""
+        with self._averaged():
+            reassemble(self.turns["model"].module, keep=self.process.is_main)
+            return self.process.on_main(partial(self._write_export, reason))
 
-    def _is_out_of_time(self) -> bool:
-        """Whether an earlier start of this job has already used up the same budget."""
-        step, minutes = self.step, self.config.max_minutes
-        return was_out_of_time(self.folder, step, minutes, self.report.note)
-
-    def _learning_rate(self) -> float:
-        return self.config.learning_rate * learning_rate_factor(self.step - 1, self.config)
-
-    def _note(self, sentence: str) -> None:
-        if hasattr(self, "report"):
-            self.report.note(sentence)
-        else:
-            self.notes.append(sentence)
+    def _write_export(self, reason: str | None) -> Path:
+        export = self.folder / "export"
+        with whole_folder(export) as unfinished:
+            self.stage.export(unfinished)
+        if reason == "max_minutes":
+            mark_out_of_time(self.folder, self.step, self.config.max_minutes)
+        return export
 
 
-def _part(number: int, parts: int, tensor: Tensor) -> Tensor:
-    return tensor.chunk(parts)[number]
-
-
-def _map(change: Callable[[Tensor], Tensor], batch: Any) -> Any:
-    """The batch, a nest of dicts and (named) tuples of tensors, with every tensor changed."""
-    if isinstance(batch, dict):
-        return {key: _map(change, value) for key, value in batch.items()}
-    if isinstance(batch, tuple):
-        return type(batch)(*(_map(change, value) for value in batch))
-    return change(batch)
+def _cut(number: int, passes: int, tensor: Tensor) -> Tensor:
+    """The rows of a tensor (rows, ...) that an accumulated pass sees, (rows / passes, ...)."""
+    return tensor.chunk(passes)[number]
 
 
 def _means(window: Mapping[str, list[Tensor]], process: Process) -> dict[str, float]:
-    """Mean of each term over its finite values and over processes; one transfer for all."""
+    """Mean of each term over its finite values () and over processes; one transfer for all."""
     if not window:
         return {}
     values = [torch.stack(steps) for steps in window.values()]
     means = torch.stack([v.where(v.isfinite(), torch.nan).nanmean() for v in values])
     return dict(zip(window, process.mean(means).tolist(), strict=True))
-
-
-def _due(step: int, every: int, last: bool) -> bool:
-    return every > 0 and (step % every == 0 or last)

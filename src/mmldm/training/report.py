@@ -1,10 +1,13 @@
-"""What a run tells: metrics.jsonl, TensorBoard where installed, a progress line, train.log.
+"""What a run tells: metrics, log, TensorBoard where installed, a progress line, and at the end a page.
 
 {"model/loss": float} per reported step -> files and console. Only rank 0's report writes.
+run folder (metrics.jsonl, previews) -> report.html: curves, held-out numbers and previews in one HTML file,
+without a script or a request to anywhere.
 """
 
 from __future__ import annotations
 
+import html
 import itertools
 import json
 import math
@@ -12,57 +15,52 @@ import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Any
+from urllib.parse import quote
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
 from rich.text import Text
 
 from mmldm.errors import UserError
 from mmldm.files import sync, whole_file, write_text
 from mmldm.text import printable
+from mmldm.training import JOBS
 
 METRICS = "metrics.jsonl"
 LOG = "train.log"
+WIDTH, HEIGHT = 640, 160
+"""Of a curve on the page, pixels."""
+PREVIEWS_SHOWN = 3
+STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:1400px;margin:2em auto;padding:0 1em}
+table{border-collapse:collapse}td,th{padding:.2em .8em;border-bottom:1px solid #ccc;text-align:right}
+th:first-child,td:first-child{text-align:left}img{max-width:100%}svg{background:#f6f6f6}"""
 
 
 class Report:
-    """The voice of one job; a context manager. What it cannot read or write never stops the job.
-
-    Metrics written after the resumed step by the interrupted run are dropped, so that the file
-    reads as one unbroken run.
+    """The voice of one job. What it cannot read or write never stops the job.
 
     Args:
-        folder: Run folder.
+        folder: Of the job.
         name: Job's name, first on the line.
         total: Steps in all.
-        start: Steps already done.
         active: Whether this process writes.
         console: Where the line goes; None: standard error.
     """
 
     def __init__(
-        self,
-        folder: Path,
-        name: str,
-        total: int,
-        start: int,
-        active: bool,
-        console: Console | None = None,
+        self, folder: Path, name: str, total: int, active: bool, console: Console | None = None
     ) -> None:
-        self._folder = folder
-        self._name = name
-        self._total = total
-        self._active = active
+        self._folder, self._name, self._total, self._active = folder, name, total, active
         self._console = console or Console(stderr=True)
         self._pending: list[str] = []
         self._said: set[str] = set()
-        self._clock = (time.perf_counter(), start)
+        self._clock = (time.perf_counter(), 0)
         self._board: Any = None
-        self._bar = Progress(
+        self._bar = Bar(
             TextColumn("{task.description}"),
             BarColumn(bar_width=20),
             MofNCompleteColumn(),
@@ -73,30 +71,32 @@ class Report:
             redirect_stdout=False,
             redirect_stderr=False,
         )
-        self._task = self._bar.add_task(name, total=total, completed=start, line="")
-        if active:
-            for sentence in _rewind(folder / METRICS, start):
+        self._task = self._bar.add_task(name, total=total, line="")
+
+    @contextmanager
+    def begun(self, step: int) -> Iterator[Report]:
+        """Inside, the bar moves and numbers are recorded, from `step` completed steps on.
+
+        Metrics written after that step by an interrupted run are dropped, so that the file reads as one
+        unbroken run. Notes are heard before, too.
+        """
+        self._clock = (time.perf_counter(), step)
+        self.advance(step)
+        if self._active:
+            for sentence in _rewind(self._folder / METRICS, step):
                 self.note(sentence)
             try:
-                self._board = _summary_writer(folder / "tensorboard", start)
+                self._board = _summary_writer(self._folder / "tensorboard", step)
             except OSError as error:
                 self.note(f"TensorBoard cannot write ({error}) and is left out")
-
-    def __enter__(self) -> Report:
-        self._bar.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._bar.stop()
-        self.sync()
-        if self._board is not None:
-            with suppress(OSError):
-                self._board.close()
+        with self._bar:
+            try:
+                yield self
+            finally:
+                self.sync()
+                if self._board is not None:
+                    with suppress(OSError):
+                        self._board.close()
 
     def advance(self, step: int) -> None:
         """Moves the progress bar."""
@@ -131,9 +131,9 @@ class Report:
         losses = " ".join(f"{k.removesuffix('/loss')} {v:.4g}" for k, v in values.items())
         self._bar.update(self._task, completed=step, line=f"{losses}  {speed:.3g} it/s")
         if not self._console.is_terminal:
-            left = (self._total - step) / max(speed, 1e-9)
-            rate = f"{speed:.3g} it/s  {_duration(left)} left"
-            self._print(f"{self._name} {step}/{self._total}  {losses}  {rate}")
+            minutes, seconds = divmod(round((self._total - step) / max(speed, 1e-9)), 60)
+            left = f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d} left"
+            self._print(f"{self._name} {step}/{self._total}  {losses}  {speed:.3g} it/s  {left}")
 
     def note(self, sentence: str, once: bool = False) -> None:
         """Says something on the console and in train.log; with `once`, only the first time."""
@@ -195,18 +195,13 @@ def _parse(path: Path) -> tuple[list[dict[str, Any]], int]:
         lines = path.read_bytes().split(b"\n")[:-1]
     except FileNotFoundError:
         return [], 0
-    records = [record for line in lines if (record := _record(line)) is not None]
+    records = []
+    for line in lines:
+        with suppress(ValueError, RecursionError):
+            record = json.loads(line)
+            if isinstance(record, dict) and type(record.get("step")) is int:
+                records.append(record)
     return records, len(lines) - len(records)
-
-
-def _record(line: bytes) -> dict[str, Any] | None:
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    if isinstance(record, dict) and type(record.get("step")) is int:
-        return record
-    return None
 
 
 def _rewind(path: Path, step: int) -> Iterator[str]:
@@ -214,7 +209,10 @@ def _rewind(path: Path, step: int) -> Iterator[str]:
     try:
         records, strange = _parse(path)
         if strange:
-            aside = _free_name(path)
+            numbers = itertools.count(1)
+            aside = path.with_name(f"damaged_{path.name}")
+            while aside.exists():
+                aside = path.with_name(f"damaged_{next(numbers)}_{path.name}")
             with whole_file(aside) as temporary:
                 shutil.copyfile(path, temporary)
             yield (
@@ -227,14 +225,6 @@ def _rewind(path: Path, step: int) -> Iterator[str]:
         yield f"{path.name} is left as it is after step {step}, too: {error}"
 
 
-def _free_name(path: Path) -> Path:
-    numbers = itertools.count(1)
-    aside = path.with_name(f"damaged_{path.name}")
-    while aside.exists():
-        aside = path.with_name(f"damaged_{next(numbers)}_{path.name}")
-    return aside
-
-
 def _summary_writer(folder: Path, start: int) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
@@ -243,7 +233,72 @@ def _summary_writer(folder: Path, start: int) -> Any:
     return SummaryWriter(str(folder), purge_step=start + 1)
 
 
-def _duration(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{seconds:02d}"
+def write_report_page(folder: Path) -> Path:
+    """Writes report.html into a run folder and returns its path."""
+    parts = [f"<!doctype html><meta charset=utf-8><title>mmldm run</title><style>{STYLE}</style>"]
+    parts.append(f"<h1>{_shown(folder.name)}</h1>")
+    jobs = {path.parent.name for path in folder.glob(f"*/{METRICS}")}
+    for job in (*(j for j in JOBS if j in jobs), *sorted(jobs - set(JOBS))):
+        try:
+            records = read_metrics(folder / job / METRICS)
+        except OSError as error:
+            parts.append(f"<h2>{_shown(job)}</h2><p>{_shown(f'no metrics: {error}')}</p>")
+        else:
+            parts.append(_job_section(folder, job, records))
+    page = folder / "report.html"
+    write_text(page, "\n".join(parts))
+    return page
+
+
+def _job_section(folder: Path, job: str, records: list[dict[str, Any]]) -> str:
+    parts = [f"<h2>{_shown(job)}</h2>", _curve(records, "model/loss")]
+    held_out = [
+        record for record in records if any(name.startswith("validate/") for name in record)
+    ]
+    if held_out:
+        parts.append(_table(held_out[-1]))
+    previews = sorted((folder / job / "previews").glob("[!.]*.png"))
+    for picture in previews[-PREVIEWS_SHOWN:]:
+        name = _shown(picture.name)
+        source = quote(picture.relative_to(folder).as_posix())
+        parts.append(
+            f"<figure><img src='{source}' alt='{name}'><figcaption>{name}</figcaption></figure>"
+        )
+    return "\n".join(parts)
+
+
+def _shown(name: str) -> str:
+    return html.escape(printable(name))
+
+
+def _curve(records: list[dict[str, Any]], name: str) -> str:
+    """One quantity over steps as an SVG line, on a scale from its smallest to its largest value."""
+    points = [(r["step"], r[name]) for r in records if _is_number(r.get(name))]
+    if len(points) < 2:
+        return ""
+    steps, values = zip(*points, strict=True)
+    low, high = min(values), max(values)
+    span = (high - low) or 1.0
+    line = " ".join(
+        f"{WIDTH * (s - steps[0]) / max(steps[-1] - steps[0], 1):.1f},"
+        f"{HEIGHT - (HEIGHT - 8) * (v - low) / span - 4:.1f}"
+        for s, v in points
+    )
+    return (
+        f"<p>{html.escape(name)}: {values[0]:.4g} at step {steps[0]}, {values[-1]:.4g} at {steps[-1]}</p>"
+        f"<svg viewBox='0 0 {WIDTH} {HEIGHT}' width='{WIDTH}' height='{HEIGHT}'>"
+        f"<polyline fill='none' stroke='#225' stroke-width='1.5' points='{line}'/></svg>"
+    )
+
+
+def _table(record: dict[str, Any]) -> str:
+    cells = "".join(
+        f"<tr><td>{html.escape(name.removeprefix('validate/'))}</td><td>{value:.4g}</td></tr>"
+        for name, value in record.items()
+        if name.startswith("validate/") and _is_number(value)
+    )
+    return f"<table><tr><th>held out, step {record['step']}</th><th></th></tr>{cells}</table>"
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)

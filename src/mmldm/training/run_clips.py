@@ -1,24 +1,33 @@
 """The clips that a run is about: found once, known from then on, changed only where a person says so.
 
-folder of clips, run folder -> Manifest
+folder of clips, run folder -> Manifest -> recorded beside the recipe, while this process holds the folder.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from mmldm.config import RunConfig
+from mmldm.config import RunConfig, is_blank, load_config, save_config
 from mmldm.data.folder import find_files
+from mmldm.data.latents import files_key
 from mmldm.data.manifest import Entry, Manifest, is_manifest
 from mmldm.data.scan import scan
 from mmldm.errors import UserError
+from mmldm.files import whole_file
 from mmldm.text import printable
-from mmldm.training.run_folder import RunFolder, refuse_begun
-from mmldm.types import Progress
+from mmldm.training.checkpoint import refuse_changes
+from mmldm.training.distributed import Process
+from mmldm.training.run import RunFolder
+from mmldm.training.stopping import run_lock
+from mmldm.types import Progress, Say
 
-Note = Callable[[str], None]
-"""Called with a sentence for the person who trains."""
+SCANNED = {
+    "held_out", "seed", "skip_silent", "allow_missing", "class_pattern", "group_pattern",
+    "follow_links",
+}  # fmt: skip
+"""The settings of `data` that a manifest was made with."""
 
 
 def find_manifest(
@@ -27,7 +36,7 @@ def find_manifest(
     config: RunConfig,
     progress: Progress,
     *,
-    note: Note = print,
+    note: Say = print,
     moved_to: str | None = None,
     rescan: bool = False,
     keep: bool = True,
@@ -48,13 +57,36 @@ def find_manifest(
         UserError: There is neither, no clip is usable, the run is about other clips, or clips
             changed on disk since the scan.
     """
+    data = config.data
+
+    def scanned(source: Path, known: Manifest | None = None) -> Manifest:
+        manifest = scan(
+            source,
+            config.clip,
+            workers=max(1, data.workers),
+            **data.model_dump(include=SCANNED),
+            known=known,
+            unfinished=folder.unfinished_scan if keep else None,
+            progress=lambda done, total: progress("scan", done, total),
+        )
+        manifest.require_clips()
+        if not manifest.complete.split("train"):
+            raise UserError(
+                f"{_shown(manifest.root)}: no clip with both sound and picture is left to train on; the "
+                "others are held out or lack one of them."
+            )
+        return manifest
+
+    # A new run: its clips are those that were named.
     if not folder.manifest.is_file():
         first = moved_to or source
         if moved_to and source and Path(source).exists() and not Path(source).samefile(moved_to):
             raise UserError(f"name the clips once: {source}, or --data {moved_to}.")
         if first is None:
             raise UserError("no clips: set data.folder in the recipe, or name a folder of clips.")
-        return _usable(_scan(Path(first), folder, config, progress, keep))
+        return scanned(Path(first))
+
+    # A run that knows its clips: they have to be there, and the same ones.
     manifest = Manifest.load(folder.manifest)
     if moved_to is not None:
         manifest = _moved(manifest, Path(moved_to), note)
@@ -71,9 +103,11 @@ def find_manifest(
         note(
             f"{touched} clips have another time of change and the same content: taken as the same."
         )
+
+    # What is not the same is refused, or taken in if the person says so.
     changed, arrived = fresh.changed(), _arrived(fresh, config)
     if rescan:
-        return _scanned_again(folder, fresh, config, progress, note, changed, arrived, keep)
+        return _scanned_again(folder, fresh, scanned, note, changed, arrived)
     if changed:
         raise UserError(
             f"{_changes(fresh, changed)} since they were scanned, for example "
@@ -85,42 +119,6 @@ def find_manifest(
             f"{printable(arrived[0])}): --rescan takes them in."
         )
     return fresh
-
-
-def _scan(
-    source: Path,
-    folder: RunFolder,
-    config: RunConfig,
-    progress: Progress,
-    keep: bool,
-    known: Manifest | None = None,
-) -> Manifest:
-    data = config.data
-    return scan(
-        source,
-        config.clip,
-        workers=max(1, data.workers),
-        held_out=data.held_out,
-        seed=data.seed,
-        class_pattern=data.class_pattern,
-        group_pattern=data.group_pattern,
-        follow_links=data.follow_links,
-        skip_silent=data.skip_silent,
-        allow_missing=data.allow_missing,
-        known=known,
-        unfinished=folder.unfinished_scan if keep else None,
-        progress=lambda done, total: progress("scan", done, total),
-    )
-
-
-def _usable(manifest: Manifest) -> Manifest:
-    manifest.require_clips()
-    if not manifest.complete.split("train"):
-        raise UserError(
-            f"{_shown(manifest.root)}: no clip with both sound and picture is left to train on; the others "
-            "are held out or lack one of them."
-        )
-    return manifest
 
 
 def _require_same(folder: RunFolder, manifest: Manifest, source: Path) -> None:
@@ -142,7 +140,7 @@ def _require_same(folder: RunFolder, manifest: Manifest, source: Path) -> None:
     )
 
 
-def _moved(manifest: Manifest, place: Path, note: Note) -> Manifest:
+def _moved(manifest: Manifest, place: Path, note: Say) -> Manifest:
     """The manifest with its clips in another folder, all of which must be there."""
     if not place.is_dir():
         raise UserError(f"--data {place} is not a folder.")
@@ -164,7 +162,7 @@ def _moved(manifest: Manifest, place: Path, note: Note) -> Manifest:
 def _arrived(manifest: Manifest, config: RunConfig) -> list[str]:
     """Files that the scan did not know. What a list of version 1 named is not known any more."""
     data = config.data
-    source = manifest.root if manifest.list_name is None else manifest.root / manifest.list_name
+    source = _source(manifest)
     listed_once = data.folder is not None and Path(data.folder).is_file()
     if not source.exists() or (manifest.list_name is None and listed_once):
         return []
@@ -177,20 +175,17 @@ def _arrived(manifest: Manifest, config: RunConfig) -> list[str]:
 def _scanned_again(
     folder: RunFolder,
     manifest: Manifest,
-    config: RunConfig,
-    progress: Progress,
-    note: Note,
+    scanned: Callable[[Path, Manifest], Manifest],
+    note: Say,
     changed: Sequence[Entry],
     arrived: Sequence[str],
-    keep: bool,
 ) -> Manifest:
     """The folder as it is now; known clips keep their side."""
     if not (changed or arrived):
         note("rescan: the clips are as they were.")
         return manifest
     refuse_begun(folder, f"{len(arrived)} new and {len(changed)} changed or gone")
-    source = manifest.root if manifest.list_name is None else manifest.root / manifest.list_name
-    fresh = _usable(_scan(source, folder, config, progress, keep, known=manifest))
+    fresh = scanned(_source(manifest), manifest)
     now = {entry.path for entry in fresh.entries}
     gone = [entry.path for entry in changed if entry.path not in now]
     note(
@@ -200,6 +195,11 @@ def _scanned_again(
         + f"; {len(fresh.usable)} usable, {len(manifest.usable)} before."
     )
     return fresh
+
+
+def _source(manifest: Manifest) -> Path:
+    """What was scanned: a folder, or a list of files in it."""
+    return manifest.root if manifest.list_name is None else manifest.root / manifest.list_name
 
 
 def _changes(manifest: Manifest, entries: Sequence[Entry]) -> str:
@@ -215,3 +215,69 @@ def _changes(manifest: Manifest, entries: Sequence[Entry]) -> str:
 
 def _shown(path: Path) -> str:
     return printable(str(path))
+
+
+@contextmanager
+def claim(
+    folder: RunFolder, config: RunConfig, manifest: Manifest | None, process: Process
+) -> Iterator[Manifest]:
+    """Holds the run folder for this process, and records recipe and manifest in it.
+
+    Rank 0 does; a recipe that is refused leaves the earlier one in its place.
+
+    Args:
+        manifest: Of rank 0; the others read what it has recorded.
+
+    Yields:
+        The manifest, on every process.
+
+    Raises:
+        UserError: Another process holds the folder, the clips would be split differently than
+            the run's manifest says, or a job has begun on other clips.
+    """
+    with ExitStack() as held:
+        process.on_main(lambda: held.enter_context(_recorded(folder, config, manifest)))
+        yield manifest or Manifest.load(folder.manifest)
+
+
+@contextmanager
+def _recorded(folder: RunFolder, config: RunConfig, manifest: Manifest | None) -> Iterator[None]:
+    with run_lock(folder.root, lambda sentence: None):
+        earlier = folder.config.read_bytes() if folder.config.is_file() else b""
+        recorded = Manifest.load(folder.manifest) if folder.manifest.is_file() else None
+        if recorded is not None and not is_blank(earlier):
+            # Other settings would scan other clips, or split them otherwise.
+            old, new = (
+                {"data": recipe.data.model_dump(include=SCANNED)}
+                for recipe in (load_config(folder.config), config)
+            )
+            refuse_changes(old, new, str(folder.root))
+        if recorded is None:
+            assert manifest is not None, "rank 0 has scanned"
+        elif manifest is not None and files_key(manifest) != files_key(recorded):
+            refuse_begun(folder, "other clips or sides")
+        if manifest is not None and manifest != recorded:
+            manifest.save(folder.manifest)
+        save_config(config, folder.config)
+        try:
+            yield
+        except UserError:
+            if not is_blank(earlier):
+                with whole_file(folder.config) as partial:
+                    partial.write_bytes(earlier)
+            raise
+
+
+def refuse_begun(folder: RunFolder, what: str) -> None:
+    """Refuses a manifest of other clips than those that a job has been trained on.
+
+    Raises:
+        UserError: A job has a checkpoint.
+    """
+    begun = folder.begun()
+    if begun:
+        raise UserError(
+            f"{folder.root}: the {begun[0]} job has been trained on the clips as they were scanned, and the "
+            f"manifest would change ({what}): finish the run without --rescan, or start another one with "
+            f"--config {folder.config}."
+        )

@@ -17,19 +17,20 @@ from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from mmldm.config import RunConfig, TrainConfig, bind, parse
-from mmldm.diffusion.schedules import ScheduleConfig, make_scheduler
-from mmldm.errors import UserError
+from mmldm.config import RunConfig, TrainConfig
+from mmldm.errors import UserError, first_line
 from mmldm.models.autoencoder import MultiModalAutoencoder
 from mmldm.models.discriminator import TupleDiscriminator
 from mmldm.models.generator import JointGenerator
 from mmldm.models.image_vae import ImageVAE, load_image_vae
 from mmldm.models.pretrained import refuse_folding
+from mmldm.strict import bind
 from mmldm.training.jobs.autoencoder import autoencoder_arguments
 from mmldm.training.jobs.generator import generator_arguments
 from mmldm.training.jobs.vae import build_vae
 from mmldm.training.jobs.vocoder import build_vocoder
-from mmldm.training.muon import hidden_weights
+from mmldm.training.optim import hidden_weights
+from mmldm.training.run import schedulers
 from mmldm.types import AV
 
 BYTES = 4
@@ -52,7 +53,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Job:
+class JobSize:
     """One training job.
 
     Attributes:
@@ -78,7 +79,7 @@ class Summary:
 
     spaces: dict[str, AV[tuple[int, ...]]]
     parts: tuple[Part, ...]
-    jobs: tuple[Job, ...]
+    jobs: tuple[JobSize, ...]
 
     def __str__(self) -> str:
         lines = ["spaces of one clip"]
@@ -116,7 +117,8 @@ def summarise(config: RunConfig, num_classes: int) -> Summary:
         UserError: A section does not fit what it builds, or the parts do not fit each other.
     """
     spec = config.clip
-    _check_schedules(config)
+    # Schedules are checked here, networks where they are built.
+    schedulers(config)
     with FakeTensorMode(allow_non_fake_inputs=True), _section("vae.model"):
         with unset_fake_temporarily():
             trained_vae: Any = build_vae(config, weights=False)
@@ -167,7 +169,7 @@ def summarise(config: RunConfig, num_classes: int) -> Summary:
     )
 
 
-def _vocoder(config: RunConfig) -> tuple[list[Part], list[Job]]:
+def _vocoder(config: RunConfig) -> tuple[list[Part], list[JobSize]]:
     """The vocoder's line and job; none where the recipe has no vocoder."""
     job = config.vocoder
     if job is None:
@@ -184,23 +186,15 @@ def _vocoder(config: RunConfig) -> tuple[list[Part], list[Job]]:
     )
 
 
-def _check_schedules(config: RunConfig) -> None:
-    schedules = {
-        job: parse(ScheduleConfig, getattr(config, job).schedule, f"{job}.schedule")
-        for job in ("autoencoder", "generator")
-    }
-    make_scheduler(schedules["autoencoder"], "ddim")
-    make_scheduler(schedules["generator"], config.sample.scheduler)
-
-
 @contextmanager
 def _section(name: str) -> Iterator[None]:
     """Constructors and layers complain about wrong sizes in many ways; the section is to blame."""
     try:
         yield
     except (ArithmeticError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        cause = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise UserError(f"{name}: no network can be built from this section: {cause}") from error
+        raise UserError(
+            f"{name}: no network can be built from this section: {first_line(error)}"
+        ) from error
 
 
 def used_vae(config: RunConfig, trained: ImageVAE) -> ImageVAE:
@@ -249,10 +243,10 @@ def _job(
     train: TrainConfig | None,
     networks: list[nn.Module],
     frozen: Sequence[nn.Module] = (),
-) -> Job:
+) -> JobSize:
     """The first network is the one that is averaged and exported."""
     if train is None:
-        return Job(name, None, 0, 0)
+        return JobSize(name, None, 0, 0)
     values = sum(_stored(network) + MOMENTS * _trained(network) for network in networks)
     if train.ema_decay is not None:
         values += _trained(networks[0])
@@ -260,7 +254,7 @@ def _job(
         # Muon keeps one moment where AdamW keeps two.
         values -= sum(weight.numel() for weight in hidden_weights(networks[0]).values())
     held = values + sum(map(_trained, networks)) + sum(map(_stored, frozen))
-    return Job(name, train, BYTES * values, BYTES * held)
+    return JobSize(name, train, BYTES * values, BYTES * held)
 
 
 def _count(network: nn.Module) -> int:

@@ -11,9 +11,9 @@ from mmldm.data.latents import Splits
 from mmldm.models.image_vae import load_image_vae
 from mmldm.training.distributed import Process
 from mmldm.training.jobs.autoencoder import AutoencoderStage
-from mmldm.training.journey import Journey
+from mmldm.training.optim import Turn
 from mmldm.training.randomness import StepRandom
-from mmldm.training.turn import Turn
+from mmldm.training.run import Run
 from mmldm.types import AV, Latents
 
 from ...smallest import smallest_recipe
@@ -22,7 +22,7 @@ ROWS = 4
 
 
 @pytest.fixture
-def stage(finished: Journey) -> AutoencoderStage:
+def stage(finished: Run) -> AutoencoderStage:
     return AutoencoderStage(
         smallest_recipe(),
         load_image_vae(finished.folder.export("vae")),
@@ -121,7 +121,7 @@ def test_model_turn_does_not_own_the_critic_or_the_image_vae(stage: AutoencoderS
     assert not owned & {id(p) for p in stage.vae.parameters()}
 
 
-def test_latent_scale_takes_the_place_of_fitted_statistics(finished: Journey) -> None:
+def test_latent_scale_takes_the_place_of_fitted_statistics(finished: Run) -> None:
     recipe = smallest_recipe()
     section = recipe.autoencoder.model_copy(update={"latent_scale": 0.18215})
     caches = Splits.open(finished.folder.cache("image_latents"))
@@ -144,7 +144,7 @@ def test_critic_stays_out_before_its_start_step(stage: AutoencoderStage) -> None
 
 
 def test_leaving_the_adversarial_loss_out_leaves_weights_and_other_terms_as_they_were(
-    finished: Journey, stage: AutoencoderStage
+    finished: Run, stage: AutoencoderStage
 ) -> None:
     recipe = smallest_recipe(critic=False)
     vae = load_image_vae(finished.folder.export("vae"))

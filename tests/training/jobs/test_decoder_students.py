@@ -10,17 +10,17 @@ from mmldm.models.image_codec import ImageCodec
 from mmldm.pipelines.decoding import decode_to_image_latents
 from mmldm.pipelines.sounding_video import SoundingVideoPipeline
 from mmldm.training.distil import distil, with_distillation
-from mmldm.training.journey import Journey
+from mmldm.training.run import Run
 from mmldm.types import AV, MODALITIES
 
 from ...smallest import CLIP, smallest_recipe
-from ..conftest import journey
+from ..conftest import new_run
 
 TEACHER_STEPS = 20
 
 
 @pytest.fixture(scope="module")
-def distilled(manifest: Manifest, tmp_path_factory: pytest.TempPathFactory) -> Journey:
+def distilled(manifest: Manifest, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A run of the paper's form with an epsilon decoder, distilled to 4, 2 and 1 steps."""
     recipe = smallest_recipe(steps=2, critic=False, paper_form=True)
     quiet = {"validate_every": 0, "preview_every": 0, "save_every": 0, "log_every": 50}
@@ -30,7 +30,7 @@ def distilled(manifest: Manifest, tmp_path_factory: pytest.TempPathFactory) -> J
     section = recipe.autoencoder.model_copy(update={"train": train})
     sample = recipe.sample.model_copy(update={"decoder_steps": TEACHER_STEPS})
     recipe = recipe.model_copy(update={"autoencoder": section, "sample": sample, "vocoder": None})
-    run = journey(recipe, manifest, tmp_path_factory.mktemp("decoder"))
+    run = new_run(recipe, manifest, tmp_path_factory.mktemp("decoder"))
     for job in ("vae", "autoencoder", "generator"):
         run.run(job)
     run.config = with_distillation(recipe, "decoder")
@@ -42,7 +42,7 @@ def distilled(manifest: Manifest, tmp_path_factory: pytest.TempPathFactory) -> J
     return run
 
 
-def decoded(pipeline: SoundingVideoPipeline, run: Journey, steps: int) -> AV[torch.Tensor]:
+def decoded(pipeline: SoundingVideoPipeline, run: Run, steps: int) -> AV[torch.Tensor]:
     """Normalised image latents of held-out clips, from the same noise whatever the model."""
     batch = run.image_latents().held_out[torch.arange(2)]
     codec = ImageCodec(pipeline.vae, pipeline.autoencoder.image_statistics)
@@ -58,7 +58,7 @@ def decoded(pipeline: SoundingVideoPipeline, run: Journey, steps: int) -> AV[tor
 
 
 def test_one_step_of_the_student_is_nearer_to_the_teachers_twenty_than_its_own_one_is(
-    distilled: Journey,
+    distilled: Run,
 ) -> None:
     teacher = SoundingVideoPipeline.from_pretrained(distilled.folder.model)
     student = SoundingVideoPipeline.from_pretrained(distilled.folder.distilled)
@@ -69,7 +69,7 @@ def test_one_step_of_the_student_is_nearer_to_the_teachers_twenty_than_its_own_o
     assert learnt.video < 0.5 * alone.video
 
 
-def test_student_predicts_v_and_only_its_u_net_differs(distilled: Journey) -> None:
+def test_student_predicts_v_and_only_its_u_net_differs(distilled: Run) -> None:
     teacher = SoundingVideoPipeline.from_pretrained(distilled.folder.model)
     student = SoundingVideoPipeline.from_pretrained(distilled.folder.distilled)
     assert student.decoder_scheduler.config.prediction_type == "v_prediction"
@@ -80,13 +80,13 @@ def test_student_predicts_v_and_only_its_u_net_differs(distilled: Journey) -> No
     assert all(name.startswith("decoder.") for name in moved)
 
 
-def test_every_number_of_steps_is_a_job_with_a_model_of_its_own(distilled: Journey) -> None:
+def test_every_number_of_steps_is_a_job_with_a_model_of_its_own(distilled: Run) -> None:
     for steps in (4, 2, 1):
         export: Path = distilled.folder.export(f"decoder_{steps}")
         assert SoundingVideoPipeline.from_pretrained(export).config.decoder_steps == steps
 
 
-def test_generator_and_decoder_are_distilled_in_either_order(distilled: Journey) -> None:
+def test_generator_and_decoder_are_distilled_in_either_order(distilled: Run) -> None:
     config = with_distillation(distilled.config, "generator")
     job = config.distill_generator
     assert job is not None

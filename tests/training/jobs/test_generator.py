@@ -8,8 +8,8 @@ from mmldm.config import TASKS
 from mmldm.data.latents import Splits
 from mmldm.pipelines.sounding_video import SoundingVideoPipeline
 from mmldm.training.jobs.generator import GeneratorStage, GeneratorTurn
-from mmldm.training.journey import Journey
 from mmldm.training.randomness import StepRandom
+from mmldm.training.run import Run
 from mmldm.types import AV, Latents
 
 from ...smallest import smallest_recipe
@@ -19,7 +19,7 @@ ROWS = 4
 
 
 @pytest.fixture
-def stage(finished: Journey) -> GeneratorStage:
+def stage(finished: Run) -> GeneratorStage:
     pipeline = SoundingVideoPipeline.from_pretrained(finished.folder.model)
     caches = Splits.open(finished.folder.cache("latents"))
     return GeneratorStage(smallest_recipe(), pipeline, caches, torch.device("cpu"))

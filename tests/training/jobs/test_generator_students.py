@@ -12,9 +12,9 @@ from mmldm.errors import UserError
 from mmldm.pipelines.settings import QUALITY_ROWS
 from mmldm.pipelines.sounding_video import SoundingVideoPipeline
 from mmldm.training.jobs.students import KNOWN, GeneratorDistillation
-from mmldm.training.journey import Journey
 from mmldm.training.loop import train
 from mmldm.training.randomness import StepRandom
+from mmldm.training.run import Run
 from mmldm.types import AV
 
 from ...smallest import smallest_recipe
@@ -31,7 +31,7 @@ def recipe(steps: int = 6) -> RunConfig:
 
 
 def distillation(
-    finished: Journey, scale: float = 2.0, steps: int = 2, teacher_steps: int = 4, length: int = 6
+    finished: Run, scale: float = 2.0, steps: int = 2, teacher_steps: int = 4, length: int = 6
 ) -> GeneratorDistillation:
     pipeline = SoundingVideoPipeline.from_pretrained(finished.folder.model)
     pipeline.register_to_config(guidance_scale=scale)
@@ -50,7 +50,7 @@ def distillation(
 
 
 def test_student_of_an_unguided_teacher_with_equal_steps_starts_without_error(
-    finished: Journey,
+    finished: Run,
 ) -> None:
     same = distillation(finished, scale=1.0, steps=4)
     assert max(same.validate().values()) < 1e-9
@@ -58,7 +58,7 @@ def test_student_of_an_unguided_teacher_with_equal_steps_starts_without_error(
     assert min(guided.validate().values()) > 1e-6
 
 
-def test_student_learns_the_guided_prediction(finished: Journey) -> None:
+def test_student_learns_the_guided_prediction(finished: Run) -> None:
     stage = distillation(finished)
     before = stage.validate()
     optimizer = torch.optim.AdamW(stage.turn.parameters(), lr=2e-3)
@@ -73,7 +73,7 @@ def test_student_learns_the_guided_prediction(finished: Journey) -> None:
     assert all(after[name] < 0.5 * before[name] for name in before), (before, after)
 
 
-def test_teacher_stays_as_it_was(finished: Journey) -> None:
+def test_teacher_stays_as_it_was(finished: Run) -> None:
     stage = distillation(finished)
     before = {name: value.clone() for name, value in stage.teacher.state_dict().items()}
     stage.turn(next(stage.batches(0, 0, 1)), StepRandom(0, 0, "model", ROWS))["loss"].backward()
@@ -83,7 +83,7 @@ def test_teacher_stays_as_it_was(finished: Journey) -> None:
     assert all(torch.equal(value, before[n]) for n, value in stage.teacher.state_dict().items())
 
 
-def test_only_generated_modalities_of_whole_clips_have_an_error(finished: Journey) -> None:
+def test_only_generated_modalities_of_whole_clips_have_an_error(finished: Run) -> None:
     stage = distillation(finished)
     batch = next(stage.batches(0, 0, 1))
     lacking = torch.tensor([[True, True]] * 6 + [[False, True], [True, False]])
@@ -95,7 +95,7 @@ def test_only_generated_modalities_of_whole_clips_have_an_error(finished: Journe
             assert error[6:].tolist() == [0, 0]
 
 
-def test_loss_does_not_depend_on_how_the_batch_is_split(finished: Journey) -> None:
+def test_loss_does_not_depend_on_how_the_batch_is_split(finished: Run) -> None:
     stage = distillation(finished)
     batch = next(stage.batches(0, 0, 1))
     whole = stage.turn(batch, StepRandom(0, 0, "model", ROWS))["loss"]
@@ -110,7 +110,7 @@ def test_loss_does_not_depend_on_how_the_batch_is_split(finished: Journey) -> No
 
 
 def test_job_resumes_to_the_same_bits_and_exports_unguided_steps(
-    finished: Journey, tmp_path: Path
+    finished: Run, tmp_path: Path
 ) -> None:
     job = recipe().distill_generator
     assert job is not None
@@ -132,7 +132,7 @@ def test_job_resumes_to_the_same_bits_and_exports_unguided_steps(
         assert (chosen.scheduler, chosen.num_inference_steps, chosen.guidance_scale) == (None, 2, 1)
 
 
-def test_resuming_with_another_teacher_is_refused(finished: Journey, tmp_path: Path) -> None:
+def test_resuming_with_another_teacher_is_refused(finished: Run, tmp_path: Path) -> None:
     job = recipe().distill_generator
     assert job is not None
     train(distillation(finished), job.train, tmp_path, seed=0)

@@ -11,12 +11,12 @@ from mmldm.errors import UserError
 from mmldm.models.image_vae import PatchAutoencoderKL, TinyImageAutoencoder, load_image_vae
 from mmldm.pipelines.sounding_video import SoundingVideoPipeline
 from mmldm.training.jobs.vae import VaeTurn, build_vae
-from mmldm.training.journey import Journey
 from mmldm.training.randomness import StepRandom
+from mmldm.training.run import Run
 from mmldm.types import AV, WindowBatch
 
 from ...smallest import CLIP, smallest_recipe
-from ..conftest import journey
+from ..conftest import new_run
 
 LIGHT = {"decoder_channels": 8, "decoder_blocks": 1, "upsample_channels": [4]}
 
@@ -77,9 +77,9 @@ def test_only_the_decoder_is_trained_and_it_learns(pretrained: Path) -> None:
 
 
 def test_new_decoder_takes_the_place_of_a_finished_models_own(
-    finished: Journey, tmp_path: Path
+    finished: Run, tmp_path: Path
 ) -> None:
-    run = journey(
+    run = new_run(
         recipe(finished.folder.export("vae"), decoder={**LIGHT, "decoder_channels": 4}),
         finished.manifest,
         tmp_path,

@@ -1,6 +1,7 @@
 """The `vocoder` job on real clips: it learns, its model joins the pipeline, and old runs get one later."""
 
 from pathlib import Path
+from shutil import copytree
 from typing import Any
 
 import pytest
@@ -13,12 +14,12 @@ from mmldm.errors import UserError
 from mmldm.models.vocoder import FourierVocoder
 from mmldm.pipelines.sounding_video import SoundingVideoPipeline
 from mmldm.training.jobs.vocoder import build_vocoder
-from mmldm.training.journey import Journey, jobs, replace_folder
 from mmldm.training.report import METRICS, read_metrics
+from mmldm.training.run import Run, jobs_of
 from mmldm.types import WindowBatch
 
 from ...smallest import CLIP, smallest_recipe
-from ..conftest import journey
+from ..conftest import new_run
 
 
 def with_vocoder(recipe: RunConfig, **changes: Any) -> RunConfig:
@@ -34,7 +35,7 @@ def test_short_training_brings_the_sound_nearer(manifest: Manifest, tmp_path: Pa
     train = recipe.vocoder.train.model_dump() | {
         "learning_rate": 3e-3, "validate_every": 10, "preview_every": 0, "save_every": 0,
     }  # fmt: skip
-    run = journey(with_vocoder(recipe, train=train), manifest, tmp_path)
+    run = new_run(with_vocoder(recipe, train=train), manifest, tmp_path)
     run.run("vocoder")
     rows = read_metrics(run.folder.job("vocoder") / METRICS)
     losses = [row["model/loss"] for row in rows if "model/loss" in row]
@@ -44,7 +45,7 @@ def test_short_training_brings_the_sound_nearer(manifest: Manifest, tmp_path: Pa
         assert held_out[-1][name] < held_out[0][name]
 
 
-def test_finished_vocoder_is_a_part_of_the_model(finished: Journey) -> None:
+def test_finished_vocoder_is_a_part_of_the_model(finished: Run) -> None:
     pipeline = SoundingVideoPipeline.from_pretrained(finished.folder.model)
     export = FourierVocoder.from_pretrained(finished.folder.export("vocoder"))
     assert isinstance(pipeline.vocoder, FourierVocoder)
@@ -56,12 +57,12 @@ def test_finished_vocoder_is_a_part_of_the_model(finished: Journey) -> None:
 
 
 def test_run_finished_without_a_vocoder_gets_one_later(
-    finished: Journey, manifest: Manifest, tmp_path: Path
+    finished: Run, manifest: Manifest, tmp_path: Path
 ) -> None:
-    run = journey(smallest_recipe(steps=1), manifest, tmp_path)
-    replace_folder(finished.folder.export("generator"), run.folder.model)
+    run = new_run(smallest_recipe(steps=1), manifest, tmp_path)
+    copytree(finished.folder.export("generator"), run.folder.model)
     run.folder.job("generator").mkdir()
-    replace_folder(finished.folder.export("generator"), run.folder.export("generator"))
+    copytree(finished.folder.export("generator"), run.folder.export("generator"))
     assert SoundingVideoPipeline.from_pretrained(run.folder.model).vocoder is None
     run.run("vocoder")
     pipeline = SoundingVideoPipeline.from_pretrained(run.folder.model)
@@ -72,11 +73,11 @@ def test_run_finished_without_a_vocoder_gets_one_later(
 
 
 def test_pretrained_vocoder_is_taken_as_it_is(
-    finished: Journey, manifest: Manifest, tmp_path: Path
+    finished: Run, manifest: Manifest, tmp_path: Path
 ) -> None:
     source = finished.folder.export("vocoder")
     recipe = with_vocoder(smallest_recipe(), pretrained=str(source), model=None, train=None)
-    run = journey(recipe, manifest, tmp_path)
+    run = new_run(recipe, manifest, tmp_path)
     assert run.run("vocoder") is None
     ours, theirs = (
         FourierVocoder.from_pretrained(f) for f in (run.folder.export("vocoder"), source)
@@ -85,7 +86,7 @@ def test_pretrained_vocoder_is_taken_as_it_is(
         assert torch.equal(tensor, theirs.state_dict()[name])
 
 
-def test_vocoder_of_other_clips_is_refused(finished: Journey) -> None:
+def test_vocoder_of_other_clips_is_refused(finished: Run) -> None:
     source = str(finished.folder.export("vocoder"))
     recipe = with_vocoder(smallest_recipe(), pretrained=source, model=None, train=None)
     assert recipe.vocoder is not None
@@ -100,7 +101,7 @@ def test_noise_on_the_spectrogram_changes_the_loss_and_nothing_else(
     losses = []
     for noise in (0.0, 3.0):
         recipe = with_vocoder(smallest_recipe(steps=1), loss={"mel_noise": noise})
-        run = journey(recipe, manifest, tmp_path / str(noise))
+        run = new_run(recipe, manifest, tmp_path / str(noise))
         run.run("vocoder")
         [row] = [r for r in read_metrics(run.folder.job("vocoder") / METRICS) if "model/loss" in r]
         losses.append(row["model/loss"])
@@ -110,9 +111,9 @@ def test_noise_on_the_spectrogram_changes_the_loss_and_nothing_else(
 
 def test_recipe_without_the_section_has_three_jobs() -> None:
     recipe = smallest_recipe()
-    assert jobs(recipe) == ("vae", "autoencoder", "generator", "vocoder")
+    assert jobs_of(recipe) == ("vae", "autoencoder", "generator", "vocoder")
     without = recipe.model_copy(update={"vocoder": None})
-    assert jobs(without) == ("vae", "autoencoder", "generator")
+    assert jobs_of(without) == ("vae", "autoencoder", "generator")
 
 
 @pytest.mark.parametrize(

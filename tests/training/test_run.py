@@ -13,15 +13,16 @@ from mmldm.errors import UserError
 from mmldm.models.image_vae import load_image_vae
 from mmldm.models.signal_decoder import SignalDecoder
 from mmldm.pipelines.sounding_video import SoundingVideoPipeline
-from mmldm.training.journey import JOBS, Journey
+from mmldm.training import JOBS
 from mmldm.training.report import METRICS, read_metrics
+from mmldm.training.run import Run
 from mmldm.training.run_clips import find_manifest
 
 from ..smallest import CLIP, smallest_recipe
-from .conftest import journey
+from .conftest import new_run
 
 
-def test_journey_ends_in_a_model_that_generates_clips(finished: Journey) -> None:
+def test_journey_ends_in_a_model_that_generates_clips(finished: Run) -> None:
     pipeline = SoundingVideoPipeline.from_pretrained(finished.folder.model)
     pipeline.set_progress_bar_config(disable=True)
     clips = pipeline(num_samples=2, seed=3, class_labels="glass").clips
@@ -32,7 +33,7 @@ def test_journey_ends_in_a_model_that_generates_clips(finished: Journey) -> None
         assert clip.waveform.isfinite().all()
 
 
-def test_every_job_leaves_metrics_previews_and_a_model(finished: Journey) -> None:
+def test_every_job_leaves_metrics_previews_and_a_model(finished: Run) -> None:
     for job in JOBS:
         folder = finished.folder.job(job)
         rows = read_metrics(folder / METRICS)
@@ -42,14 +43,14 @@ def test_every_job_leaves_metrics_previews_and_a_model(finished: Journey) -> Non
         assert (finished.folder.export(job)).is_dir()
 
 
-def test_caches_hold_every_usable_clip_once(finished: Journey) -> None:
+def test_caches_hold_every_usable_clip_once(finished: Run) -> None:
     for name in ("image_latents", "latents"):
         caches = Splits.open(finished.folder.cache(name))
         assert len(caches.train) == len(finished.manifest.split("train"))
         assert len(caches.held_out) == len(finished.manifest.split("held_out"))
 
 
-def test_generators_latents_are_standardised_by_the_caches_statistics(finished: Journey) -> None:
+def test_generators_latents_are_standardised_by_the_caches_statistics(finished: Run) -> None:
     cache = Splits.open(finished.folder.cache("latents")).train
     pipeline = SoundingVideoPipeline.from_pretrained(finished.folder.model)
     latents = cache[torch.arange(len(cache))]
@@ -64,12 +65,12 @@ def test_generators_latents_are_standardised_by_the_caches_statistics(finished: 
 
 
 def test_fine_tuning_a_pretrained_image_vae_moves_its_decoder_alone(
-    finished: Journey, tmp_path: Path
+    finished: Run, tmp_path: Path
 ) -> None:
     recipe = smallest_recipe(steps=2)
     source = str(finished.folder.export("vae"))
     section = recipe.vae.model_copy(update={"pretrained": source, "model": None})
-    run = journey(recipe.model_copy(update={"vae": section}), finished.manifest, tmp_path)
+    run = new_run(recipe.model_copy(update={"vae": section}), finished.manifest, tmp_path)
     run.run("vae")
     before, after = load_image_vae(source), load_image_vae(run.folder.export("vae"))
     moved = {
@@ -82,7 +83,7 @@ def test_fine_tuning_a_pretrained_image_vae_moves_its_decoder_alone(
 
 
 def test_paper_form_trains_with_the_same_code(manifest: Manifest, tmp_path: Path) -> None:
-    run = journey(smallest_recipe(steps=2, critic=False, paper_form=True), manifest, tmp_path)
+    run = new_run(smallest_recipe(steps=2, critic=False, paper_form=True), manifest, tmp_path)
     for job in JOBS:
         run.run(job)
     pipeline = SoundingVideoPipeline.from_pretrained(run.folder.model)
@@ -100,7 +101,7 @@ def test_decoder_starts_from_a_pretrained_unet_that_a_resumed_run_does_not_need(
     SignalDecoder.from_sizes(channels=4, **sizes).save_pretrained(tmp_path / "sd" / "unet")
     section = recipe.autoencoder.model_copy(update={"decoder_init": str(tmp_path / "sd")})
     recipe = recipe.model_copy(update={"autoencoder": section})
-    run = journey(recipe, manifest, tmp_path / "run")
+    run = new_run(recipe, manifest, tmp_path / "run")
     run.run("vae")
     run.run("autoencoder")
     (tmp_path / "sd").rename(tmp_path / "gone")
@@ -110,17 +111,17 @@ def test_decoder_starts_from_a_pretrained_unet_that_a_resumed_run_does_not_need(
     assert len(loaded) == 1
     assert "0 unexpected" in loaded[0]
     with pytest.raises(UserError, match="neither a folder here nor a name"):
-        journey(recipe, manifest, tmp_path / "another").run("vae")
+        new_run(recipe, manifest, tmp_path / "another").run("vae")
 
 
 def test_generator_whose_rows_all_forget_their_class_has_none(
-    finished: Journey, manifest: Manifest, tmp_path: Path
+    finished: Run, manifest: Manifest, tmp_path: Path
 ) -> None:
     recipe = smallest_recipe(steps=1)
     section = recipe.generator.model_copy(
         update={"class_dropout": 1.0, "autoencoder": str(finished.folder.export("autoencoder"))}
     )
-    run = journey(recipe.model_copy(update={"generator": section}), manifest, tmp_path)
+    run = new_run(recipe.model_copy(update={"generator": section}), manifest, tmp_path)
     shutil.copytree(finished.folder.export("vae"), run.folder.export("vae"))
     run.run("generator")
     pipeline = SoundingVideoPipeline.from_pretrained(run.folder.model)
@@ -133,15 +134,15 @@ def test_generator_whose_rows_all_forget_their_class_has_none(
 def test_a_later_job_without_the_earlier_one_says_which_is_missing(
     manifest: Manifest, tmp_path: Path
 ) -> None:
-    run = journey(smallest_recipe(), manifest, tmp_path)
+    run = new_run(smallest_recipe(), manifest, tmp_path)
     with pytest.raises(UserError, match="run the vae job first"):
         run.run("autoencoder")
 
 
 def test_changed_clip_is_noticed_before_training_goes_on(
-    finished: Journey, tmp_path: Path, manifest: Manifest
+    finished: Run, tmp_path: Path, manifest: Manifest
 ) -> None:
-    run = journey(smallest_recipe(), manifest, tmp_path)
+    run = new_run(smallest_recipe(), manifest, tmp_path)
     first, *rest = manifest.entries
     stale = manifest.model_copy(
         update={"entries": (first.model_copy(update={"size": first.size + 1}), *rest)}
@@ -151,7 +152,7 @@ def test_changed_clip_is_noticed_before_training_goes_on(
         find_manifest(run.folder, None, run.config, run.progress)
 
 
-def test_bundled_index_names_only_pinned_module_paths(finished: Journey) -> None:
+def test_bundled_index_names_only_pinned_module_paths(finished: Run) -> None:
     """These strings are a file format: old model folders hold them."""
     index = json.loads((finished.folder.model / "model_index.json").read_text())
     assert index["vae"] == ["mmldm.models.image_vae", "PatchAutoencoderKL"]
