@@ -9,14 +9,14 @@ motion, copies of real clips, silent and frozen clips.
 import sys
 from pathlib import Path
 
-from mmldm.cli.progress import ProgressLine
-
+from mmldm.cli.terminal import ProgressLine
 from mmldm.evaluation.evaluate import evaluate
-from mmldm.evaluation.feature_cache import FeatureCache
-from mmldm.evaluation.measure_building import build_measures
+from mmldm.evaluation.features import build_measures
+from mmldm.evaluation.measuring import FeatureCache
+from mmldm.evaluation.metrics import choose
+from mmldm.evaluation.page import table
 from mmldm.evaluation.protocol import find_protocol
-from mmldm.evaluation.registry import choose
-from mmldm.evaluation.report import as_json, table
+from mmldm.evaluation.report import as_json
 from mmldm.evaluation.sides import Finder
 
 FREE = "av-align,beat-alignment,memorisation,silent,frozen"
@@ -32,10 +32,11 @@ def main(samples: str, real: str, out: str, metrics: str = FREE) -> str:
         sides = finder.folder_sides(Path(samples), finder.real_sets(Path(real), held_out=None))
 
         # Each clip is measured once, and what was measured is kept.
-        measures, _ = build_measures(chosen, sides.known.anchor, protocol, line)
+        needed = [metric.measure for metric in chosen]
+        measures = build_measures(needed, sides.known.anchor, protocol, line)
         cache = FeatureCache(Path(out) / "cache", protocol.spec)
         found = evaluate(sides, chosen, measures, protocol, cache, workers=2, progress=line)
-    told = table(as_json(found, protocol, [], {}, {}))
+    told = table(as_json(found, protocol, [], {}))
     print(told)
     return told
 

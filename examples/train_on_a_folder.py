@@ -8,9 +8,8 @@ KEY=VALUE changes the recipe, such as `generator.train.steps=2000`. Started agai
 import sys
 from pathlib import Path
 
-from mmldm.cli.progress import ProgressLine
-
 from mmldm import load_config
+from mmldm.cli.terminal import ProgressLine
 from mmldm.config import changed
 from mmldm.training.distributed import process_group
 from mmldm.training.recipe import choose_recipe, tiny_recipe

@@ -45,8 +45,8 @@ from mmldm.training.jobs.autoencoder import AutoencoderStage
 from mmldm.training.loop import train
 from mmldm.training.run import RunFolder
 from mmldm.types import AV, MODALITIES
+from mmldm.worlds.impacts.metrics import numbers_of
 from mmldm.worlds.impacts.motion import background
-from mmldm.worlds.impacts.sync import alignment_report
 
 IMAGE_DECODER, CRITIC = "fine-tuned image decoder", "adversarial loss"
 PARTS: dict[str, tuple[str, ...]] = {
@@ -210,12 +210,12 @@ class Bench:
     def judge(self, made: list[Clip], config: RunConfig) -> dict[str, float]:
         """Closeness to the real clips, and sync by pixels and waveform alone."""
         kept, real = _stack(made), _stack(self.clips)
-        sync = alignment_report(made, empty=background(list(real.video)))["sync"][0]
+        sync = numbers_of(made, empty=background(list(real.video)))
         return {
             "psnr": float(psnr(kept.video, real.video).mean()),
             "detail": _gradients(kept.video) / _gradients(real.video),
             "mel_error": float(mel_error(kept.audio, real.audio, AudioImage(config.clip)).mean()),
-            **{name: sync[name] or 0.0 for name in ("recall", "precision")},
+            **{name: sync[f"sync-{name}-50"].value or 0.0 for name in ("recall", "precision")},
         }
 
 

@@ -14,5 +14,5 @@ mmldm train vae --config "$out/run/config.yaml" --out "$out/light" --set vae.mod
     --set "vae.decoder={decoder_channels: 64, decoder_blocks: 2, upsample_channels: [32, 8]}" --set vae.train.matrix_learning_rate=0.02 --set vae.train.steps=1700
 mmldm distill generator "$out/run" --set "distill_generator.steps=[8]" --set distill_generator.train.steps=6000
 python runs/bundle_model.py "$out/run/distilled" --vae "$out/light/vae/export" --out "$out/model"
-python runs/measure_impacts.py "$out/run/manifest.jsonl" "$out/model" --classifiers "$out/classifiers" --out "$out/table.json"
-python runs/show_impacts.py "$out/run/manifest.jsonl" "$out/model" --out "$out/images"
+python runs/measure_impacts.py "$out/run/manifest.jsonl" "$out/model" --classifiers "$out/classifiers" --out "$out/table"
+python runs/show.py "$out/model" --clips "$out/run/manifest.jsonl" --images "$out/images" --media "$out/media"

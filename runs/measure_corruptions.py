@@ -13,21 +13,17 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-
 from mmldm.cli.terminal import ProgressLine
-from mmldm.evaluation.feature_cache import FeatureCache
-from mmldm.evaluation.measure_building import build_measures
-from mmldm.evaluation.measures import Features
-from mmldm.evaluation.measuring import Measured, measure_set
-from mmldm.evaluation.metrics import Metric, Value
+from mmldm.evaluation.evaluate import by_number
+from mmldm.evaluation.features import Features, build_measures
+from mmldm.evaluation.measuring import FeatureCache, Measured, measure_set
+from mmldm.evaluation.metrics import Metric, Value, choose
 from mmldm.evaluation.protocol import find_protocol
-from mmldm.evaluation.registry import choose
 from mmldm.evaluation.sets import ClipSet
 from mmldm.evaluation.sides import Finder
 from mmldm.files import write_json, write_text
-from mmldm.worlds.impacts.clips import CONFIG_FILE
 from mmldm.worlds.impacts.corruptions import CORRUPTIONS, Corruption, corrupted
+from mmldm.worlds.impacts.metrics import BUILDERS, METRICS, is_synthesized
 
 PICTURE, SOUND, PAIR = (
     {c.name for c in CORRUPTIONS if c.damaged == what} for what in ("picture", "sound", "pair")
@@ -44,8 +40,11 @@ SEES = {
     "events": PAIR,
     "impacts": PAIR,
     "classes": {"other clips' sounds"},
+    # Of these measures, metrics of the picture or the sound alone.
+    "impacts-path": set(),
+    "material": set(),
 }
-"""What the numbers of a measure must notice at its grossest."""
+"""What the numbers of a measure, or of a metric, must notice at its grossest."""
 BLIND = {
     "i3d": SOUND | PAIR,
     "i3d-pooled": SOUND | PAIR,
@@ -73,27 +72,22 @@ def main() -> None:
     rules = find_protocol("default", options.samples)
     with ProgressLine() as line:
         sides = Finder(options.out, rules, options.workers, line).real_sets(options.clips, None)
-        unnamed = ["impacts"] if (Path(sides.reference.origin) / CONFIG_FILE).is_file() else []
+        unnamed = ["impacts"] if is_synthesized(sides.reference) else []
         names = options.metrics.split(",") if options.metrics else None
-        chosen = choose(names, rules.spec.fps, unnamed)
-        measures, undefined = build_measures(
-            chosen, sides.anchor, rules, line, options.weights, torch.device("cpu")
+        chosen = choose(names, rules.spec.fps, unnamed, METRICS)
+        measures = build_measures(
+            [metric.measure for metric in chosen],
+            sides.anchor,
+            rules,
+            line,
+            options.weights,
+            further=BUILDERS,
         )
-        usable = [metric for metric in chosen if metric.name not in undefined]
+        usable = [metric for metric in chosen if metric.measure not in measures.missing]
         cache = FeatureCache(options.out / "cache", rules.spec)
 
         def values(measured: Measured) -> dict[str, Value]:
-            return {
-                number.name: value
-                for metric in usable
-                for number, value in zip(
-                    metric.numbers,
-                    metric.values(
-                        measured.rows[metric.measure], anchor.rows[metric.measure], rules
-                    ),
-                    strict=True,
-                )
-            }
+            return by_number(usable, measured.findings, anchor.findings, rules)
 
         def measure(clips: ClipSet, like: Measured | None = None, damaged: str = "") -> Measured:
             """Measures a set; what reads undamaged pictures or sounds alone is that of the set `like`."""
@@ -101,15 +95,15 @@ def main() -> None:
                 damaged, ()
             )
             kept = {
-                measure.name: like.rows[measure.name]
-                for measure in measures
+                measure.name: like.findings[measure.name]
+                for measure in measures.built
                 if like is not None
                 and isinstance(measure, Features)
                 and measure.extractor.modality in untouched
             }
-            wanted = [measure for measure in measures if measure.name not in kept]
+            wanted = [measure for measure in measures.built if measure.name not in kept]
             found = measure_set(clips, wanted, rules.spec, cache, options.workers, line)
-            return replace(found, rows={**found.rows, **kept})
+            return replace(found, findings={**found.findings, **kept})
 
         anchor, real = measure(sides.anchor), measure(sides.real)
         undamaged = values(real)
@@ -123,8 +117,9 @@ def main() -> None:
     report = table(undamaged, found)
     for metric in usable:
         report += verdicts(metric, undamaged, found)
-    for name, reason in undefined.items():
-        report.append(f"- {name} was not measured: {reason}")
+    for metric in chosen:
+        if metric.measure in measures.missing:
+            report.append(f"- {metric.name} was not measured: {measures.missing[metric.measure]}")
     write_text(options.out / "table.md", "\n".join(report) + "\n")
     rows = [
         {"damage": name, "grade": grade, **{k: v.value for k, v in row.items()}}
@@ -170,15 +165,14 @@ def verdicts(
 ) -> list[str]:
     """A sentence for each damage that a metric should have noticed and did not, or the other way round."""
     lines = []
+    sees = SEES.get(metric.name, SEES.get(metric.measure, set()))
     for number in metric.numbers:
 
         def at(corruption: Corruption, grade: float, name: str = number.name) -> bool:
             return moved(found[corruption.name, grade][name], undamaged[name])
 
         for corruption in CORRUPTIONS:
-            if corruption.name in SEES.get(metric.measure, ()) and not at(
-                corruption, corruption.grades[-1]
-            ):
+            if corruption.name in sees and not at(corruption, corruption.grades[-1]):
                 lines.append(f"- {number.name} does not see {corruption.name}")
             felt = [grade for grade in corruption.grades if at(corruption, grade)]
             if corruption.name in BLIND.get(metric.measure, ()) and felt:

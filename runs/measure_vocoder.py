@@ -21,7 +21,7 @@ from mmldm.cli.generate import BUNDLED
 from mmldm.data.clips import spread
 from mmldm.data.manifest import Manifest
 from mmldm.data.scan import scan
-from mmldm.evaluation.onsets import detect_onsets
+from mmldm.evaluation.events import detect_onsets, lags
 from mmldm.evaluation.reconstruction import mel_error, spectral_distance
 from mmldm.media.reader import read_clip
 from mmldm.media.spectrogram import AudioImage
@@ -31,8 +31,7 @@ from mmldm.pipelines.decoding import decode_to_image_latents
 from mmldm.pipelines.sounding_video import SoundingVideoPipeline
 from mmldm.pipelines.vocoding import check_vocoder, sound
 from mmldm.types import AV
-from mmldm.worlds.impacts.report_old import true_impacts
-from mmldm.worlds.impacts.sync import lags
+from mmldm.worlds.impacts.clips import true_impacts
 
 TOLERANCE = 0.05
 BATCH = 8

@@ -10,7 +10,7 @@ from mmldm.media.clip import Clip
 from mmldm.media.spectrogram import AudioImage
 from mmldm.pipelines.sounding_video import SoundingVideoPipeline
 from mmldm.worlds.impacts.clips import ImpactsConfig, render_clip
-from mmldm.worlds.impacts.sync import alignment_report
+from mmldm.worlds.impacts.metrics import numbers_of
 
 CLIPS = 24
 
@@ -44,16 +44,16 @@ def test_half_precision_weights_come_back_as_float32(pipeline: SoundingVideoPipe
 
 
 def test_joint_samples_show_one_ball_that_bounces_and_sounds(samples: list[Clip]) -> None:
-    report = alignment_report(samples)
-    assert report["ball_kept"] > 0.9
-    assert 2 < report["impacts_per_clip"] < 6
-    assert 2 < report["onsets_per_clip"] < 6
+    found = numbers_of(samples)
+    assert found["ball-kept"].value > 0.9
+    assert 2 < found["impacts-per-clip"].value < 6
+    assert 2 < found["onsets-per-clip"].value < 6
 
 
 def test_joint_samples_are_in_sync_more_than_the_same_samples_shuffled(samples: list[Clip]) -> None:
-    near, _ = alignment_report(samples)["sync"]
-    assert near["recall"] > near["recall_shuffled"] + 0.1
-    assert near["precision"] > near["precision_shuffled"] + 0.1
+    found = numbers_of(samples)
+    for near in (found["sync-recall-50"], found["sync-precision-50"]):
+        assert near.value > near.shuffled + 0.1
 
 
 def test_every_class_has_a_sound_and_a_picture_of_its_own(pipeline: SoundingVideoPipeline) -> None:

@@ -19,7 +19,6 @@ FLOORS = [
 ]
 # Same floor, and one of the two may look at the other.
 ALLOWED = {
-    ("evaluation", "worlds"),
     ("training", "evaluation"),
     ("benchmark", "training"),
     ("__main__", "cli"),

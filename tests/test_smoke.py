@@ -101,7 +101,7 @@ def test_recipe_chosen_without_a_config_trains(place: Path) -> None:
 
 def test_module_and_console_script_are_the_same_program() -> None:
     done = subprocess.run(
-        [sys.executable, "-c", "from mmldm.cli.main import run; run()", "version"],
+        [sys.executable, "-c", "from mmldm.cli.main import run; run()", "--version"],
         capture_output=True, text=True, check=True, env=environment(),
     )  # fmt: skip
-    assert done.stdout == mmldm("version")
+    assert done.stdout == mmldm("--version")

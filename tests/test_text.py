@@ -2,7 +2,7 @@
 
 import pytest
 
-from mmldm.evaluation.report import markdown_table
+from mmldm.evaluation.page import markdown_table
 from mmldm.text import is_utf8, markdown, printable, printable_lines
 
 

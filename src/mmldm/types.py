@@ -1,7 +1,7 @@
 """The words of the system as values: the pair `AV`, the batches `Latents` and `WindowBatch`, and `ClipSpec`.
 
-Shape letters used in every docstring: B batch, T frames, C channels, H W pixels or cells, N tokens,
-D width, S samples, K classes. Spaces (DESIGN §2): media -> images -> image latents -> latents.
+Shape letters used in every docstring: B batch, T frames, F some of them, C channels, H W pixels or cells,
+N tokens, D width, S samples, K classes. Spaces: media -> images -> image latents -> latents.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mmldm.cli.generate import BUNDLED
-from mmldm.evaluation.report import digits
+from mmldm.evaluation.page import digits
 from mmldm.media.clip import Clip
 from mmldm.types import ClipSpec
 from mmldm.worlds.impacts.clips import ImpactsConfig, render_clip, synthesize
@@ -114,6 +114,20 @@ def test_protocol_of_mm_diffusion_hears_at_44_khz_and_says_where_audioclip_belon
     assert about["protocol"]["spec"]["sample_rate"] == 44_100
     heard, usual = (numbers(out)["sync-recall-100"]["generated"] for out in (tmp_path, evaluated))
     assert heard["value"] == pytest.approx(usual["value"], abs=0.1)
+
+
+def test_metrics_of_the_impacts_world_are_measured_where_they_are_named(
+    evaluated: Path, world: Path, other: Path, tmp_path: Path
+) -> None:
+    assert not {"ballistic", "ball-lost", "sync-offset-50"} & numbers(evaluated).keys()
+    words = ("--metrics", "impacts-path,impacts-timing", "--cache", evaluated / "cache")
+    evaluate(other, world, tmp_path, *words).succeeded()
+    found = numbers(tmp_path)
+    assert report(tmp_path)["speed"]["clips"] == 0  # `impacts` has taken all of it down.
+    assert {"impacts-per-clip", "onsets-per-clip", "ballistic", "ball-kept", "ball-lost",
+            "sync-error-100", "sync-offset-50", "sync-offset-100"} == found.keys()  # fmt: skip
+    assert 1 < found["impacts-per-clip"]["generated"]["value"] < 7
+    assert found["ball-lost"]["generated"]["value"] == 0
 
 
 def test_page_shows_numbers_reasons_and_pictures_that_are_there(evaluated: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mmldm.data.cache_writer import FORMAT, CacheWriter
-from mmldm.data.latents import LatentCache, Splits, cached_batches
+from mmldm.data.latents import LatentCache, Splits, cached_batches, latents_of, tensors_of
 from mmldm.errors import UserError
 from mmldm.types import AV
 
@@ -74,6 +74,21 @@ def test_windows_get_the_pictures_they_point_to(tmp_path: Path) -> None:
     assert torch.equal(got.logvar.video, -got.mean.video)
     assert "video_index" not in cache.tensors(wanted)
     assert cache.shapes == AV((3,), (2, 1))
+
+
+def test_names_on_the_disk_and_the_batch_say_the_same(tmp_path: Path) -> None:
+    tensors = written(tmp_path / "c").tensors(torch.arange(6))
+    again = tensors_of(latents_of(tensors))
+    assert again.keys() == tensors.keys()
+    assert all(torch.equal(again[name].to(x), x) for name, x in tensors.items())
+    assert again["audio_mean"].dtype == torch.float16
+
+
+def test_samples_of_a_batch_have_its_mean_and_variance(tmp_path: Path) -> None:
+    batch = written(tmp_path / "c")[torch.arange(2)]
+    ones = batch.mean.map(torch.ones_like)
+    for drawn, mean, logvar in zip(batch.sample(ones), batch.mean, batch.logvar, strict=True):
+        assert torch.allclose((drawn - mean).square(), logvar.exp())
 
 
 def test_another_writer_finds_the_blocks_that_are_done(tmp_path: Path) -> None:

@@ -7,9 +7,8 @@ import pytest
 import torch
 
 from mmldm.errors import MediaError, UserError
-from mmldm.evaluation.feature_cache import FeatureCache
-from mmldm.evaluation.measures import Alarms, Events, Measure
-from mmldm.evaluation.measuring import BATCH, Speed, measure_set
+from mmldm.evaluation.features import Alarms, Events, Measure
+from mmldm.evaluation.measuring import BATCH, FeatureCache, Speed, measure_set
 from mmldm.evaluation.sets import ClipSet, ClipSource
 from mmldm.types import ClipSpec
 
@@ -43,13 +42,13 @@ def clips(real):
 def test_rows_stand_in_the_order_of_the_clips(clips, real, tmp_path):
     cache = FeatureCache(tmp_path, SPEC)
     found = measure_set(clips, [Loudness(), Alarms()], SPEC, cache, workers=3)
-    levels = [row["level"].item() for row in found.rows["loudness"]]
+    levels = [row["level"].item() for row in found.findings["loudness"]]
     assert levels == [clip.waveform.abs().mean().item() for clip in real[:20]]
     taken = found.take([4, 2])
     assert [clip.name for clip in taken.clips.clips] == ["4.mp4", "2.mp4"]
-    assert [row["level"].item() for row in taken.rows["loudness"]] == [levels[4], levels[2]]
+    assert [row["level"].item() for row in taken.findings["loudness"]] == [levels[4], levels[2]]
     part = found.part(replace(clips, name="half", clips=clips.clips[10:]))
-    assert [row["level"].item() for row in part.rows["loudness"]] == levels[10:]
+    assert [row["level"].item() for row in part.findings["loudness"]] == levels[10:]
 
 
 def test_interrupted_measuring_goes_on_where_it_stopped(clips, tmp_path):
@@ -95,7 +94,7 @@ def test_clip_that_cannot_be_read_is_named_and_left_out(clips, tmp_path):
     found = measure_set(
         replace(clips, clips=sources), [Events()], SPEC, FeatureCache(tmp_path, SPEC)
     )
-    assert len(found) == len(found.rows["events"]) == 19
+    assert len(found) == len(found.findings["events"]) == 19
     (skipped,) = found.clips.skipped
     assert (skipped.file, skipped.reason) == ("0.mp4", "corrupt")
     with pytest.raises(UserError, match="the generated set .* has 1 usable clip.*1 corrupt"):

@@ -7,17 +7,19 @@ import torch
 
 from mmldm.errors import UserError
 from mmldm.evaluation.distances import frechet_distance_of, kernel_audio_distance
-from mmldm.evaluation.measures import Alarms, Events, Fingerprints
+from mmldm.evaluation.features import Alarms, Events, Fingerprints
 from mmldm.evaluation.metrics import (
+    OPTIONAL,
     ClipRatio,
     FeatureDistance,
     NearestReal,
     Number,
     SharedRegions,
     Value,
+    choose,
+    metrics,
 )
 from mmldm.evaluation.protocol import PROTOCOLS, find_protocol
-from mmldm.evaluation.registry import OPTIONAL, choose, metrics
 
 RULES = find_protocol("default")
 

@@ -6,7 +6,7 @@ import pytest
 
 from mmldm.errors import UserError
 from mmldm.evaluation.protocol import find_protocol
-from mmldm.evaluation.sets import clip_set, find_manifest, halves
+from mmldm.evaluation.sets import clip_set, halves, kept_manifest
 from mmldm.types import ClipSpec
 from mmldm.worlds.impacts.clips import ImpactsConfig, synthesize
 
@@ -24,7 +24,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def manifest(folder, tmp_path_factory):
-    return find_manifest(folder, tmp_path_factory.mktemp("kept") / "set.jsonl", RULES.spec)
+    return kept_manifest(folder, tmp_path_factory.mktemp("kept") / "set.jsonl", RULES.spec)
 
 
 def of(manifest, samples=None):
@@ -73,10 +73,10 @@ def test_folder_is_scanned_again_only_when_it_has_changed(folder, tmp_path):
     def progress(what, done, total):
         scanned.append(done)
 
-    first = find_manifest(folder, kept, RULES.spec, progress=progress)
+    first = kept_manifest(folder, kept, RULES.spec, progress=progress)
     assert len(scanned) == 8
-    assert find_manifest(folder, kept, RULES.spec, progress=progress).entries == first.entries
-    assert find_manifest(kept, tmp_path / "other.jsonl", RULES.spec).entries == first.entries
+    assert kept_manifest(folder, kept, RULES.spec, progress=progress).entries == first.entries
+    assert kept_manifest(kept, tmp_path / "other.jsonl", RULES.spec).entries == first.entries
     assert len(scanned) == 8 and not (tmp_path / "other.jsonl").exists()
 
 

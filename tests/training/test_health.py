@@ -27,8 +27,7 @@ CPU = torch.device("cpu")
 
 def test_job_on_files_names_the_windows_of_a_step(manifest: Manifest) -> None:
     config = smallest_recipe()
-    assert config.vae.train is not None
-    stage = VaeStage(config, config.vae.train, manifest, CPU)
+    stage = VaeStage(config, manifest, CPU)
     dataset = WindowDataset(manifest, CLIP, "train", config.seed)
     rows = manifest.split("train")
     for step, batch in zip(range(5), stage.batches(0, 0, 1), strict=False):

@@ -157,8 +157,7 @@ def test_generator_that_never_predicts_sound_survives_a_clip_of_sound_alone(
 
 def test_image_vae_is_blind_to_what_a_clip_lacks(manifest: Manifest) -> None:
     config = smallest_recipe()
-    assert config.vae.train is not None
-    turn = VaeStage(config, config.vae.train, manifest, CPU).turns["model"]
+    turn = VaeStage(config, manifest, CPU).turns["model"]
     dataset = WindowDataset(manifest, CLIP, "train", 0)
     items: list[Any] = [dataset[(0, i)] for i in range(ROWS)]
     batch = default_collate(items)._replace(present=present(PRESENT))

@@ -128,6 +128,7 @@ def costs(system: System, wanted: Sequence[str], batch: int | None, clock: Clock
             most = largest_batch(partial(_fits, plan, clock.device))
             if most:
                 yield from _training(plan, most, clock, note=", largest batch")
+        # Before the next job is built, this one's memory is free.
         del plan
         _release(clock.device)
 
@@ -241,6 +242,7 @@ def to_markdown(rows: Sequence[Cost], facts: Mapping[str, Any]) -> str:
         f"{facts['date']}, {facts['device']} ({threads}), {commit}, torch {facts['torch']}, "
         f"{facts['precision']}: `{facts['command']}`. Matmul peak, measured: {peaks}."
     )
+    # A column is there if any row has something in it.
     table = [_cells(row, facts) for row in rows]
     titles = [title for title in table[0] if any(cells[title] for cells in table)]
     lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]

@@ -62,6 +62,7 @@ class Timing:
 
 def interleaved(calls: Mapping[str, Call], repeats: int, device: torch.device) -> dict[str, Timing]:
     """Times calls one after the other, `repeats` rounds of all of them, after one round untimed."""
+    # First calls choose algorithms and compile.
     for call in calls.values():
         call()
     seconds: dict[str, list[float]] = {name: [] for name in calls}
@@ -128,6 +129,7 @@ def load_step(path: Path) -> Call:
     for name in ("setup", "step"):
         if not callable(getattr(module, name, None)):
             raise UserError(f"{path} has no function {name}(): it needs setup() and step()")
+    # What it has to load, it loads here: no round pays for it.
     module.setup()
     return module.step
 

@@ -93,6 +93,7 @@ class TrainingStep:
     """Calling it takes one step on `batch_size` rows in one pass: every turn, then the average."""
 
     def __init__(self, plan: StepPlan, batch_size: int, device: torch.device) -> None:
+        # One pass of the whole batch: gradients that accumulate would cost the same, piece by piece.
         config = plan.train.model_copy(update={"batch_size": batch_size, "accumulate": 1})
         process = Process(device=device)
         self.step, self.batch, self.device = plan.step, plan.rows(batch_size), device

@@ -130,6 +130,7 @@ def _system(
     recipe = changed(recipe, changes)
     trained = [job for job in JOBS if getattr(getattr(recipe, job), "train", None) is not None]
     recipe = changed(recipe, [f"{job}.train.precision={precision}" for job in trained])
+    # Shapes and operations of every part, counted on networks without numbers.
     summary = summarise(recipe, len(CLASSES))
 
     def pipeline() -> SoundingVideoPipeline:

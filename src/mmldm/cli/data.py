@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -69,8 +70,9 @@ def scan(
             group_pattern=group_pattern,
             follow_links=follow_links,
             unfinished=None if out is None else out.with_name(f"{out.name}.unfinished"),
-            progress=lambda done, total: line("scan", done, total),
+            progress=partial(line, "scan"),
         )
+    # The manifest is written, whatever it says: it names what cannot be used.
     say(manifest.summary())
     if out is not None:
         manifest.save(out)
@@ -113,7 +115,7 @@ def synthesize(
             config,
             clips,
             workers=workers,
-            progress=lambda done, total: line("clips", done, total),
+            progress=partial(line, "clips"),
         )
     typer.echo(f"{clips} clips in {folder}")
     from mmldm.config import RECIPES, load_config

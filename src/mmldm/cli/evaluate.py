@@ -14,7 +14,6 @@ import typer
 from mmldm import __version__
 from mmldm.cli.generate import load_model
 from mmldm.cli.terminal import DeviceOption, ProgressLine, note, require_writable, say
-from mmldm.errors import UserError
 
 
 def evaluate(
@@ -63,26 +62,27 @@ def evaluate(
 
     import torch
 
-    from mmldm.evaluation.against import differences, require_comparable
-    from mmldm.evaluation.contents import sentences
     from mmldm.evaluation.evaluate import evaluate as compare
-    from mmldm.evaluation.feature_cache import FeatureCache
-    from mmldm.evaluation.measure_building import build_measures
-    from mmldm.evaluation.measures import Features
+    from mmldm.evaluation.features import build_measures
+    from mmldm.evaluation.measuring import FeatureCache
+    from mmldm.evaluation.metrics import choose
+    from mmldm.evaluation.page import not_measured, sentences, table
     from mmldm.evaluation.pictures import NO_PLOTS, can_plot, write_pictures
     from mmldm.evaluation.protocol import find_protocol
-    from mmldm.evaluation.registry import choose
-    from mmldm.evaluation.report import as_json, load, not_measured, save, table
+    from mmldm.evaluation.report import as_json, differences, load, require_comparable, save
     from mmldm.evaluation.sides import Finder
     from mmldm.training.distributed import choose_device
-    from mmldm.worlds.impacts.clips import CONFIG_FILE
+    from mmldm.worlds.impacts.metrics import BUILDERS, METRICS, is_synthesized
 
+    # What was asked for, refused before anything is scanned or sampled.
     rules = find_protocol(protocol, samples, seed)
-    named = None if metrics is None else choose(metrics.split(","), rules.spec.fps)
+    fps = rules.spec.fps
+    named = None if metrics is None else choose(metrics.split(","), fps, further=METRICS)
     other = None if against is None else load(against)
     run_device = choose_device(device)
     threads = workers or os.cpu_count() or 1
     with ProgressLine() as line:
+        # The sets: real clips, and a folder's clips or a model's samples.
         finder = Finder(out, rules, threads, line)
         known = finder.real_sets(reference, held_out)
         if other is not None:
@@ -92,30 +92,28 @@ def evaluate(
             sides = finder.model_sides(load_model(str(generated), device), model, known)
         else:
             sides = finder.folder_sides(generated, known)
-        extra = {
-            "impacts": (Path(known.reference.origin) / CONFIG_FILE).is_file(),
+
+        # What is measured of them.
+        unasked = {
+            "impacts": is_synthesized(known.reference),
             "fad-audioclip": rules.name != "default",
         }
-        chosen = named or choose(None, rules.spec.fps, [name for name in extra if extra[name]])
-        measures, undefined = build_measures(chosen, known.anchor, rules, line, weights, run_device)
-        usable = [metric for metric in chosen if metric.name not in undefined]
-        if not usable:
-            raise UserError(next(iter(undefined.values())))
+        unnamed = [name for name, wanted in unasked.items() if wanted]
+        chosen = named or choose(None, fps, unnamed, METRICS)
+        needed = [metric.measure for metric in chosen]
+        measures = build_measures(needed, known.anchor, rules, line, weights, run_device, BUILDERS)
+
         store = FeatureCache(cache or out / "cache", rules.spec)
-        found = compare(sides, usable, measures, rules, store, threads, line)
-        report = as_json(
-            found,
-            rules,
-            [measure for measure in measures if isinstance(measure, Features)],
-            undefined,
-            {
-                "command": shlex.join(["mmldm", *sys.argv[1:]]),
-                "date": datetime.now(UTC).date().isoformat(),
-                "mmldm": __version__,
-                "torch": torch.__version__,
-            },
-        )
+        found = compare(sides, chosen, measures, rules, store, threads, line)
+        about = {
+            "command": shlex.join(["mmldm", *sys.argv[1:]]),
+            "date": datetime.now(UTC).date().isoformat(),
+            "mmldm": __version__,
+            "torch": torch.__version__,
+        }
+        report = as_json(found, rules, measures.built, about)
         page = save(report, write_pictures(found, rules.spec, out), out)
+
     if not can_plot():
         note(NO_PLOTS)
     say(table(report))

@@ -184,6 +184,7 @@ def reconstruct(
 
     numbers = fidelity(kept, original, AudioImage(spec))
     name = f"reconstruction_{clip.stem}"
+    # Each clip, both on a sheet, and both side by side in one film.
     *files, sheet = save_clips([original, kept], out, name, ["original", "reconstruction"])
     both = side_by_side(original, kept).save(out / f"{name}_side_by_side.mp4")
     typer.echo(f"frames: PSNR {numbers.psnr:.2f} dB")
@@ -235,6 +236,7 @@ def load_model(model: str | None, device: str | None) -> SoundingVideoPipeline:
     from mmldm.pipelines.sounding_video import SoundingVideoPipeline
     from mmldm.training.distributed import choose_device
 
+    # A device that is not here is told before a model is read.
     silence_diffusers()
     chosen = choose_device(device)
     if model is None and not BUNDLED.is_dir():

@@ -37,6 +37,7 @@ class Commands(TyperGroup):
             where = f"{error.filename}: " if error.filename else ""
             _fail(f"{where}{error.strerror or error}")
         except (MemoryError, RuntimeError) as error:
+            # torch has a RuntimeError for memory, too; any other is a fault of the program.
             text = str(error)
             signs = ("out of memory", "allocate memory", "not enough memory")
             if not isinstance(error, MemoryError) and not any(sign in text for sign in signs):
@@ -96,6 +97,7 @@ def run() -> None:
     if sys.platform == "win32":
         sys.stderr.write("mmldm: Windows is not supported: use Linux, macOS, or WSL\n")
         sys.exit(2)
+    # Results may go to a file or a terminal of any encoding.
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             # A file name need not be valid text.

@@ -142,6 +142,7 @@ def train(
         if dry_run:
             return
 
+        # From here on the folder is this run's alone.
         with claim(folder, chosen, scanned, process) as manifest:
             run = Run(chosen, folder, manifest, process, line.console, line)
             for job in (target,) if one_job else jobs_of(chosen):

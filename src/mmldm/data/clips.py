@@ -44,9 +44,7 @@ class WindowDataset:
         seed: int,
         sound_only: bool = False,
     ) -> None:
-        self._manifest = manifest
-        self._spec = spec
-        self._seed = seed
+        self._manifest, self._spec, self._seed = manifest, spec, seed
         self._sound_only = sound_only
         self._entries = [
             entry for entry in manifest.split(split) if entry.has_audio or not sound_only
@@ -62,6 +60,7 @@ class WindowDataset:
         entry, start = self._entries[index], self.start(epoch, index)
         try:
             if self._sound_only:
+                # No frames instead of none: a batch has the same fields in every job.
                 waveform = read_audio(self._manifest.file(entry), self._spec, start)
                 frames = torch.empty(0, 3, self._spec.height, self._spec.width, dtype=torch.uint8)
             else:
@@ -105,6 +104,7 @@ def held_out_windows(
     Raises:
         UserError: None of them can be read any more.
     """
+    # At the starts of epoch 0: the same windows each time.
     split: Split = "held_out" if manifest.split("held_out") else "train"
     dataset = WindowDataset(manifest.complete, spec, split, seed)
     read = [dataset[(0, i)] for i in spread(count, len(dataset))]
@@ -127,6 +127,7 @@ def read_entry(manifest: Manifest, entry: Entry, start: float, spec: ClipSpec) -
     path = manifest.file(entry)
     if entry.complete:
         return read_clip(path, start, spec)
+    # One stream is read, the other one stands still: black, or silent.
     frames = torch.zeros(spec.num_frames, 3, spec.height, spec.width, dtype=torch.uint8)
     waveform = torch.zeros(spec.num_samples)
     if entry.has_audio:
@@ -159,6 +160,7 @@ def windows(entries: Sequence[Entry], spec: ClipSpec, per_clip: int) -> list[tup
     """
     chosen: list[tuple[Entry, float]] = []
     for entry in entries:
+        # From the first window that fits to the last; a single one lies in the middle.
         slack = _slack(entry, spec)
         starts = np.linspace(0.0, slack, per_clip) if per_clip > 1 else np.array([slack / 2])
         chosen += [(entry, float(start)) for start in np.unique(starts)]
@@ -166,6 +168,7 @@ def windows(entries: Sequence[Entry], spec: ClipSpec, per_clip: int) -> list[tup
 
 
 def _slack(entry: Entry, spec: ClipSpec) -> float:
+    """How far the start of a window can move in a file, in seconds."""
     # A usable entry's duration is measured, and at least one window long but for the tolerance.
     assert entry.duration is not None
     return max(0.0, entry.duration - spec.duration)

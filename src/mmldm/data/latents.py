@@ -64,6 +64,7 @@ class LatentCache:
     """
 
     def __init__(self, folder: Path, verified: bool = False) -> None:
+        # The index: there only when every block is.
         index = folder / "index.json"
         if not index.is_file():
             raise UserError(
@@ -78,7 +79,10 @@ class LatentCache:
         self.folder, self.key, self.parts = folder, facts["key"], facts["parts"]
         self.extra, self.failed = facts["extra"], facts["failed"]
         self.blocks = [Block(**block) for block in facts["blocks"]]
+        # Row `ends[k]` is the first one after block k.
         self.ends = torch.tensor([b.rows for b in self.blocks], dtype=torch.long).cumsum(0)
+
+        # The shards: whole, and mapped into memory.
         for block in self.blocks:
             damage = None if verified else block.damage(folder)
             if damage is not None:
@@ -113,6 +117,7 @@ class LatentCache:
 
         Where the windows point to pictures, these stand in their place, frame by frame: (n,T,...).
         """
+        # One read a block: which of the wanted rows it holds, and where they go.
         block_of = torch.searchsorted(self.ends, indices, right=True)
         starts = torch.cat([self.ends.new_zeros(1), self.ends[:-1]])
         out: dict[str, Tensor] = {}
@@ -130,6 +135,7 @@ class LatentCache:
         for name, stored in windows.items():
             if name != PICTURE:
                 yield name, _whole_precision(stored.index_select(0, rows))
+        # Windows share pictures: frame t of a window is the picture that its index points to.
         if pictures:
             shown = windows[PICTURE].index_select(0, rows)
             for name, stored in pictures.items():

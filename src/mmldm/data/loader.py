@@ -102,6 +102,7 @@ class IndexedLoader:
         self.failures: dict[str, str] = {}
         self._dataset, self._seed = dataset, seed
         self._batch_size, self._start_step = batch_size, start_step
+        # The rows of a global batch are dealt out in contiguous slices.
         local = batch_size // world
         self._rows = slice(rank * local, (rank + 1) * local)
         self._alone = world == 1
@@ -116,6 +117,7 @@ class IndexedLoader:
             worker_init_fn=_leave_stopping_to_the_parent,
             timeout=MAX_SECONDS if self._workers else 0,
         )
+        # What fails is counted here, in the parent: a worker knows only its own rows.
         loaded = iter(loader)
         while True:
             try:
@@ -129,6 +131,7 @@ class IndexedLoader:
                     f"a loading process was lost ({error}): look for a clip that the decoder "
                     "cannot survive, or for too little memory, or use fewer workers"
                 ) from error
+            # Too many failures end the run: here where this process is alone, else where all report.
             self.failures.update({failed.file: failed.reason for failed in failures})
             if self._alone or batch is None:
                 refuse_many(self.failures, len(self._dataset))
@@ -189,6 +192,7 @@ class _WithStandIns(Dataset[Any]):
         self._seed = seed
 
     def __getitem__(self, position: Position) -> tuple[Any, list[Failed]]:
+        # Whoever asks for this position, in whatever process, tries the same ones in the same order.
         failures: list[Failed] = []
         for attempted in _attempts(self._seed, len(self._dataset), position):
             item = self._dataset[attempted]
@@ -216,7 +220,7 @@ def _positions(seed: int, length: int, batch_size: int, step: int) -> list[Posit
 
 
 def _attempts(seed: int, length: int, position: Position) -> Iterator[Position]:
-    """A position and, one after the other, those that stand in for it."""
+    """A position and, one after the other, those that stand in for it, of the same epoch."""
     yield position
     for attempt in range(1, MAX_ATTEMPTS):
         chooser = np.random.default_rng([seed, *position, attempt])

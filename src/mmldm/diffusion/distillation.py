@@ -51,6 +51,7 @@ class StepMatching:
         self.process, self.steps = process, steps
         device = process.alphas_cumprod.device
         self.student = NoiseProcess(student_schedule(process.config)).to(device)
+        # Trailing timesteps, as samplers have them: the first step starts at the noisiest one.
         starts = total - 1 - torch.arange(steps, device=device) * (total // steps)
         parts = teacher_steps // steps
         offsets = torch.arange(parts + 1, device=device) * (total // steps) // parts
@@ -60,7 +61,7 @@ class StepMatching:
         self._signal, self._sigma = power.sqrt(), (1 - power).sqrt()
 
     def timesteps(self, step: Tensor) -> Tensor:
-        """Where the steps `step` (B,) start, (B,)."""
+        """Where the steps `step` (B,) start, (B,) long."""
         return self.stops[step, 0]
 
     def start(self, clean: AV[Tensor], noise: AV[Tensor], step: Tensor) -> AV[Tensor]:

@@ -9,21 +9,24 @@ stand beside real ones from equally many.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mmldm.evaluation.feature_cache import FeatureCache
-from mmldm.evaluation.measures import Measure
-from mmldm.evaluation.measuring import Measured, Speed, measure_set
+from mmldm.errors import UserError
+from mmldm.evaluation.features import Findings, Measures, nearest
+from mmldm.evaluation.measuring import FeatureCache, Measured, Speed, measure_set
 from mmldm.evaluation.memorisation import memorisation_report
-from mmldm.evaluation.metrics import Metric, Number, Value, nearest
+from mmldm.evaluation.metrics import Metric, Number, Value
 from mmldm.evaluation.protocol import Protocol
-from mmldm.evaluation.sets import ClipSet, Progress
+from mmldm.evaluation.sets import ClipSet
 from mmldm.evaluation.sides import Sides
+from mmldm.types import Progress
 
-EQUAL = "generated, equal n"
-"""Generated clips cut to as many as there are real ones, against the clips that those are compared with."""
+
+def equal_n(name: str) -> str:
+    """The column of a generated set cut to as many clips as there are real ones, against the anchor."""
+    return f"{name}, equal n"
 
 
 @dataclass(frozen=True)
@@ -40,26 +43,29 @@ class Evaluation:
     """All that was found.
 
     Attributes:
-        sets: By name: generated, reference, real, and reconstruction where there is one.
+        sets: By name: generated ones, reference, real, and reconstruction where there is one.
         anchor: The clips that `real` was compared with.
         lines: In the metrics' order.
+        undefined: Metrics that could not be computed, and why.
         classes: Numbers of the generated clips of each class against the reference's, by number's name.
-        memorisation: As `memorisation_report` has it.
+        memorisation: Of every set but the reference, as `memorisation_report` has it; empty where
+            fingerprints were not asked for.
         speed: Of measuring.
     """
 
     sets: dict[str, Measured]
     anchor: Measured
     lines: list[Line]
+    undefined: dict[str, str]
     classes: dict[str, dict[str, Value]]
-    memorisation: dict[str, Any] | None
+    memorisation: dict[str, dict[str, Any]]
     speed: Speed
 
 
 def evaluate(
     sides: Sides,
     metrics: Sequence[Metric],
-    measures: Sequence[Measure],
+    measures: Measures,
     protocol: Protocol,
     cache: FeatureCache,
     workers: int = 1,
@@ -68,88 +74,123 @@ def evaluate(
     """Measures all sets and compares them.
 
     Args:
-        metrics: Of which every one's measure is among `measures`.
+        measures: Those of the metrics, built or missing.
         workers: Decoding threads.
 
     Raises:
-        UserError: A set has fewer than two clips that can be read.
+        UserError: No metric can be computed, or a set has fewer than two clips that can be read.
     """
+    # Metrics whose measure is not there say why, and are left out.
+    missing = measures.missing
+    undefined = {m.name: missing[m.measure] for m in metrics if m.measure in missing}
+    metrics = [metric for metric in metrics if metric.measure not in missing]
+    if not metrics:
+        raise UserError(next(iter(undefined.values())))
     speed = Speed()
 
     def measured(clips: ClipSet) -> Measured:
-        return measure_set(clips, measures, protocol.spec, cache, workers, progress, speed)
+        return measure_set(clips, measures.built, protocol.spec, cache, workers, progress, speed)
 
+    # Every set once; where the reference was split, its parts are taken out of it.
     known = sides.known
-    sets = {"generated": measured(sides.generated), "reference": measured(known.reference)}
+    sets = {name: measured(clips) for name, clips in sides.generated.items()}
+    sets["reference"] = measured(known.reference)
     split = known.anchor is not known.reference
     anchor = sets["reference"].part(known.anchor) if split else sets["reference"]
     sets["real"] = sets["reference"].part(known.real) if split else measured(known.real)
     if sides.reconstruction is not None:
         sets["reconstruction"] = measured(sides.reconstruction)
+
     lines = []
     for done, metric in enumerate(metrics):
         if progress is not None:
             progress("metrics", done, len(metrics))
-        lines += _compare(metric, sets, anchor, split, protocol)
+        lines += _compare(metric, sets, list(sides.generated), anchor, split, protocol)
     if progress is not None:
         progress("metrics", len(metrics), len(metrics))
     return Evaluation(
         sets=sets,
         anchor=anchor,
         lines=lines,
+        undefined=undefined,
         classes=_by_class(metrics, sets["generated"], sets["reference"], protocol),
-        memorisation=_memorisation(sets["generated"], sets["real"], anchor, protocol),
+        memorisation=_memorisation(sets, anchor, protocol),
         speed=speed,
     )
 
 
 def _compare(
-    metric: Metric, sets: dict[str, Measured], anchor: Measured, split: bool, protocol: Protocol
+    metric: Metric,
+    sets: Mapping[str, Measured],
+    generated: Sequence[str],
+    anchor: Measured,
+    split: bool,
+    protocol: Protocol,
 ) -> list[Line]:
     """A metric's numbers of all sets."""
+    # Which clips are compared with which: for biased numbers, equally many on all sides.
     biased = any(number.biased for number in metric.numbers)
-    count = min(len(sets["generated"]), len(sets["real"]))
-    compared = {"generated": (sets["generated"], sets["reference"])}
-    if biased and (split or count < len(sets["generated"])):
-        compared[EQUAL] = (sets["generated"].spread(count), anchor)
+    count = min(len(sets[name]) for name in (*generated, "real"))
+    compared = {}
+    for name in generated:
+        compared[name] = (sets[name], sets["reference"])
+        if biased and (split or count < len(sets[name])):
+            compared[equal_n(name)] = (sets[name].spread(count), anchor)
     for name in ("real", "reconstruction"):
         if name in sets:
             compared[name] = (sets[name].spread(count) if biased else sets[name], anchor)
-    found = {
-        name: metric.values(first.rows[metric.measure], second.rows[metric.measure], protocol)
-        for name, (first, second) in compared.items()
+    values = {
+        name: by_number([metric], own.findings, real.findings, protocol)
+        for name, (own, real) in compared.items()
     }
     return [
-        Line(number, metric, {name: values[i] for name, values in found.items()})
-        for i, number in enumerate(metric.numbers)
+        Line(number, metric, {name: found[number.name] for name, found in values.items()})
+        for number in metric.numbers
     ]
+
+
+def by_number(
+    metrics: Iterable[Metric],
+    own: Mapping[str, Sequence[Findings]],
+    real: Mapping[str, Sequence[Findings]],
+    protocol: Protocol,
+) -> dict[str, Value]:
+    """The values of metrics by the names of their numbers.
+
+    Args:
+        own: Findings in the set, by measure.
+        real: The same in the clips it is compared with.
+    """
+    return {
+        number.name: value
+        for metric in metrics
+        for number, value in zip(
+            metric.numbers,
+            metric.values(own[metric.measure], real[metric.measure], protocol),
+            strict=True,
+        )
+    }
 
 
 def _by_class(
     metrics: Sequence[Metric], generated: Measured, reference: Measured, protocol: Protocol
 ) -> dict[str, dict[str, Value]]:
     """Numbers that few clips do not bias, by class, where both sets have at least two classes in common."""
-    members = [_classes(measured) for measured in (generated, reference)]
-    shared = [name for name in members[0] if min(len(m.get(name, [])) for m in members) > 1]
+    # Classes with at least two clips on both sides.
+    own, real = _classes(generated), _classes(reference)
+    shared = [name for name in own if len(own[name]) > 1 and len(real.get(name, [])) > 1]
     if len(shared) < 2:
         return {}
-    found: dict[str, dict[str, Value]] = {}
-    for name in shared:
-        first, second = (
-            measured.take(own[name])
-            for measured, own in zip((generated, reference), members, strict=True)
+    unbiased = [m for m in metrics if not any(number.biased for number in m.numbers)]
+    return {
+        name: by_number(
+            unbiased,
+            generated.take(own[name]).findings,
+            reference.take(real[name]).findings,
+            protocol,
         )
-        found[name] = {
-            number.name: value
-            for metric in metrics
-            if not any(number.biased for number in metric.numbers)
-            for number, value in zip(
-                metric.numbers,
-                metric.values(first.rows[metric.measure], second.rows[metric.measure], protocol),
-                strict=True,
-            )
-        }
-    return found
+        for name in shared
+    }
 
 
 def _classes(measured: Measured) -> dict[str, list[int]]:
@@ -162,13 +203,18 @@ def _classes(measured: Measured) -> dict[str, list[int]]:
 
 
 def _memorisation(
-    generated: Measured, real: Measured, anchor: Measured, protocol: Protocol
-) -> dict[str, Any] | None:
-    """What nearest neighbours say; None where fingerprints were not asked for."""
-    if "fingerprints" not in anchor.rows:
-        return None
-    distances, held_out = (
-        nearest(side.rows["fingerprints"], anchor.rows["fingerprints"])[0]
-        for side in (generated, real)
-    )
-    return memorisation_report(distances, held_out, protocol.seed)
+    sets: Mapping[str, Measured], anchor: Measured, protocol: Protocol
+) -> dict[str, dict[str, Any]]:
+    """What nearest neighbours in the anchor say of each set, beside held-out clips."""
+    if "fingerprints" not in anchor.findings:
+        return {}
+    prints = anchor.findings["fingerprints"]
+    distances = {
+        name: nearest(measured.findings["fingerprints"], prints)[0]
+        for name, measured in sets.items()
+        if name != "reference"
+    }
+    return {
+        name: memorisation_report(own, distances["real"], protocol.seed)
+        for name, own in distances.items()
+    }

@@ -41,12 +41,14 @@ def jackknife(
     count = min(groups, first, second)
     if count < 4:
         return None
+    # Groups are drawn at random: neighbours in a set may be clips of one file.
     generator = torch.Generator().manual_seed(seed)
     sides = [torch.randperm(size, generator=generator) for size in (first, second)]
     without = [
         statistic(*(order[torch.arange(len(order)) % count != j].sort().values for order in sides))
         for j in range(count)
     ]
+    # The jackknife's standard error: (g - 1) / g of the sum of squared deviations, g groups.
     error = (count - 1) ** 0.5 * float(np.std(without))
     return STUDENT[max(known for known in STUDENT if known <= count)] * error
 
@@ -73,6 +75,7 @@ def quantile_interval(values: np.ndarray, level: float, bootstraps: int, seed: i
 
 def wilson(share: float, count: int) -> Interval:
     """Of a share of `count` clips; unlike a bootstrap's not empty where the share is 0 or 1."""
+    # Wilson's score interval: centre and half width.
     z = NORMAL
     centre = (share + z * z / (2 * count)) / (1 + z * z / count)
     half = z / (1 + z * z / count)
@@ -85,6 +88,7 @@ def difference_interval(
     value: float, interval: Interval, other: float, other_interval: Interval
 ) -> Interval:
     """Of value - other, from the intervals of two independent estimates (Zou and Donner's MOVER)."""
+    # MOVER: each end from the ends of both intervals on that side.
     difference = value - other
     below = np.hypot(value - interval[0], other_interval[1] - other)
     above = np.hypot(interval[1] - value, other - other_interval[0])

@@ -1,25 +1,35 @@
-"""Metrics: each turns the rows of a set, and of a reference, into values with 95 % intervals.
+"""The metrics by name: each turns findings in a set, and in real clips, into values with 95 % intervals.
 
-rows of N clips, rows of M real clips -> Value (number, interval, n; or the reason why there is none)
+findings in N clips, findings in M real clips -> Value (number, interval, n; or the reason why there is none)
 
 Three kinds: distances between sets of features, shares of neighbours, and ratios over clips. Ratios that join
-sound and picture also say what they are with the sounds of other clips. `registry` names them.
+sound and picture also say what they are with the sounds of other clips. A world hands in metrics of its own.
 """
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from functools import partial
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from mmldm.evaluation.distances import frechet_caveat, regions
+from mmldm.errors import UserError
+from mmldm.evaluation.distances import (
+    frechet_caveat,
+    frechet_distance_of,
+    kernel_audio_distance,
+    kernel_distance,
+    regions,
+)
+from mmldm.evaluation.events import closeness, derangement, intersection_over_union
 from mmldm.evaluation.extractors.extractor import of_clips, of_windows
+from mmldm.evaluation.features import Findings, nearest
 from mmldm.evaluation.intervals import (
     Interval,
     jackknife,
@@ -27,13 +37,11 @@ from mmldm.evaluation.intervals import (
     ratio_interval,
     wilson,
 )
-from mmldm.evaluation.measures import Row
-from mmldm.evaluation.memorisation import Neighbours
 from mmldm.evaluation.protocol import Protocol
-from mmldm.types import AV
-from mmldm.worlds.impacts.sync import derangement
 
 Better = Literal["lower", "higher", "like real"]
+Side = Sequence[Findings]
+"""What was found in each clip of one side of a comparison."""
 Counts = tuple[float, float]
 """A clip's share of a ratio's numerator and denominator."""
 
@@ -83,47 +91,49 @@ class Number:
 
 
 class Metric(ABC):
-    """One or more numbers from the rows of one measure.
+    """One or more numbers from the findings of one measure.
 
     Attributes:
         name: As `--metrics` has it.
         measure: Name of the measure it reads.
-        numbers: What it gives, in order.
         relative: Whether it compares with real clips.
         least: Clips of a set that it needs.
     """
 
     name: str
     measure: str
-    numbers: tuple[Number, ...]
-    relative = True
-    least = 2
+    relative: ClassVar[bool] = True
+    least: ClassVar[int] = 2
 
-    def values(self, rows: Sequence[Row], real: Sequence[Row], protocol: Protocol) -> list[Value]:
+    @property
+    @abstractmethod
+    def numbers(self) -> tuple[Number, ...]:
+        """What it gives, in order."""
+
+    def values(self, own: Side, real: Side, protocol: Protocol) -> list[Value]:
         """A value for each of `numbers`; never NaN.
 
         Args:
-            rows: Of the set.
+            own: Of the set.
             real: Of the clips it is compared with.
         """
         against = len(real) if self.relative else None
-        few = min(len(rows), len(real)) if self.relative else len(rows)
-        if few < self.least:
-            reason = f"{few} clip{'s' * (few != 1)}, and {self.least} are the least"
-            return [Value.undefined(reason, len(rows), against) for _ in self.numbers]
+        few = min(len(own), len(real)) if self.relative else len(own)
         try:
-            found = self.compute(rows, real, protocol)
+            if few < self.least:
+                raise ValueError(f"{few} clip{'s' * (few != 1)}, and {self.least} are the least")
+            found = self.compute(own, real, protocol)
         except ValueError as error:
-            return [Value.undefined(str(error), len(rows), against) for _ in self.numbers]
+            return [Value.undefined(str(error), len(own), against) for _ in self.numbers]
         return [
             value
             if value.value is None or math.isfinite(value.value)
-            else Value.undefined("it is not finite", len(rows), against)
+            else Value.undefined("it is not finite", len(own), against)
             for value in found
         ]
 
     @abstractmethod
-    def compute(self, rows: Sequence[Row], real: Sequence[Row], protocol: Protocol) -> list[Value]:
+    def compute(self, own: Side, real: Side, protocol: Protocol) -> list[Value]:
         """The values of enough clips.
 
         Raises:
@@ -131,10 +141,11 @@ class Metric(ABC):
         """
 
 
+@dataclass(frozen=True)
 class FeatureDistance(Metric):
     """Fréchet or kernel distance of two sets of features.
 
-    Args:
+    Attributes:
         name: As `--metrics` has it.
         title: For people.
         measure: Extractor.
@@ -142,34 +153,31 @@ class FeatureDistance(Metric):
         frechet: Whether it is biased where there are few features.
     """
 
-    def __init__(
-        self,
-        name: str,
-        title: str,
-        measure: str,
-        distance: Callable[[Tensor, Tensor], float],
-        frechet: bool,
-    ) -> None:
-        self.name, self.measure = name, measure
-        self.numbers = (Number(name, title, "lower", biased=frechet),)
-        self.distance, self.frechet = distance, frechet
+    name: str
+    title: str
+    measure: str
+    distance: Callable[[Tensor, Tensor], float]
+    frechet: bool
 
-    def compute(self, rows: Sequence[Row], real: Sequence[Row], protocol: Protocol) -> list[Value]:
-        first, second = ([row["features"].double() for row in side] for side in (rows, real))
+    @property
+    def numbers(self) -> tuple[Number, ...]:
+        return (Number(self.name, self.title, "lower", biased=self.frechet),)
 
-        def statistic(own: Tensor, other: Tensor) -> float:
-            sides = ([first[i] for i in own.tolist()], [second[i] for i in other.tolist()])
+    def compute(self, own: Side, real: Side, protocol: Protocol) -> list[Value]:
+        first, second = ([clip["features"].double() for clip in side] for side in (own, real))
+
+        def statistic(chosen: Tensor, others: Tensor) -> float:
+            """The distance of some clips (N',) of one side to some (M',) of the other."""
+            sides = ([first[i] for i in chosen.tolist()], [second[i] for i in others.tolist()])
             return self.distance(*(of_windows(side) for side in sides))
 
+        # Over windows; the interval is over clips, as windows of one clip are not independent.
         value = statistic(torch.arange(len(first)), torch.arange(len(second)))
         half = jackknife(statistic, len(first), len(second), protocol.groups, protocol.seed)
-        note = None
-        if self.frechet:
-            note = frechet_caveat(
-                min(sum(map(len, side)) for side in (first, second)), first[0].shape[1]
-            )
         interval = None if half is None else (value - half, value + half)
-        return [Value(value, interval, len(rows), len(real), None, note)]
+        windows = min(sum(map(len, side)) for side in (first, second))
+        note = frechet_caveat(windows, first[0].shape[1]) if self.frechet else None
+        return [Value(value, interval, len(own), len(real), None, note)]
 
 
 class SharedRegions(Metric):
@@ -182,42 +190,36 @@ class SharedRegions(Metric):
     """
 
     least = 6
+    enough = 50
+    """Clips below which shares of neighbours come with a warning."""
 
     def __init__(self, measure: str) -> None:
         self.name, self.measure = f"regions-{measure}", measure
-        self.numbers = tuple(
-            Number(f"{name}-{measure}", f"{name}, {measure}", better, biased=True)
-            for name, better in REGIONS.items()
-        )
 
-    def compute(self, rows: Sequence[Row], real: Sequence[Row], protocol: Protocol) -> list[Value]:
-        first, second = (of_clips([row["features"] for row in side]) for side in (rows, real))
+    @property
+    def numbers(self) -> tuple[Number, ...]:
+        of = self.measure
+        names = ("precision", "recall", "density", "coverage")
+        return tuple(Number(f"{n}-{of}", f"{n}, {of}", "like real", biased=True) for n in names)
+
+    def compute(self, own: Side, real: Side, protocol: Protocol) -> list[Value]:
+        first, second = (of_clips([clip["features"] for clip in side]) for side in (own, real))
         found = regions(first, second, protocol.neighbours, protocol.density_neighbours)
-        few = min(len(rows), len(real))
-        note = None
-        if few < ENOUGH_FOR_REGIONS:
+        note, few = None, min(len(own), len(real))
+        if few < self.enough:
             note = f"{few} clips lie far apart, and chance makes most of such wide regions"
         values = []
         for name, points in found._asdict().items():
             mean = points.mean().item()
             counts = torch.stack([points, torch.ones_like(points)], dim=1).numpy()
+            # Density counts regions and may exceed 1; the others are shares.
             interval = (
                 ratio_interval(counts, protocol.bootstraps, protocol.seed)
                 if name == "density"
                 else wilson(mean, len(points))
             )
-            values.append(Value(mean, interval, len(rows), len(real), None, note))
+            values.append(Value(mean, interval, len(own), len(real), None, note))
         return values
-
-
-ENOUGH_FOR_REGIONS = 50
-"""Clips below which shares of neighbours come with a warning."""
-REGIONS: dict[str, Better] = {
-    "precision": "like real",
-    "recall": "like real",
-    "density": "like real",
-    "coverage": "like real",
-}
 
 
 class NearestReal(Metric):
@@ -233,79 +235,166 @@ class NearestReal(Metric):
         Number("nearest-5", "the same, 5 % quantile", "like real", "", True),
     )  # fmt: skip
 
-    def compute(self, rows: Sequence[Row], real: Sequence[Row], protocol: Protocol) -> list[Value]:
-        distances = nearest(rows, real)[0].double().numpy()
+    def compute(self, own: Side, real: Side, protocol: Protocol) -> list[Value]:
+        distances = nearest(own, real)[0].double().numpy()
         return [
             Value(
                 float(np.quantile(distances, level)),
                 quantile_interval(distances, level, protocol.bootstraps, protocol.seed),
-                len(rows),
+                len(own),
                 len(real),
             )
             for level in self.levels
         ]
 
 
-def nearest(rows: Sequence[Row], real: Sequence[Row]) -> tuple[Tensor, Tensor]:
-    """Distance to (N,) and index of (N,) the real clip with the nearest fingerprint."""
-    sides = [
-        AV(*(torch.stack([row[modality] for row in side]) for modality in AV._fields))
-        for side in (rows, real)
-    ]
-    return Neighbours(sides[1]).nearest(sides[0])
-
-
+@dataclass(frozen=True)
 class ClipRatio(Metric):
     """A ratio of sums over clips: a mean, a share, a recall.
 
-    Args:
+    Attributes:
         name: As `--metrics` has it; several ratios may share it.
         number: What it is.
-        measure: Whose rows it reads.
-        counts: Of the row that is heard and the row that is seen.
+        measure: Whose findings it reads.
+        counts: Of the clip that is heard and the clip that is seen.
         joint: Whether it joins sound and picture.
         share: Whether each clip counts as 0 or 1.
     """
 
-    relative = False
+    name: str
+    number: Number
+    measure: str
+    counts: Callable[[Findings, Findings], Counts]
+    joint: bool = False
+    share: bool = False
+    relative: ClassVar[bool] = False
+    least: ClassVar[int] = 1
 
-    def __init__(
-        self,
-        name: str,
-        number: Number,
-        measure: str,
-        counts: Callable[[Row, Row], Counts],
-        joint: bool = False,
-        share: bool = False,
-    ) -> None:
-        self.name, self.measure, self.numbers = name, measure, (number,)
-        self.counts, self.joint, self.share = counts, joint, share
-        self.least = 1
+    @property
+    def numbers(self) -> tuple[Number, ...]:
+        return (self.number,)
 
-    def of_clips(self, rows: Sequence[Row], order: Sequence[int] | None = None) -> np.ndarray:
+    def of_clips(self, own: Side, order: Sequence[int] | None = None) -> np.ndarray:
         """Counts (N,2) of each picture with its own sound, or with that of clip `order[n]`."""
-        heard = rows if order is None else [rows[i] for i in order]
-        return np.array([self.counts(*pair) for pair in zip(heard, rows, strict=True)], dtype=float)
+        heard = own if order is None else [own[i] for i in order]
+        return np.array([self.counts(*pair) for pair in zip(heard, own, strict=True)], dtype=float)
 
-    def compute(self, rows: Sequence[Row], real: Sequence[Row], protocol: Protocol) -> list[Value]:
-        own = self.of_clips(rows)
-        value = _ratio(own)
-        counted = int((own[:, 1] > 0).sum())
+    def compute(self, own: Side, real: Side, protocol: Protocol) -> list[Value]:
+        counts = self.of_clips(own)
+        value = _ratio(counts)
+        counted = int((counts[:, 1] > 0).sum())
         if value is None:
             raise ValueError("there is nothing to count in any clip")
+        # Chance: the same pictures with the sounds of other clips.
         shuffled = None
-        if self.joint and len(rows) > 1:
+        if self.joint and len(own) > 1:
             rng = np.random.default_rng(protocol.seed)
-            orders = [derangement(len(rows), rng).tolist() for _ in range(protocol.shuffles)]
-            shuffled = _ratio(np.concatenate([self.of_clips(rows, order) for order in orders]))
+            orders = [derangement(len(own), rng).tolist() for _ in range(protocol.shuffles)]
+            shuffled = _ratio(np.concatenate([self.of_clips(own, order) for order in orders]))
         interval = (
             wilson(value, counted)
             if self.share
-            else ratio_interval(own, protocol.bootstraps, protocol.seed)
+            else ratio_interval(counts, protocol.bootstraps, protocol.seed)
         )
         return [Value(value, interval, counted, None, shuffled)]
 
 
 def _ratio(counts: np.ndarray) -> float | None:
+    """The sum of numerators over that of denominators, of counts (N,2); None over 0."""
     sums = counts.sum(0)
     return float(sums[0] / sums[1]) if sums[1] else None
+
+
+OPTIONAL = ("fvd-pooled", "kvd-pooled", "fad-audioclip", "fad-clap", "kad-clap", "agreement")
+"""Measured only where they are asked for; `fad-audioclip` also by MM-Diffusion's protocols."""
+
+
+def mm_diffusion_fad(a: Tensor, b: Tensor) -> float:
+    """The Fréchet distance of AudioCLIP's features (N,D), (M,D), in the unit of MM-Diffusion's tables."""
+    return 10_000 * frechet_distance_of(a, b)
+
+
+DISTANCES = (
+    ("fvd", "FVD (Fréchet, I3D logits)", "i3d", frechet_distance_of, True),
+    ("kvd", "KVD (kernel, I3D logits)", "i3d", kernel_distance, False),
+    ("fvd-pooled", "Fréchet, I3D pooled", "i3d-pooled", frechet_distance_of, True),
+    ("kvd-pooled", "kernel, I3D pooled", "i3d-pooled", kernel_distance, False),
+    ("frame-fd", "Fréchet of single frames, SqueezeNet", "squeezenet", frechet_distance_of, True),
+    ("fad", "FAD (Fréchet, VGGish)", "vggish", frechet_distance_of, True),
+    ("fad-yamnet", "Fréchet, YAMNet", "yamnet", frechet_distance_of, True),
+    ("kad", "KAD, YAMNet", "yamnet", kernel_audio_distance, False),
+    ("fad-audioclip", "Fréchet x 10,000, AudioCLIP", "audioclip", mm_diffusion_fad, True),
+    ("fad-clap", "Fréchet, CLAP", "clap", frechet_distance_of, True),
+    ("kad-clap", "KAD, CLAP", "clap", kernel_audio_distance, False),
+)
+
+
+def metrics(fps: float, further: Iterable[Metric] = ()) -> list[Metric]:
+    """All metrics, in the order of the report.
+
+    Args:
+        fps: Of the clips; AV-Align's tolerance is a frame.
+        further: Those of a world.
+    """
+
+    def aligned(heard: Findings, seen: Findings) -> Counts:
+        times = heard["onsets"].numpy(), seen["peaks"].numpy()
+        return _if_defined(intersection_over_union(*times, 1 / fps))
+
+    def on_beat(heard: Findings, seen: Findings) -> Counts:
+        return _if_defined(closeness(heard["onsets"].numpy(), seen["rests"].numpy()))
+
+    def agree(heard: Findings, seen: Findings) -> Counts:
+        return float(heard["heard"] == seen["seen"]), 1.0
+
+    align = Number("av-align", "AV-Align", "higher")
+    beat = Number("beat-alignment", "beat alignment", "higher")
+    agreement = Number("agreement", "seen class = heard class", "higher")
+    alarms = [Number(name, f"{name} clips", "lower") for name in ("silent", "frozen")]
+    return [
+        *(FeatureDistance(*about) for about in DISTANCES),
+        *(SharedRegions(name) for name in ("i3d", "squeezenet", "yamnet")),
+        ClipRatio(align.name, align, "events", aligned, joint=True),
+        ClipRatio(beat.name, beat, "events", on_beat, joint=True),
+        ClipRatio(agreement.name, agreement, "classes", agree, joint=True, share=True),
+        *further,
+        NearestReal(),
+        *(ClipRatio(x.name, x, "alarms", partial(mean_of, x.name), share=True) for x in alarms),
+    ]
+
+
+def mean_of(name: str, heard: Findings, seen: Findings) -> Counts:
+    """What a clip adds to the mean of one of its findings ()."""
+    return seen[name].item(), 1.0
+
+
+def _if_defined(value: float | None) -> Counts:
+    """What a clip adds to a mean over those that have a value."""
+    return (0.0, 0.0) if value is None else (value, 1.0)
+
+
+def choose(
+    names: Collection[str] | None,
+    fps: float,
+    unnamed: Collection[str] = (),
+    further: Collection[Metric] = (),
+) -> list[Metric]:
+    """The metrics of these names.
+
+    Args:
+        names: As `--metrics` has them; None: all but `OPTIONAL` and those of a world.
+        unnamed: Those of the latter that are measured without names, too.
+        further: Those of a world.
+
+    Raises:
+        UserError: There is no metric of a name.
+    """
+    every = metrics(fps, further)
+    known = list(dict.fromkeys(metric.name for metric in every))
+    if names is None:
+        left_out = {*OPTIONAL, *(metric.name for metric in further)}.difference(unnamed)
+        return [metric for metric in every if metric.name not in left_out]
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise UserError(f"--metrics: unknown {unknown[0]!r}; known are {', '.join(known)}.")
+    return [metric for metric in every if metric.name in names]

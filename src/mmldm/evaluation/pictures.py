@@ -19,11 +19,11 @@ from torch import Tensor
 
 from mmldm.evaluation.evaluate import Evaluation
 from mmldm.evaluation.extractors.extractor import of_clips
+from mmldm.evaluation.features import EXTRACTORS, nearest
 from mmldm.evaluation.measuring import Measured
 from mmldm.evaluation.memorisation import nearest_pairs, pairs_sheet
-from mmldm.evaluation.metrics import ClipRatio, Value, nearest
-from mmldm.evaluation.registry import EXTRACTORS
-from mmldm.evaluation.report import digits
+from mmldm.evaluation.metrics import ClipRatio, Value
+from mmldm.evaluation.page import digits
 from mmldm.files import whole_file
 from mmldm.media.sheet import contact_sheet, save_png
 from mmldm.text import printable
@@ -115,13 +115,13 @@ def _clouds(found: Evaluation) -> dict[str, dict[str, Tensor]]:
     return {
         measure: {name: _features(side, measure) for name, side in found.sets.items()}
         for measure in (*EXTRACTORS, "fingerprints")
-        if measure in found.anchor.rows
+        if measure in found.anchor.findings
     }
 
 
 def _features(side: Measured, measure: str) -> Tensor:
     """One vector (N,D) float64 of each clip."""
-    rows = side.rows[measure]
+    rows = side.findings[measure]
     if measure == "fingerprints":
         return torch.stack([torch.cat([row["audio"], row["video"]]) for row in rows]).double()
     return of_clips([row["features"] for row in rows]).double()
@@ -143,7 +143,7 @@ def _sheets(found: Evaluation, spec: ClipSpec) -> Iterator[Picture]:
     # Those whose sound and picture agree best and worst, of the clips that have an AV-Align.
     for line in found.lines:
         if isinstance(line.metric, ClipRatio) and line.metric.name == "av-align":
-            counts = torch.from_numpy(line.metric.of_clips(generated.rows["events"]))
+            counts = torch.from_numpy(line.metric.of_clips(generated.findings["events"]))
             defined = counts[:, 1].nonzero()[:, 0].tolist()
             # The highest is the best here.
             values, side = counts[defined, 0], generated.take(defined)
@@ -151,8 +151,8 @@ def _sheets(found: Evaluation, spec: ClipSpec) -> Iterator[Picture]:
             break
 
     # What may be copies.
-    if "fingerprints" in found.anchor.rows:
-        rows = generated.rows["fingerprints"], reference.rows["fingerprints"]
+    if "fingerprints" in found.anchor.findings:
+        rows = generated.findings["fingerprints"], reference.findings["fingerprints"]
         sheet = pairs_sheet(
             nearest_pairs(*nearest(*rows), SHOWN),
             lambda i: generated.clips.clips[i].read(spec),

@@ -1,6 +1,7 @@
 """Sets of clips, each clip read when it is needed: what all sides of an evaluation are.
 
 folder or manifest -> ClipSet (names, keys of content, classes, readers; what was skipped, and why)
+ClipSets -> halves, a set without what stands in another, clips that stand twice
 
 A corrupted set is another ClipSet whose readers change what they read, and whose keys say so.
 """
@@ -8,11 +9,13 @@ A corrupted set is another ClipSet whose readers change what they read, and whos
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 from mmldm.data.clips import spread, windows
 from mmldm.data.folder import find_media
@@ -25,10 +28,10 @@ from mmldm.media.clip import Clip
 from mmldm.media.clock import TOLERANCE
 from mmldm.media.reader import READING, read_clip
 from mmldm.text import printable
-from mmldm.types import ClipSpec
+from mmldm.types import ClipSpec, Progress
 
-Progress = Callable[[str, int, int], None]
-"""Called with (what, done, total)."""
+IN_REFERENCE = "in_reference"
+"""Reason of a held-out clip that the reference holds, too."""
 
 
 @dataclass(frozen=True)
@@ -105,8 +108,13 @@ class ClipSet:
         )
 
 
-def find_manifest(
-    source: Path, kept: Path, spec: ClipSpec, workers: int = 1, progress: Progress | None = None
+def kept_manifest(
+    source: Path,
+    kept: Path,
+    spec: ClipSpec,
+    workers: int = 1,
+    progress: Progress | None = None,
+    held_out: float = 0.0,
 ) -> Manifest:
     """The manifest of a folder or list, or the manifest that `source` is.
 
@@ -114,6 +122,7 @@ def find_manifest(
         kept: Where an earlier run has left the manifest of this folder; written if it is not there, or the
             folder has changed.
         workers: Decoding processes.
+        held_out: Share of the clips that is held out, where the folder has no split of its own.
 
     Raises:
         UserError: There is no such folder, or no media file in it.
@@ -126,6 +135,7 @@ def find_manifest(
                 "manifest into the folder where they are now, and name that copy"
             )
         return manifest
+    # A scan decodes every file: an earlier one stands as long as no file has changed, come or gone.
     earlier = _earlier(source, kept)
     if earlier is not None and not earlier.changed():
         listing = find_media(source).listing
@@ -136,7 +146,7 @@ def find_manifest(
         source,
         spec,
         workers=workers,
-        held_out=0.0,
+        held_out=held_out,
         known=earlier,
         unfinished=kept.with_name(f"{kept.name}.unfinished"),
         progress=None if progress is None else partial(progress, f"scan {printable(source.name)}"),
@@ -168,44 +178,47 @@ def clip_set(
     Args:
         entries: Of the manifest.
     """
-    duration = protocol.spec.duration
+    # Entries that a clip fits into; of the others, why not.
+    spec, wanted = protocol.spec, protocol.samples
     usable, skipped = [], []
     for entry in entries:
+        length = entry.duration or 0
         if not (entry.usable and entry.complete):
             why = entry.note or "it lacks sound or picture"
             skipped.append(Skipped(entry.path, entry.reason or "incomplete", why))
-        elif (entry.duration or 0) < duration - TOLERANCE:
-            why = f"{entry.duration:.2f} s can be used, a clip needs {duration:g} s"
+        elif length < spec.duration - TOLERANCE:
+            why = f"{length:.2f} s can be used, a clip needs {spec.duration:g} s"
             skipped.append(Skipped(entry.path, "too_short", why))
         else:
-            usable.append(entry.model_copy(update={"duration": max(entry.duration or 0, duration)}))
-    wanted = protocol.samples
-    chosen = windows(usable, protocol.spec, 1)
-    if wanted is not None and wanted > len(usable) > 0:
-        per_clip = -(-wanted // len(usable))
-        fitting = [min(per_clip, max(1, int((entry.duration or 0) / duration))) for entry in usable]
-        chosen = [
-            window
-            for entry, count in zip(usable, fitting, strict=True)
-            for window in windows([entry], protocol.spec, count)
-        ]
+            usable.append(entry.model_copy(update={"duration": max(length, spec.duration)}))
+
+    # Windows: several of a file only where there are fewer files than clips are asked for.
+    per_file = 1 if wanted is None or not usable else -(-wanted // len(usable))
+    chosen = [
+        window
+        for entry in usable
+        for window in windows([entry], spec, _fitting(entry, spec, per_file))
+    ]
     if wanted is not None:
         chosen = [chosen[i] for i in spread(wanted, len(chosen))]
-    repeated = Counter(entry.path for entry, _ in chosen)
-    contents: dict[str, str | None] = {}
+
+    # The content of each file, read now: it may have changed since the scan, or have gone.
+    contents: dict[str, str] = {}
     for entry in {entry.path: entry for entry, _ in chosen}.values():
         try:
-            contents[entry.path] = content(manifest.file(entry))
-            if contents[entry.path] is None:
-                skipped.append(
-                    Skipped(entry.path, "unreadable", "it has gone since it was scanned")
-                )
+            sha256 = content(manifest.file(entry))
         except MediaError as error:
-            contents[entry.path] = None
             skipped.append(Skipped(entry.path, error.reason, str(error)))
+            continue
+        if sha256 is None:
+            skipped.append(Skipped(entry.path, "unreadable", "it has gone since it was scanned"))
+        else:
+            contents[entry.path] = sha256
+
+    windows_of = Counter(entry.path for entry, _ in chosen)
     clips = [
         ClipSource(
-            name=entry.path if repeated[entry.path] == 1 else f"{entry.path} at {start:.2f} s",
+            name=entry.path if windows_of[entry.path] == 1 else f"{entry.path} at {start:.2f} s",
             file=entry.path,
             key=hashlib.sha256(
                 f"{contents[entry.path]} {start:.6f} {READING}".encode()
@@ -216,10 +229,16 @@ def clip_set(
             group=entry.group,
         )
         for entry, start in chosen
-        if contents[entry.path] is not None
+        if entry.path in contents
     ]
-    notes = _notes(usable, protocol.spec)
-    return ClipSet(name, str(manifest.root), tuple(clips), tuple(skipped), tuple(notes))
+    return ClipSet(
+        name, str(manifest.root), tuple(clips), tuple(skipped), tuple(_notes(usable, spec))
+    )
+
+
+def _fitting(entry: Entry, spec: ClipSpec, most: int) -> int:
+    """At most this many windows of an entry, so that they overlap by less than a source frame."""
+    return min(most, max(1, int((entry.duration or 0) / spec.duration)))
 
 
 def halves(reference: ClipSet, seed: int) -> tuple[ClipSet, ClipSet]:
@@ -229,9 +248,16 @@ def halves(reference: ClipSet, seed: int) -> tuple[ClipSet, ClipSet]:
     """
     files = {clip.file: clip for clip in reference.clips}
     clips = list(files.values())
+    # Files with a mark in common are one unit; units go to the smaller half, in turn.
     marks = [[("content", clip.content), ("group", clip.group)] for clip in clips]
     units = joined([[mark for mark in own if mark[1] is not None] for own in marks])
-    units.sort(key=lambda unit: (clips[unit[0]].class_name or "", draw(clips[unit[0]].file, seed)))
+
+    def turn(unit: list[int]) -> tuple[str, float]:
+        """When a unit is dealt out: class by class, in the order of its first file's draw."""
+        first = clips[unit[0]]
+        return first.class_name or "", draw(first.file, seed)
+
+    units.sort(key=turn)
     chosen: set[str] = set()
     rest: set[str] = set()
     for unit in units:
@@ -244,6 +270,54 @@ def halves(reference: ClipSet, seed: int) -> tuple[ClipSet, ClipSet]:
         replace(reference, name="first half of the reference", clips=first),
         replace(reference, name="real", clips=second, skipped=(), notes=()),
     )
+
+
+def repeated(clips: ClipSet) -> list[list[str]]:
+    """Files of a set that have one content."""
+    files: defaultdict[str, dict[str, None]] = defaultdict(dict)
+    for clip in clips.clips:
+        if clip.content is not None:
+            files[clip.content][clip.file] = None
+    return [list(names) for names in files.values() if len(names) > 1]
+
+
+def shared(sets: Mapping[str, ClipSet]) -> list[dict[str, Any]]:
+    """Clips of two sets that are cut from one content, for every two sets that have some."""
+    found = []
+    for first, second in combinations(sets, 2):
+        names = {clip.content: clip.name for clip in sets[second].clips if clip.content}
+        clips = [
+            [clip.name, names[clip.content]] for clip in sets[first].clips if clip.content in names
+        ]
+        if clips:
+            found.append({"first": first, "second": second, "clips": clips})
+    return found
+
+
+def apart(held_out: ClipSet, reference: ClipSet) -> ClipSet:
+    """The held-out clips without those whose content is in the reference: no distance to itself is one.
+
+    Raises:
+        UserError: Fewer than two clips are left.
+    """
+    # File by file, with the reference's file of that content.
+    names = {clip.content: clip.file for clip in reference.clips if clip.content}
+    taken = {clip.file: names[clip.content] for clip in held_out.clips if clip.content in names}
+    if not taken:
+        return held_out
+    clips = tuple(clip for clip in held_out.clips if clip.content not in names)
+    if len(clips) < 2:
+        file, other = next(iter(taken.items()))
+        raise UserError(
+            f"{len(taken)} of {len(taken) + len(clips)} held-out clips are in the reference, too (such as "
+            f"{printable(file)}, there {printable(other)}), and {len(clips)} are left: name a reference "
+            "without them"
+        )
+    skipped = tuple(
+        Skipped(file, IN_REFERENCE, f"its content is in the reference, too, as {other}")
+        for file, other in taken.items()
+    )
+    return replace(held_out, clips=clips, skipped=(*held_out.skipped, *skipped))
 
 
 def _notes(entries: Sequence[Entry], spec: ClipSpec) -> list[str]:

@@ -185,6 +185,7 @@ class MultiModalAutoencoder(ModelMixin, ConfigMixin):
         """Image latents AV (B,1,c,h,w), (B,T,c,h,w) -> posteriors over AV (B,C,T',H',W'); None stays None."""
 
         def encoded(encoder: PerceptualEncoder, x: Tensor | None) -> Posterior | None:
+            """(B,T,c,h,w) -> Posterior over (B,C,T',H',W')."""
             return None if x is None else encoder(x)
 
         return self.encoders.av.map(encoded, image_latents)

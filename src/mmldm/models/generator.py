@@ -214,6 +214,7 @@ class JointGenerator(ModelMixin, ConfigMixin):
         """Autoencoder latents AV((B,C,T',H',W')) -> mean 0, variance 1 per channel; None stays None."""
 
         def normal(stream: LatentStream, z: Tensor | None) -> Tensor | None:
+            """(B,C,T',H',W') -> (B,C,T',H',W')."""
             return None if z is None else (z - stream.mean) / stream.std
 
         return self.streams.map(normal, latents)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -70,7 +71,7 @@ class PretrainedVocoder(ModelMixin, ConfigMixin):
         length = decibels.shape[2] * self.spectrogram.hop_length
         # Both read natural logarithms of magnitudes: 20 dB are ln 10.
         nepers = decibels * NEPERS_PER_DECIBEL
-        if self.config.architecture == "SpeechT5HifiGan":
+        if self.config.architecture == HIFIGAN:
             waveform = self.network(nepers.mT)
         else:
             waveform = self.network(nepers).sample[:, 0]
@@ -82,8 +83,9 @@ Vocoder: TypeAlias = FourierVocoder | PretrainedVocoder
 VOCODERS = {cls.__name__: cls for cls in (FourierVocoder, PretrainedVocoder)}
 """Classes of vocoders by the names that model folders state."""
 
+HIFIGAN = "SpeechT5HifiGan"
 NEEDED = {
-    "SpeechT5HifiGan": "the package transformers: pip install 'mmldm[vocoder]'",
+    HIFIGAN: "the package transformers: pip install 'mmldm[vocoder]'",
     "MMAudioVocoder": "diffusers 0.42 or newer",
 }
 
@@ -116,18 +118,16 @@ def load_vocoder(
     # transformers names a class in "architectures", diffusers in "_class_name".
     config, _ = find_config(name, "vocoder", "vocoder")
     listed = config.get("architectures")
-    architecture = config.get("_class_name") or (
-        listed[0] if isinstance(listed, list) and listed else listed
-    )
-    if not isinstance(architecture, str):
-        architecture = repr(architecture)
+    first = listed[0] if isinstance(listed, list) and listed else listed
+    stated = config.get("_class_name") or first
+    architecture = stated if isinstance(stated, str) else repr(stated)
     if architecture in VOCODERS:
         own: Vocoder = load_component(name, VOCODERS, "vocoder", "vocoder")
         return own
 
     # A network of others, with the settings of its own class.
-    network_class = _network_class(str(architecture))
-    if architecture == "SpeechT5HifiGan":
+    network_class = _network_class(architecture)
+    if architecture == HIFIGAN:
         network = _load_hifigan(name)
         network_config = network.config.to_diff_dict()
         sample_rate = network.config.sampling_rate
@@ -138,7 +138,7 @@ def load_vocoder(
 
     # Into the wrapper, whose config says also what spectrogram it reads.
     described = (spectrogram or clip.spectrogram).model_dump(mode="json")
-    vocoder = PretrainedVocoder(str(architecture), network_config, described, sample_rate)
+    vocoder = PretrainedVocoder(architecture, network_config, described, sample_rate)
     vocoder.network.load_state_dict(network.state_dict())
     return vocoder.eval()
 
@@ -153,10 +153,8 @@ def _load_hifigan(name: str) -> Any:
     if not file.is_file():
         raise UserError(f"{folder}: the vocoder's weights are missing (no {file.name})")
     stored = read_header(file)
-    on_meta_device = on_meta(
-        lambda: _build("SpeechT5HifiGan", settings), folder / "config.json", len(stored)
-    )
-    check_tensors(on_meta_device, stored, folder)
+    build = partial(_build, HIFIGAN, settings)
+    check_tensors(on_meta(build, folder / "config.json", len(stored)), stored, folder)
     # transformers writes the kind of number into the config, and would convert the weights to it.
     stated = settings.get("dtype", settings.get("torch_dtype"))
     kinds = {str(KINDS[x.kind]).removeprefix("torch.") for x in stored.values()}
@@ -165,7 +163,7 @@ def _load_hifigan(name: str) -> Any:
             f"{folder}: config.json states {stated!r:.40}, and the weights are {' and '.join(sorted(kinds))}"
             ": they were converted, or belong to another config.json; take the original ones"
         )
-    network = _build("SpeechT5HifiGan", settings)
+    network = build()
     load_exactly(network, read_tensors(file), str(folder))
     return network
 
@@ -173,25 +171,25 @@ def _load_hifigan(name: str) -> Any:
 def _build(architecture: str, settings: Mapping[str, Any]) -> nn.Module:
     """The network of others that settings describe; an unknown one is a UserError."""
     network_class = _network_class(architecture)
-    hifigan = architecture == "SpeechT5HifiGan"
+    hifigan = architecture == HIFIGAN
     known = _hifigan_settings() if hifigan else settings_of(network_class)
     for name in settings:
         if name not in known:
             raise UserError(
                 f"the vocoder {architecture} has no setting {name!r:.80}{nearest(name, sorted(known))}"
             )
-    network: nn.Module = (
-        network_class(network_class.config_class.from_dict(dict(settings)))
-        if hifigan
-        else network_class.from_config(dict(settings))
-    )
+    network: nn.Module
+    if hifigan:
+        network = network_class(network_class.config_class.from_dict(dict(settings)))
+    else:
+        network = network_class.from_config(dict(settings))
     return network
 
 
 def _hifigan_settings() -> frozenset[str]:
     """Those of its configuration, and what transformers writes beside them."""
     written = {"architectures", "transformers_version", "torch_dtype", "dtype", "_name_or_path"}
-    return frozenset(written | set(_network_class("SpeechT5HifiGan").config_class().to_dict()))
+    return frozenset(written | set(_network_class(HIFIGAN).config_class().to_dict()))
 
 
 def _network_class(architecture: str) -> Any:
@@ -201,7 +199,7 @@ def _network_class(architecture: str) -> Any:
             f"{architecture} is no vocoder that is known here ({', '.join(NEEDED)}, FourierVocoder)"
         )
     try:
-        if architecture == "SpeechT5HifiGan":
+        if architecture == HIFIGAN:
             from transformers.models.speecht5.modeling_speecht5 import SpeechT5HifiGan
 
             return SpeechT5HifiGan

@@ -56,6 +56,7 @@ class ClipCoder:
         codec, audio_image = self._codec(None), AudioImage(self.spec).to(self.device)
 
         def on_device(x: Tensor | None) -> Tensor | None:
+            """Media (B,...) where the networks are."""
             return None if x is None else x.to(self.device)
 
         parts = [
@@ -172,6 +173,8 @@ def decoder_denoiser(
     autoencoder: MultiModalAutoencoder, conditions: Conditions, images_per_call: int | None = None
 ) -> Denoiser:
     """The signal decoder with the clips' conditions, at one noise level for all images of a clip.
+
+    It predicts for AV((B,1,c,h,w), (B,F,c,h,w)).
 
     Args:
         images_per_call: As `MultiModalAutoencoder.denoise`.

@@ -240,6 +240,7 @@ class SoundingVideoPipeline(FolderPipeline):
         with self.progress_bar(total=batches * chosen.num_inference_steps) as bar:
 
             def after_step(step: int, t: Tensor, x: AV[Tensor]) -> AV[Tensor] | None:
+                """t 0-d, x AV((B,C,T',H',W')) -> what the caller puts in its place, if anything."""
                 bar.update()
                 if callback_on_step_end is None:
                     return None

@@ -18,20 +18,20 @@ from mmldm.pipelines.sounding_video import SoundingVideoPipeline
 from mmldm.training.jobs.students import (
     DecoderDistillation,
     DistillationStage,
+    DistilledPart,
     GeneratorDistillation,
-    Part,
     section_of,
 )
 from mmldm.training.loop import TrainResult
 from mmldm.training.run import Run
 
-STEPS: dict[Part, tuple[int, ...]] = {"generator": (16, 8, 4), "decoder": (20, 4, 2, 1)}
+STEPS: dict[DistilledPart, tuple[int, ...]] = {"generator": (16, 8, 4), "decoder": (20, 4, 2, 1)}
 """The teacher's and the students' steps, unless the recipe has others."""
 SHARE = 8
 """A student is trained for one part in so many of its teacher's steps."""
 
 
-def with_distillation(config: RunConfig, part: Part) -> RunConfig:
+def with_distillation(config: RunConfig, part: DistilledPart) -> RunConfig:
     """The recipe with a `distill_<part>` section: its own, or one like the teacher's job, shortened."""
     name = f"distill_{part}"
     if getattr(config, name) is not None:
@@ -52,7 +52,7 @@ def with_distillation(config: RunConfig, part: Part) -> RunConfig:
     return config.model_copy(update={name: section})
 
 
-def distil(run: Run, part: Part) -> TrainResult:
+def distil(run: Run, part: DistilledPart) -> TrainResult:
     """Trains every student of a part, and puts the last one into distilled/.
 
     Args:
@@ -68,12 +68,14 @@ def distil(run: Run, part: Part) -> TrainResult:
     source = folder.model
     if not source.is_dir():
         raise UserError(f"{folder.root} holds no finished model: run mmldm train to its end first.")
+    # What the part is made of: its job, the caches it reads, the setting that counts its steps.
     stage_class: type[DistillationStage] = GeneratorDistillation
     caches_for, own_steps = run.latents, "num_inference_steps"
     if part == "decoder":
         stage_class = DecoderDistillation
         caches_for, own_steps = run.image_latents, "decoder_steps"
 
+    # Each student's export is the next one's teacher; one that is done returns at once.
     for teacher_steps, steps in pairwise((job.teacher_steps, *job.steps)):
         pipeline = SoundingVideoPipeline.from_pretrained(source)
         if pipeline.config[own_steps] <= job.steps[-1]:
@@ -99,7 +101,7 @@ def distil(run: Run, part: Part) -> TrainResult:
 def _publish(run: Run) -> None:
     """Writes distilled/: model/ with its last students, the generator's for the row "fast"."""
 
-    def last(part: Part) -> SoundingVideoPipeline | None:
+    def last(part: DistilledPart) -> SoundingVideoPipeline | None:
         """The model of a part's last student, where it is trained."""
         if getattr(run.config, f"distill_{part}") is None:
             return None
@@ -107,6 +109,7 @@ def _publish(run: Run) -> None:
         export = run.folder.export(f"{part}_{steps}")
         return SoundingVideoPipeline.from_pretrained(export) if export.is_dir() else None
 
+    # A decoder takes the teacher's place; a generator stands beside it, for those who want it fast.
     pipeline = SoundingVideoPipeline.from_pretrained(run.folder.model)
     if (fast := last("decoder")) is not None:
         pipeline.register_modules(

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -68,6 +67,7 @@ class Pieces(Dataset[Piece]):
         return len(self._pieces)
 
     def __getitem__(self, index: int) -> Piece:
+        # A file that cannot be read is told to the parent, which counts them; it ends no worker.
         number, source, starts = self._pieces[index]
         try:
             media = read_piece(self._manifest, source.entry, starts, self._spec)
@@ -81,7 +81,8 @@ class Pieces(Dataset[Piece]):
 
     def _read(self, workers: int) -> Iterator[Piece]:
         try:
-            yield from DataLoader(self, batch_size=None, num_workers=workers, collate_fn=_as_it_is)
+            # Without a batch size torch passes on what is no tensor, sequence or mapping as it is.
+            yield from DataLoader(self, batch_size=None, num_workers=workers)
         except RuntimeError as error:
             # torch's own words for a worker that died.
             if not str(error).startswith("DataLoader"):
@@ -134,58 +135,74 @@ class Encoder:
     ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, str]]:
         """One block: its windows and pictures, both empty if nothing can be read, and what failed.
 
+        Both by the names on the disk (`data.latents`): windows (W,...) with audio_mean and audio_logvar
+        (W,1,c,h,w), and video_index (W,T), which points into pictures video_mean and video_logvar (F,c,h,w).
+
         Args:
             told: Called with the number of windows of each piece.
         """
+        # Items go into two queues, and what a window needs to know of them into rows of tensors.
         sound, pictures = _Queue(self._sound), _Queue(self._pictures)
         windows: list[dict[str, Tensor]] = []
         names: list[str] = []
         failed: dict[str, str] = {}
-        seen: dict[int, int] = {}
+        place_of: dict[int, int] = {}
         file = None
         for piece in incoming:
             source, media = piece.source, piece.media
             if source.name != file:
-                file, seen = source.name, {}
+                file, place_of = source.name, {}
             if media is None:
                 failed[source.name] = piece.reason
                 continue
-            # A picture keeps its time in whatever piece of its file it comes.
+
+            # Pictures: each once. It keeps its time, here in microseconds, in whatever piece of its file it
+            # comes, so that windows of the next piece may show pictures that came with this one.
             times = [round(time * 1e6) for time in media.times.tolist()]
-            new = [i for i, time in enumerate(times) if time not in seen]
-            seen |= {times[i]: pictures.count + place for place, i in enumerate(new)}
+            new = [i for i, time in enumerate(times) if time not in place_of]
+            place_of |= {times[i]: pictures.count + place for place, i in enumerate(new)}
             pictures.add(media.frames[new])
+
+            # Windows: their sound, and where their pictures will lie.
+            entry, count = source.entry, len(media.starts)
             sound.add(media.waveforms)
-            names += [source.name] * len(media.starts)
-            entry = source.entry
-            for index, start in zip(media.indices.tolist(), media.starts, strict=True):
-                windows.append(
-                    {
-                        "label": torch.tensor(self._class_numbers[entry.class_name]),
-                        "present": torch.tensor([entry.has_audio, entry.has_video]),
-                        "start": start,
-                        "video_index": torch.tensor([seen[times[i]] for i in index]),
-                    }
-                )
-            told(len(media.starts))
+            shown = [[place_of[times[i]] for i in indices] for indices in media.indices.tolist()]
+            windows.append(
+                {
+                    "label": torch.full((count,), self._class_numbers[entry.class_name]),
+                    "present": torch.tensor([[entry.has_audio, entry.has_video]] * count),
+                    "start": media.starts,
+                    "video_index": torch.tensor(shown),
+                }
+            )
+            names += [source.name] * count
+            told(count)
+
         # A file that fails half-way is left out as a whole.
-        kept = [i for i, name in enumerate(names) if name not in failed]
-        if not kept:
+        kept = torch.tensor([name not in failed for name in names], dtype=torch.bool)
+        if not kept.any():
             return {}, {}, failed
-        kept_windows = {name: torch.stack([windows[i][name] for i in kept]) for name in windows[0]}
-        kept_windows |= {f"audio_{name}": x[kept] for name, x in sound.encoded().items()}
-        return kept_windows, {f"video_{name}": x for name, x in pictures.encoded().items()}, failed
+        stored = {name: torch.cat([part[name] for part in windows]) for name in windows[0]}
+        stored |= {f"audio_{name}": x for name, x in sound.encoded().items()}
+        video = {f"video_{name}": x for name, x in pictures.encoded().items()}
+        return {name: x[kept] for name, x in stored.items()}, video, failed
 
     def _pictures(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+        """Frames u8 (F,3,H,W) -> mean and log-variance (F,c,h,w)."""
         mean, logvar = self._codec.posterior(frames_to_images(frames.to(self._device))[None])
         return mean[0], logvar[0]
 
     def _sound(self, waveforms: Tensor) -> tuple[Tensor, Tensor]:
+        """Waveforms (W,S) -> mean and log-variance (W,1,c,h,w)."""
         return self._codec.posterior(self._audio_image.image(waveforms.to(self._device)))
 
 
 class _Queue:
-    """Gathers what is to be encoded, so that small files share a call; keeps results as float16."""
+    """Gathers what is to be encoded, so that small files share a call; keeps results as float16 on the CPU.
+
+    Args:
+        encode: Items (n,...) -> mean and log-variance (n,...).
+    """
 
     def __init__(self, encode: Callable[[Tensor], tuple[Tensor, Tensor]]) -> None:
         self._encode = encode
@@ -201,7 +218,7 @@ class _Queue:
             self._flush()
 
     def encoded(self) -> dict[str, Tensor]:
-        """Mean and log-variance of all, in order."""
+        """Mean and log-variance of all items, (n,...) each, in order."""
         self._flush()
         mean, logvar = (torch.cat(parts) for parts in zip(*self._done, strict=True))
         return {"mean": mean, "logvar": logvar}
@@ -213,7 +230,3 @@ class _Queue:
             mean, logvar = self._encode(items)
             self._done.append((mean.half().cpu(), logvar.half().cpu()))
         self._waiting = []
-
-
-def _as_it_is(piece: Any) -> Any:
-    return piece

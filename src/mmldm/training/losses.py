@@ -1,6 +1,7 @@
-"""Loss terms as pure functions on tensors; per-sample where a sample is a clip.
+"""Loss terms as pure functions on tensors; each clip has its own value (B,) before the mean.
 
-Sources: paper Eq. 1 (contrastive), Eq. 2 (adversarial, as the hinge form of the authors' release), Eq. 3.
+errors, embeddings, logits or scores (B,...) -> () or (B,). Paper §3.1: Eq. 1 is `contrastive_loss`, Eq. 2 is
+`critic_loss` and `adversarial_loss` (as hinges, like the authors' release); Eq. 3 adds them up.
 """
 
 from __future__ import annotations
@@ -28,10 +29,10 @@ def salience(x: Tensor, strength: float, threshold: float) -> Tensor:
     Returns:
         Weights (B, F, 1, H, W), 1 on the background and 1 + strength where salient.
     """
+    # The median is what stands still: the background of a scene, a steady tone of a sound.
     time_axis = 1 if x.shape[1] > 1 else 4
-    departure = (
-        (x - x.median(dim=time_axis, keepdim=True).values).square().mean(2, keepdim=True).sqrt()
-    )
+    background = x.median(dim=time_axis, keepdim=True).values
+    departure = (x - background).square().mean(2, keepdim=True).sqrt()
     return 1 + strength * (departure > threshold).to(x.dtype)
 
 
@@ -41,8 +42,17 @@ def weighted_mean(errors: Tensor, weights: Tensor) -> Tensor:
     return (errors.flatten(1) * weights).sum(1) / weights.sum(1)
 
 
+def loss_and_errors(loss: Tensor, errors: AV[Tensor]) -> dict[str, Tensor]:
+    """What a turn of two errors returns: the loss () and, for the log, both errors AV ()."""
+    return {
+        "loss": loss,
+        "mse/audio": errors.audio.detach(),
+        "mse/video": errors.video.detach(),
+    }
+
+
 def gather_rows(x: Tensor) -> Tensor:
-    """Rows of every process in rank order, with gradient; the identity in a single process."""
+    """Rows (B,...) of every process in rank order (world * B,...), with gradient; alone, `x` itself."""
     if not (dist.is_available() and dist.is_initialized()):
         return x
     return torch.cat(all_gather(x.contiguous()))
@@ -52,17 +62,26 @@ def contrastive_loss(embeddings: AV[Tensor], temperatures: AV[Tensor], complete:
     """Matched pairs against all others of the global batch, both directions (Eq. 1, mean over the batch).
 
     Args:
-        embeddings: L2-normalised, (B, E) each.
-        temperatures: Divisors of the similarity: audio-to-video, video-to-audio.
+        embeddings: L2-normalised, AV (B,E).
+        temperatures: Divisors of the similarity, AV (): audio-to-video, video-to-audio. Eq. 1 prints a
+            factor.
         complete: (B,) bool; a clip that lacks a modality is no pair, and no other's counterexample.
+
+    Returns:
+        The loss, ().
     """
+    # The own clips' rows among those of all processes: there lie their counterparts.
     rows = len(embeddings.audio)
     rank = dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
     targets = torch.arange(rows, device=embeddings.audio.device) + rank * rows
     everyone = embeddings.map(gather_rows)
+
+    # Incomplete clips are hidden from the others. A clip's own counterpart stays in its row, so that no row
+    # is without any.
     known = gather_rows(complete.float()) > 0
-    # A clip's own counterpart stays in its row, so that no row is without any.
     hidden = ~known & (torch.arange(len(known), device=known.device) != targets[:, None])
+
+    # Both directions: who among all pictures belongs to this sound, and the other way round.
     loss = embeddings.audio.new_zeros(())
     for own, others, temperature in (
         (embeddings.audio, everyone.video, temperatures.audio),
@@ -73,10 +92,14 @@ def contrastive_loss(embeddings: AV[Tensor], temperatures: AV[Tensor], complete:
     return 0.5 * loss
 
 
-def classification_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy over clips that have a class, as a mean over all rows (a negative label: no class)."""
-    known = labels >= 0
-    return (F.cross_entropy(logits, labels.clamp_min(0), reduction="none") * known).mean()
+def classification_loss(logits: Tensor, class_labels: Tensor) -> Tensor:
+    """Cross-entropy () of logits (B,K), as a mean over all rows.
+
+    Args:
+        class_labels: (B,) long; a clip without a class, which is a negative number, counts as zero.
+    """
+    known = class_labels >= 0
+    return (F.cross_entropy(logits, class_labels.clamp_min(0), reduction="none") * known).mean()
 
 
 def critic_loss(real_scores: Tensor, fake_scores: Tensor) -> Tensor:
@@ -88,11 +111,14 @@ def critic_loss(real_scores: Tensor, fake_scores: Tensor) -> Tensor:
     Args:
         real_scores: (B,).
         fake_scores: (4B,), the four kinds one after the other.
+
+    Returns:
+        (B,).
     """
     fake = F.relu(1 + fake_scores).view(-1, len(real_scores)).mean(0)
     return 0.5 * (F.relu(1 - real_scores) + fake)
 
 
 def adversarial_loss(fake_scores: Tensor) -> Tensor:
-    """What the autoencoder pays per clip for a tuple that the critic recognises (Eq. 2, hinge). (B,)"""
+    """What the autoencoder pays per clip for a tuple that the critic recognises (Eq. 2, hinge), (B,)."""
     return F.relu(1 - fake_scores)

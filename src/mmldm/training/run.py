@@ -237,9 +237,7 @@ class Job:
 
 
 def _vae(run: Run) -> Stage:
-    train_config = run.config.vae.train
-    assert train_config is not None, "a job without training has no stage"
-    return VaeStage(run.config, train_config, run.manifest, run.process.device)
+    return VaeStage(run.config, run.manifest, run.process.device)
 
 
 def _autoencoder(run: Run) -> Stage:
@@ -263,9 +261,7 @@ def _generator(run: Run) -> Stage:
 
 
 def _vocoder(run: Run) -> Stage:
-    job = run.config.vocoder
-    assert job is not None and job.train is not None, "a job without training has no stage"
-    return VocoderStage(run.config, job, job.train, run.manifest, run.process.device)
+    return VocoderStage(run.config, run.manifest, run.process.device)
 
 
 def _vocoder_as_it_is(config: RunConfig) -> Any:

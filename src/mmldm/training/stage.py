@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from mmldm.config import MediaTrainConfig, RunConfig, TrainConfig, VaeConfig, VocoderConfig
+from mmldm.config import RunConfig, TrainConfig, VaeConfig, VocoderConfig
 from mmldm.data.clips import WindowDataset, held_out_windows, spread
 from mmldm.data.latents import Splits, cached_batches, files_key
 from mmldm.data.loader import IndexedLoader, order
@@ -23,6 +23,7 @@ from mmldm.data.manifest import Manifest
 from mmldm.media.clip import Clip
 from mmldm.media.spectrogram import AudioImage
 from mmldm.pipelines.decoding import save_clips
+from mmldm.pipelines.sounding_video import SoundingVideoPipeline
 from mmldm.types import AV, ClipSpec, Latents, WindowBatch
 
 
@@ -94,8 +95,7 @@ class MediaStage:
     """The part of a `Stage` that trains one network, in one turn, on windows of the clips.
 
     Args:
-        job: Section of the recipe.
-        train_config: Its training.
+        job: Section of the recipe, with a `train` section.
         turn: The only one.
         network: What is averaged and exported.
 
@@ -110,16 +110,15 @@ class MediaStage:
         self,
         config: RunConfig,
         job: VaeConfig | VocoderConfig,
-        train_config: MediaTrainConfig,
         manifest: Manifest,
         device: torch.device,
         *,
         turn: nn.Module,
         network: nn.Module,
     ) -> None:
+        assert job.train is not None, "a job without training has no stage"
         self.spec, self.seed, self.device = config.clip, config.seed, device
-        self.manifest, self.train_config = manifest, train_config
-        self._job = job
+        self.manifest, self.job, self.train_config = manifest, job, job.train
         network.to(device).train()
         self.turns: dict[str, nn.Module] = {"model": turn.to(device)}
         self.ema_modules: dict[str, nn.Module] = {self.name: network}
@@ -143,6 +142,7 @@ class MediaStage:
         return ("model",)
 
     def batches(self, start_step: int, rank: int, world: int) -> Iterator[WindowBatch]:
+        # Kept, because it counts the files that cannot be read.
         self._loader = IndexedLoader(
             self._clips,
             batch_size=self.train_config.batch_size,
@@ -167,7 +167,7 @@ class MediaStage:
     def fingerprint(self) -> dict[str, Any]:
         return {
             "clip": self.spec.model_dump(),
-            "job": self._job.model_dump(exclude={"train"}),
+            "job": self.job.model_dump(exclude={"train"}),
             "clips": files_key(self.manifest),
         }
 
@@ -208,6 +208,7 @@ class CachedStage:
     def clips_of(self, step: int) -> list[str]:
         """Names of clips, as far as the cache knows them: one of an earlier version has numbers alone."""
         cache = self.caches.train
+        # The cache lists (file, windows) in the order of its rows.
         files = [name for name, rows in cache.extra.get("files", []) for _ in range(rows)]
         return [
             files[row] if files else f"row {row} of {cache.folder}"
@@ -220,6 +221,33 @@ class CachedStage:
         return cache[torch.tensor(spread(count, len(cache)))].to(self.device)
 
 
+class PipelineStage(CachedStage):
+    """The part of a `Stage` that trains one network of a pipeline, and shows and exports all of it.
+
+    Args:
+        pipeline: The other parts, and the network in its place.
+    """
+
+    def __init__(
+        self,
+        train_config: TrainConfig,
+        caches: Splits,
+        seed: int,
+        device: torch.device,
+        pipeline: SoundingVideoPipeline,
+    ) -> None:
+        super().__init__(train_config, caches, seed, device)
+        self.pipeline = pipeline.to(device)
+        self.pipeline.set_progress_bar_config(disable=True)
+
+    def preview(self, folder: Path, step: int) -> None:
+        output = self.pipeline(num_samples=4, seed=0)
+        save_clips(output.clips, folder, f"joint_{step:07d}")
+
+    def export(self, folder: Path) -> None:
+        self.pipeline.save_pretrained(folder)
+
+
 def show_versions(
     versions: Mapping[str, AV[Tensor]], spec: ClipSpec, folder: Path, name: str
 ) -> None:
@@ -229,6 +257,7 @@ def show_versions(
         versions: Title -> waveforms (B,S) and frames u8 (B,T,3,H,W).
         name: Start of the files' names.
     """
+    # Clip by clip, so that the versions of one lie next to each other on the sheet.
     first = next(iter(versions.values()))
     clips, titles = [], []
     for i in range(len(first.video)):

@@ -8,12 +8,11 @@ import pytest
 import torch
 
 from mmldm.errors import UserError
-from mmldm.evaluation.onsets import detect_onsets
+from mmldm.evaluation.events import detect_onsets, match
 from mmldm.media.reader import read_clip
 from mmldm.types import ClipSpec
 from mmldm.worlds.impacts.clips import ImpactsConfig, material_of, render_clip, synthesize
 from mmldm.worlds.impacts.materials import MATERIALS
-from mmldm.worlds.impacts.sync import match
 
 
 def test_same_seed_and_index_give_the_same_clip():

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 
+from mmldm.evaluation.events import match
 from mmldm.types import ClipSpec
 from mmldm.worlds.impacts.clips import ImpactsConfig, render_clip
 from mmldm.worlds.impacts.motion import Track, background, ballistic, detect_impacts, track
 from mmldm.worlds.impacts.physics import FLOOR_LEVEL, Ball, Flight, positions, simulate
 from mmldm.worlds.impacts.render import background as drawn_background
 from mmldm.worlds.impacts.render import render
-from mmldm.worlds.impacts.sync import match
 
 
 def empty_box(height=64, width=64):

@@ -68,7 +68,7 @@ class AutoencoderTurn(nn.Module):
     def forward(self, batch: Latents, random: StepRandom) -> dict[str, Tensor]:
         """Raw image latents of B clips -> "loss" (Eq. 3) and its terms, each ()."""
         model, weights, (codec,) = self.autoencoder, self.config.loss, self.frozen
-        present, complete, labels = batch.present, batch.complete, batch.class_labels
+        present, complete, class_labels = batch.present, batch.complete, batch.class_labels
         clips, total = batch.mean.video.shape[:2]
 
         # Posterior: the encoders read a sample of the image VAE's; z_a and z_v are samples of theirs.
@@ -87,10 +87,10 @@ class AutoencoderTurn(nn.Module):
         def hidden(share: float, anyway: AV[Tensor]) -> AV[Tensor]:
             return anyway.map(lambda rows: rows | random.bernoulli(share, (clips,)))
 
-        unknown = ~complete & (labels < 0)
+        unknown = ~complete & (class_labels < 0)
         dropped = hidden(weights.conditioning_dropout, present.map(torch.logical_not))
         alone = hidden(weights.context_dropout, AV(unknown, unknown))
-        told = labels if model.config.num_classes else None
+        told = class_labels if model.config.num_classes else None
         conditions = model.condition(latents, frames, told, dropped, alone)
 
         # Noise (Eq. 5): each image has its own level, drawn where the adversary asks for it, on the host.
@@ -119,7 +119,8 @@ class AutoencoderTurn(nn.Module):
         }  # fmt: skip
         if told is not None:
             terms["classification"] = classification_loss(
-                model.class_logits(conditions.semantics), labels.masked_fill(~complete, NO_CLASS)
+                model.class_logits(conditions.semantics),
+                class_labels.masked_fill(~complete, NO_CLASS),
             )
             loss = loss + weights.classification * terms["classification"]
         if weights.contrastive:
@@ -223,6 +224,7 @@ class Adversary:
         with torch.no_grad():
             real = self.images(target.map(lambda x: x[rows]))
 
+        # A mean over all rows, in which clips that are not judged, or not whole, count as zero.
         share = (complete & judged.to(device, non_blocking=True))[rows] / len(complete)
         self.handoff[micro] = Handoff(real, fake.detach(), share)
         return (adversarial_loss(self.critic(fake)) * share).sum()
@@ -239,6 +241,7 @@ class CriticTurn(nn.Module):
     def forward(self, batch: Latents, random: StepRandom) -> dict[str, Tensor]:
         """What the model turn has left of this batch -> "loss" and mean scores, each ()."""
         real, fake, share = self.handoff.pop(random.micro)
+        # One call for all: five tuples a clip.
         real_tuples, fake_tuples = tuples(*real.unbind(1), *fake.unbind(1))
         scores = self.critic(torch.cat([real_tuples, fake_tuples]))
         real_scores, fake_scores = scores[: len(real)], scores[len(real) :]
@@ -259,6 +262,7 @@ class AutoencoderStage(CachedStage):
     ) -> None:
         super().__init__(config.autoencoder.train, caches, config.seed, device)
         self.config, self.job = config, config.autoencoder
+        # Networks: a frozen image VAE with what makes its latents normal, and a fresh autoencoder.
         self.vae = vae.to(device).eval().requires_grad_(False)
         statistics = image_statistics(config, caches.train)
         self.codec = ImageCodec(self.vae, statistics).to(device)
@@ -268,6 +272,7 @@ class AutoencoderStage(CachedStage):
         # Several processes require that whatever is trainable takes part in every step's loss.
         self.autoencoder.contrast.requires_grad_(self.job.loss.contrastive > 0)
 
+        # Turns: the model's, and the critic's where the recipe has one.
         critic = self.job.critic
         self.adversary = None if critic is None else build_adversary(critic, self.codec)
         self.turns["model"] = AutoencoderTurn(
@@ -316,6 +321,7 @@ class AutoencoderStage(CachedStage):
             "psnr/audio": float(quality.audio.mean()),
             "psnr/video": float(quality.video.mean()),
         }
+        # The class head is judged on more clips: it decodes nothing.
         if self.autoencoder.config.num_classes:
             batch = self.held_out(4 * VALIDATED_CLIPS)
             _, latents = self._encoded(batch)

@@ -16,7 +16,6 @@ always plays the other's. Only predicted streams enter the loss.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,11 +26,11 @@ from mmldm.data.clips import NO_CLASS
 from mmldm.data.latents import LatentCache, Splits
 from mmldm.diffusion.schedules import NoiseProcess, ScheduleConfig
 from mmldm.models.generator import JointGenerator
-from mmldm.pipelines.decoding import save_clips
 from mmldm.pipelines.sounding_video import SoundingVideoPipeline
 from mmldm.strict import bind, parse
+from mmldm.training.losses import loss_and_errors
 from mmldm.training.randomness import StepRandom
-from mmldm.training.stage import CachedStage
+from mmldm.training.stage import PipelineStage
 from mmldm.types import AV, MODALITIES, Latents
 
 VALIDATED_CLIPS = 256
@@ -74,11 +73,7 @@ class GeneratorTurn(nn.Module):
             return (error * counts).mean() / (share or 1.0)
 
         loss = errors.map(mean, predicted, self.predicted_share)
-        return {
-            "loss": loss.audio + loss.video,
-            "mse/audio": loss.audio.detach(),
-            "mse/video": loss.video.detach(),
-        }
+        return loss_and_errors(loss.audio + loss.video, loss)
 
     def errors(
         self,
@@ -117,7 +112,7 @@ class GeneratorTurn(nn.Module):
         prediction = generator(noisy, timesteps, clean, given, class_labels)
         target = clean.map(lambda z, n: process.target(z, n, timesteps), noise)
         errors = prediction.map(lambda p, wanted: (p - wanted).square().flatten(1).mean(1), target)
-        return errors, given.map(lambda is_given, is_absent: ~(is_given | is_absent), absent)
+        return errors, given.map(torch.logical_or, absent).map(torch.logical_not)
 
     def timesteps(self, random: StepRandom, rows: int) -> Tensor:
         """(rows,) long: uniform, or logit-normal, which dwells where structure is decided.
@@ -143,7 +138,7 @@ def _replaced(x: Tensor, other: Tensor, rows: Tensor) -> Tensor:
     return torch.where(rows.view(-1, *(1,) * (x.ndim - 1)), other, x)
 
 
-class GeneratorStage(CachedStage):
+class GeneratorStage(PipelineStage):
     """Trains the joint generator on cached latents. See `training.stage.Stage`.
 
     Args:
@@ -159,14 +154,11 @@ class GeneratorStage(CachedStage):
         caches: Splits,
         device: torch.device,
     ) -> None:
-        super().__init__(config.generator.train, caches, config.seed, device)
+        super().__init__(config.generator.train, caches, config.seed, device, pipeline)
         self.job = config.generator
-        self.pipeline = pipeline.to(device)
-        self.pipeline.set_progress_bar_config(disable=True)
         self.generator: JointGenerator = pipeline.generator.train()
-        self.process = NoiseProcess(
-            parse(ScheduleConfig, self.job.schedule, "generator.schedule")
-        ).to(device)
+        schedule = parse(ScheduleConfig, self.job.schedule, "generator.schedule")
+        self.process = NoiseProcess(schedule).to(device)
         self.turn = GeneratorTurn(self.generator, self.process, self.job).to(device)
         self.turns["model"] = self.turn
         self.ema_modules["generator"] = self.generator
@@ -195,13 +187,6 @@ class GeneratorStage(CachedStage):
         results["gap/video"] = results["video_only/video"] - results["audio_to_video/video"]
         results["gap/audio"] = results["audio_only/audio"] - results["video_to_audio/audio"]
         return results
-
-    def preview(self, folder: Path, step: int) -> None:
-        output = self.pipeline(num_samples=4, seed=0)
-        save_clips(output.clips, folder, f"joint_{step:07d}")
-
-    def export(self, folder: Path) -> None:
-        self.pipeline.save_pretrained(folder)
 
 
 def generator_arguments(

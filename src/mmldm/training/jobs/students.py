@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from copy import deepcopy
 from itertools import pairwise
 from operator import itemgetter
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -31,16 +30,17 @@ from mmldm.diffusion.schedules import NoiseProcess, make_scheduler, schedule_of
 from mmldm.models.autoencoder import MultiModalAutoencoder
 from mmldm.models.generator import JointGenerator
 from mmldm.models.image_codec import ImageCodec
-from mmldm.pipelines.decoding import decoder_denoiser, save_clips
+from mmldm.pipelines.decoding import decoder_denoiser
 from mmldm.pipelines.guidance import generator_denoiser
 from mmldm.pipelines.settings import UNCHANGED_STEPS
 from mmldm.pipelines.sounding_video import SoundingVideoPipeline
 from mmldm.training.caching import weights_key
+from mmldm.training.losses import loss_and_errors
 from mmldm.training.randomness import StepRandom
-from mmldm.training.stage import CachedStage
+from mmldm.training.stage import PipelineStage
 from mmldm.types import AV, MODALITIES, Latents
 
-Part = Literal["generator", "decoder"]
+DistilledPart = Literal["generator", "decoder"]
 KNOWN = {
     "joint": AV(False, False),
     "audio_to_video": AV(True, False),
@@ -75,6 +75,7 @@ class GeneratorStudentTurn(nn.Module):
         self.student, self.matching = student, matching
         self.frozen = (teacher,)  # a tuple, so that it is no submodule
         self.scale, self.class_dropout = scale, config.class_dropout
+        # Where in the batch each task's rows end, as a share of all; and how many predict a modality.
         shares = [config.tasks.get(task, 0.0) for task in KNOWN]
         self.ends = [sum(shares[: i + 1]) / sum(shares) for i in range(len(shares))]
         self.predicted_share = AV(1 - (self.ends[1] - self.ends[0]), self.ends[1])
@@ -84,13 +85,14 @@ class GeneratorStudentTurn(nn.Module):
         errors = self.errors(batch, self._parts(random), random, self.class_dropout)
         # Divided by the expected share, not by this batch's count: a mean over rows stays a mean of means.
         loss = errors.map(lambda e, share: e.mean() / (share or 1.0), self.predicted_share)
-        return _terms(loss.audio + loss.video, loss)
+        return loss_and_errors(loss.audio + loss.video, loss)
 
     def _parts(self, random: StepRandom) -> dict[str, slice]:
         """The local rows of each task: the whole batch has one after the other, so no draw decides it.
 
         The teacher then knows the rows of each call without asking the device.
         """
+        # Borders between the tasks in the whole batch, then as this process and pass sees them.
         borders = [0, *(round(end * random.batch_size) for end in self.ends)]
         local = [min(max(b, random.rows.start), random.rows.stop) for b in borders]
         starts = [border - random.rows.start for border in local]
@@ -120,12 +122,13 @@ class GeneratorStudentTurn(nn.Module):
         noise = clean.map(lambda z: random.normal(z.shape))
         step = random.integers(0, matching.steps, (rows,))
         forget = random.bernoulli(class_dropout, (rows,))
-        labels = (
-            batch.class_labels.masked_fill(forget, NO_CLASS) if self.student.null_class else None
-        )
+        class_labels = None
+        if self.student.null_class:
+            class_labels = batch.class_labels.masked_fill(forget, NO_CLASS)
         state = matching.start(clean, noise, step)
 
-        # Where the guided teacher leads (Eq. 8): task by task, bound to the rows' conditions as in sampling.
+        # Where the guided teacher leads (Eq. 8): task by task, since a call of it has one set of given
+        # modalities, bound to the rows' conditions as in sampling.
         known = AV(*torch.zeros(2, rows, dtype=torch.bool, device=step.device))
         targets = []
         for task, part in parts.items():
@@ -135,14 +138,15 @@ class GeneratorStudentTurn(nn.Module):
                 pair.map(itemgetter(part)) for pair in (clean, noise, state)
             )
             given = own_clean.map(lambda z, is_given: z if is_given else None, KNOWN[task])
-            told, scale = None if labels is None else labels[part], AV(self.scale, self.scale)
+            told = None if class_labels is None else class_labels[part]
+            scale = AV(self.scale, self.scale)
             teacher = generator_denoiser(self.frozen[0], own_noise, given, told, scale)
             targets.append(matching.target(teacher, own_state, step[part], given, own_noise))
         target = AV.zip(targets).map(torch.cat)
 
         # The student is told the same and not guided. A modality that is given has no error.
         def student(state: AV[Tensor], t: Tensor) -> AV[Tensor]:
-            return self.student(state, t, clean, known, labels)
+            return self.student(state, t, clean, known, class_labels)
 
         errors = matching.errors(student, state, step, target)
         return errors.map(lambda error, is_given: error * (~is_given & batch.complete), known)
@@ -177,7 +181,7 @@ class DecoderStudentTurn(nn.Module):
     def forward(self, batch: Latents, random: StepRandom) -> dict[str, Tensor]:
         """Raw image latents of B clips -> "loss" and its two terms, each ()."""
         errors = self.errors(batch, random).map(Tensor.mean)
-        return _terms(errors.video + self.audio_weight * errors.audio, errors)
+        return loss_and_errors(errors.video + self.audio_weight * errors.audio, errors)
 
     def errors(self, batch: Latents, random: StepRandom) -> AV[Tensor]:
         """Squared errors (B,) of both modalities; zero for a clip that lacks one."""
@@ -205,16 +209,7 @@ class DecoderStudentTurn(nn.Module):
         return errors.map(lambda error: error * batch.complete)
 
 
-def _terms(loss: Tensor, errors: AV[Tensor]) -> dict[str, Tensor]:
-    """What a turn returns: the loss () and, for the log, the errors AV ()."""
-    return {
-        "loss": loss,
-        "mse/audio": errors.audio.detach(),
-        "mse/video": errors.video.detach(),
-    }
-
-
-class DistillationStage(CachedStage):
+class DistillationStage(PipelineStage):
     """Distils a part of a model to `steps` steps: what generator and decoder share of a `Stage`.
 
     Args:
@@ -227,7 +222,7 @@ class DistillationStage(CachedStage):
         scheduler: The pipeline's component that samples it.
     """
 
-    part: Part
+    part: DistilledPart
     network: str
     scheduler: str
 
@@ -241,14 +236,15 @@ class DistillationStage(CachedStage):
         steps: int,
         teacher_steps: int,
     ) -> None:
-        super().__init__(section_of(config, self.part).train, caches, config.seed, device)
-        self.name, self.steps = f"{self.part}_{steps}", steps
-        self.config, self.pipeline = config, pipeline.to(device)
-        self.pipeline.set_progress_bar_config(disable=True)
+        super().__init__(section_of(config, self.part).train, caches, config.seed, device, pipeline)
+        self.name, self.steps, self.config = f"{self.part}_{steps}", steps, config
+        # The teacher is the network as it comes, on the schedule that it comes with.
         self.student: Any = getattr(pipeline, self.network).train()
         self.teacher: Any = deepcopy(self.student).eval().requires_grad_(False)
         process = NoiseProcess(schedule_of(getattr(pipeline, self.scheduler))).to(device)
         self.matching = StepMatching(process, steps, teacher_steps)
+
+        # The turn reads the teacher's settings in the pipeline, which then become the student's.
         self.turn = self.turns["model"] = self.build_turn()
         self.ema_modules[self.network] = self.student
         scheduler = make_scheduler(self.matching.student.config)
@@ -273,13 +269,6 @@ class DistillationStage(CachedStage):
             "teacher": weights_key(self.teacher),
             "cache": self.caches.train.identity,
         }
-
-    def preview(self, folder: Path, step: int) -> None:
-        output = self.pipeline(num_samples=4, seed=0)
-        save_clips(output.clips, folder, f"joint_{step:07d}")
-
-    def export(self, folder: Path) -> None:
-        self.pipeline.save_pretrained(folder)
 
 
 class GeneratorDistillation(DistillationStage):
@@ -343,7 +332,7 @@ class DecoderDistillation(DistillationStage):
         return {f"mse/{m}": float(e.mean()) for m, e in zip(MODALITIES, errors, strict=True)}
 
 
-def section_of(config: RunConfig, part: Part) -> DistillationConfig:
+def section_of(config: RunConfig, part: DistilledPart) -> DistillationConfig:
     """The recipe's `distill_<part>` section."""
     section: DistillationConfig | None = getattr(config, f"distill_{part}")
     assert section is not None, "the caller adds what the recipe lacks"

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from mmldm.config import MediaTrainConfig, RunConfig, VaeConfig
+from mmldm.config import RunConfig, VaeConfig
 from mmldm.data.manifest import Manifest
 from mmldm.errors import UserError
 from mmldm.evaluation.reconstruction import psnr
@@ -92,18 +92,10 @@ class VaeStage(MediaStage):
 
     name = "vae"
 
-    def __init__(
-        self,
-        config: RunConfig,
-        train_config: MediaTrainConfig,
-        manifest: Manifest,
-        device: torch.device,
-    ) -> None:
+    def __init__(self, config: RunConfig, manifest: Manifest, device: torch.device) -> None:
         self.vae = build_vae(config)
         turn = VaeTurn(self.vae, config.clip, config.vae)
-        super().__init__(
-            config, config.vae, train_config, manifest, device, turn=turn, network=self.vae
-        )
+        super().__init__(config, config.vae, manifest, device, turn=turn, network=self.vae)
 
     @torch.no_grad()
     def _reconstruct(self, windows: WindowBatch) -> tuple[Tensor, Tensor]:
@@ -149,7 +141,7 @@ def build_vae(config: RunConfig, weights: bool = True) -> ImageVAE:
             `vae.decoder` is wrong.
     """
     job = config.vae
-    torch.manual_seed(config.seed)
+    torch.manual_seed(config.seed)  # of whatever part is new
     if job.model is not None:
         return PatchAutoencoderKL(**bind(job.model, PatchAutoencoderKL, "vae.model"))
     known = job.pretrained in SD_IMAGE_VAES and not weights
@@ -161,6 +153,7 @@ def build_vae(config: RunConfig, weights: bool = True) -> ImageVAE:
                 "PatchAutoencoderKL can be replaced, remove the key."
             )
         vae = vae.with_decoder(**bind(job.decoder, vae.with_decoder, "vae.decoder"))
+    # A pretrained encoder is frozen: latents that were made with it stay valid.
     for name, parameter in vae.named_parameters():
         parameter.requires_grad_("decoder" in name or "post_quant" in name)
     return vae

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from mmldm.config import MediaTrainConfig, RunConfig, VocoderConfig, VocoderLoss
+from mmldm.config import RunConfig, VocoderConfig, VocoderLoss
 from mmldm.data.manifest import Manifest
 from mmldm.evaluation.reconstruction import mel_error, spectral_distance
 from mmldm.media.spectrogram import AudioImage
@@ -45,6 +45,7 @@ class VocoderTurn(nn.Module):
                 noise = weights.mel_noise * random.normal(decibels.shape)
                 spec = self.vocoder.spectrogram
                 decibels = (decibels + noise).clamp(spec.db_min, spec.db_max)
+        # What it makes of them, and how far that is from the clips' sound.
         made = vocode(decibels, self.vocoder, waveforms.shape[1])
         terms = {
             name: x.mean() for name, x in _distances(made, waveforms, self.audio_image).items()
@@ -69,19 +70,12 @@ class VocoderStage(MediaStage):
     name = "vocoder"
     sound_only = True
 
-    def __init__(
-        self,
-        config: RunConfig,
-        job: VocoderConfig,
-        train_config: MediaTrainConfig,
-        manifest: Manifest,
-        device: torch.device,
-    ) -> None:
+    def __init__(self, config: RunConfig, manifest: Manifest, device: torch.device) -> None:
+        job = config.vocoder
+        assert job is not None, "the caller asks for jobs of the recipe only"
         self.vocoder = build_vocoder(job, config.clip, config.seed)
         turn = VocoderTurn(self.vocoder, config.clip, job.loss)
-        super().__init__(
-            config, job, train_config, manifest, device, turn=turn, network=self.vocoder
-        )
+        super().__init__(config, job, manifest, device, turn=turn, network=self.vocoder)
 
     @torch.no_grad()
     def _revoiced(self, waveforms: Tensor) -> Tensor:
@@ -97,6 +91,7 @@ class VocoderStage(MediaStage):
     def preview(self, folder: Path, step: int) -> None:
         windows = self.held_out(2)
         waveforms = windows.waveforms.to(self.device)
+        # Griffin-Lim is what a model without a vocoder would make of the same images.
         sounds = {
             "real": waveforms,
             "vocoder": self._revoiced(waveforms),
@@ -115,6 +110,7 @@ def build_vocoder(job: VocoderConfig, clip: ClipSpec, seed: int) -> Vocoder:
     Raises:
         UserError: It cannot be loaded, does not suit such clips, or a key of `vocoder.model` is wrong.
     """
+    # A pretrained one may want another spectrogram than the clips' images hold.
     if job.model is None:
         vocoder = load_vocoder(job.pretrained or "", clip, job.spectrogram)
         check_vocoder(vocoder, clip)

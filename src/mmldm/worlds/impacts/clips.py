@@ -3,7 +3,6 @@
 (seed, index) -> clip, with the ground truth of what should sound when
 
 `render_clip` makes one clip in memory; `synthesize` writes many as real mp4 files in class folders.
-Source: DESIGN, "the impacts world".
 """
 
 from __future__ import annotations
@@ -85,6 +84,7 @@ def material_of(config: ImpactsConfig, index: int) -> str:
 
 def render_clip(config: ImpactsConfig, index: int) -> ImpactsClip:
     """Renders clip `index`; the same (config, index) gives the same clip anywhere."""
+    # The draws come in this order: balls, then contact noise.
     rng = np.random.default_rng([config.seed, index])
     spec, material = config.spec, material_of(config, index)
     balls = _place_balls(config, material, rng)
@@ -105,6 +105,7 @@ def _place_balls(config: ImpactsConfig, material: str, rng: np.random.Generator)
     count = rng.integers(config.min_balls, config.max_balls + 1)
     while len(balls) < count:
         radius = rng.uniform(*RADII)
+        # Inside the walls, and high enough to fall.
         inset = WALL_THICKNESS + radius
         position = (rng.uniform(inset, width - inset), rng.uniform(inset, FLOOR_LEVEL - 0.3))
         speed, heading = rng.uniform(*START_SPEEDS), rng.uniform(0, 2 * pi)
@@ -116,6 +117,7 @@ def _place_balls(config: ImpactsConfig, material: str, rng: np.random.Generator)
             velocity=(speed * cos(heading), speed * sin(heading)),
             detune=rng.uniform(0.97, 1.03),
         )
+        # A ball that overlaps another one: all are drawn again, so that no place is likelier than another.
         apart = (np.hypot(*np.subtract(position, b.position)) > radius + b.radius for b in balls)
         balls = [*balls, ball] if all(apart) else []
     return balls
@@ -160,6 +162,7 @@ def _run(write: Callable[[int], None], indices: list[int], workers: int) -> Iter
     if workers == 1:
         yield from map(write, indices)
         return
+    # Spawned, not forked: torch may already have threads. Each process draws with one thread.
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, spawn, torch.set_num_threads, (1,)) as pool:
         try:
@@ -205,6 +208,7 @@ def _write_clip(folder: Path, config: ImpactsConfig, index: int) -> None:
     rendered = render_clip(config, index)
     path = _truth_path(folder, config, index)
     rendered.clip.save(path.with_suffix(".mp4"))
+    # Last, as a clip counts as whole when its ground truth is there.
     truth = {
         "seed": config.seed,
         "index": index,
@@ -213,6 +217,23 @@ def _write_clip(folder: Path, config: ImpactsConfig, index: int) -> None:
         "impacts": [asdict(impact) for impact in rendered.impacts],
     }
     write_json(path, truth)
+
+
+def true_impacts(clip: Path) -> np.ndarray:
+    """Times (N,) in seconds, sorted, of the audible impacts of a rendered clip, from its sidecar.
+
+    Raises:
+        UserError: There is no ground truth beside the clip.
+    """
+    sidecar = clip.with_suffix(".json")
+    try:
+        impacts = json.loads(sidecar.read_text(encoding="utf-8"))["impacts"]
+        return np.sort([impact["time"] for impact in impacts if impact["audible"]])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{sidecar} is no ground truth of an impacts clip ({error!r}); the detectors are "
+            "calibrated on clips of `mmldm synthesize`"
+        ) from error
 
 
 def _read_json(path: Path) -> dict[str, object]:

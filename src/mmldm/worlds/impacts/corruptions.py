@@ -18,10 +18,10 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from mmldm.evaluation.events import derangement
 from mmldm.evaluation.sets import ClipSet, ClipSource
 from mmldm.media.clip import Clip
 from mmldm.types import ClipSpec
-from mmldm.worlds.impacts.sync import derangement
 
 Damaged = Literal["picture", "sound", "pair"]
 Damage = Callable[[Clip, float, np.random.Generator], Clip]
@@ -59,6 +59,7 @@ def blur(clip: Clip, sigma: float, rng: np.random.Generator) -> Clip:
     reach = max(1, int(3 * width))
     kernel = torch.exp(-0.5 * (torch.arange(-reach, reach + 1) / width).square())
     kernel = kernel / kernel.sum()
+    # One channel of one frame at a time, rows and then columns.
     pixels = clip.frames.float().flatten(0, 1)[:, None]
     for shape, padding in (
         ((1, 1, -1, 1), (0, 0, reach, reach)),
@@ -128,6 +129,7 @@ def corrupted(clips: ClipSet, corruption: Corruption, grade: float, seed: int = 
 
 
 def _damaged(source: ClipSource, apply: Damage, grade: float, seed: int, spec: ClipSpec) -> Clip:
+    # By its content, a clip is damaged alike in whatever set it stands.
     return apply(source.read(spec), grade, np.random.default_rng([seed, int(source.key[:15], 16)]))
 
 

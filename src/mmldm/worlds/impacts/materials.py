@@ -52,6 +52,7 @@ class Material:
 
 
 MATERIALS: dict[str, Material] = {
+    # Modes of a circular membrane.
     "drum": Material(
         colour=(0.96, 0.91, 0.80),
         accent=(0.52, 0.16, 0.66),
@@ -66,6 +67,7 @@ MATERIALS: dict[str, Material] = {
         noise_decay=70.0,
         dulling=1.0,
     ),
+    # Few high partials that ring on, hardly any noise.
     "glass": Material(
         colour=(0.62, 0.95, 1.0),
         accent=(0.90, 1.0, 1.0),
@@ -80,6 +82,7 @@ MATERIALS: dict[str, Material] = {
         noise_decay=600.0,
         dulling=1.2,
     ),
+    # Many inharmonic partials, the longest to ring.
     "metal": Material(
         colour=(0.70, 0.75, 0.83),
         accent=(0.20, 0.23, 0.30),
@@ -94,6 +97,7 @@ MATERIALS: dict[str, Material] = {
         noise_decay=450.0,
         dulling=0.7,
     ),
+    # A click: partials that are gone after a hundredth of a second.
     "plastic": Material(
         colour=(0.16, 0.80, 0.30),
         accent=(0.93, 1.0, 0.90),
@@ -108,6 +112,7 @@ MATERIALS: dict[str, Material] = {
         noise_decay=260.0,
         dulling=0.8,
     ),
+    # A thud: low, dull, and duller the softer it is hit.
     "rubber": Material(
         colour=(0.92, 0.20, 0.15),
         accent=(0.27, 0.05, 0.07),
@@ -122,6 +127,7 @@ MATERIALS: dict[str, Material] = {
         noise_decay=140.0,
         dulling=1.4,
     ),
+    # Modes of a bar, short.
     "wood": Material(
         colour=(0.80, 0.52, 0.25),
         accent=(0.45, 0.25, 0.10),

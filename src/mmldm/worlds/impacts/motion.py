@@ -51,6 +51,7 @@ class Track:
 
 def background(clips: Sequence[Tensor], most: int = 256) -> Tensor:
     """Per-pixel median (3,H,W) u8 over at most `most` frames drawn evenly from frames (T,3,H,W)."""
+    # Numbers of frames over all clips, and the clip that each is in.
     total = sum(len(frames) for frames in clips)
     step = max(total / most, 1.0)
     wanted = (torch.arange(min(total, most)) * step).long()
@@ -72,12 +73,14 @@ def track(frames: Tensor, fps: float, empty: Tensor | None = None) -> Track:
     """
     height = frames.shape[-2]
     empty = background([frames]) if empty is None else empty
+    # How certainly a pixel is not background.
     excess = (frames.float() - empty.float()).amax(1) / 255
     seen = ((excess - CONTRAST[0]) / (CONTRAST[1] - CONTRAST[0])).clamp(0, 1)
     side = 2 * round(BALL_BOX * height / 2) + 1
     # Rows, then columns: the same box at a fraction of the cost for its size.
     mass = F.avg_pool2d(seen[:, None], (side, 1), stride=1, padding=(side // 2, 0))
     mass = F.avg_pool2d(mass, (1, side), stride=1, padding=(0, side // 2))[:, 0]
+    # The box that holds most of it is around the ball: what lies outside it is noise.
     best = mass.flatten(1).argmax(1)
     rows, columns = best // seen.shape[-1], best % seen.shape[-1]
     y = torch.arange(seen.shape[-2])
@@ -85,6 +88,7 @@ def track(frames: Tensor, fps: float, empty: Tensor | None = None) -> Track:
     near_y = (y - rows[:, None]).abs() <= side // 2
     near_x = (x - columns[:, None]).abs() <= side // 2
     ball = seen * near_y[:, :, None] * near_x[:, None, :]
+    # Centroid, in pixels, of what is in the box.
     area = ball.sum((1, 2))
     weight = ball / area.clamp(min=1e-6)[:, None, None]
     centres = torch.stack(
@@ -98,6 +102,7 @@ def kicks(path: Track) -> np.ndarray:
     """What gravity does not explain of the second differences (T-2,2), frame heights per frame."""
     steps = np.diff(path.centres, axis=0)
     extra = np.diff(steps, axis=0)
+    # Where the floor carries the ball, gravity does not show.
     carried = np.maximum(np.abs(steps[1:, 1]), np.abs(steps[:-1, 1])) < STILL
     extra[:, 1] -= np.where(carried, 0.0, GRAVITY / path.fps**2)
     return extra
@@ -110,15 +115,18 @@ def detect_impacts(path: Track) -> np.ndarray:
     50 ms and 0.93, 0.96 within 100 ms, standard error 13 ms, the same after H.264. What it misses
     are bounces less than two frames apart. At 30 fps 0.96, 0.99 and 5 ms.
     """
+    # One hit after the other, hardest first; what explains it is taken out before the next is looked for.
     left = np.pad(kicks(path), ((1, 1), (0, 0)))
     times = []
     for _ in range(len(left)):
+        # A hit between frames k and k + 1 shows in the second differences at both, in one direction.
         pair = left[:-1] + left[1:]
         pair[(left[:-1] * left[1:]).sum(1) < 0] = 0
         sizes = np.linalg.norm(pair, axis=1)
         k = int(sizes.argmax())
         if sizes[k] * path.fps < LEAST_KICK:
             break
+        # Its split over the two says when in the interval it was.
         direction = pair[k] / sizes[k]
         shares = np.maximum(left[k : k + 2] @ direction, 0)
         times.append((k + shares[1] / shares.sum()) / path.fps)

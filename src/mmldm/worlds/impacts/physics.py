@@ -69,7 +69,14 @@ class Impact:
 
 @dataclass(frozen=True)
 class Flight:
-    """A piece of a path: one parabola, or a roll along the floor when `gravity` is 0."""
+    """A piece of a path: one parabola, or a roll along the floor when `gravity` is 0.
+
+    Attributes:
+        start: Seconds from the start of the clip.
+        position: (2,) at `start`.
+        velocity: (2,) at `start`.
+        gravity: Frame heights per second squared.
+    """
 
     start: float
     position: np.ndarray
@@ -104,6 +111,7 @@ def simulate(
     impacts: list[Impact] = []
     now = 0.0
     while True:
+        # The next hit of a wall, and the first touch of two balls before it.
         flights = [path[-1] for path in paths]
         hits = [
             (*_next_surface(flight, ball.radius, width, now), index)
@@ -113,6 +121,7 @@ def simulate(
         contact, pair = _next_contact(flights, balls, now, min(time, duration))
         if min(time, contact) >= duration:
             return paths, impacts
+        # Whatever comes first ends one flight, or two, and starts others.
         if contact < time:
             now = contact
             speed, outcomes = _collide(flights, balls, pair, now)
@@ -128,6 +137,7 @@ def simulate(
 
 def _next_surface(flight: Flight, radius: float, width: float, now: float) -> tuple[float, str]:
     """Time and name of the next floor, wall or ceiling hit at or after `now`."""
+    # Seconds until each surface is reached; never, where the ball moves away from it.
     (x, y), (vx, vy) = flight.at(now).tolist(), flight.velocity_at(now).tolist()
     g = flight.gravity
     waits = {"floor": inf, "ceiling": inf, "left": inf, "right": inf}
@@ -135,6 +145,7 @@ def _next_surface(flight: Flight, radius: float, width: float, now: float) -> tu
         waits["left"] = (x - WALL_THICKNESS - radius) / -vx
     elif vx > 0:
         waits["right"] = (width - WALL_THICKNESS - radius - x) / vx
+    # y grows downwards: the floor is the later root of the fall, the ceiling the earlier one of the rise.
     if g:
         drop = FLOOR_LEVEL - radius - y
         waits["floor"] = (-vy + sqrt(max(vy**2 + 2 * g * drop, 0.0))) / g
@@ -153,6 +164,7 @@ def _bounce(flight: Flight, ball: Ball, surface: str, now: float) -> tuple[float
         return abs(vx), Flight(now, position, velocity, flight.gravity)
     if surface == "ceiling":
         return -vy, Flight(now, position, np.array([vx, -WALL_RESTITUTION * vy]), GRAVITY)
+    # On the floor: onto its line exactly, or rounding would let the ball sink through.
     position[1] = FLOOR_LEVEL - ball.radius
     rebound = ball.restitution * vy
     if rebound < REST_SPEED:
@@ -168,12 +180,13 @@ def _next_contact(
     times = np.append(np.arange(now, horizon, CONTACT_GRID), horizon)
     for i, j in combinations(range(len(balls)), 2):
         a, b, reach = flights[i], flights[j], balls[i].radius + balls[j].radius
-
+        # The first look at which two balls overlap and still come closer.
         gaps = _gap(a, b, reach, times)
         closing = (gaps < 0) & (np.diff(gaps, prepend=_gap(a, b, reach, now - 1e-6)) < 0)
         if not closing.any():
             continue
         index = int(closing.argmax())
+        # Between that look and the one before, the moment of touch by bisection.
         if index == 0:
             touch = now
         else:
@@ -188,7 +201,7 @@ def _next_contact(
 
 
 def _gap(a: Flight, b: Flight, reach: float, time: float | np.ndarray) -> np.ndarray:
-    """Distance between two balls' surfaces at `time`; `reach` is the sum of their radii."""
+    """Distance between two balls' surfaces at `time` (N,) or a scalar; `reach` is the sum of their radii."""
     return np.linalg.norm(a.at(time) - b.at(time), axis=-1) - reach
 
 
@@ -197,11 +210,13 @@ def _collide(
 ) -> tuple[float, dict[int, Flight]]:
     """Closing speed of two smooth balls of equal density, and their flights after the hit."""
     (i, j), (a, b) = pair, (flights[pair[0]], flights[pair[1]])
+    # Along the line of centres; what is across it stays, as the balls are smooth.
     positions_now = a.at(now), b.at(now)
     velocities = a.velocity_at(now), b.velocity_at(now)
     normal = positions_now[1] - positions_now[0]
     normal /= np.linalg.norm(normal)
     speed = float((velocities[0] - velocities[1]) @ normal)
+    # Equal density: masses as cubes of radii, and the heavier ball changes less.
     kept = sqrt(balls[i].restitution * balls[j].restitution)
     change = speed + max(kept * speed, REST_SPEED)
     masses = balls[i].radius ** 3, balls[j].radius ** 3

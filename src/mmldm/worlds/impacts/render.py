@@ -26,6 +26,7 @@ _HALFWAY = (LIGHT + [0, 0, 1]) / np.linalg.norm(LIGHT + [0, 0, 1])
 
 def render(balls: list[Ball], paths: list[list[Flight]], spec: ClipSpec) -> np.ndarray:
     """Frames u8 (T, 3, H, W) of a simulated clip."""
+    # Instants of the sub-frames, spread over a shutter around each frame's own.
     size = spec.height
     subframes = max(4, size // 24)
     shutter = min(SHUTTER, 0.5 / spec.fps)
@@ -35,6 +36,7 @@ def render(balls: list[Ball], paths: list[list[Flight]], spec: ClipSpec) -> np.n
         positions(path, (instants[:, None] + offsets).ravel()).reshape(-1, subframes, 2)
         for path in paths
     ]
+    # All shadows below all balls.
     room = background(spec.height, spec.width)
     frames = np.empty((spec.num_frames, spec.height, spec.width, 3), dtype=np.uint8)
     for index in range(spec.num_frames):
@@ -49,12 +51,14 @@ def render(balls: list[Ball], paths: list[list[Flight]], spec: ClipSpec) -> np.n
 
 def background(height: int, width: int) -> np.ndarray:
     """The empty box, float32 (H, W, 3) in [0, 1]: back wall, floor, side walls and ceiling."""
+    # Pixel centres in frame heights; the back wall glows above the middle.
     y = ((np.arange(height, dtype=np.float32) + 0.5) / height)[:, None]
     x = ((np.arange(width, dtype=np.float32) + 0.5) / height)[None, :]
     aspect = width / height
     glow = np.exp(-(((x - 0.42 * aspect) / 0.55) ** 2) - ((y - 0.35) / 0.5) ** 2)
     room = np.array([0.085, 0.095, 0.135]) + glow[..., None] * np.array([0.075, 0.08, 0.10])
 
+    # Floor, side walls and ceiling over it, in perspective: walls run in towards the back edge of the floor.
     depth = 1 - FLOOR_LEVEL
     back_edge = FLOOR_LEVEL - 0.5 * depth
     inset = np.clip((1 - y) / (1 - back_edge), 0, 1) * WALL_THICKNESS
@@ -69,17 +73,19 @@ def background(height: int, width: int) -> np.ndarray:
 
 
 def _cover(inside: np.ndarray, height: int) -> np.ndarray:
-    """Pixel coverage of the half-plane `inside` > 0 (in frame heights)."""
+    """Share of each pixel that the half-plane `inside` > 0 covers; `inside` in frame heights, any shape."""
     return np.clip(inside * height + 0.5, 0, 1)
 
 
 def _mix(below: np.ndarray, above: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    """Colours (..., 3) laid over others with opacity alpha (...)."""
     return below + (above - below) * alpha[..., None]
 
 
 def _draw_shadow(canvas: np.ndarray, centre: np.ndarray, radius: float) -> None:
-    """Darkens the floor below a ball, sharper and darker the lower the ball is."""
+    """Darkens the floor of a canvas (H, W, 3) below a ball at (2,), sharper and darker the lower it is."""
     height, width, _ = canvas.shape
+    # The higher the ball, the wider and fainter.
     clearance = max(FLOOR_LEVEL - radius - centre[1], 0.0)
     spread = radius * (0.95 + 0.9 * clearance)
     top = int((FLOOR_LEVEL - 0.5 * (1 - FLOOR_LEVEL)) * height)
@@ -90,19 +96,22 @@ def _draw_shadow(canvas: np.ndarray, centre: np.ndarray, radius: float) -> None:
 
 
 def _draw_ball(canvas: np.ndarray, centres: np.ndarray, ball: Ball) -> None:
-    """Blends a ball, averaged over its sub-frame `centres` (K, 2), into the canvas."""
+    """Blends a ball, averaged over its sub-frame `centres` (K, 2), into the canvas (H, W, 3)."""
     height, width, _ = canvas.shape
+    # Only the pixels that some sub-frame touches.
     margin = ball.radius + 1.5 / height
     low = np.floor((centres.min(0) - margin) * height).astype(int).clip(0)
     high = np.ceil((centres.max(0) + margin) * height).astype(int)
     columns = np.arange(low[0], min(high[0], width), dtype=np.float32)
     rows = np.arange(low[1], min(high[1], height), dtype=np.float32)
+    # Coordinates from the centre, in radii, of each sub-frame: (K,1,w) and (K,h,1).
     u = (columns + 0.5) / height - centres[:, :1]
     v = (rows + 0.5) / height - centres[:, 1:]
     u = (u / ball.radius).astype(np.float32)[:, None, :]
     v = (v / ball.radius).astype(np.float32)[:, :, None]
     distance = np.sqrt(u**2 + v**2)
     colour, opacity = _surface(ball, u, v, distance)
+    # The mean over sub-frames of colour over canvas: motion blur.
     alpha = opacity * _cover((1 - distance) * ball.radius, height)
     patch = canvas[low[1] : low[1] + len(rows), low[0] : low[0] + len(columns)]
     patch *= 1 - alpha.mean(0)[..., None]
@@ -114,6 +123,7 @@ def _surface(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Lit colour (K, h, w, 3) and opacity (K, h, w) at (u, v), in radii from the centre."""
     material = MATERIALS[ball.material]
+    # The sphere's normal is (u, v, depth): Lambert's diffuse light, Blinn's highlight.
     depth = np.sqrt(np.maximum(1 - distance**2, 0))
     diffuse = np.maximum(u * LIGHT[0] + v * LIGHT[1] + depth * LIGHT[2], 0)
     gloss = np.maximum(u * _HALFWAY[0] + v * _HALFWAY[1] + depth * _HALFWAY[2], 0)
@@ -132,6 +142,7 @@ A texture takes u, v, the distance from the centre, diffuse light and gloss, all
 
 
 def _step(value: np.ndarray, softness: float = 0.08) -> np.ndarray:
+    """0 below 0 and 1 above, with a ramp of this width; any shape."""
     return np.clip(0.5 + value / softness, 0, 1)
 
 

@@ -4,7 +4,7 @@ balls and impacts -> waveform f32 (S,) in (-1, 1)
 
 Level and brightness follow the impact speed; pitch follows size. Nothing is normalised per clip, so
 loudness means the same in every clip; a soft limiter keeps sums of hits below full scale.
-Source: modal synthesis, see `impacts_materials`.
+Source: modal synthesis, see `materials`.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ def render_sound(
         if not impact.audible:
             continue
         struck = strike(balls[impact.ball], impact, spec.sample_rate, rng)
+        # Never before the hit; what rings beyond the clip is cut off.
         start = int(np.ceil(impact.time * spec.sample_rate))
         length = min(len(struck), spec.num_samples - start)
         if length > 0:
@@ -44,12 +45,14 @@ def render_sound(
 
 def strike(ball: Ball, impact: Impact, sample_rate: int, rng: np.random.Generator) -> np.ndarray:
     """The sound (S,) of one hit, from its first sample on."""
+    # Faster is louder and brighter; smaller is higher.
     material = MATERIALS[ball.material]
     force = min(impact.speed / FULL_SPEED, 1.2)
     pitch = material.fundamental * (REFERENCE_RADIUS / ball.radius) ** PITCH_EXPONENT
     pitch *= ball.detune * SURFACE_PITCH[impact.surface]
     softness = material.dulling * (1 - min(force, 1.0))
 
+    # Damped sinusoids; a partial near the Nyquist frequency would alias, and is left out.
     duration = _QUIET / min(min(material.decays), material.noise_decay)
     time = np.arange(int(duration * sample_rate), dtype=np.float32) / sample_rate
     sound = np.zeros_like(time)
@@ -63,6 +66,7 @@ def strike(ball: Ball, impact: Impact, sample_rate: int, rng: np.random.Generato
             gain * np.exp(-decay * ringing) * np.sin(np.float32(2 * np.pi * frequency) * ringing)
         )
 
+    # Contact noise: white noise through a low pass whose cutoff rises with the force.
     scrape = time[: int(_QUIET / material.noise_decay * sample_rate)]
     cutoff = material.noise_cutoff * (0.35 + 0.65 * min(force, 1.0))
     bins = np.fft.rfftfreq(len(scrape), 1 / sample_rate)
@@ -73,5 +77,5 @@ def strike(ball: Ball, impact: Impact, sample_rate: int, rng: np.random.Generato
 
 
 def _limit(waveform: np.ndarray) -> np.ndarray:
-    """Leaves quiet samples as they are and keeps every sample inside (-1, 1)."""
+    """Leaves quiet samples (S,) as they are and keeps every sample inside (-1, 1)."""
     return waveform / (1 + np.abs(waveform) ** 6) ** (1 / 6)
