@@ -43,6 +43,7 @@ _Loader.add_implicit_resolver(
 
 
 def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[str, Any]:
+    # PyYAML's own lets the last of two equal keys win, in silence.
     keys = [loader.construct_object(key, deep=True) for key, _ in node.value]
     for position, key in enumerate(keys):
         if key in keys[:position]:
@@ -72,6 +73,7 @@ def parse(model: type[Model], data: Any, where: str, changes: Sequence[str] = ()
     """
     for change in changes:
         override(data, change)
+    # From JSON, a strict model takes a list for a tuple, and still no text for a number.
     try:
         return model.model_validate_json(json.dumps(data), strict=True)
     except ValidationError as error:
@@ -99,6 +101,7 @@ def bind(
     Raises:
         UserError: A key is unknown, missing, or not the recipe's to set.
     """
+    # What the section says has to be known, and the recipe's to say.
     parameters = inspect.signature(constructor).parameters
     names = [name for name in parameters if name not in given]
     for key in section:
@@ -106,6 +109,7 @@ def bind(
             raise UserError(f"{where}.{key}: derived from the rest of the recipe, remove it")
         if key not in names:
             raise UserError(f"{where}.{key}: unknown key{nearest(key, names)}")
+    # What it does not say has to have a default.
     for name in names:
         parameter = parameters[name]
         variadic = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
@@ -141,6 +145,7 @@ def read_json(path: Path, missing: str) -> dict[str, Any]:
         UserError: It is not there, not readable, larger than settings are, or what `plain_json` refuses.
     """
     try:
+        # Before it is read: a stranger's file may be larger than the memory.
         if path.stat().st_size > LARGEST_JSON:
             raise UserError(f"{path}: larger than {LARGEST_JSON} bytes, which no settings are")
         content = plain_json(path.read_text(encoding="utf-8"))
@@ -207,6 +212,7 @@ def override(data: dict[str, Any], change: str) -> None:
 
 
 def _explain(model: type[BaseModel], problem: Mapping[str, Any]) -> str:
+    # Our own words for the two commonest mistakes, pydantic's shortened for the others.
     path = [str(part) for part in problem["loc"]]
     key = ".".join(path)
     if problem["type"] == "extra_forbidden":
@@ -223,10 +229,12 @@ def _explain(model: type[BaseModel], problem: Mapping[str, Any]) -> str:
 
 
 def _section(model: type[BaseModel], path: Iterable[str]) -> type[BaseModel] | None:
+    """The class of the section at a path, None where a plain value is."""
     for name in path:
         field = model.model_fields.get(name)
         if field is None:
             return None
+        # Of `VocoderConfig | None`, the section is one of the alternatives.
         kinds = getattr(field.annotation, "__args__", (field.annotation,))
         sections = [k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)]
         if not sections:
@@ -236,6 +244,7 @@ def _section(model: type[BaseModel], path: Iterable[str]) -> type[BaseModel] | N
 
 
 def _keys(model: type[BaseModel], prefix: str = "") -> Iterable[str]:
+    """Paths of all keys of a recipe, sections included."""
     for name in model.model_fields:
         yield prefix + name
         section = _section(model, [name])
@@ -245,6 +254,7 @@ def _keys(model: type[BaseModel], prefix: str = "") -> Iterable[str]:
 
 def nearest(key: str, known: Sequence[str], elsewhere: Sequence[str] = ()) -> str:
     """The end of a sentence about an unknown key: the one that was probably meant, or all there are."""
+    # `lr_warmup` is nearer to `warmup_steps` than letters alone would say: they share a word.
     words = set(key.split("_"))
     related = [name for name in known if words & set(name.split("_"))]
     close = difflib.get_close_matches(key, related or known, n=1, cutoff=0.5)

@@ -62,6 +62,7 @@ class Block:
         Raises:
             OSError: A shard cannot be read, which is no damage.
         """
+        # A shard that cannot be read now may well be whole: that is not for us to encode again.
         for name, digest in self.sha256.items():
             path = folder / name
             try:
@@ -87,6 +88,7 @@ class CacheWriter:
 
     def earlier(self) -> str | None:
         """Why what stands in the folder cannot be gone on with; None if it can, or if nothing is there."""
+        # A cache that was interrupted has no index yet; what it was to be was written when it began.
         started = json_of(self.folder / "started.json") or json_of(self.folder / "index.json")
         if not started or started.get("key") == self.key:
             return None
@@ -108,6 +110,7 @@ class CacheWriter:
 
     def block(self, number: int) -> Block | None:
         """A block as its writer recorded it; None if it was not finished."""
+        # Torn, of another version, or of a cache that was here before: then it is not there.
         facts = json_of(self._sidecar(number))
         try:
             block = Block(**facts)
@@ -132,11 +135,13 @@ class CacheWriter:
         Raises:
             UserError: The disk refused.
         """
+        # The shards first. A block is there once its own file is, which is written last.
         sha256 = {}
         for kind, tensors in (("windows", windows), ("pictures", pictures)):
             if tensors:
                 path = self.folder / shard_name(kind, number)
                 with whole_file(path) as partial:
+                    # Hashed before it has its name: nothing can come between.
                     save_file({name: x.contiguous() for name, x in tensors.items()}, partial)
                     sha256[path.name] = sha256_of(partial)
         rows = len(windows["label"]) if windows else 0
@@ -147,6 +152,7 @@ class CacheWriter:
     @property
     def finished(self) -> bool:
         """Whether there is an index of the blocks that stand here."""
+        # Blocks may have been written anew after the index: then it no longer tells the truth.
         index = json_of(self.folder / "index.json")
         blocks = index.get("blocks") or []
         here = [asdict(block) for block in self.blocks(len(blocks))]

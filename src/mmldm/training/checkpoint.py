@@ -12,7 +12,6 @@ import itertools
 import json
 import re
 import shutil
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -24,7 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from mmldm.errors import UserError
+from mmldm.errors import UserError, first_line
 from mmldm.files import make_folder, sha256_of, whole_folder
 from mmldm.training.distributed import whole
 
@@ -71,7 +70,8 @@ class Checkpoint:
 
     def gather(self) -> None:
         """The other processes' share in rank 0's `CheckpointFolder.save`."""
-        _exhaust(self.wholes())
+        for _ in self.wholes():
+            pass
 
 
 class CheckpointFolder:
@@ -141,6 +141,7 @@ class CheckpointFolder:
         target = self.folder(checkpoint.step)
         wholes = checkpoint.wholes()
         try:
+            # Somebody else's file may have the name; a folder of it is replaced once the new one is whole.
             if target.exists() and not target.is_dir():
                 self._set_aside(target, f"{target} is not a checkpoint")
             with whole_folder(target) as partial:
@@ -152,7 +153,10 @@ class CheckpointFolder:
                 + (f"the last good one is step {last[0]}" if last else "there is none before it")
             ) from error
         finally:
-            _exhaust(wholes)  # whatever the disk says: the other processes count on it
+            # Whatever the disk says, the other processes count on these collective calls.
+            for _ in wholes:
+                pass
+        # Old ones go only now. Renamed first, so that a half-deleted one cannot pass for a checkpoint.
         for step in self.steps()[: -self._keep]:
             retired = self._path / f".{self.folder(step).name}.retired"
             try:
@@ -182,6 +186,7 @@ class CheckpointFolder:
         """
         steps = self.steps()
         for step in reversed(steps):
+            # Every byte is read: nothing but its checksum proves that a file is the one that was saved.
             try:
                 _read(self.folder(step), step)
             except DamagedError as error:
@@ -211,6 +216,7 @@ def refuse_changes(saved: Mapping[str, Any], current: Mapping[str, Any], where: 
     Raises:
         UserError: Naming every changed setting with its old and new value.
     """
+    # Through JSON, as the saved ones went: a tuple comes back as a list.
     old, new = _flat(saved), _flat(json.loads(json.dumps(current)))
     changes = [
         f"{key} was {json.dumps(old.get(key))} and is now {json.dumps(new.get(key))}"
@@ -251,6 +257,7 @@ def _write_tensors(path: Path, tensors: Mapping[str, Tensor], wholes: Iterator[T
         tensors: Names, types and shapes.
         wholes: Gives the tensors themselves, in the same order.
     """
+    # The format: length of the header (8 bytes, little-endian), the header as JSON, the bytes of the tensors.
     header: dict[str, Any] = {}
     end = 0
     for name, tensor in tensors.items():
@@ -258,6 +265,7 @@ def _write_tensors(path: Path, tensors: Mapping[str, Tensor], wholes: Iterator[T
         dtype, shape = _DTYPES[tensor.dtype], list(tensor.shape)
         header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
     text = json.dumps(header).encode()
+    # Filled up with spaces, as the format allows, so that the tensors begin at a multiple of 8.
     text += b" " * (-len(text) % 8)
     digest = hashlib.sha256()
     with path.open("wb") as file:
@@ -269,6 +277,7 @@ def _write_tensors(path: Path, tensors: Mapping[str, Tensor], wholes: Iterator[T
 
 
 def _as_bytes(tensor: Tensor) -> Any:
+    """The memory of a tensor of any shape, (bytes,) u8, on the CPU."""
     return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
 
 
@@ -277,11 +286,8 @@ def _in_file_order(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return dict(sorted(tensors.items(), key=lambda item: -item[1].element_size()))
 
 
-def _exhaust(iterator: Iterator[Any]) -> None:
-    deque(iterator, maxlen=0)
-
-
 def _read(folder: Path, step: int) -> Checkpoint:
+    # Checksums first. What contradicts them, or is no checkpoint's, is damage.
     try:
         state = json.loads((folder / _STATE).read_text(encoding="utf-8"))
         if state.pop("sha256_of_state") != _digest(state) or state["step"] != step:
@@ -293,6 +299,7 @@ def _read(folder: Path, step: int) -> Checkpoint:
         raise DamagedError(f"{folder}: not a whole checkpoint ({error})") from error
     except OSError as error:
         raise _unreadable(folder, error) from error
+    # Then the tensors, to the CPU.
     try:
         tensors = {Path(name).stem: load_file(folder / name) for name in state["sha256"]}
     except SafetensorError as error:
@@ -306,7 +313,7 @@ def _read(folder: Path, step: int) -> Checkpoint:
 
 def _unreadable(path: Path, error: OSError | RuntimeError) -> UserError:
     where = getattr(error, "filename", None) or path
-    cause = getattr(error, "strerror", None) or str(error).partition("\n")[0]
+    cause = getattr(error, "strerror", None) or first_line(error)
     return UserError(
         f"{where}: cannot be read now ({cause}). That does not mean damage, and "
         "nothing was changed: mend the cause and give the same command again."
@@ -318,6 +325,7 @@ def _digest(state: Mapping[str, Any]) -> str:
 
 
 def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested sections as one: {"train": {"steps": 1}} -> {"train.steps": 1}."""
     if not isinstance(values, dict):
         return {prefix: values}
     flat: dict[str, Any] = {}

@@ -96,6 +96,7 @@ class Process:
         Raises:
             UserError: Rank 0 was refused something; on the others as `RefusedElsewhereError`.
         """
+        # The others have to hear of a refusal, or they would wait for rank 0 for ever.
         result, refused = None, None
         if self.is_main:
             try:
@@ -120,6 +121,7 @@ class Process:
             result = share()
         except UserError as error:
             refused = error
+        # Rank 0 speaks for all: the others leave without a word.
         sentences = [said for said in self.texts("" if refused is None else str(refused)) if said]
         if sentences:
             if not self.is_main:
@@ -155,6 +157,7 @@ def process_group(device: str | None = None) -> Iterator[Process]:
     Raises:
         UserError: The device does not exist, or the group is not as large as announced.
     """
+    # `torchrun` tells each process who it is by its environment.
     world = int(os.environ.get("WORLD_SIZE", "1"))
     rank = int(os.environ.get("RANK", "0"))
     chosen = choose_device(device, int(os.environ.get("LOCAL_RANK", "0")))
@@ -195,6 +198,7 @@ def choose_device(name: str | None, local_rank: int = 0) -> torch.device:
         device = torch.device(name)
         if device.type == "cuda" and device.index is None:
             device = torch.device("cuda", local_rank)
+        # The only proof that it is there.
         torch.empty(1, device=device).cpu()
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"device {name}: not usable here ({first_line(error)})") from error
@@ -210,6 +214,7 @@ def prepare(module: nn.Module, config: TrainConfig) -> None:
             if isinstance(network, ModelMixin) and network._supports_gradient_checkpointing:
                 network.enable_gradient_checkpointing()
     if config.compile:
+        # Each width and resolution compiles the same class again.
         torch._dynamo.config.recompile_limit = MAX_VARIANTS
         for block in _blocks(module):
             block.compile()
@@ -218,6 +223,7 @@ def prepare(module: nn.Module, config: TrainConfig) -> None:
 def shard(module: nn.Module, process: Process) -> None:
     """Leaves each process one part of every weight; forward and backward gather blocks as they go."""
     mesh = init_device_mesh(process.device.type, (process.world,))
+    # From the inside out: what is left for the last call is what no block holds.
     for block in _blocks(module):
         fully_shard(block, mesh=mesh)
     fully_shard(module, mesh=mesh)

@@ -50,10 +50,12 @@ class Withheld:
         """Counts a step; nothing waits for the device.
 
         Args:
-            bad: Whether its update was withheld, 0-d bool.
+            bad: Whether its update was withheld, () bool.
             step: Completed with it.
         """
+        # All on the device and without a branch: an `if` would wait for it.
         in_a_row, most, total = self._counts.unbind()
+        # The first free place, if the step is bad and there is one; else no place.
         here = (self._places == total - self._told) & bad
         self._steps = torch.where(here, step, self._steps)
         in_a_row = (in_a_row + 1) * bad
@@ -62,6 +64,7 @@ class Withheld:
     def read(self) -> Counts:
         """The counts, from the device."""
         counts = Counts(*self._counts.tolist())
+        # The next report counts from here: a row of bad steps that goes on is not forgotten.
         self._counts[1] = counts.in_a_row
         return counts
 
@@ -76,6 +79,7 @@ class Withheld:
         count = counts.total - self._told
         if not count:
             return ""
+        # The slice is shorter than the count where more steps were bad than are remembered.
         steps = self._steps[:count].tolist()
         self._told = counts.total
         named = [f"in step {number} with {_listed(clips_of(number - 1))}" for number in steps]
@@ -126,6 +130,7 @@ class Unreadable:
         """
         failures = self._stage.failures
         if self._stage.files:
+            # What the others sent before is known to all already.
             own = {file: why for file, why in failures.items() if file not in self._shared}
             for text in self._process.texts(json.dumps(own)):
                 failures.update(json.loads(text))

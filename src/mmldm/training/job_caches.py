@@ -73,6 +73,7 @@ class Begun:
     def of(cls, reader: Reader) -> Begun | None:
         """None if it has no checkpoint yet."""
         folder, train = reader.folder, reader.train
+        # Only looked at: no checksum is compared, and what cannot be read is passed over. `train` will tell.
         checkpoints = CheckpointFolder(folder / "checkpoints", train.keep, _hush)
         for step in reversed(checkpoints.steps()):
             with suppress(KeyError, TypeError):
@@ -125,6 +126,7 @@ class Begun:
 
     def remembered(self, manifest: Manifest) -> Splits:
         """What an ended job knows of its caches: it needs no rows of them any more."""
+        # A job builds its network from the caches' shapes and statistics. The export has them, too.
         shapes: AV[tuple[int, ...]] = AV((), ())
         extra: dict[str, Any] = {"classes": manifest.classes}
         export = self.reader.folder / "export"
@@ -181,6 +183,7 @@ class JobCaches:
         begun = self._begun(reader, parts)
         if begun is not None and begun.ended:
             return begun.remembered(self.manifest)
+        # Latents at hand need no image latents, which may long be deleted.
         folder = self.folder / "latents"
         at_hand = self.process.is_main and _is_current(folder, parts, begun)
         if self.process.from_main(at_hand):
@@ -223,6 +226,7 @@ def first_key(parts: Mapping[str, Any]) -> str:
         files=parts["clips"],
         vae=parts["image_vae"],
     )
+    # That of latents was made from the key of their image latents.
     if "autoencoder" not in parts:
         return images
     return cache_key(images=images, autoencoder=parts["autoencoder"])

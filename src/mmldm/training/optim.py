@@ -56,6 +56,9 @@ class Turn:
         self.learning_rate = learning_rate
         self._config = config
         self._process = process
+        self._autocast = torch.autocast(
+            process.device.type, torch.bfloat16, enabled=config.precision == "bf16"
+        )
 
         # Weights are shared out before the optimisers see them: their moments lie where the weights do.
         self._forward: nn.Module = module
@@ -111,7 +114,7 @@ class Turn:
             is_last = micro == len(passes) - 1
             reseed(seed, step, self.name, self._process.rank, micro, self._process.device)
             with self._unsynchronised(not is_last):
-                with self._autocast():
+                with self._autocast:
                     terms = self._forward(batch, self._random(seed, step, micro, len(passes)))
                 (terms["loss"] / len(passes)).backward()
             for name, value in terms.items():
@@ -176,11 +179,6 @@ class Turn:
         return StepRandom(
             seed, step, self.name, self._config.batch_size, rows, micro, self._process.device
         )
-
-    def _autocast(self) -> AbstractContextManager[Any]:
-        if self._config.precision == "bf16":
-            return torch.autocast(self._process.device.type, torch.bfloat16)
-        return nullcontext()
 
     def _unsynchronised(self, wanted: bool) -> AbstractContextManager[Any]:
         if wanted and isinstance(self._forward, DistributedDataParallel):

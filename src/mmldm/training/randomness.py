@@ -51,6 +51,7 @@ class StepRandom:
         self.batch_size = batch_size
         self.rows = range(batch_size) if rows is None else rows
         self.device = torch.device(device)
+        # A generator of its own: no other draw, of whatever library, moves this stream.
         self._generator = torch.Generator(self.device)
         self._generator.manual_seed(derive_seed(seed, step, turn))
         self.host = self
@@ -82,11 +83,13 @@ class StepRandom:
         return self.uniform(shape) < probability
 
     def _global(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """The shape (batch_size, ...) that is drawn where (rows, ...) is asked for."""
         if shape[0] != len(self.rows):
             raise ValueError(f"first dimension {shape[0]} is not the {len(self.rows)} local rows")
         return (self.batch_size, *shape[1:])
 
     def _local(self, drawn: Tensor) -> Tensor:
+        """(batch_size, ...) -> (rows, ...)."""
         return drawn[self.rows.start : self.rows.stop]
 
 

@@ -52,8 +52,11 @@ def choose_recipe(
     asked = changed(tiny_recipe(), changes)
     recipe = asked.model_dump(mode="json")
     windows, cached = choose_windows(manifest.split("train"), asked.clip)
+    # What follows from the clips.
     recipe["data"]["windows_per_clip"] = windows
     recipe["data"]["folder"] = str(manifest.root)
+
+    # What follows from machine and minutes: the steps that there is time for, and eight looks at them.
     speed = relative_speed(device)
     for job, share in SHARES.items():
         section = recipe[job]["train"]
@@ -63,6 +66,7 @@ def choose_recipe(
         for cadence in ("validate_every", "preview_every", "save_every"):
             section[cadence] = max(10, section["steps"] // 8)
         section["warmup_steps"] = min(section["warmup_steps"], section["steps"] // 10)
+
     # Once more: what was asked for by name stands, whatever was chosen around it.
     return changed(parse(RunConfig, recipe, "the chosen recipe"), changes)
 
@@ -76,6 +80,7 @@ def choose_windows(clips: Sequence[Entry], spec: ClipSpec) -> tuple[int, int]:
         clips: Of the training split.
         spec: Of a window.
     """
+    # A second window needs at least a frame more than the first.
     durations = [entry.duration or 0.0 for entry in clips]
     rooms = [
         duration - spec.duration >= 1 / (entry.fps or spec.fps)
@@ -84,6 +89,7 @@ def choose_windows(clips: Sequence[Entry], spec: ClipSpec) -> tuple[int, int]:
     roomy = [duration for duration, room in zip(durations, rooms, strict=True) if room]
     if not roomy:
         return 1, len(clips)
+    # The roomy clips make up for the others, but no moment is shown in more than WINDOW_OVERLAP windows.
     single = len(clips) - len(roomy)
     wanted = round((TARGET_WINDOWS - single) / len(roomy))
     most = math.ceil(WINDOW_OVERLAP * sum(roomy) / (len(roomy) * spec.duration))

@@ -82,6 +82,7 @@ class Report:
         """
         self._clock = (time.perf_counter(), step)
         self.advance(step)
+        # Files first, then the bar: what they have to say would tear it.
         if self._active:
             for sentence in _rewind(self._folder / METRICS, step):
                 self.note(sentence)
@@ -109,6 +110,7 @@ class Report:
         """
         if not self._active:
             return
+        # JSON knows no NaN.
         finite = {k: v if math.isfinite(v) else None for k, v in values.items()}
         exact = {k: float(v).hex() for k, v in values.items() if k.endswith("/loss")}
         self._append(json.dumps({"step": step, **finite, **({"loss_hex": exact} if exact else {})}))
@@ -116,6 +118,7 @@ class Report:
             try:
                 for key, value in values.items():
                     self._board.add_scalar(f"{self._name}/{key}", value, step)
+            # A full disk costs the pictures of TensorBoard, not the run.
             except OSError as error:
                 self._board = None
                 self.note(f"TensorBoard cannot write ({error}) and is left out from here")
@@ -130,6 +133,7 @@ class Report:
         speed = (step - done) / max(now - before, 1e-9)
         losses = " ".join(f"{k.removesuffix('/loss')} {v:.4g}" for k, v in values.items())
         self._bar.update(self._task, completed=step, line=f"{losses}  {speed:.3g} it/s")
+        # In a file or a pipe there is no bar to move: a line now and then.
         if not self._console.is_terminal:
             minutes, seconds = divmod(round((self._total - step) / max(speed, 1e-9)), 60)
             left = f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d} left"
@@ -192,6 +196,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 def _parse(path: Path) -> tuple[list[dict[str, Any]], int]:
     """The records, and how many lines are none."""
     try:
+        # Without what follows the last newline: nothing, or a line that a crash cut off.
         lines = path.read_bytes().split(b"\n")[:-1]
     except FileNotFoundError:
         return [], 0
@@ -207,6 +212,7 @@ def _parse(path: Path) -> tuple[list[dict[str, Any]], int]:
 def _rewind(path: Path, step: int) -> Iterator[str]:
     """Cuts the file back to a step; yields what there is to say. Nothing in it is needed to train on."""
     try:
+        # Strange lines are somebody's, perhaps the disk's: a copy is kept before they go.
         records, strange = _parse(path)
         if strange:
             numbers = itertools.count(1)
@@ -219,6 +225,7 @@ def _rewind(path: Path, step: int) -> Iterator[str]:
                 f"{strange} line(s) of {path.name} cannot be read and are left out; the file as it was "
                 f"is kept as {aside.name}"
             )
+        # Steps that will be taken again will be told again.
         kept = [record for record in records if record["step"] <= step and step > 0]
         write_text(path, "".join(json.dumps(record) + "\n" for record in kept))
     except (OSError, UserError) as error:
@@ -237,6 +244,7 @@ def write_report_page(folder: Path) -> Path:
     """Writes report.html into a run folder and returns its path."""
     parts = [f"<!doctype html><meta charset=utf-8><title>mmldm run</title><style>{STYLE}</style>"]
     parts.append(f"<h1>{_shown(folder.name)}</h1>")
+    # The jobs in their order, then the students of `mmldm distill`.
     jobs = {path.parent.name for path in folder.glob(f"*/{METRICS}")}
     for job in (*(j for j in JOBS if j in jobs), *sorted(jobs - set(JOBS))):
         try:
@@ -276,6 +284,7 @@ def _curve(records: list[dict[str, Any]], name: str) -> str:
     points = [(r["step"], r[name]) for r in records if _is_number(r.get(name))]
     if len(points) < 2:
         return ""
+    # The y axis of SVG points down: the smallest value lies lowest, with a margin of 4 pixels.
     steps, values = zip(*points, strict=True)
     low, high = min(values), max(values)
     span = (high - low) or 1.0

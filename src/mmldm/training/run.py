@@ -127,13 +127,16 @@ class Run:
             # The next job starts from it, hours later: that it is missing is said now.
             require_unet(unet)
 
+        # Train it, or take it as the recipe has it.
         result = None
         if train_config is None:
             self.process.on_main(lambda: self._take_as_it_is(name, job))
         else:
             result = self.train(job.stage(self), train_config)
+        # A job that a signal has stopped has exported nothing new.
         if job.in_model and not (result is not None and result.interrupted):
             self.process.on_main(self._publish)
+        # Networks and optimisers hang in reference cycles, and the next job needs the memory.
         gc.collect()
         return result
 
@@ -241,6 +244,7 @@ def _autoencoder(run: Run) -> Stage:
     vae = run.vae()
     caches = run.image_latents("autoencoder", run.config.autoencoder.train)
     stage = AutoencoderStage(run.config, vae, caches, run.process.device)
+    # Not where a checkpoint will take its place at once.
     if (unet := run.decoder_init()) is not None:
         run.notes.append(str(initialise_decoder(stage.autoencoder, unet)))
     return stage
@@ -249,6 +253,7 @@ def _autoencoder(run: Run) -> Stage:
 def _generator(run: Run) -> Stage:
     classes = run.manifest.classes
     autoencoder, vae = run.autoencoder(), run.vae()
+    # Shapes and statistics of the latents are the cache's to tell.
     caches = run.latents("generator", run.config.generator.train)
     generator = build_generator(run.config, caches.train, len(classes))
     pipeline = assemble(run.config, vae, autoencoder, generator, classes)

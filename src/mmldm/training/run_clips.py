@@ -123,11 +123,13 @@ def find_manifest(
 
 def _require_same(folder: RunFolder, manifest: Manifest, source: Path) -> None:
     """Refuses clips of another place than the manifest's; for a list, the place that its paths are below."""
+    # A list or a manifest of files stands for the folder that their paths are below.
     place = source.resolve()
     if place.is_file():
         place = Manifest.load(source).root if is_manifest(source) else place.parent
     if place == manifest.root:
         return
+    # The same files in another folder are a copy, or the clips have moved; other files are another run.
     here = not manifest.at(place).changed()
     hint = (
         f"all of them are in {_shown(source)}, too; if that is where they are now, add --data {source} once"
@@ -144,6 +146,7 @@ def _moved(manifest: Manifest, place: Path, note: Say) -> Manifest:
     """The manifest with its clips in another folder, all of which must be there."""
     if not place.is_dir():
         raise UserError(f"--data {place} is not a folder.")
+    # All of them have to be there, by content where the manifest knows it.
     moved = manifest.at(place)
     if moved.root == manifest.root:
         return manifest
@@ -161,6 +164,7 @@ def _moved(manifest: Manifest, place: Path, note: Say) -> Manifest:
 
 def _arrived(manifest: Manifest, config: RunConfig) -> list[str]:
     """Files that the scan did not know. What a list of version 1 named is not known any more."""
+    # A scan of version 1 did not keep the name of its list: a folder's other files would all look new.
     data = config.data
     source = _source(manifest)
     listed_once = data.folder is not None and Path(data.folder).is_file()
@@ -184,6 +188,7 @@ def _scanned_again(
     if not (changed or arrived):
         note("rescan: the clips are as they were.")
         return manifest
+    # Other clips are other numbers: too late once a job has been trained on them.
     refuse_begun(folder, f"{len(arrived)} new and {len(changed)} changed or gone")
     fresh = scanned(_source(manifest), manifest)
     now = {entry.path for entry in fresh.entries}
@@ -242,6 +247,7 @@ def claim(
 
 @contextmanager
 def _recorded(folder: RunFolder, config: RunConfig, manifest: Manifest | None) -> Iterator[None]:
+    # What is refused here leaves recipe and manifest as they are.
     with run_lock(folder.root, lambda sentence: None):
         earlier = folder.config.read_bytes() if folder.config.is_file() else b""
         recorded = Manifest.load(folder.manifest) if folder.manifest.is_file() else None
@@ -256,11 +262,13 @@ def _recorded(folder: RunFolder, config: RunConfig, manifest: Manifest | None) -
             assert manifest is not None, "rank 0 has scanned"
         elif manifest is not None and files_key(manifest) != files_key(recorded):
             refuse_begun(folder, "other clips or sides")
+        # Recorded before the first job begins, so that the same command resumes whatever happens to it.
         if manifest is not None and manifest != recorded:
             manifest.save(folder.manifest)
         save_config(config, folder.config)
         try:
             yield
+        # A job may refuse a setting that it cannot resume with: the run keeps the recipe that it can.
         except UserError:
             if not is_blank(earlier):
                 with whole_file(folder.config) as partial:

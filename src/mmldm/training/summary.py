@@ -83,22 +83,25 @@ class Summary:
 
     def __str__(self) -> str:
         lines = ["spaces of one clip"]
-        lines += [
-            f"  {name:<14}audio {x.audio}, video {x.video}" for name, x in self.spaces.items()
-        ]
+        for name, shapes in self.spaces.items():
+            lines.append(f"  {name:<14}audio {shapes.audio}, video {shapes.video}")
+
         lines += ["", f"{'forward passes of one clip':<30}{'parameters':>12}{'GFLOP':>10}"]
         for part in self.parts:
             count = "" if part.parameters is None else f"{part.parameters / 1e6:.3f} M"
             lines.append(f"  {part.name:<28}{count:>12}{part.flops / 1e9:>10.3f}")
+
         header = f"{'jobs':<14}{'steps':>8}{'batch':>8}{'checkpoint':>14}{'held in memory':>18}"
         lines += ["", header]
         for job in self.jobs:
             if job.train is None:
                 lines.append(f"  {job.name:<12}{'none: taken as it is':>30}")
                 continue
-            sizes = [f"{n / 2**20:.1f} MiB" for n in (job.checkpoint_bytes, job.memory_bytes)]
-            row = f"  {job.name:<12}{job.train.steps:>8}{job.train.batch_size:>8}"
-            lines.append(f"{row}{sizes[0]:>14}{sizes[1]:>18}")
+            stored, held = (
+                f"{n / 2**20:.1f} MiB" for n in (job.checkpoint_bytes, job.memory_bytes)
+            )
+            steps, batch = job.train.steps, job.train.batch_size
+            lines.append(f"  {job.name:<12}{steps:>8}{batch:>8}{stored:>14}{held:>18}")
         lines.append(
             "  held: weights, average, moments, gradients, frozen parts; activations come on top"
         )
@@ -119,6 +122,8 @@ def summarise(config: RunConfig, num_classes: int) -> Summary:
     spec = config.clip
     # Schedules are checked here, networks where they are built.
     schedulers(config)
+
+    # The image VAE really exists: its file tells what it is. On fake tensors it runs in no time.
     with FakeTensorMode(allow_non_fake_inputs=True), _section("vae.model"):
         with unset_fake_temporarily():
             trained_vae: Any = build_vae(config, weights=False)
@@ -127,6 +132,8 @@ def summarise(config: RunConfig, num_classes: int) -> Summary:
         encoding, mean = count_flops(lambda: vae.encode(image).latent_dist.mean)
         decoding, _ = count_flops(lambda: vae.decode(mean).sample)
         shape = tuple(mean.shape[1:])
+
+    # The others are never more than their shapes.
     with FakeTensorMode():
         with _section("autoencoder.model"):
             autoencoder = untrained_autoencoder(config, shape, num_classes)
@@ -224,8 +231,14 @@ def _passes(
     shape: tuple[int, ...],
     frames: int,
 ) -> dict[str, int]:
-    """FLOPs of each pass over one clip."""
-    clip: AV[Any] = AV(torch.empty(1, 1, *shape), torch.empty(1, frames, *shape))
+    """FLOPs of each pass over one clip.
+
+    Args:
+        shape: (c,h,w) of an image latent.
+        frames: T.
+    """
+    # Image latents (1,1,c,h,w) and (1,T,c,h,w), timesteps (1,1) and (1,T), latents z (1,C,T',H',W').
+    clip = AV(torch.empty(1, 1, *shape), torch.empty(1, frames, *shape))
     labels = torch.zeros(1, dtype=torch.long) if generator.null_class else None
     indices = torch.arange(frames)[None]
     steps = clip.map(lambda x: torch.zeros(x.shape[:2], dtype=torch.long))
