@@ -25,6 +25,7 @@ from torch import Tensor
 
 from mmldm.errors import UserError, first_line
 from mmldm.files import make_folder, sha256_of, whole_folder
+from mmldm.models.weights import KINDS
 from mmldm.training.distributed import whole
 
 _STATE = "state.json"
@@ -33,10 +34,7 @@ _DAMAGED = re.compile(r"damaged_step_[0-9]{8,}(_[0-9]+)?")
 _UNFINISHED = re.compile(r"\.step_[0-9]{8,}(\.[0-9a-f]{8}-[0-9]+)?\.(partial|retired|replaced)")
 _ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 """What is no file. Any other refusal, such as too many open files, tells nothing of what a file holds."""
-_DTYPES = {
-    torch.float64: "F64", torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16",
-    torch.int64: "I64", torch.int32: "I32", torch.uint8: "U8", torch.bool: "BOOL",
-}  # fmt: skip
+_KIND_OF = {dtype: kind for kind, dtype in KINDS.items()}
 
 
 class SaveError(UserError):
@@ -263,8 +261,11 @@ def _write_tensors(path: Path, tensors: Mapping[str, Tensor], wholes: Iterator[T
     end = 0
     for name, tensor in tensors.items():
         start, end = end, end + tensor.numel() * tensor.element_size()
-        dtype, shape = _DTYPES[tensor.dtype], list(tensor.shape)
-        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
+        header[name] = {
+            "dtype": _KIND_OF[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [start, end],
+        }
     text = json.dumps(header).encode()
     # Filled up with spaces, as the format allows, so that the tensors begin at a multiple of 8.
     text += b" " * (-len(text) % 8)
