@@ -38,12 +38,10 @@ from mmldm.models.image_vae import load_image_vae
 from mmldm.models.pretrained import initialise_decoder
 from mmldm.pipelines.decoding import decode_to_image_latents, encode_media
 from mmldm.strict import override, parse
-from mmldm.training.caching import cache_image_latents
 from mmldm.training.distributed import Process, choose_device
-from mmldm.training.job_caches import unread
 from mmldm.training.jobs.autoencoder import AutoencoderStage
 from mmldm.training.loop import train
-from mmldm.training.run import RunFolder
+from mmldm.training.run import Run, RunFolder
 from mmldm.types import AV, MODALITIES
 from mmldm.worlds.impacts.metrics import numbers_of
 from mmldm.worlds.impacts.motion import background
@@ -116,14 +114,10 @@ class Bench:
     def open(cls, config: RunConfig, folder: RunFolder, out: Path, count: int) -> "Bench":
         """Encodes the run's clips where that is not done, and reads `count` held-out ones."""
         manifest, device = Manifest.load(folder.manifest), choose_device(None)
-        target = folder.cache("image_latents")
-        vae = load_image_vae(folder.export("vae"))
         with ProgressLine() as line:
-            process = Process(device=device)
-            caches = cache_image_latents(
-                config, manifest, vae, target, process, line, line.console.print
-            )
-        for sentence in unread(caches, "image latents"):
+            run = Run(config, folder, manifest, Process(device=device), line.console, line)
+            caches = run.image_latents()
+        for sentence in run.notes:
             print(sentence)
         # Held-out clips, evenly spread; what cannot be read is left out.
         windows = WindowDataset(manifest, config.clip, "held_out", config.seed)

@@ -21,7 +21,7 @@ from mmldm.media.reader import read_clip
 from mmldm.media.spectrogram import AudioImage
 from mmldm.models.image_codec import ImageCodec, LatentStatistics
 from mmldm.training import caching
-from mmldm.training.caching import cache_image_latents
+from mmldm.training.caching import Encoding
 from mmldm.training.distributed import Process
 from mmldm.training.job_caches import unread
 from mmldm.training.jobs.vae import build_vae
@@ -89,16 +89,15 @@ class Caching:
 
     def run(self, without: tuple[str, ...] = ()) -> Splits:
         self.said, self.images = [], 0
-        caches = cache_image_latents(
+        encoding = Encoding(
             self.config,
             self.manifest,
-            self.vae,
             self.target,
             Process(),
             lambda what, done, total: None,
             self.said.append,
-            without,
         )
+        caches = encoding.encode_images(self.vae, without)
         self.said += unread(caches, "image latents")
         return caches
 
@@ -218,7 +217,7 @@ def test_torn_shards_of_an_unfinished_cache_are_made_again_and_named(
     caching = Caching(footage, tmp_path / "c")
     caching.run()
     whole = contents(tmp_path / "c")
-    train = tmp_path / "c" / "train"
+    train = tmp_path / "c" / "image_latents" / "train"
     (train / "index.json").unlink()
     cut, zeros = train / "pictures_00001.safetensors", train / "windows_00003.safetensors"
     cut.write_bytes(cut.read_bytes()[:1000])
@@ -239,15 +238,15 @@ def test_finished_cache_whose_rows_became_zeros_is_mended_and_not_used(
     caching = Caching(footage, tmp_path / "c")
     caching.run()
     whole = contents(tmp_path / "c")
-    before = times(tmp_path / "c" / "train")
-    shard = tmp_path / "c" / "train" / "windows_00002.safetensors"
+    before = times(tmp_path / "c" / "image_latents" / "train")
+    shard = tmp_path / "c" / "image_latents" / "train" / "windows_00002.safetensors"
     data = shard.read_bytes()
     head = 8 + int.from_bytes(data[:8], "little")
     shard.write_bytes(data[:head] + bytes(len(data) - head))
     caching.run()
     assert len(caching.said) == 1
     assert contents(tmp_path / "c") == whole
-    after = times(tmp_path / "c" / "train")
+    after = times(tmp_path / "c" / "image_latents" / "train")
     assert {name for name in before if before[name] != after[name]} == {"block_00002.json"}
 
 
@@ -258,7 +257,7 @@ def test_run_stops_where_most_files_have_gone(clips: Path, tmp_path: Path) -> No
         caching.manifest.file(row).unlink()
     with pytest.raises(UserError, match=f"of {len(train)} clips of the train split cannot be read"):
         caching.run()
-    assert not (tmp_path / "c" / "train" / "index.json").exists()
+    assert not (tmp_path / "c" / "image_latents" / "train" / "index.json").exists()
 
 
 @pytest.mark.usefixtures("small_blocks")
@@ -269,7 +268,7 @@ def test_file_that_cannot_be_read_is_named_recorded_and_tried_again(
     row = caching.manifest.split("train")[3]
     file = caching.manifest.file(row)
     file.rename(tmp_path / "away.mp4")
-    train = tmp_path / "c" / "train"
+    train = tmp_path / "c" / "image_latents" / "train"
     cache = caching.run().train
     windows = WINDOWS * len(caching.manifest.split("train"))
     assert len(cache) == windows - WINDOWS

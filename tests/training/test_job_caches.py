@@ -11,13 +11,13 @@ import pytest
 import torch
 
 from mmldm.config import RunConfig
+from mmldm.data.cache_writer import weights_key
 from mmldm.data.latents import Splits, files_key
 from mmldm.data.manifest import Manifest
 from mmldm.errors import UserError
 from mmldm.models.autoencoder import MultiModalAutoencoder
 from mmldm.models.image_vae import load_image_vae
 from mmldm.pipelines.sounding_video import SoundingVideoPipeline
-from mmldm.training.caching import weights_key
 from mmldm.training.checkpoint import CheckpointFolder
 from mmldm.training.distil import distil, with_distillation
 from mmldm.training.run import Run

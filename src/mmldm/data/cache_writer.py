@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmldm.files import make_folder, sha256_of, tidy, whole_file, write_json
 
@@ -31,6 +31,15 @@ def cache_key(**parts: Any) -> str:
     """A short hash of everything a cache depends on (files, clip physics, weights)."""
     text = json.dumps(parts, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def weights_key(model: nn.Module) -> str:
+    """A short hash of a model's weights."""
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 @dataclass(frozen=True)

@@ -12,20 +12,20 @@ again.
 
 from __future__ import annotations
 
-import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmldm.config import RunConfig
 from mmldm.data.blocks import Source, fixed_starts, pieces, plan, random_starts
-from mmldm.data.cache_writer import Block, CacheWriter, failures
+from mmldm.data.cache_writer import Block, CacheWriter, failures, weights_key
 from mmldm.data.latents import (
     PICTURE,
     LatentCache,
@@ -55,108 +55,97 @@ CHUNK = 256
 LEFT_OUT = "left out, because the job began without it"
 
 
-def weights_key(model: nn.Module) -> str:
-    """A short hash of a model's weights."""
-    digest = hashlib.sha256()
-    for name, value in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(value.detach().float().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
-
-
-def image_latents_parts(config: RunConfig, manifest: Manifest, vae: ImageVAE) -> dict[str, Any]:
-    """Everything that image latents depend on, by name."""
-    return {
-        "reading": READING,
-        "clip": config.clip.model_dump(mode="json"),
-        "windows_per_clip": config.data.windows_per_clip,
-        "seed": config.seed,
-        "clips": files_key(manifest),
-        "image_vae": weights_key(vae),
-    }
-
-
 def latents_parts(images: Mapping[str, Any], autoencoder: MultiModalAutoencoder) -> dict[str, Any]:
     """Everything that latents depend on: what their image latents do, and the autoencoder."""
     return {**images, "autoencoder": weights_key(autoencoder)}
 
 
-@torch.no_grad()
-def cache_image_latents(
-    config: RunConfig,
-    manifest: Manifest,
-    vae: ImageVAE,
-    folder: Path,
-    process: Process,
-    progress: Progress,
-    say: Say,
-    without: Collection[str] = (),
-) -> Splits:
-    """files -> raw image latents of every window, both splits; what is whole on the disk is kept.
-
-    All processes call it. Files that could not be read the last time are tried again.
+@dataclass(frozen=True)
+class Encoding:
+    """Makes the caches of a run; all processes call it, and whatever is whole on the disk is kept.
 
     Args:
-        without: Names of training files that are left out even if they can be read (`Source.name`).
-
-    Raises:
-        UserError: More than a fifth of the files of a split cannot be read, or there are none.
+        config: The recipe.
+        folder: Where the caches lie, image_latents/ and latents/.
+        process: This process.
+        progress: Of the encoding.
+        say: Called by rank 0.
     """
-    codec = ImageCodec(vae, LatentStatistics.scalar(1.0, 1)).to(process.device).eval()
-    encoder = Encoder(manifest, codec, AudioImage(config.clip).to(process.device))
-    spec, count = config.clip, config.data.windows_per_clip
 
-    anywhere = partial(random_starts, spec=spec, count=count, seed=config.seed)
-    evenly = partial(fixed_starts, spec=spec, count=count)
-    # Measurements are made on clips that have both sound and picture, at windows that no seed moves.
-    held_out: Split = "held_out" if manifest.split("held_out") else "train"
-    plans = {
-        "train": plan(manifest.split("train"), anywhere),
-        "held_out": plan(manifest.complete.split(held_out), evenly),
-    }
-    parts = image_latents_parts(config, manifest, vae)
-    writers = open_writers(folder, parts, "image latents", process, say)
-    for split, blocks in plans.items():
-        left_out = frozenset(without) if split == "train" else frozenset()
-        work = _ImageLatents(split, writers[split], blocks, manifest, config, encoder, left_out)
-        work.fill(process, progress, say)
-    return Splits.open(folder, verified=True)
+    config: RunConfig
+    manifest: Manifest
+    folder: Path
+    process: Process
+    progress: Progress
+    say: Say
 
+    def image_latents_parts(self, vae: ImageVAE) -> dict[str, Any]:
+        """Everything that image latents depend on, by name."""
+        return {
+            "reading": READING,
+            "clip": self.config.clip.model_dump(mode="json"),
+            "windows_per_clip": self.config.data.windows_per_clip,
+            "seed": self.config.seed,
+            "clips": files_key(self.manifest),
+            "image_vae": weights_key(vae),
+        }
 
-@torch.no_grad()
-def cache_latents(
-    autoencoder: MultiModalAutoencoder,
-    codec: ImageCodec,
-    images: Splits,
-    folder: Path,
-    process: Process,
-    progress: Progress,
-    say: Say,
-) -> Splits:
-    """image latents cache -> raw posterior of the perceptual latents, both splits, block by block."""
-    autoencoder, codec = autoencoder.to(process.device).eval(), codec.to(process.device).eval()
-    parts = latents_parts(images.train.parts, autoencoder)
-    writers = open_writers(folder, parts, "latents", process, say)
-    for split, cache in images._asdict().items():
-        _Latents(split, writers[split], cache, autoencoder, codec).fill(process, progress, say)
-    return Splits.open(folder, verified=True)
+    @torch.no_grad()
+    def encode_images(self, vae: ImageVAE, without: Collection[str] = ()) -> Splits:
+        """files -> raw image latents of every window, both splits.
 
+        Files that could not be read the last time are tried again.
 
-def open_writers(
-    folder: Path, parts: Mapping[str, Any], what: str, process: Process, say: Say
-) -> dict[str, CacheWriter]:
-    """A writer per split; caches of other numbers make room for the new ones, which is said once."""
-    writers = {split: CacheWriter(folder / split, parts) for split in Splits._fields}
+        Args:
+            without: Names of training files that are left out even if they can be read (`Source.name`).
 
-    def prepare() -> None:
-        reasons = [reason for w in writers.values() if (reason := w.earlier()) is not None]
-        if reasons:
-            say(f"{what}: {folder} is encoded again, because {reasons[0]}")
-        for writer in writers.values():
-            writer.prepare()
+        Raises:
+            UserError: More than a fifth of the files of a split cannot be read, or there are none.
+        """
+        spec, count, manifest = self.config.clip, self.config.data.windows_per_clip, self.manifest
+        anywhere = partial(random_starts, spec=spec, count=count, seed=self.config.seed)
+        evenly = partial(fixed_starts, spec=spec, count=count)
+        # Measurements are made on clips that have both sound and picture, at windows that no seed moves.
+        held_out: Split = "held_out" if manifest.split("held_out") else "train"
+        plans = {
+            "train": plan(manifest.split("train"), anywhere),
+            "held_out": plan(manifest.complete.split(held_out), evenly),
+        }
 
-    process.on_main(prepare)
-    return writers
+        device = self.process.device
+        codec = ImageCodec(vae, LatentStatistics.scalar(1.0, 1)).to(device).eval()
+        encoder = Encoder(manifest, codec, AudioImage(spec).to(device))
+        writers = self._writers("image latents", self.image_latents_parts(vae))
+        for split, blocks in plans.items():
+            left_out = frozenset(without) if split == "train" else frozenset()
+            _ImageLatents(self, split, writers[split], blocks, encoder, left_out).fill()
+        return Splits.open(self.folder / "image_latents", verified=True)
+
+    @torch.no_grad()
+    def encode(self, vae: ImageVAE, autoencoder: MultiModalAutoencoder, images: Splits) -> Splits:
+        """image latents -> raw posterior of the perceptual latents, both splits, block by block."""
+        device = self.process.device
+        autoencoder = autoencoder.to(device).eval()
+        codec = ImageCodec(vae, autoencoder.image_statistics).to(device).eval()
+        writers = self._writers("latents", latents_parts(images.train.parts, autoencoder))
+        for split, cache in images._asdict().items():
+            _Latents(self, split, writers[split], cache, autoencoder, codec).fill()
+        return Splits.open(self.folder / "latents", verified=True)
+
+    def _writers(self, what: str, parts: Mapping[str, Any]) -> dict[str, CacheWriter]:
+        """A writer per split; caches of other numbers make room for the new ones, which is said once."""
+        folder = self.folder / what.replace(" ", "_")
+        writers = {split: CacheWriter(folder / split, parts) for split in Splits._fields}
+
+        def prepare() -> None:
+            reasons = [reason for w in writers.values() if (reason := w.earlier()) is not None]
+            if reasons:
+                self.say(f"{what}: {folder} is encoded again, because {reasons[0]}")
+            for writer in writers.values():
+                writer.prepare()
+
+        self.process.on_main(prepare)
+        return writers
 
 
 class BlockWork(ABC):
@@ -167,8 +156,10 @@ class BlockWork(ABC):
         sizes: Windows of each block, as planned.
     """
 
-    def __init__(self, what: str, writer: CacheWriter, sizes: Sequence[int]) -> None:
-        self.what, self.writer, self.sizes = what, writer, sizes
+    def __init__(
+        self, encoding: Encoding, what: str, writer: CacheWriter, sizes: Sequence[int]
+    ) -> None:
+        self.encoding, self.what, self.writer, self.sizes = encoding, what, writer, sizes
 
     @abstractmethod
     def keeps(self, number: int, block: Block) -> bool:
@@ -182,14 +173,15 @@ class BlockWork(ABC):
     def extra(self, blocks: Sequence[Block]) -> dict[str, Any]:
         """Facts for the index of the finished blocks."""
 
-    def fill(self, process: Process, progress: Progress, say: Say) -> None:
+    def fill(self) -> None:
         """Makes what is not there, on all processes, and the index."""
+        process, progress = self.encoding.process, self.encoding.progress
         # What of this process's share is torn, and what is to do. All is well if nobody has anything.
         mine = range(process.rank, len(self.sizes), process.world)
         torn, todo = process.together(lambda: self._look(mine))
         for line in process.texts("\n".join(torn)):
             for sentence in line.splitlines():
-                say(sentence)
+                self.encoding.say(sentence)
         done = process.from_main(self.writer.finished if process.is_main else 0)
         if done and not process.maximum(torch.tensor(len(todo), device=process.device)).item():
             return
@@ -238,20 +230,19 @@ class _ImageLatents(BlockWork):
 
     def __init__(
         self,
+        encoding: Encoding,
         split: str,
         writer: CacheWriter,
         blocks: Sequence[Sequence[Source]],
-        manifest: Manifest,
-        config: RunConfig,
         encoder: Encoder,
         without: frozenset[str],
     ) -> None:
         sizes = [sum(len(source.starts) for source in block) for block in blocks]
         if not sizes:
             raise UserError(f"no window of the {split} split can be read: it has no clip.")
-        super().__init__(f"image latents, {split}", writer, sizes)
-        self.split, self.blocks, self.without = split, blocks, without
-        self.manifest, self.config, self.encoder = manifest, config, encoder
+        super().__init__(encoding, f"image latents, {split}", writer, sizes)
+        self.split, self.blocks, self.encoder, self.without = split, blocks, encoder, without
+        self.manifest, self.config = encoding.manifest, encoding.config
 
     def keeps(self, number: int, block: Block) -> bool:
         """Whether what is missing in a block has to be missing: left out, or still not to be read."""
@@ -320,13 +311,15 @@ class _Latents(BlockWork):
 
     def __init__(
         self,
+        encoding: Encoding,
         split: str,
         writer: CacheWriter,
         images: LatentCache,
         autoencoder: MultiModalAutoencoder,
         codec: ImageCodec,
     ) -> None:
-        super().__init__(f"latents, {split}", writer, [block.rows for block in images.blocks])
+        sizes = [block.rows for block in images.blocks]
+        super().__init__(encoding, f"latents, {split}", writer, sizes)
         self.images, self.autoencoder, self.codec = images, autoencoder, codec
 
     def keeps(self, number: int, block: Block) -> bool:

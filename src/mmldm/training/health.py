@@ -97,7 +97,7 @@ class Withheld:
         return {"skipped_updates": total, "withheld": {"told": self._told, "steps": steps}}
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Goes on from a checkpoint: what was not told yet will be; rows of bad steps begin anew."""
+        """Goes on from a checkpoint: what was not told yet will be; bad steps in a row are counted anew."""
         self._counts[2] = total = state["skipped_updates"]
         # Earlier versions kept the count alone.
         untold = state.get("withheld", {"told": total, "steps": []})

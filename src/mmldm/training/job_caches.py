@@ -14,26 +14,18 @@ from typing import Any
 
 from torch import Tensor
 
-from mmldm.config import RunConfig, TrainConfig
+from mmldm.config import TrainConfig
 from mmldm.data.cache_writer import FORMAT, CacheWriter, cache_key, json_of
 from mmldm.data.latents import LatentCache, Splits
 from mmldm.data.manifest import Manifest
 from mmldm.errors import UserError
 from mmldm.models.autoencoder import MultiModalAutoencoder
-from mmldm.models.image_codec import ImageCodec
 from mmldm.models.image_vae import ImageVAE
 from mmldm.text import printable
-from mmldm.training.caching import (
-    LEFT_OUT,
-    cache_image_latents,
-    cache_latents,
-    image_latents_parts,
-    latents_parts,
-)
+from mmldm.training.caching import LEFT_OUT, Encoding, latents_parts
 from mmldm.training.checkpoint import CheckpointFolder, refuse_changes
-from mmldm.training.distributed import Process
 from mmldm.training.stopping import was_out_of_time
-from mmldm.types import AV, MODALITIES, Latents, Progress, Say
+from mmldm.types import AV, MODALITIES, Latents
 
 VERSIONS = ("format", "reading")
 """What a cache depends on besides recipe, clips and networks."""
@@ -84,11 +76,6 @@ class Begun:
                 )
                 return cls(reader, step, cache, ended and (folder / "export").is_dir())
         return None
-
-    @property
-    def without(self) -> frozenset[str]:
-        """Files that the job does without, because they could not be read when it began."""
-        return frozenset(self.cache["unreadable"] if isinstance(self.cache, dict) else ())
 
     def require_same(self, parts: Mapping[str, Any]) -> None:
         """Refuses to give the job other rows than those it began with.
@@ -143,72 +130,38 @@ class Begun:
         return Splits(cache, cache)
 
 
-@dataclass
-class JobCaches:
-    """The caches of a run.
-
-    Args:
-        folder: Where they lie.
-        progress: For the encoding.
-        say: Called by rank 0.
-    """
-
-    config: RunConfig
-    manifest: Manifest
-    folder: Path
-    process: Process
-    progress: Progress
-    say: Say
+class JobCaches(Encoding):
+    """The caches of a run, as a job needs them."""
 
     def image_latents(self, vae: ImageVAE, reader: Reader | None = None) -> Splits:
-        """Image latents of every window, for a job.
+        """Image latents of every window, for a job, or only to have them.
 
         Raises:
             UserError: The job is half-way on others, or too many files cannot be read.
         """
-        begun = self._begun(reader, image_latents_parts(self.config, self.manifest, vae))
+        begun = self._begun(reader, self.image_latents_parts(vae))
         if begun is not None and begun.ended:
             return begun.remembered(self.manifest)
-        return self._image_latents(vae, begun)
+        return self.encode_images(vae, _left_out(begun))
 
     def latents(
         self, vae: ImageVAE, autoencoder: MultiModalAutoencoder, reader: Reader | None = None
     ) -> Splits:
-        """Latents of every window, for a job; image latents are looked at only if they are needed.
+        """Latents of every window, likewise; image latents are looked at only if they are needed.
 
         Raises:
             UserError: As `image_latents`.
         """
-        parts = latents_parts(image_latents_parts(self.config, self.manifest, vae), autoencoder)
+        parts = latents_parts(self.image_latents_parts(vae), autoencoder)
         begun = self._begun(reader, parts)
         if begun is not None and begun.ended:
             return begun.remembered(self.manifest)
         # Latents at hand need no image latents, which may long be deleted.
         folder = self.folder / "latents"
-        at_hand = self.process.is_main and _is_current(folder, parts, begun)
+        at_hand = self.process.is_main and _is_current(folder, parts, _left_out(begun))
         if self.process.from_main(at_hand):
             return Splits.open(folder, verified=True)
-        return cache_latents(
-            autoencoder,
-            ImageCodec(vae, autoencoder.image_statistics),
-            self._image_latents(vae, begun),
-            folder,
-            self.process,
-            self.progress,
-            self.say,
-        )
-
-    def _image_latents(self, vae: ImageVAE, begun: Begun | None) -> Splits:
-        return cache_image_latents(
-            self.config,
-            self.manifest,
-            vae,
-            self.folder / "image_latents",
-            self.process,
-            self.progress,
-            self.say,
-            without=begun.without if begun is not None else (),
-        )
+        return self.encode(vae, autoencoder, self.encode_images(vae, _left_out(begun)))
 
     def _begun(self, reader: Reader | None, parts: Mapping[str, Any]) -> Begun | None:
         """What a job has begun with; refuses one that would have to go on with something else."""
@@ -216,6 +169,13 @@ class JobCaches:
         if begun is not None:
             self.process.on_main(lambda: begun.require_same(parts))
         return begun
+
+
+def _left_out(begun: Begun | None) -> frozenset[str]:
+    """Files that a job does without, because they could not be read when it began."""
+    if begun is None or not isinstance(begun.cache, dict):
+        return frozenset()
+    return frozenset(begun.cache["unreadable"])
 
 
 def first_key(parts: Mapping[str, Any]) -> str:
@@ -276,17 +236,16 @@ class RememberedCache(LatentCache):
         )
 
 
-def _is_current(folder: Path, parts: Mapping[str, Any], begun: Begun | None) -> bool:
+def _is_current(folder: Path, parts: Mapping[str, Any], left_out: frozenset[str]) -> bool:
     """Whether finished caches lie in `folder`, whole, and nothing is missing that could be there."""
     key = CacheWriter(folder, parts).key
     try:
         caches = Splits.open(folder)
     except UserError:
         return False
-    without = begun.without if begun is not None else frozenset()
     return (
         all(cache.key == key for cache in caches)
-        and caches.train.failed.keys() == without
+        and caches.train.failed.keys() == left_out
         and not caches.held_out.failed
     )
 

@@ -137,27 +137,23 @@ class _Training:
     ) -> None:
         self.stage, self.config, self.folder, self.seed = stage, config, folder, seed
         self.process, self.report = process, report
+        rates = stage.learning_rates
         self.turns = {
-            name: Turn(
-                name,
-                module,
-                config,
-                stage.learning_rates.get(name, config.learning_rate),
-                process,
-            )
+            name: Turn(name, module, config, rates.get(name, config.learning_rate), process)
             for name, module in stage.turns.items()
         }
         self.average = Average(stage.ema_modules, config.ema_decay)
         self.withheld = Withheld(process.device)
         self.unreadable = Unreadable(stage, process)
         self.checkpoints = CheckpointFolder(folder / "checkpoints", config.keep, report.note)
+        # What a resumed run must share, or its numbers would be another run's.
         self.identity = {
             "train": {k: v for k, v in config.model_dump().items() if k not in HARMLESS},
             "seed": seed,
             stage.name: stage.fingerprint(),
         }
         self.step = self.saved = 0
-        self.window: dict[str, list[Tensor]] = {}
+        self.recent: dict[str, list[Tensor]] = {}
         """Terms () of the steps since the last report, on the device."""
         self.logged, self.waited = time.perf_counter(), 0.0
         """When that was, and the seconds since then in which the loop had no batch."""
@@ -182,7 +178,7 @@ class _Training:
         self.average.load(saved.tensors["ema"])
         # Bad steps in a row begin anew: a new start has its own ten chances.
         self.withheld.load(saved.values)
-        self.window = {
+        self.recent = {
             name: list(torch.tensor(values, device=self.process.device).unbind())
             for name, values in saved.values["window"].items()
         }
@@ -202,6 +198,7 @@ class _Training:
         batches = self.stage.batches(first, self.process.rank, self.process.world)
         self.logged = time.perf_counter()
         while True:
+            # One pass more than steps: each looks back at the step before it.
             if self.step > first:
                 self._report_and_save()
             if self.step == self.config.steps:
@@ -224,6 +221,7 @@ class _Training:
                 )
             if reason is not None:
                 return reason
+
             asked = time.perf_counter()
             batch = next(batches)
             self.waited += time.perf_counter() - asked
@@ -232,18 +230,20 @@ class _Training:
 
     def _train_step(self, batch: Any) -> None:
         """One step of every active turn on this process's rows: a nest of tensors (rows, ...)."""
+        # To the device without waiting, and cut into the passes whose gradients are added up.
         device, passes = self.process.device, self.config.accumulate
         batch = pytree.tree_map(lambda x: x.to(device, non_blocking=True), batch)
         cuts = [pytree.tree_map(partial(_cut, number, passes), batch) for number in range(passes)]
         factor = learning_rate_factor(self.step, self.config)
         withheld = torch.zeros((), dtype=torch.bool, device=device)
+        # Turn after turn; while one runs, the weights of the others stand still.
         for active in self.stage.active_turns(self.step):
             for name, turn in self.turns.items():
                 turn.open(trainable=name == active)
             terms, bad = self.turns[active].step(cuts, self.seed, self.step, factor)
             withheld = withheld | bad
             for term, value in terms.items():
-                self.window.setdefault(f"{active}/{term}", []).append(value.detach())
+                self.recent.setdefault(f"{active}/{term}", []).append(value.detach())
         self.average.update(self.step)
         self.step += 1
         self.withheld.update(withheld, self.step)
@@ -269,8 +269,9 @@ class _Training:
 
     def _log(self) -> None:
         """Reports the means since the last time, and ends a run that has gone wrong for good."""
-        means = _means(self.window, self.process)
-        self.window.clear()
+        # What the processes have to tell each other, and the device the host, is told here at once.
+        means = _means(self.recent, self.process)
+        self.recent.clear()
         counts = self.withheld.read()
         unreadable = self.unreadable.gather()
         now = time.perf_counter()
@@ -287,6 +288,7 @@ class _Training:
         self.report.metrics(self.step, values)
         self.report.progress(self.step, {k: v for k, v in means.items() if k.endswith("/loss")})
 
+        # What went wrong without ending the run is said; what has gone on for too long ends it.
         self.tell(unreadable)
         if sentence := self.withheld.tell(counts, self.step, self.stage.clips_of):
             self.report.note(sentence)
@@ -318,6 +320,7 @@ class _Training:
     @contextmanager
     def _averaged(self) -> Iterator[None]:
         """Inside, the modules hold the averaged weights and are for use, not for training."""
+        # Networks stand in the stage's turns, or beside them where a turn only borrows them.
         modules = [*self.stage.turns.values(), *self.stage.ema_modules.values()]
         for module in modules:
             module.eval()
@@ -347,12 +350,14 @@ class _Training:
         values = {
             "identity": self.identity,
             **self.withheld.state(),
-            "window": {k: torch.stack(v).tolist() for k, v in self.window.items()},
+            # Steps since the last report: a resumed run reports the same means.
+            "window": {k: torch.stack(v).tolist() for k, v in self.recent.items()},
         }
         checkpoint = Checkpoint(self.step, tensors, values)
 
         def write() -> None:
-            self.report.sync()  # What was told up to a checkpoint is on the disk when it is.
+            # What was told up to a checkpoint is on the disk when it is.
+            self.report.sync()
             self.checkpoints.save(checkpoint)
 
         try:
@@ -385,10 +390,10 @@ def _cut(number: int, passes: int, tensor: Tensor) -> Tensor:
     return tensor.chunk(passes)[number]
 
 
-def _means(window: Mapping[str, list[Tensor]], process: Process) -> dict[str, float]:
+def _means(terms: Mapping[str, list[Tensor]], process: Process) -> dict[str, float]:
     """Mean of each term over its finite values () and over processes; one transfer for all."""
-    if not window:
+    if not terms:
         return {}
-    values = [torch.stack(steps) for steps in window.values()]
+    values = [torch.stack(steps) for steps in terms.values()]
     means = torch.stack([v.where(v.isfinite(), torch.nan).nanmean() for v in values])
-    return dict(zip(window, process.mean(means).tolist(), strict=True))
+    return dict(zip(terms, process.mean(means).tolist(), strict=True))

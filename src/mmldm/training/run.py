@@ -31,6 +31,7 @@ from mmldm.models.pretrained import initialise_decoder, require_unet
 from mmldm.models.pretrained_vocoder import load_vocoder
 from mmldm.pipelines.sounding_video import SoundingVideoPipeline
 from mmldm.training import JOBS
+from mmldm.training.checkpoint import CheckpointFolder
 from mmldm.training.distributed import Process
 from mmldm.training.job_caches import JobCaches, Reader, unread
 from mmldm.training.jobs.autoencoder import AutoencoderStage
@@ -155,7 +156,8 @@ class Run:
 
     def decoder_init(self) -> str | None:
         """Where the signal decoder starts from; None once the job has a checkpoint of its own."""
-        begun = "autoencoder" in self.folder.begun()
+        path = self.folder.job("autoencoder") / "checkpoints"
+        begun = CheckpointFolder(path, keep=1, note=self.console.print).steps()
         return None if begun else self.config.autoencoder.decoder_init
 
     def vae(self) -> ImageVAE:

@@ -186,7 +186,7 @@ def _vocoder(config: RunConfig) -> tuple[list[Part], list[JobSize]]:
             vocoder = build_vocoder(job, config.clip, config.seed)
         spec = vocoder.spectrogram
         columns = config.clip.model_copy(update={"spectrogram": spec}).num_columns
-        flops, _ = count_flops(lambda: vocoder(torch.empty(1, spec.num_mels, columns)))
+        flops, _ = count_flops(vocoder, torch.empty(1, spec.num_mels, columns))
     return (
         [Part("vocoder", _count(vocoder), flops)],
         [_job("vocoder", job.train, [vocoder])],
@@ -243,11 +243,11 @@ def _passes(
     indices = torch.arange(frames)[None]
     steps = clip.map(lambda x: torch.zeros(x.shape[:2], dtype=torch.long))
     flops = {}
-    flops["encode"], posterior = count_flops(lambda: autoencoder.encode(clip))
+    flops["encode"], posterior = count_flops(autoencoder.encode, clip)
     z = posterior.map(lambda p: p.mean)
-    flops["condition"], conditions = count_flops(lambda: autoencoder.condition(z, indices, labels))
-    flops["denoise"], _ = count_flops(lambda: autoencoder.denoise(clip, steps, conditions))
-    flops["generate"], _ = count_flops(lambda: generator(z, torch.zeros(1, dtype=torch.long)))
+    flops["condition"], conditions = count_flops(autoencoder.condition, z, indices, labels)
+    flops["denoise"], _ = count_flops(autoencoder.denoise, clip, steps, conditions)
+    flops["generate"], _ = count_flops(generator, z, torch.zeros(1, dtype=torch.long))
     return flops
 
 
@@ -260,29 +260,35 @@ def _job(
     """The first network is the one that is averaged and exported."""
     if train is None:
         return JobSize(name, None, 0, 0)
+
+    # A checkpoint: weights and buffers, moments of what is trained, the average.
     values = sum(_stored(network) + MOMENTS * _trained(network) for network in networks)
     if train.ema_decay is not None:
         values += _trained(networks[0])
     if train.matrix_learning_rate is not None:
         # Muon keeps one moment where AdamW keeps two.
         values -= sum(weight.numel() for weight in hidden_weights(networks[0]).values())
+    # In memory beside them: gradients, and the networks that are only used.
     held = values + sum(map(_trained, networks)) + sum(map(_stored, frozen))
     return JobSize(name, train, BYTES * values, BYTES * held)
 
 
 def _count(network: nn.Module) -> int:
+    """Numbers in the weights."""
     return sum(p.numel() for p in network.parameters())
 
 
 def _trained(network: nn.Module) -> int:
+    """Of those, the ones that are trained."""
     return sum(p.numel() for p in network.parameters() if p.requires_grad)
 
 
 def _stored(network: nn.Module) -> int:
+    """Numbers in weights and buffers."""
     return sum(tensor.numel() for tensor in network.state_dict().values())
 
 
-def count_flops(call: Callable[[], Any]) -> tuple[int, Any]:
+def count_flops(call: Callable[..., Any], *arguments: Any) -> tuple[int, Any]:
     """What a call costs, its backward passes included, and what it returns.
 
     Matrix products and convolutions count, a multiplication and an addition as two; elementwise
@@ -291,5 +297,5 @@ def count_flops(call: Callable[[], Any]) -> tuple[int, Any]:
     # Attention in its plain form: the counter has no formula for the fused one of a CPU.
     plain = sdpa_kernel(SDPBackend.MATH)
     with plain, FlopCounterMode(display=False) as counter:
-        result = call()
+        result = call(*arguments)
     return counter.get_total_flops(), result

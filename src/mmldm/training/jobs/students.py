@@ -23,6 +23,7 @@ from mmldm.config import (
     GeneratorConfig,
     RunConfig,
 )
+from mmldm.data.cache_writer import weights_key
 from mmldm.data.clips import NO_CLASS
 from mmldm.data.latents import Splits
 from mmldm.diffusion.distillation import StepMatching
@@ -34,7 +35,6 @@ from mmldm.pipelines.decoding import decoder_denoiser
 from mmldm.pipelines.guidance import generator_denoiser
 from mmldm.pipelines.settings import UNCHANGED_STEPS
 from mmldm.pipelines.sounding_video import SoundingVideoPipeline
-from mmldm.training.caching import weights_key
 from mmldm.training.losses import loss_and_errors
 from mmldm.training.randomness import StepRandom
 from mmldm.training.stage import PipelineStage
