@@ -24,7 +24,7 @@ from .conftest import new_run
 pytestmark = pytest.mark.slow
 
 
-def test_journey_ends_in_a_model_that_generates_clips(finished: Run) -> None:
+def test_run_ends_in_a_model_that_generates_clips(finished: Run) -> None:
     pipeline = SoundingVideoPipeline.from_pretrained(finished.folder.model)
     pipeline.set_progress_bar_config(disable=True)
     clips = pipeline(num_samples=2, seed=3, class_labels="glass").clips

@@ -68,6 +68,7 @@ def train(
     ] = False,
 ) -> None:
     """Trains a model on your clips: scan, vae, autoencoder, generator, vocoder if asked for. Resumes."""
+    # What contradicts itself is refused before anything heavy is loaded.
     one_job = target in JOBS
     recipe = config or (out / "config.yaml" if (out / "config.yaml").is_file() else None)
     if one_job and recipe is None:

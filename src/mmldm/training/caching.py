@@ -246,6 +246,7 @@ class _ImageLatents(BlockWork):
 
     def keeps(self, number: int, block: Block) -> bool:
         """Whether what is missing in a block has to be missing: left out, or still not to be read."""
+        # A file that can be read again, and is not left out, belongs into its block.
         sources = {source.name: source for source in self.blocks[number]}
         if not (self.without & sources.keys()) <= block.failed.keys():
             return False
@@ -261,6 +262,7 @@ class _ImageLatents(BlockWork):
         return True
 
     def encode(self, numbers: Sequence[int], told: Callable[[int], None]) -> None:
+        # Workers read the files ahead, block after block; what they lose on the way is counted at once.
         wanted = {
             number: [s for s in self.blocks[number] if s.name not in self.without]
             for number in numbers
@@ -374,6 +376,7 @@ def fit_statistics(
             windows, pictures = block_tensors(writer.folder, number, block)
             if not windows:
                 continue
+            # Which windows of the block have sound, and which pictures it shows.
             here = presence_of(windows).map(lambda mask: mask.nonzero().squeeze(1))
             shown = windows[PICTURE][here.video].unique() if pictures else here.video
             stored = AV(windows, pictures or windows)

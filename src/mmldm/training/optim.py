@@ -68,6 +68,7 @@ class Turn:
         elif process.world > 1:
             self._forward = DistributedDataParallel(module, broadcast_buffers=False)
 
+        # Muon moves the hidden layers of the model where the recipe has a rate for it; AdamW moves the rest.
         self.parameters = {n: p for n, p in module.named_parameters() if p.requires_grad}
         rate = config.matrix_learning_rate if name == "model" else None
         matrices = {} if rate is None else hidden_weights(module)
@@ -130,6 +131,7 @@ class Turn:
             list(self.parameters.values()), self._config.clip_norm, norm
         )
 
+        # Move the weights, each optimiser at its rate for this step.
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * factor
@@ -150,6 +152,7 @@ class Turn:
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Takes over the module's saved, whole weights."""
+        # Each process takes its part of the weights that are sharded; buffers are whole.
         current = self.module.state_dict()
         self.module.load_state_dict(
             {n: part_of(t, like=current[n]) if n in current else t for n, t in state.items()}

@@ -54,6 +54,7 @@ class StepRandom:
         # A generator of its own: no other draw, of whatever library, moves this stream.
         self._generator = torch.Generator(self.device)
         self._generator.manual_seed(derive_seed(seed, step, turn))
+        # On a CPU the device's stream is the host's.
         self.host = self
         """For what the host has to know: on a GPU, reading the device's draws would wait for it."""
         if self.device.type != "cpu":

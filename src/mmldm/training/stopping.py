@@ -54,6 +54,7 @@ def run_lock(folder: Path, note: Say) -> Iterator[None]:
         raise UserError("a run folder cannot be locked on this system: train on Linux or macOS")
     make_folder(folder)
     with (folder / LOCK).open("a+b") as file:
+        # Who holds it is read before we try, for the sentence that refuses us.
         file.seek(0)
         text = file.read(1000).decode(errors="ignore")
         holder = "".join(letter for letter in text if letter.isprintable()).strip()
@@ -69,6 +70,7 @@ def run_lock(folder: Path, note: Say) -> Iterator[None]:
                 f"{folder}: already in use by {holder or 'another process'}; "
                 "wait for it, stop it, or choose another folder"
             ) from None
+        # The lock is ours. A name in the file is of a process that died without taking it out.
         if holder:
             note(f"recovered the lock left by {holder}")
         tidy(folder)
@@ -104,6 +106,7 @@ class Stop:
             reason = "max_minutes"
         if self._process.world == 1:
             return reason
+        # All have to leave after the same step, or the others would wait for the one that has left.
         if step % AGREE_EVERY:
             return None
         # The gravest of all reasons is everyone's.
