@@ -16,6 +16,8 @@ from mmldm.media.clip import Clip
 from mmldm.media.sheet import CAPTION_HEIGHT, MARGIN
 from mmldm.worlds.impacts.clips import ImpactsConfig, render_clip
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = Path(__file__).parents[1] / "runs" / "animation.py"
 loading = importlib.util.spec_from_file_location("animation", SCRIPT)
 assert loading is not None and loading.loader is not None

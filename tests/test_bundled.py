@@ -12,6 +12,8 @@ from mmldm.pipelines.sounding_video import SoundingVideoPipeline
 from mmldm.worlds.impacts.clips import ImpactsConfig, render_clip
 from mmldm.worlds.impacts.metrics import numbers_of
 
+pytestmark = pytest.mark.slow
+
 CLIPS = 24
 
 

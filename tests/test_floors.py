@@ -1,6 +1,7 @@
 """The building's rules: imports go down, nothing unsafe is called, files stay small."""
 
 import ast
+import re
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,6 +25,11 @@ ALLOWED = {
     ("__main__", "cli"),
 }
 MOST_LINES = 400
+DESIGN = (PACKAGE.parents[1] / "DESIGN.md").read_text(encoding="utf-8")
+SHAPE = re.compile(r"\([^()\s]*,[^()]*\)|\([A-Za-z0-9]\)|\(\.{3}\)|\(\)|0-d|[Ss]hape|any size")
+"""How a docstring says a shape."""
+NAMED = re.compile(r"(dict|Mapping)\[str, (dict\[str, )?Tensor\]+")
+"""Tensors by name, of any shape."""
 
 
 def rooms(path: Path) -> str:
@@ -150,3 +156,45 @@ def test_media_are_opened_for_reading_in_one_place_only(trees: dict[Path, ast.Mo
 def test_files_stay_small() -> None:
     lengths = {path.name: len(path.read_text(encoding="utf-8").splitlines()) for path in FILES}
     assert {name: n for name, n in lengths.items() if n > MOST_LINES} == {}
+
+
+def test_design_names_every_room_on_its_floor() -> None:
+    tree = DESIGN.split("## Floors")[1].split("```")[1]
+    names = {path.stem for path in FILES if path.parent.name != "extractors"}
+    assert {name for name in names - {"__main__"} if not re.search(rf"\b{name}\b", tree)} == set()
+
+
+def test_files_that_design_names_are_there() -> None:
+    rooms = {path.name for path in PACKAGE.iterdir() if path.is_dir()}
+    named = {name for name in re.findall(r"`([\w/]+\.py)`", DESIGN) if name.split("/")[0] in rooms}
+    assert len(named) > 10
+    assert {name for name in named if not (PACKAGE / name).is_file()} == set()
+
+
+def tensor_functions(tree: ast.Module) -> Iterator[tuple[str, str]]:
+    """Name and docstring of each function that takes or gives tensors; inner ones, overloads do not count."""
+    for scope in ast.walk(tree):
+        if not isinstance(scope, ast.Module | ast.ClassDef):
+            continue
+        of_class = (ast.get_docstring(scope) or "") if isinstance(scope, ast.ClassDef) else ""
+        for node in scope.body:
+            if not isinstance(node, ast.FunctionDef):
+                continue
+            if "overload" in map(ast.unparse, node.decorator_list):
+                continue
+            arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+            annotations = [argument.annotation for argument in arguments] + [node.returns]
+            types = " ".join(ast.unparse(a) for a in annotations if a is not None)
+            if re.search(r"\bTensor\b", NAMED.sub("", types)):
+                own = ast.get_docstring(node) or ""
+                yield node.name, own + (of_class if node.name == "__init__" else "")
+
+
+def test_functions_on_tensors_say_their_shapes(trees: dict[Path, ast.Module]) -> None:
+    silent = [
+        f"{path.relative_to(PACKAGE)} {name}"
+        for path, tree in trees.items()
+        for name, docstring in tensor_functions(tree)
+        if not SHAPE.search(docstring)
+    ]
+    assert silent == []

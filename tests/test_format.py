@@ -15,6 +15,8 @@ from mmldm.worlds.impacts.clips import ImpactsConfig, synthesize
 
 from .smallest import CLIP, smallest_recipe
 
+pytestmark = pytest.mark.slow
+
 CONFIG_KEYS = {
     "vae": {
         "base_channels", "decoder_blocks", "decoder_channels", "encoder_blocks", "in_channels",

@@ -22,6 +22,8 @@ from mmldm.training.summary import Summary, summarise
 
 from .cli.commandline import environment, mmldm
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 CLASSES = {"landscape": 9, "aist": 60}
 IMAGES = 17

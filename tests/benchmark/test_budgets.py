@@ -30,6 +30,8 @@ from mmldm.training.randomness import StepRandom
 from mmldm.training.summary import Summary, count_flops, summarise, untrained_autoencoder
 from mmldm.types import AV
 
+pytestmark = pytest.mark.slow
+
 IMAGES = 17
 """Of a clip: the audio image and 16 frames."""
 TINY_DECODER = 35.3

@@ -14,6 +14,8 @@ from mmldm.config import RunConfig
 from mmldm.training import JOBS
 from mmldm.training.summary import Summary
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 FACTS: dict[str, Any] = {
     "command": "mmldm benchmark", "date": "2026-11-23", "version": "0.1.0", "commit": "abc1234",

@@ -7,6 +7,8 @@ import pytest
 
 from .commandline import mmldm
 
+pytestmark = pytest.mark.slow
+
 
 def test_recipe_is_measured_and_compared(recipe: Path, tmp_path: Path) -> None:
     script, numbers = tmp_path / "peer.py", tmp_path / "numbers.json"

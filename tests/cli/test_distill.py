@@ -11,6 +11,8 @@ from mmldm.pipelines.settings import student_row
 
 from .commandline import contents, mmldm
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = ("--set", "distill_generator.teacher_steps=4", "--set", "distill_generator.steps=[2, 1]")
 
 

@@ -17,6 +17,8 @@ from mmldm.worlds.impacts.clips import ImpactsConfig, render_clip, synthesize
 from ..remux import remux
 from .commandline import Result, contents, mmldm
 
+pytestmark = pytest.mark.slow
+
 FREE = "av-align,beat-alignment,memorisation,silent,frozen"
 """Metrics that need no weights."""
 

@@ -14,6 +14,8 @@ from ..media.numbered import write_numbered
 from ..smallest import CLIP
 from .commandline import Result, contents, in_process, mmldm
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def clip(clip_folder: Path) -> Path:

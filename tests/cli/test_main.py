@@ -13,6 +13,8 @@ from mmldm.cli.main import Commands
 
 from .commandline import environment, in_process, interrupted, mmldm
 
+pytestmark = pytest.mark.slow
+
 COMMANDS = (
     "train",
     "generate",

@@ -2,10 +2,14 @@
 
 from pathlib import Path
 
+import pytest
+
 from mmldm.training.report import METRICS, read_metrics
 from mmldm.training.stopping import run_lock
 
 from .commandline import together
+
+pytestmark = pytest.mark.slow
 
 
 def test_only_the_first_process_scans_the_clips(

@@ -13,6 +13,8 @@ from mmldm.training.checkpoint import CheckpointFolder
 
 from .commandline import contents, environment, in_process, mmldm
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def copied_run(run_folder: Path, tmp_path: Path) -> Path:

@@ -30,6 +30,8 @@ from mmldm.types import ClipSpec
 
 from ..remux import marked_copy, without
 
+pytestmark = pytest.mark.slow
+
 SPEC = ClipSpec(height=16, width=16)
 
 

@@ -16,6 +16,8 @@ from mmldm.worlds.impacts.clips import ImpactsConfig, synthesize
 
 from ..remux import marked_copy
 
+pytestmark = pytest.mark.slow
+
 RULES = find_protocol("default")
 
 

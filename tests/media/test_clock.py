@@ -17,6 +17,8 @@ from mmldm.types import ClipSpec
 from ..remux import remux
 from .numbered import HEIGHT, WIDTH, lag, numbers, write_numbered
 
+pytestmark = pytest.mark.slow
+
 SECONDS = 6.0
 SPEC = ClipSpec(num_frames=16, fps=10.0, height=HEIGHT, width=WIDTH)
 HIGHER = ClipSpec(num_frames=48, fps=30.0, height=HEIGHT, width=WIDTH)

@@ -21,6 +21,8 @@ from mmldm.media.probe import probe
 from mmldm.media.reader import read_clip, read_frames
 from mmldm.types import ClipSpec
 
+pytestmark = pytest.mark.slow
+
 BARS = np.array(
     [
         (255, 255, 255), (255, 255, 0), (0, 255, 255), (0, 255, 0), (255, 0, 255), (255, 0, 0),

@@ -14,6 +14,8 @@ from mmldm.types import ClipSpec
 
 from ..sound_files import write_sound
 
+pytestmark = pytest.mark.slow
+
 RATE = 16000
 SPEC = ClipSpec(num_frames=60, fps=10.0, height=16, width=16)
 

@@ -18,6 +18,8 @@ from mmldm.media.isolated import Outcome, run_isolated
 from mmldm.media.probe import probe_apart
 from mmldm.types import ClipSpec
 
+pytestmark = pytest.mark.slow
+
 SECONDS = 3600.0
 """What hangs is pytest's to end: on a slow machine no file here may be a `timeout`."""
 MEMORY_KB = 400_000  # measured 213 MB over these files, 215 MB over the real clips

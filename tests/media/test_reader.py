@@ -20,6 +20,8 @@ from mmldm.media.probe import probe
 from mmldm.media.reader import read_audio, read_clip, read_frames
 from mmldm.types import ClipSpec
 
+pytestmark = pytest.mark.slow
+
 Writer = Callable[..., Path]
 FINE = ClipSpec(
     num_frames=80, fps=50.0, height=16, width=16

@@ -15,6 +15,8 @@ from mmldm.models.image_codec import LatentStatistics
 from mmldm.models.signal_decoder import SignalDecoder
 from mmldm.types import AV
 
+pytestmark = pytest.mark.slow
+
 B, F = 2, 3
 STATISTICS = LatentStatistics.scalar(0.5, 4).to_dict()
 DECODER = {

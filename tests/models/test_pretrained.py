@@ -18,6 +18,8 @@ from mmldm.types import AV
 
 from .original_layout import original_unet, original_vae
 
+pytestmark = pytest.mark.slow
+
 DECODER = {
     "block_out_channels": [8, 16, 16], "layers_per_block": 2, "cross_attention": [True, True, False],
     "cross_attention_dim": 8, "attention_heads": 2, "norm_num_groups": 4,

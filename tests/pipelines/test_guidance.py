@@ -12,6 +12,8 @@ from mmldm.pipelines.guidance import generator_denoiser, guide
 from mmldm.pipelines.sounding_video import SoundingVideoPipeline
 from mmldm.types import AV
 
+pytestmark = pytest.mark.slow
+
 
 def close(a: AV, b: AV) -> bool:
     return all(torch.allclose(x, y, atol=1e-5) for x, y in zip(a, b, strict=True))

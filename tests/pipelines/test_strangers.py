@@ -13,6 +13,8 @@ from mmldm.cli.generate import BUNDLED
 from mmldm.errors import UserError
 from mmldm.pipelines.sounding_video import SoundingVideoPipeline
 
+pytestmark = pytest.mark.slow
+
 
 def change(path: Path, **settings: object) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | settings))

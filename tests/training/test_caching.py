@@ -32,6 +32,8 @@ from ..smallest import CLIP, smallest_recipe
 from .conftest import new_run
 from .killing import finish
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = str(Path(__file__).with_name("caching_job.py"))
 ALONE = (sys.executable, SCRIPT)
 TWO = (

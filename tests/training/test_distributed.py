@@ -15,6 +15,8 @@ from mmldm.training.report import read_metrics
 from .killing import TINY, TORCHRUN, finish
 from .test_loop import run, stop_at
 
+pytestmark = pytest.mark.slow
+
 TWO = (*TORCHRUN, TINY[1])
 CLOSE = 1e-4
 """Sums over two halves are rounded otherwise than sums over the whole."""

@@ -26,6 +26,8 @@ from ..smallest import smallest_recipe
 from .conftest import new_run
 from .test_caching import contents
 
+pytestmark = pytest.mark.slow
+
 
 def windowed(windows: int, config: RunConfig | None = None) -> RunConfig:
     config = config or smallest_recipe()

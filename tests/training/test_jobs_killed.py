@@ -18,6 +18,8 @@ from ..cli.commandline import mmldm
 from ..smallest import smallest_recipe
 from .killing import TORCHRUN, assert_same_run, finish, kill
 
+pytestmark = pytest.mark.slow
+
 MMLDM = (sys.executable, "-m", "mmldm")
 STEPS = 10
 PACE = (

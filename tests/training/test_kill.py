@@ -10,6 +10,8 @@ from mmldm.training.checkpoint import CheckpointFolder
 
 from .killing import TINY, assert_same_run, finish, run_until_done_with_kills, struck
 
+pytestmark = pytest.mark.slow
+
 LONG = ("steps=60", "save_every=2", "pause=0.01", "validate_every=20")
 
 

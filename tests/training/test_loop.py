@@ -26,6 +26,8 @@ from ..power import Disk
 from .killing import assert_same_run
 from .tiny_stage import TinyStage, tiny_config
 
+pytestmark = pytest.mark.slow
+
 
 def run(folder: Path, stage: dict[str, Any] | None = None, **settings: Any) -> TrainResult:
     config = tiny_config(**settings)

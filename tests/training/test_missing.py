@@ -31,6 +31,8 @@ from ..remux import without
 from ..smallest import CLIP, smallest_recipe
 from .conftest import new_run
 
+pytestmark = pytest.mark.slow
+
 ROWS = 4
 PRESENT = torch.tensor([[True, True], [True, False], [False, True], [True, True]])
 LACKING = AV(audio=2, video=1)

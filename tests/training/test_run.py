@@ -21,6 +21,8 @@ from mmldm.training.run_clips import find_manifest
 from ..smallest import CLIP, smallest_recipe
 from .conftest import new_run
 
+pytestmark = pytest.mark.slow
+
 
 def test_run_ends_in_a_model_that_generates_clips(finished: Run) -> None:
     pipeline = SoundingVideoPipeline.from_pretrained(finished.folder.model)

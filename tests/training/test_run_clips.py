@@ -22,6 +22,8 @@ from ..data.test_manifest import as_version_1
 from ..remux import marked_copy
 from ..smallest import smallest_recipe
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def clips(clip_folder: Path, tmp_path: Path) -> Path:

@@ -15,6 +15,8 @@ from mmldm.types import AV
 
 from ..smallest import smallest_recipe
 
+pytestmark = pytest.mark.slow
+
 
 def changed(recipe: RunConfig, job: str, **sections: object) -> RunConfig:
     section = getattr(recipe, job).model_copy(update=sections)

@@ -52,6 +52,7 @@ class RandomCache(LatentCache):
         return self._shapes
 
     def __getitem__(self, indices: Tensor) -> Latents:
+        """Random posteriors in place of the rows `indices` (B,)."""
         mean = self.shapes.map(lambda shape: torch.randn(len(indices), *shape))
         return Latents(
             mean,

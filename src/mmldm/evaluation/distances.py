@@ -188,12 +188,12 @@ def median_distance(features: Tensor) -> float:
 
 
 def _polynomial(products: Tensor, squares_a: Tensor, squares_b: Tensor, dim: int) -> Tensor:
-    """The `Kernel` (x y / D + 1)^3."""
+    """The `Kernel` (x y / D + 1)^3 of products (N,M)."""
     return (products / dim + 1) ** 3
 
 
 def _gaussian(products: Tensor, squares_a: Tensor, squares_b: Tensor, bandwidth: float) -> Tensor:
-    """The `Kernel` exp(-|x - y|^2 / (2 bandwidth^2))."""
+    """The `Kernel` exp(-|x - y|^2 / (2 bandwidth^2)) of products (N,M), squares (N,1) and (M,)."""
     return torch.exp((2 * products - squares_a - squares_b) / (2 * bandwidth**2))
 
 

@@ -248,7 +248,7 @@ def check_finite(stored: Mapping[str, Stored]) -> None:
 
 
 def _refuse_non_finite(tensors: Iterable[tuple[str, Tensor]], where: str | Path) -> None:
-    """Raises a UserError that names the first tensor with NaN or infinite numbers, if there is one."""
+    """Refuses tensors of any shape with NaN or infinite numbers: a UserError that names the first one."""
     for name, tensor in tensors:
         # One pass and no memory; a sum can overflow, so that only what it finds is looked at closely.
         suspicious = tensor.is_floating_point() and not tensor.sum(dtype=torch.float32).isfinite()

@@ -61,7 +61,7 @@ class Checkpoint:
     values: Mapping[str, Any]
 
     def wholes(self) -> Iterator[Tensor]:
-        """All tensors in the order of the files, whole, one at a time: collective calls."""
+        """All tensors, of any shapes, in the order of the files, whole, one at a time: collective calls."""
         for tensors in self.tensors.values():
             for tensor in _in_file_order(tensors).values():
                 yield whole(tensor)
@@ -234,6 +234,7 @@ def library_versions() -> dict[str, str]:
 
 
 def _write(folder: Path, checkpoint: Checkpoint, wholes: Iterator[Tensor]) -> None:
+    """Writes the files of a checkpoint; `wholes` gives its tensors, of any shapes, in their order."""
     digests = {}
     for name, tensors in checkpoint.tensors.items():
         path = folder / f"{name}.safetensors"

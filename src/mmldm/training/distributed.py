@@ -263,12 +263,12 @@ def reassemble(module: nn.Module, keep: bool) -> None:
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """A shard's whole tensor on every process, a collective call; any other tensor as it is."""
+    """A shard's whole tensor, of any shape, on every process, a collective call; any other as it is."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def part_of(tensor: Tensor, like: Tensor) -> Tensor:
-    """This process's part of a whole tensor, on the device of `like` and sharded as it is."""
+    """This process's part of a whole tensor of any shape, on the device of `like` and sharded as it is."""
     tensor = tensor.to(like.device)
     if not isinstance(like, DTensor):
         return tensor

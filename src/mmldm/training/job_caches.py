@@ -229,6 +229,7 @@ class RememberedCache(LatentCache):
         return self._shapes
 
     def __getitem__(self, indices: Tensor) -> Latents:
+        """No rows (B,) can be read: a finished job asks for none."""
         raise UserError(
             "the job's last checkpoint is damaged, so it is not finished any more: the same command "
             "goes on from the checkpoint before."

@@ -15,6 +15,8 @@ from mmldm.media.clip import Clip
 
 from . import layouts
 
+pytestmark = pytest.mark.slow
+
 PICTURES = {"visual.conv1.weight": torch.ones(2, 3), "logit_scale_ai": torch.tensor(4.6)}
 """What the published file holds besides."""
 

@@ -15,6 +15,8 @@ from mmldm.models.weights import load_exactly
 
 from . import layouts
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def tensors():

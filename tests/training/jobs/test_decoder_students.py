@@ -16,6 +16,8 @@ from mmldm.types import AV, MODALITIES
 from ...smallest import CLIP, smallest_recipe
 from ..conftest import new_run
 
+pytestmark = pytest.mark.slow
+
 TEACHER_STEPS = 20
 
 

@@ -15,6 +15,8 @@ from mmldm.types import AV, Latents
 from ...smallest import smallest_recipe
 from ..rows import rows_of
 
+pytestmark = pytest.mark.slow
+
 ROWS = 4
 
 

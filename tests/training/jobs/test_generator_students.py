@@ -20,6 +20,8 @@ from mmldm.types import AV
 from ...smallest import smallest_recipe
 from ..rows import rows_of
 
+pytestmark = pytest.mark.slow
+
 ROWS = 8
 
 

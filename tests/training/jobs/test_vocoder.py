@@ -21,6 +21,8 @@ from mmldm.types import WindowBatch
 from ...smallest import CLIP, smallest_recipe
 from ..conftest import new_run
 
+pytestmark = pytest.mark.slow
+
 
 def with_vocoder(recipe: RunConfig, **changes: Any) -> RunConfig:
     """A recipe with changed keys in its vocoder section."""

@@ -21,6 +21,8 @@ from mmldm.worlds.impacts.metrics import METRICS, Impacts
 from mmldm.worlds.impacts.motion import background
 from mmldm.worlds.impacts.table import TABLE_METRICS, calibration, impacts_report, markdown, share
 
+pytestmark = pytest.mark.slow
+
 NAMES = ("drum", "glass", "rubber")
 
 

@@ -118,7 +118,7 @@ def share(hits: Tensor) -> dict[str, Any]:
 def _accuracy(
     measured: Measured, classes: AV[Tensor], class_names: Sequence[str]
 ) -> dict[str, float] | None:
-    """Share of clips whose class is named right, by modality; None where clips are of no class."""
+    """Share of N clips whose class (N,) is named right, by modality; None where clips are of no class."""
     true = [clip.class_name for clip in measured.clips.clips]
     if not set(true) <= set(class_names):
         return None
