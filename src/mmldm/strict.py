@@ -108,7 +108,7 @@ def bind(
         if key in given:
             raise UserError(f"{where}.{key}: derived from the rest of the recipe, remove it")
         if key not in names:
-            raise UserError(f"{where}.{key}: unknown key{nearest(key, names)}")
+            raise UserError(f"{where}.{key}: unknown key{did_you_mean(key, names)}")
     # What it does not say has to have a default.
     for name in names:
         parameter = parameters[name]
@@ -219,7 +219,7 @@ def _explain(model: type[BaseModel], problem: Mapping[str, Any]) -> str:
         section = _section(model, path[:-1])
         known = list(section.model_fields) if section else []
         elsewhere = [] if path[-1] in known else list(_keys(model))
-        return f"{key}: unknown key{nearest(path[-1], known, elsewhere)}"
+        return f"{key}: unknown key{did_you_mean(path[-1], known, elsewhere)}"
     if problem["type"] == "missing":
         return f"{key}: missing key"
     message = problem["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
@@ -252,7 +252,7 @@ def _keys(model: type[BaseModel], prefix: str = "") -> Iterable[str]:
             yield from _keys(section, f"{prefix}{name}.")
 
 
-def nearest(key: str, known: Sequence[str], elsewhere: Sequence[str] = ()) -> str:
+def did_you_mean(key: str, known: Sequence[str], elsewhere: Sequence[str] = ()) -> str:
     """The end of a sentence about an unknown key: the one that was probably meant, or all there are."""
     # `lr_warmup` is nearer to `warmup_steps` than letters alone would say: they share a word.
     words = set(key.split("_"))

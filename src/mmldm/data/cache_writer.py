@@ -43,7 +43,7 @@ def weights_key(model: nn.Module) -> str:
 
 
 @dataclass(frozen=True)
-class Block:
+class CacheBlock:
     """What is known of a written block.
 
     Attributes:
@@ -117,12 +117,12 @@ class CacheWriter:
             self.folder / "started.json", {"format": FORMAT, "key": self.key, "parts": self.parts}
         )
 
-    def block(self, number: int) -> Block | None:
+    def block(self, number: int) -> CacheBlock | None:
         """A block as its writer recorded it; None if it was not finished."""
         # Torn, of another version, or of a cache that was here before: then it is not there.
         facts = json_of(self._sidecar(number))
         try:
-            block = Block(**facts)
+            block = CacheBlock(**facts)
         except TypeError:
             return None
         return block if block.key == self.key else None
@@ -134,7 +134,7 @@ class CacheWriter:
         pictures: Mapping[str, Tensor] | None = None,
         made_from: str = "",
         failed: Mapping[str, str] | None = None,
-    ) -> Block:
+    ) -> CacheBlock:
         """Commits a block: whole, and on the disk, or not there.
 
         Args:
@@ -154,7 +154,7 @@ class CacheWriter:
                     save_file({name: x.contiguous() for name, x in tensors.items()}, partial)
                     sha256[path.name] = sha256_of(partial)
         rows = len(windows["label"]) if windows else 0
-        block = Block(self.key, rows, sha256, made_from, dict(failed or {}))
+        block = CacheBlock(self.key, rows, sha256, made_from, dict(failed or {}))
         write_json(self._sidecar(number), asdict(block))
         return block
 
@@ -171,12 +171,12 @@ class CacheWriter:
         """Makes a finished cache unfinished, because some of its blocks will be written again."""
         (self.folder / "index.json").unlink(missing_ok=True)
 
-    def blocks(self, count: int) -> list[Block]:
+    def blocks(self, count: int) -> list[CacheBlock]:
         """The first `count` blocks, all of them written."""
         found = [self.block(number) for number in range(count)]
         return [block for block in found if block is not None]
 
-    def close(self, blocks: Sequence[Block], extra: Mapping[str, Any]) -> None:
+    def close(self, blocks: Sequence[CacheBlock], extra: Mapping[str, Any]) -> None:
         """Writes the index with `extra` facts (statistics, class names). One process alone calls it."""
         write_json(
             self.folder / "index.json",
@@ -194,7 +194,7 @@ class CacheWriter:
         return self.folder / f"block_{number:05d}.json"
 
 
-def failures(blocks: Sequence[Block]) -> dict[str, str]:
+def failures(blocks: Sequence[CacheBlock]) -> dict[str, str]:
     """What could not be read in any of some blocks -> why."""
     return {name: reason for block in blocks for name, reason in block.failed.items()}
 

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from mmldm.data.cache_writer import FORMAT, Block, cache_key, json_of, shard_name
+from mmldm.data.cache_writer import FORMAT, CacheBlock, cache_key, json_of, shard_name
 from mmldm.data.loader import order
 from mmldm.data.manifest import Entry, Manifest
 from mmldm.errors import UserError
@@ -78,7 +78,7 @@ class LatentCache:
             )
         self.folder, self.key, self.parts = folder, facts["key"], facts["parts"]
         self.extra, self.failed = facts["extra"], facts["failed"]
-        self.blocks = [Block(**block) for block in facts["blocks"]]
+        self.blocks = [CacheBlock(**block) for block in facts["blocks"]]
         # Row `ends[k]` is the first one after block k.
         self.ends = torch.tensor([b.rows for b in self.blocks], dtype=torch.long).cumsum(0)
 
@@ -190,7 +190,7 @@ def tensors_of(latents: Latents) -> dict[str, Tensor]:
 
 
 def block_tensors(
-    folder: Path, number: int, block: Block
+    folder: Path, number: int, block: CacheBlock
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Windows and pictures of a block, memory-mapped as they are stored; empty where there are none.
 

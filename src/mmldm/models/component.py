@@ -31,7 +31,7 @@ from mmldm.models.weights import (
     read_headers,
     weight_files,
 )
-from mmldm.strict import nearest, read_json
+from mmldm.strict import did_you_mean, read_json
 
 Classes = Mapping[str, type[Any]]
 """What a component may be: classes by the name that its config.json states."""
@@ -206,7 +206,9 @@ def check_settings(
     settings = {name: value for name, value in config.items() if name not in private}
     for name, value in settings.items():
         if name not in known:
-            raise UserError(f"{path}: unknown setting {name!r:.80}{nearest(name, sorted(known))}")
+            raise UserError(
+                f"{path}: unknown setting {name!r:.80}{did_you_mean(name, sorted(known))}"
+            )
         if (number := max(map(abs, _numbers(value)), default=0)) > LARGEST_NUMBER:
             raise UserError(
                 f"{path}: {name} {number:.6g} is too large: no setting is above {LARGEST_NUMBER}"

@@ -29,7 +29,7 @@ from mmldm.models.component import (
 )
 from mmldm.models.vocoder import FourierVocoder
 from mmldm.models.weights import KINDS, check_tensors, load_exactly, read_header, read_tensors
-from mmldm.strict import nearest, read_json
+from mmldm.strict import did_you_mean, read_json
 from mmldm.types import ClipSpec, SpectrogramSpec
 
 NEPERS_PER_DECIBEL = math.log(10) / 20
@@ -176,7 +176,7 @@ def _build(architecture: str, settings: Mapping[str, Any]) -> nn.Module:
     for name in settings:
         if name not in known:
             raise UserError(
-                f"the vocoder {architecture} has no setting {name!r:.80}{nearest(name, sorted(known))}"
+                f"the vocoder {architecture} has no setting {name!r:.80}{did_you_mean(name, sorted(known))}"
             )
     network: nn.Module
     if hifigan:

@@ -30,7 +30,7 @@ from mmldm.models.generator import JointGenerator
 from mmldm.models.image_vae import IMAGE_VAES
 from mmldm.models.pretrained_vocoder import VOCODERS
 from mmldm.pipelines.settings import Qualities
-from mmldm.strict import nearest, parse, read_json
+from mmldm.strict import did_you_mean, parse, read_json
 from mmldm.types import ClipSpec
 
 _GENERATORS: Classes = {"JointGenerator": JointGenerator}
@@ -190,7 +190,8 @@ def read_index(folder: Path) -> dict[str, Any]:
     for name in index:
         if name not in known | PRIVATE:
             raise UserError(
-                f"{folder}: model_index.json has an unknown entry {name!r:.80}{nearest(name, sorted(known))}"
+                f"{folder}: model_index.json has an unknown entry {name!r:.80}"
+                f"{did_you_mean(name, sorted(known))}"
             )
     # Modules are ours to know: folders of earlier versions open, and none imports a module of its own.
     return index | {

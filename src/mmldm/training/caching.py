@@ -25,7 +25,7 @@ from torch import Tensor
 
 from mmldm.config import RunConfig
 from mmldm.data.blocks import Source, fixed_starts, pieces, plan, random_starts
-from mmldm.data.cache_writer import Block, CacheWriter, failures, weights_key
+from mmldm.data.cache_writer import CacheBlock, CacheWriter, failures, weights_key
 from mmldm.data.latents import (
     PICTURE,
     LatentCache,
@@ -162,7 +162,7 @@ class BlockWork(ABC):
         self.encoding, self.what, self.writer, self.sizes = encoding, what, writer, sizes
 
     @abstractmethod
-    def keeps(self, number: int, block: Block) -> bool:
+    def keeps(self, number: int, block: CacheBlock) -> bool:
         """Whether a whole block can stay as it is."""
 
     @abstractmethod
@@ -170,7 +170,7 @@ class BlockWork(ABC):
         """Writes the blocks with these numbers; calls `told` with the number of windows done."""
 
     @abstractmethod
-    def extra(self, blocks: Sequence[Block]) -> dict[str, Any]:
+    def extra(self, blocks: Sequence[CacheBlock]) -> dict[str, Any]:
         """Facts for the index of the finished blocks."""
 
     def fill(self) -> None:
@@ -244,7 +244,7 @@ class _ImageLatents(BlockWork):
         self.split, self.blocks, self.encoder, self.without = split, blocks, encoder, without
         self.manifest, self.config = encoding.manifest, encoding.config
 
-    def keeps(self, number: int, block: Block) -> bool:
+    def keeps(self, number: int, block: CacheBlock) -> bool:
         """Whether what is missing in a block has to be missing: left out, or still not to be read."""
         # A file that can be read again, and is not left out, belongs into its block.
         sources = {source.name: source for source in self.blocks[number]}
@@ -295,7 +295,7 @@ class _ImageLatents(BlockWork):
                 f"read any more, for example {name}: {reason}; check the folder and scan it again"
             )
 
-    def extra(self, blocks: Sequence[Block]) -> dict[str, Any]:
+    def extra(self, blocks: Sequence[CacheBlock]) -> dict[str, Any]:
         self._refuse_many(failures(blocks))
         statistics = fit_statistics(self.writer, blocks, lambda x: x).to_dict()
         # (name, windows) of every file in their order, to name the clips of a step.
@@ -324,7 +324,7 @@ class _Latents(BlockWork):
         super().__init__(encoding, f"latents, {split}", writer, sizes)
         self.images, self.autoencoder, self.codec = images, autoencoder, codec
 
-    def keeps(self, number: int, block: Block) -> bool:
+    def keeps(self, number: int, block: CacheBlock) -> bool:
         """Whether the block was encoded from the image latents that are there now."""
         source = self.images.blocks[number]
         return block.made_from == source.checksum and block.failed == source.failed
@@ -353,7 +353,7 @@ class _Latents(BlockWork):
         )
         return {name: value.cpu() for name, value in tensors_of(latents).items()}
 
-    def extra(self, blocks: Sequence[Block]) -> dict[str, Any]:
+    def extra(self, blocks: Sequence[CacheBlock]) -> dict[str, Any]:
         # A statistic per channel: (B,C,T',H',W') is viewed as images (B,C,N,1).
         statistics = fit_statistics(self.writer, blocks, lambda x: x.flatten(2)[..., None])
         facts = {name: self.images.extra[name] for name in ("classes", "files")}
@@ -361,7 +361,7 @@ class _Latents(BlockWork):
 
 
 def fit_statistics(
-    writer: CacheWriter, blocks: Sequence[Block], as_images: Callable[[Tensor], Tensor]
+    writer: CacheWriter, blocks: Sequence[CacheBlock], as_images: Callable[[Tensor], Tensor]
 ) -> LatentStatistics:
     """Statistics of the posteriors in a cache, once they are viewed as (..., C, H, W).
 

@@ -143,7 +143,7 @@ class Run:
 
     def train(self, stage: Stage, train_config: TrainConfig) -> TrainResult:
         """Trains one job in its folder."""
-        # They belong to this job alone: the next one has its own.
+        # The notes are this job's alone.
         notes, self.notes = self.notes, []
         return train(
             stage,
