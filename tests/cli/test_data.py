@@ -16,6 +16,8 @@ from mmldm.media.writer import write_wav
 
 from .commandline import contents, mmldm
 
+pytestmark = pytest.mark.slow
+
 
 def test_scan_counts_clips_and_writes_the_manifest(clip_folder: Path, tmp_path: Path) -> None:
     path = tmp_path / "new" / "manifest.jsonl"

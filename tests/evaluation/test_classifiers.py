@@ -23,6 +23,8 @@ from mmldm.media.spectrogram import AudioImage
 from mmldm.types import ClipSpec
 from mmldm.worlds.impacts.clips import ImpactsConfig, render_clip
 
+pytestmark = pytest.mark.slow
+
 NAMES = ("drum", "glass", "rubber")
 
 

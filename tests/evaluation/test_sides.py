@@ -13,6 +13,8 @@ from mmldm.evaluation.sides import Finder, reconstruction_file
 from mmldm.pipelines.sounding_video import SoundingVideoPipeline
 from mmldm.worlds.impacts.clips import ImpactsConfig, synthesize
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = {"num_inference_steps": 1, "guidance_scale": 1.0}
 COUNT = 3
 

@@ -22,6 +22,8 @@ from mmldm.media.probe import probe
 from mmldm.media.reader import read_audio, read_clip, read_frames
 from mmldm.types import ClipSpec
 
+pytestmark = pytest.mark.slow
+
 SPEC = ClipSpec(height=16, width=16)
 READERS: dict[str, Callable[[Path], Any]] = {
     "probe": probe,

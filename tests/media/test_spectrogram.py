@@ -10,6 +10,8 @@ import torch
 from mmldm.media.spectrogram import MOMENTUM, NNLS_ITERATIONS, AudioImage, mel_filterbank
 from mmldm.types import ClipSpec, SpectrogramSpec
 
+pytestmark = pytest.mark.slow
+
 SPEC = ClipSpec()
 PAPER = ClipSpec(
     height=256,

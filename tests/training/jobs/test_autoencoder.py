@@ -18,6 +18,8 @@ from mmldm.types import AV, Latents
 
 from ...smallest import smallest_recipe
 
+pytestmark = pytest.mark.slow
+
 ROWS = 4
 
 

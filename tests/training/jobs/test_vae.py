@@ -18,6 +18,8 @@ from mmldm.types import AV, WindowBatch
 from ...smallest import CLIP, smallest_recipe
 from ..conftest import new_run
 
+pytestmark = pytest.mark.slow
+
 LIGHT = {"decoder_channels": 8, "decoder_blocks": 1, "upsample_channels": [4]}
 
 

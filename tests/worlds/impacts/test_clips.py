@@ -14,6 +14,8 @@ from mmldm.types import ClipSpec
 from mmldm.worlds.impacts.clips import ImpactsConfig, material_of, render_clip, synthesize
 from mmldm.worlds.impacts.materials import MATERIALS
 
+pytestmark = pytest.mark.slow
+
 
 def test_same_seed_and_index_give_the_same_clip():
     config = ImpactsConfig(seed=4, max_balls=3)
