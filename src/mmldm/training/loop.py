@@ -236,7 +236,7 @@ class _Training:
         cuts = [pytree.tree_map(partial(_cut, number, passes), batch) for number in range(passes)]
         factor = learning_rate_factor(self.step, self.config)
         withheld = torch.zeros((), dtype=torch.bool, device=device)
-        # Turn after turn; while one runs, the weights of the others stand still.
+        # One turn after the other. While one runs, the weights of the others get no gradients.
         for active in self.stage.active_turns(self.step):
             for name, turn in self.turns.items():
                 turn.open(trainable=name == active)
@@ -269,7 +269,7 @@ class _Training:
 
     def _log(self) -> None:
         """Reports the means since the last time, and ends a run that has gone wrong for good."""
-        # What the processes have to tell each other, and the device the host, is told here at once.
+        # Here the host waits for the device, and for the other processes.
         means = _means(self.recent, self.process)
         self.recent.clear()
         counts = self.withheld.read()

@@ -82,7 +82,7 @@ class Report:
         """
         self._clock = (time.perf_counter(), step)
         self.advance(step)
-        # Files first, then the bar: what they have to say would tear it.
+        # Files first, then the bar: a note in between would tear it.
         if self._active:
             for sentence in _rewind(self._folder / METRICS, step):
                 self.note(sentence)
