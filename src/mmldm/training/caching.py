@@ -176,7 +176,7 @@ class BlockWork(ABC):
     def fill(self) -> None:
         """Makes what is not there, on all processes, and the index."""
         process, progress = self.encoding.process, self.encoding.progress
-        # What of this process's share is torn, and what is left to do: nothing, on any process, if all is done.
+        # What of this process's share is torn, and what is left to do: nothing, if all is done everywhere.
         mine = range(process.rank, len(self.sizes), process.world)
         torn, todo = process.together(lambda: self._look(mine))
         for line in process.texts("\n".join(torn)):
