@@ -59,7 +59,8 @@ def save_png(path: Path, image: Image.Image) -> None:
         UserError: The file cannot be written.
     """
     with whole_file(path) as temporary:
-        image.save(temporary, format="PNG")
+        # Level 1 costs a third of the default's time, and a fifth more bytes.
+        image.save(temporary, format="PNG", compress_level=1)
 
 
 def spectrogram_picture(clip: Clip, width: int, height: int) -> Image.Image:
