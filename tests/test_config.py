@@ -58,6 +58,12 @@ def test_earlier_recipes_with_workers_for_jobs_on_caches_load_and_setting_them_i
         earlier[job]["train"]["workers"] = 2
     recipe.write_text(yaml.safe_dump(earlier))
     assert load_config(recipe) == now
+    told: list[str] = []
+    load_config(recipe, say=told.append)
+    assert [sentence.split(": ")[1].split(" ")[0] for sentence in told] == [
+        "autoencoder.train.workers", "generator.train.workers",
+    ]  # fmt: skip
+    assert all("does nothing, see data.workers" in sentence for sentence in told)
     message = refusal(recipe, "generator.train.workers=4")
     assert "generator.train.workers: unknown key" in message
     assert "vae.train.workers or vocoder.train.workers" in message

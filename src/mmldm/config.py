@@ -16,9 +16,9 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from mmldm.errors import UserError
-from mmldm.files import write_text
+from mmldm.files import is_blank, write_text
 from mmldm.strict import parse, read_yaml
-from mmldm.types import ClipSpec, SpectrogramSpec
+from mmldm.types import ClipSpec, Say, SpectrogramSpec
 
 RECIPES = Path(__file__).parent / "recipes"
 """Recipes that come with the package; `load_config` takes their names."""
@@ -347,12 +347,15 @@ def recipe_file(name: str | Path) -> Path:
     return shipped if path.name == str(name) and shipped.is_file() and not path.is_file() else path
 
 
-def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+def load_config(
+    path: str | Path, overrides: Sequence[str] = (), say: Say | None = None
+) -> RunConfig:
     """Reads a recipe.
 
     Args:
         path: YAML file, or the name of a recipe that comes with the package (`RECIPES`).
         overrides: `a.b=value` changes, the value read as YAML.
+        say: Is told of settings that earlier versions took and that do nothing.
 
     Raises:
         UserError: The file cannot be read, or a key is unknown, missing or of the wrong type.
@@ -374,16 +377,13 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     if not isinstance(data, dict):
         raise UserError(f"{path}: the recipe must be a mapping of sections, see {RECIPES}")
     # `workers` never had a meaning for jobs on caches, but every run folder of earlier versions holds it.
-    for job in data.keys() - {"vae", "vocoder"}:
+    for job in sorted(data.keys() - {"vae", "vocoder"}, key=str):
         match data[job]:
             case {"train": {"workers": _}}:
                 del data[job]["train"]["workers"]
+                if say is not None:
+                    say(f"{path}: {job}.train.workers does nothing, see data.workers")
     return parse(RunConfig, data, str(path), overrides)
-
-
-def is_blank(content: bytes) -> bool:
-    """Whether a recipe's file holds nothing, or what a power cut leaves in place of it: zeros."""
-    return not content.strip(b"\0 \r\n")
 
 
 def changed(config: RunConfig, changes: Sequence[str]) -> RunConfig:

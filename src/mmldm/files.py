@@ -317,3 +317,8 @@ def _remove(path: Path) -> None:
     else:
         with suppress(OSError):
             path.unlink()
+
+
+def is_blank(content: bytes) -> bool:
+    """Whether a file of text holds nothing, or what a power cut leaves in place of it: zeros."""
+    return not content.strip(b"\0 \r\n")

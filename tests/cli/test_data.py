@@ -88,7 +88,7 @@ def test_interrupted_scan_goes_on_beside_its_output_and_writes_nothing_without_o
     listing = find_media(clip_folder).listing
     begun = measure_files(clip_folder, listing, Limits(), False, 1, kept)
     known = {listing[next(begun).index].path for _ in range(3)}
-    begun.close()  # type: ignore[attr-defined]
+    begun.close()
     kept.write_text(kept.read_text().replace('"channels": 1', '"channels": 7'))
     words = ("scan", clip_folder, "--frames", 4, "--workers", 1)
     mmldm(*words).succeeded()

@@ -86,5 +86,5 @@ def test_no_worker_outlives_the_iterator_even_if_left_early() -> None:
     before = children()
     outcomes = run_isolated(time.sleep, [(0,), (HOUR,), (HOUR,)], workers=2, seconds=HOUR)
     next(outcomes)
-    outcomes.close()  # type: ignore[attr-defined]
+    outcomes.close()
     assert children() <= before

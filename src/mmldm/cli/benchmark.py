@@ -16,6 +16,7 @@ from mmldm.cli.terminal import (
     ModelOption,
     ProgressLine,
     QualityOption,
+    note,
     require_writable,
     silence_diffusers,
 )
@@ -116,7 +117,7 @@ def _system(
     # The recipe: the one given, the run's own, or the bundled model's; a model alone has none.
     own = None if model is None else Path(model) / "config.yaml"
     if config is not None or (own is not None and own.is_file()):
-        recipe = load_config(config or own or "")
+        recipe = load_config(config or own or "", say=None if config is None else note)
     elif model is None:
         recipe = tiny_recipe()
     elif changes:

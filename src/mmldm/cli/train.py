@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,6 +14,7 @@ from mmldm.cli.terminal import (
     ChangesOption,
     DeviceOption,
     ProgressLine,
+    note,
     require_writable,
     say,
     silence_diffusers,
@@ -99,7 +101,9 @@ def train(
     changes = list(changes or [])
     if data is not None:
         changes.append(f"data.folder={json.dumps(str(data.resolve()))}")
-    settings = load_config(recipe, changes) if recipe else None
+    # A run's own recipe was written by a program; only what a person wrote needs a word, and one.
+    told = note if config is not None and os.environ.get("RANK", "0") == "0" else None
+    settings = load_config(recipe, changes, told) if recipe else None
     reading = settings or changed(tiny_recipe(), changes)
 
     # The clips. A run's own recipe names their folder as it was typed once; its manifest knows where that is.

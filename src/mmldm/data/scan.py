@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from importlib.metadata import version
@@ -123,7 +123,7 @@ def measure_files(
     allow_missing: bool,
     workers: int,
     unfinished: Path | None = None,
-) -> Iterator[Outcome]:
+) -> Generator[Outcome]:
     """What `probe` finds in each file, as they finish; `Outcome.index` is its place in `listing`.
 
     Interrupted, the next call goes on where it was.

@@ -60,7 +60,8 @@ class FeatureCache:
         """The findings in a clip; None where there are none that are whole."""
         try:
             with safe_open(self.path(measure, clip_key), "pt") as file:
-                found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                names = file.keys()
+                found = {name: file.get_tensor(name) for name in names}
                 checksum = (file.metadata() or {}).get("sha256")
         except (OSError, SafetensorError, RuntimeError):
             return None

@@ -17,7 +17,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,7 +45,7 @@ class Outcome:
 
 def run_isolated(
     function: Callable[..., Any], calls: Sequence[Sequence[Any]], *, workers: int, seconds: float
-) -> Iterator[Outcome]:
+) -> Generator[Outcome]:
     """Calls `function(*arguments)` for each of `calls` and yields outcomes as they finish.
 
     Leaving the iterator early stops the workers.

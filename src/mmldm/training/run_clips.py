@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from mmldm.config import RunConfig, is_blank, load_config, save_config
+from mmldm.config import RunConfig, load_config, save_config
 from mmldm.data.folder import find_files
 from mmldm.data.latents import files_key
 from mmldm.data.manifest import Entry, Manifest, is_manifest
 from mmldm.data.scan import scan
 from mmldm.errors import UserError
-from mmldm.files import whole_file
+from mmldm.files import is_blank, whole_file
 from mmldm.text import printable
 from mmldm.training.checkpoint import refuse_changes
 from mmldm.training.distributed import Process

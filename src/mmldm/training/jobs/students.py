@@ -8,6 +8,7 @@ they are trained, is `training.distil`.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from copy import deepcopy
 from itertools import pairwise
@@ -209,7 +210,7 @@ class DecoderStudentTurn(nn.Module):
         return errors.map(lambda error: error * batch.complete)
 
 
-class DistillationStage(PipelineStage):
+class DistillationStage(PipelineStage, ABC):
     """Distils a part of a model to `steps` steps: what generator and decoder share of a `Stage`.
 
     Args:
@@ -251,17 +252,17 @@ class DistillationStage(PipelineStage):
         pipeline.register_modules(**{self.scheduler: scheduler})
         pipeline.register_to_config(**self.settings())
 
+    @abstractmethod
     def build_turn(self) -> Any:
         """The turn of this part, on the teacher's settings."""
-        raise NotImplementedError
 
+    @abstractmethod
     def settings(self) -> dict[str, Any]:
         """What the student's model folder says of itself."""
-        raise NotImplementedError
 
+    @abstractmethod
     def validate(self) -> dict[str, float]:
         """Held-out errors against the teacher."""
-        raise NotImplementedError
 
     def fingerprint(self) -> dict[str, Any]:
         return {
