@@ -12,7 +12,6 @@ import torch
 from mmldm.errors import UserError
 from mmldm.evaluation.classifiers import (
     Classifiers,
-    Verdicts,
     accuracy,
     audio_spec,
     augment,
@@ -20,7 +19,7 @@ from mmldm.evaluation.classifiers import (
     train_classifiers,
 )
 from mmldm.media.spectrogram import AudioImage
-from mmldm.types import ClipSpec
+from mmldm.types import AV, ClipSpec
 from mmldm.worlds.impacts.clips import ImpactsConfig, render_clip
 
 pytestmark = pytest.mark.slow
@@ -34,7 +33,7 @@ def labels():
 
 
 def test_new_clips_are_named_right_by_sound_and_by_picture(classifiers, real, labels):
-    right = accuracy(classifiers.judge(real), labels)
+    right = accuracy(classifiers.judge(real).classes, labels)
     assert right.audio >= 0.95
     assert right.video >= 0.95
 
@@ -60,7 +59,7 @@ def test_grain_and_a_phase_found_anew_do_not_change_the_verdict(classifiers, rea
         )
         for clip in real
     ]
-    right = accuracy(classifiers.judge(worn), labels)
+    right = accuracy(classifiers.judge(worn).classes, labels)
     assert right.audio >= 0.9
     assert right.video >= 0.95
 
@@ -78,10 +77,12 @@ def test_ball_that_turns_into_another_is_a_change_and_a_real_ball_is_none(classi
 
 def test_verdict_does_not_depend_on_the_batch_or_the_picture_size(classifiers, real):
     whole = classifiers.judge(real[:4])
-    parts = Verdicts.join([classifiers.judge(real[i : i + 1]) for i in range(4)])
+    parts = [classifiers.judge(real[i : i + 1]) for i in range(4)]
+    classes = AV.zip(part.classes for part in parts).map(torch.cat)
+    features = AV.zip(part.features for part in parts).map(torch.cat)
     for modality in range(2):
-        assert torch.equal(whole.classes[modality], parts.classes[modality])
-        torch.testing.assert_close(whole.features[modality], parts.features[modality])
+        assert torch.equal(whole.classes[modality], classes[modality])
+        torch.testing.assert_close(whole.features[modality], features[modality])
     large = [
         dataclasses.replace(c, frames=c.frames.repeat_interleave(2, 2).repeat_interleave(2, 3))
         for c in real[:4]

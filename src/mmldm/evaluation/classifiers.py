@@ -98,15 +98,6 @@ class Verdicts:
         """(N,) bool: what is seen changes its class within the clip."""
         return self.strays > CHANGED
 
-    @staticmethod
-    def join(parts: Sequence[Verdicts]) -> Verdicts:
-        """The verdicts of several batches as one."""
-        return Verdicts(
-            classes=AV.zip(part.classes for part in parts).map(torch.cat),
-            features=AV.zip(part.features for part in parts).map(torch.cat),
-            strays=torch.cat([part.strays for part in parts]),
-        )
-
 
 class Classifiers:
     """A classifier per modality and what they were trained on.
@@ -235,9 +226,9 @@ def small_images(frames: Tensor) -> Tensor:
     return F.interpolate(images, (SIZE, SIZE), mode="area")
 
 
-def accuracy(verdicts: Verdicts, class_labels: Tensor) -> AV[float]:
-    """Share of clips whose class (N,) long is named right, by sound and by picture."""
-    return verdicts.classes.map(lambda said: (said == class_labels).float().mean().item())
+def accuracy(classes: AV[Tensor], class_labels: Tensor) -> AV[float]:
+    """Share of clips whose class (N,) long is named right, by sound and by picture (N,)."""
+    return classes.map(lambda said: (said == class_labels).double().mean().item())
 
 
 def train_classifiers(

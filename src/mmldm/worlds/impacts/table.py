@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mmldm.evaluation.classifiers import accuracy
 from mmldm.evaluation.distances import compare
 from mmldm.evaluation.evaluate import Evaluation
 from mmldm.evaluation.events import lags
@@ -123,10 +124,7 @@ def _accuracy(
     if not set(true) <= set(class_names):
         return None
     wanted = torch.tensor([list(class_names).index(name) for name in true if name is not None])
-    return {
-        modality: (own == wanted).double().mean().item()
-        for modality, own in classes._asdict().items()
-    }
+    return accuracy(classes, wanted)._asdict()
 
 
 def _frechet(measured: Measured, real: Measured, seed: int) -> dict[str, dict[str, Any]]:
