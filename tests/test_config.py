@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 import yaml
 
-from mmldm.config import RECIPES, RunConfig, TrainConfig, load_config, save_config
+from mmldm.config import RECIPES, RunConfig, load_config, save_config
 from mmldm.errors import UserError
+from mmldm.sections import TrainConfig
 from mmldm.strict import bind, parse
 
 TRAIN = {"steps": 10, "batch_size": 4, "learning_rate": 1e-3}

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from mmldm.config import TrainConfig
+from mmldm.sections import TrainConfig
 from mmldm.training.distributed import Process
 from mmldm.training.optim import Average, Muon, Turn, hidden_weights, orthogonalise
 

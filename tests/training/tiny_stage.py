@@ -17,10 +17,11 @@ import yaml
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from mmldm.config import MediaTrainConfig, parse
+from mmldm.config import parse
 from mmldm.data.loader import Failed, IndexedLoader
 from mmldm.errors import UserError
 from mmldm.models.transformer import Block
+from mmldm.sections import MediaTrainConfig
 from mmldm.training.distributed import process_group
 from mmldm.training.loop import train
 from mmldm.training.randomness import StepRandom, derive_seed

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from mmldm.benchmark.sampling import CLASSES, untrained_pipeline
-from mmldm.config import RunConfig, TrainConfig
+from mmldm.config import RunConfig
 from mmldm.data.latents import LatentCache, Splits
+from mmldm.sections import TrainConfig
 from mmldm.training.distributed import Process
 from mmldm.training.jobs.autoencoder import AutoencoderStage
 from mmldm.training.jobs.generator import GeneratorStage

@@ -46,8 +46,8 @@ def scan(
     fps: Annotated[float, typer.Option(help="Frames per second of a training window.")] = 10.0,
 ) -> None:
     """Decodes every clip once and says what can be used, what not, and why."""
-    from mmldm.config import DataConfig
     from mmldm.data.scan import scan as scan_folder
+    from mmldm.sections import DataConfig
     from mmldm.strict import parse
     from mmldm.types import ClipSpec
 

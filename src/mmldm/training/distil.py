@@ -10,11 +10,12 @@ from __future__ import annotations
 import gc
 from itertools import pairwise
 
-from mmldm.config import DistillationConfig, RunConfig
+from mmldm.config import RunConfig
 from mmldm.errors import UserError
 from mmldm.files import whole_folder
 from mmldm.pipelines.settings import student_row
 from mmldm.pipelines.sounding_video import SoundingVideoPipeline
+from mmldm.sections import DistillationConfig
 from mmldm.training.jobs.students import (
     DecoderDistillation,
     DistillationStage,

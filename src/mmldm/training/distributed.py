@@ -30,10 +30,10 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from mmldm.config import TrainConfig
 from mmldm.errors import RefusedElsewhereError, UserError, first_line
 from mmldm.models.layers import ResBlock, SelfAttention
 from mmldm.models.transformer import Block
+from mmldm.sections import TrainConfig
 
 T = TypeVar("T")
 

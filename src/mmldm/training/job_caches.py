@@ -14,13 +14,13 @@ from typing import Any
 
 from torch import Tensor
 
-from mmldm.config import TrainConfig
 from mmldm.data.cache_writer import FORMAT, CacheWriter, cache_key, json_of
 from mmldm.data.latents import LatentCache, Splits
 from mmldm.data.manifest import Manifest
 from mmldm.errors import UserError
 from mmldm.models.autoencoder import MultiModalAutoencoder
 from mmldm.models.image_vae import ImageVAE
+from mmldm.sections import TrainConfig
 from mmldm.text import printable
 from mmldm.training.caching import LEFT_OUT, Encoding, latents_parts
 from mmldm.training.checkpoint import CheckpointFolder, refuse_changes

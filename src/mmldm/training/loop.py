@@ -19,9 +19,9 @@ from rich.console import Console
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from mmldm.config import TrainConfig
 from mmldm.errors import UserError
 from mmldm.files import whole_folder
+from mmldm.sections import TrainConfig
 from mmldm.training.checkpoint import Checkpoint, CheckpointFolder, library_versions, refuse_changes
 from mmldm.training.distributed import Process, reassemble, unsharded
 from mmldm.training.health import Unreadable, Withheld

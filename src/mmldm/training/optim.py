@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from mmldm.config import TrainConfig
+from mmldm.sections import TrainConfig
 from mmldm.training.distributed import Process, part_of, prepare, shard, whole
 from mmldm.training.randomness import StepRandom, reseed
 

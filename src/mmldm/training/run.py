@@ -18,7 +18,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from mmldm.config import RunConfig, TrainConfig, parse
+from mmldm.config import RunConfig, parse
 from mmldm.data.latents import Splits
 from mmldm.data.manifest import Manifest
 from mmldm.diffusion.schedules import ScheduleConfig, make_scheduler
@@ -30,6 +30,7 @@ from mmldm.models.image_vae import ImageVAE, load_image_vae
 from mmldm.models.pretrained import initialise_decoder, require_unet
 from mmldm.models.pretrained_vocoder import load_vocoder
 from mmldm.pipelines.sounding_video import SoundingVideoPipeline
+from mmldm.sections import TrainConfig
 from mmldm.training import JOBS
 from mmldm.training.checkpoint import CheckpointFolder
 from mmldm.training.distributed import Process

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from mmldm.config import RunConfig, TrainConfig, VaeConfig, VocoderConfig
+from mmldm.config import RunConfig
 from mmldm.data.clips import WindowDataset, held_out_windows, spread
 from mmldm.data.latents import Splits, cached_batches, files_key
 from mmldm.data.loader import IndexedLoader, order
@@ -24,6 +24,7 @@ from mmldm.media.clip import Clip
 from mmldm.media.spectrogram import AudioImage
 from mmldm.pipelines.decoding import save_clips
 from mmldm.pipelines.sounding_video import SoundingVideoPipeline
+from mmldm.sections import TrainConfig, VaeConfig, VocoderConfig
 from mmldm.types import AV, ClipSpec, Latents, WindowBatch
 
 

@@ -17,13 +17,14 @@ from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from mmldm.config import RunConfig, TrainConfig
+from mmldm.config import RunConfig
 from mmldm.errors import UserError, first_line
 from mmldm.models.autoencoder import MultiModalAutoencoder
 from mmldm.models.discriminator import TupleDiscriminator
 from mmldm.models.generator import JointGenerator
 from mmldm.models.image_vae import ImageVAE, load_image_vae
 from mmldm.models.pretrained import refuse_folding
+from mmldm.sections import TrainConfig
 from mmldm.strict import bind
 from mmldm.training.jobs.autoencoder import autoencoder_arguments
 from mmldm.training.jobs.generator import generator_arguments

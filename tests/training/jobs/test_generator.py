@@ -4,9 +4,9 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from mmldm.config import TASKS
 from mmldm.data.latents import Splits
 from mmldm.pipelines.sounding_video import SoundingVideoPipeline
+from mmldm.sections import TASKS
 from mmldm.training.jobs.generator import GeneratorStage, GeneratorTurn
 from mmldm.training.randomness import StepRandom
 from mmldm.training.run import Run

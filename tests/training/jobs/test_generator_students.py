@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmldm.config import DistillationConfig, RunConfig
+from mmldm.config import RunConfig
 from mmldm.data.latents import Splits
 from mmldm.errors import UserError
 from mmldm.pipelines.settings import QUALITY_ROWS
 from mmldm.pipelines.sounding_video import SoundingVideoPipeline
+from mmldm.sections import DistillationConfig
 from mmldm.training.jobs.students import KNOWN, GeneratorDistillation
 from mmldm.training.loop import train
 from mmldm.training.randomness import StepRandom

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from mmldm.config import AutoencoderConfig, CriticConfig, RunConfig
+from mmldm.config import RunConfig
 from mmldm.data.clips import NO_CLASS
 from mmldm.data.latents import LatentCache, Splits
 from mmldm.diffusion.schedules import NoiseProcess, ScheduleConfig, make_scheduler
@@ -27,6 +27,7 @@ from mmldm.models.discriminator import TupleDiscriminator, tuples
 from mmldm.models.image_codec import ImageCodec, LatentStatistics
 from mmldm.models.image_vae import ImageVAE
 from mmldm.pipelines.decoding import decode_to_image_latents
+from mmldm.sections import AutoencoderConfig, CriticConfig
 from mmldm.strict import bind, parse
 from mmldm.training.losses import (
     adversarial_loss,

@@ -21,12 +21,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmldm.config import TASKS, GeneratorConfig, RunConfig
+from mmldm.config import RunConfig
 from mmldm.data.clips import NO_CLASS
 from mmldm.data.latents import LatentCache, Splits
 from mmldm.diffusion.schedules import NoiseProcess, ScheduleConfig
 from mmldm.models.generator import JointGenerator
 from mmldm.pipelines.sounding_video import SoundingVideoPipeline
+from mmldm.sections import TASKS, GeneratorConfig
 from mmldm.strict import bind, parse
 from mmldm.training.losses import loss_and_errors
 from mmldm.training.randomness import StepRandom

@@ -18,12 +18,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from mmldm.config import (
-    AutoencoderConfig,
-    DistillationConfig,
-    GeneratorConfig,
-    RunConfig,
-)
+from mmldm.config import RunConfig
 from mmldm.data.cache_writer import weights_key
 from mmldm.data.clips import NO_CLASS
 from mmldm.data.latents import Splits
@@ -36,6 +31,7 @@ from mmldm.pipelines.decoding import decoder_denoiser
 from mmldm.pipelines.guidance import generator_denoiser
 from mmldm.pipelines.settings import UNCHANGED_STEPS
 from mmldm.pipelines.sounding_video import SoundingVideoPipeline
+from mmldm.sections import AutoencoderConfig, DistillationConfig, GeneratorConfig
 from mmldm.training.losses import loss_and_errors
 from mmldm.training.randomness import StepRandom
 from mmldm.training.stage import PipelineStage

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from mmldm.config import RunConfig, VaeConfig
+from mmldm.config import RunConfig
 from mmldm.data.manifest import Manifest
 from mmldm.errors import UserError
 from mmldm.evaluation.reconstruction import psnr
@@ -25,6 +25,7 @@ from mmldm.models.image_vae import (
     load_image_vae,
     sd_image_vae,
 )
+from mmldm.sections import VaeConfig
 from mmldm.strict import bind
 from mmldm.training.losses import salience, weighted_mean
 from mmldm.training.randomness import StepRandom

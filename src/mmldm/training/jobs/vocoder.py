@@ -11,13 +11,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from mmldm.config import RunConfig, VocoderConfig, VocoderLoss
+from mmldm.config import RunConfig
 from mmldm.data.manifest import Manifest
 from mmldm.evaluation.reconstruction import mel_error, spectral_distance
 from mmldm.media.spectrogram import AudioImage
 from mmldm.models.pretrained_vocoder import Vocoder, load_vocoder
 from mmldm.models.vocoder import FourierVocoder
 from mmldm.pipelines.vocoding import check_vocoder, sound, vocode, vocoder_input
+from mmldm.sections import VocoderConfig, VocoderLoss
 from mmldm.strict import bind
 from mmldm.training.randomness import StepRandom
 from mmldm.training.stage import MediaStage, show_versions
