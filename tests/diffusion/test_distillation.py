@@ -7,10 +7,9 @@ from mmldm.diffusion.distillation import StepMatching
 from mmldm.diffusion.sampling import initial_noise, sample
 from mmldm.diffusion.schedules import NoiseProcess, ScheduleConfig, make_scheduler
 from mmldm.errors import UserError
-from mmldm.types import AV
+from mmldm.types import AV, NOTHING_KNOWN, Known
 
 SHAPES = AV((3, 4, 1, 1), (2, 5, 2, 2))
-NOTHING = AV(None, None)
 SCHEDULES = {
     "v, from pure noise": ScheduleConfig(
         kind="cosine", prediction="v_prediction", zero_terminal_snr=True
@@ -28,13 +27,13 @@ def teacher(x: AV, t: torch.Tensor) -> AV:
 
 
 @pytest.mark.parametrize("config", SCHEDULES.values(), ids=SCHEDULES)
-@pytest.mark.parametrize("known", [NOTHING, AV(True, None), AV(None, True)])
+@pytest.mark.parametrize("known", [AV(None, None), AV(True, None), AV(None, True)])
 @pytest.mark.parametrize("steps", [1, 4])
 def test_steps_towards_the_target_end_where_the_teachers_sampler_does(
     config: ScheduleConfig, known: AV, steps: int
 ) -> None:
     noise, clean = (initial_noise(SHAPES, seeds) for seeds in ([0, 1, 2], [3, 4, 5]))
-    given = clean.map(lambda z, is_given: z if is_given else None, known)
+    given = Known(clean.map(lambda z, is_given: z if is_given else None, known))
     matching = StepMatching(NoiseProcess(config), steps, teacher_steps=8)
     students = config.model_copy(update={"prediction": "sample"})
 
@@ -56,7 +55,7 @@ def test_rows_at_different_steps_do_not_mix() -> None:
     def targets(rows: slice) -> AV:
         own = [x.map(lambda x: x[rows]) for x in (clean, noise)]
         state = matching.start(own[0], own[1], step[rows])
-        return matching.target(teacher, state, step[rows], NOTHING, own[1])
+        return matching.target(teacher, state, step[rows], NOTHING_KNOWN, own[1])
 
     together, alone = targets(slice(2)), targets(slice(1, 2))
     assert all(torch.allclose(a[1:], b, atol=1e-6) for a, b in zip(together, alone, strict=True))

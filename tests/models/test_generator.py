@@ -118,6 +118,50 @@ def test_batch_of_mixed_tasks_equals_its_rows_alone(trained):
             assert torch.allclose(a[0], b[i], atol=1e-5)
 
 
+def flags(generator: JointGenerator, batch: int, seed: int) -> AV:
+    random = torch.Generator().manual_seed(seed)
+    return generator.latent_shapes.map(lambda s: torch.rand(batch, s[1], generator=random) < 0.5)
+
+
+def test_masks_of_all_slots_and_of_none_are_those_of_the_clips(trained):
+    sample, clean = latents(trained, 2, 0), latents(trained, 2, 1)
+    t, clips = torch.tensor([10, 500]), AV(torch.tensor([True, False]), torch.tensor([False, True]))
+    slots = clips.map(lambda c, s: c[:, None].expand(2, s[1]), trained.latent_shapes)
+    wanted = trained(sample, t, clean, clips)
+    assert not any(differs(trained(sample, t, clean, slots), wanted))
+    as_numbers = slots.map(torch.Tensor.float)
+    assert not any(differs(trained(sample, t, clean, as_numbers), wanted))
+
+
+def test_what_is_given_in_unknown_slots_counts_for_nothing_and_in_known_ones_for_much(trained):
+    sample, clean, t = latents(trained, 2, 0), latents(trained, 2, 1), torch.tensor([10, 500])
+    mask = flags(trained, 2, 3)
+    known = mask.map(lambda m: m[:, None, :, None, None])
+    elsewhere = clean.map(lambda z, k: torch.where(k, z, float("nan")), known)
+    there = clean.map(lambda z, k: torch.where(k, z + 1, z), known)
+    wanted = trained(sample, t, clean, mask)
+    assert not any(differs(trained(sample, t, elsewhere, mask), wanted))
+    assert all(differs(trained(sample, t, there, mask), wanted))
+
+
+def test_every_cell_of_a_slot_is_told_and_no_other():
+    generator = build(MIXED)
+    torch.nn.init.normal_(generator.video.embed_given.weight)
+    x = torch.zeros(1, *generator.video.shape)
+    mask = torch.tensor([[False, True, False, True]])
+    with torch.no_grad():
+        moved = generator.video.embed(x, x + 1, mask) - generator.video.embed(x, None, None)
+    cells = moved[0, 1:].abs().sum(-1).unflatten(0, (4, 2, 2)) > 1e-3
+    assert torch.equal(cells, mask[0, :, None, None].expand(4, 2, 2))
+
+
+def test_noise_of_a_known_slot_is_told(trained):
+    sample, clean, t = latents(trained, 2, 0), latents(trained, 2, 1), torch.tensor([10, 500])
+    mask = flags(trained, 2, 3)
+    noisy = trained(sample, t, clean, mask.map(lambda m: 0.9 * m))
+    assert all(differs(trained(sample, t, clean, mask), noisy))
+
+
 @pytest.mark.parametrize("adaln", ["block", "single"])
 def test_every_parameter_learns_within_three_steps(adaln):
     generator = build(adaln=adaln, num_classes=2)

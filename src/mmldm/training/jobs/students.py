@@ -35,7 +35,7 @@ from mmldm.sections import AutoencoderConfig, DistillationConfig, GeneratorConfi
 from mmldm.training.losses import loss_and_errors
 from mmldm.training.randomness import StepRandom
 from mmldm.training.stage import PipelineStage
-from mmldm.types import AV, MODALITIES, Latents
+from mmldm.types import AV, MODALITIES, NOTHING_KNOWN, Known, Latents
 
 DistilledPart = Literal["generator", "decoder"]
 KNOWN = {
@@ -134,7 +134,7 @@ class GeneratorStudentTurn(nn.Module):
             own_clean, own_noise, own_state = (
                 pair.map(itemgetter(part)) for pair in (clean, noise, state)
             )
-            given = own_clean.map(lambda z, is_given: z if is_given else None, KNOWN[task])
+            given = Known(own_clean.map(lambda z, is_given: z if is_given else None, KNOWN[task]))
             told = None if class_labels is None else class_labels[part]
             scale = AV(self.scale, self.scale)
             teacher = generator_denoiser(self.frozen[0], own_noise, given, told, scale)
@@ -198,9 +198,8 @@ class DecoderStudentTurn(nn.Module):
         with torch.no_grad():
             latents = teacher.encode(mean).map(lambda posterior: posterior.mode())
             conditions = teacher.condition(latents, frames)
-        given: AV[Tensor | None] = AV(None, None)
         leading = decoder_denoiser(teacher, conditions)
-        target = matching.target(leading, state, step, given, noise)
+        target = matching.target(leading, state, step, NOTHING_KNOWN, noise)
         student = decoder_denoiser(self.student, conditions)
         errors = matching.errors(student, state, step, target)
         return errors.map(lambda error: error * batch.complete)
