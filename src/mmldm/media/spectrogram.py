@@ -76,7 +76,7 @@ class AudioImage(nn.Module):
         self.gain = 2.0 / window.sum().item() if mel.window_normalised else 1.0
         # What all windows, squared, add up to at each sample: (1, (L - 1) * hop + N), above 0.
         squared = (window**2)[None, :, None].expand(1, mel.n_fft, spec.num_columns)
-        overlap = _overlapped(squared, mel.hop_length).clamp(min=1e-8)
+        overlap = overlapped(squared, mel.hop_length).clamp(min=1e-8)
         filterbank = mel_filterbank(mel, spec.filterbank_rate)
         self.register_buffer("filterbank", filterbank, persistent=False)
         self.register_buffer("window", window, persistent=False)
@@ -157,7 +157,7 @@ class AudioImage(nn.Module):
         """Waveforms (B,S) whose spectra are nearest, in least squares, to `spectrum` (B,F,L)."""
         mel = self.spec.spectrogram
         frames = torch.fft.irfft(spectrum.mT, n=mel.n_fft)
-        padded = _overlapped((frames * self.window).mT, mel.hop_length) / self.overlap
+        padded = overlapped((frames * self.window).mT, mel.hop_length) / self.overlap
         signal = padded[:, self.padding :][:, : self.spec.num_samples]
         return F.pad(signal, (0, self.spec.num_samples - signal.shape[1]))
 
@@ -176,7 +176,7 @@ def linear_magnitudes(mel: Tensor, filterbank: Tensor) -> Tensor:
     return magnitudes
 
 
-def _overlapped(columns: Tensor, hop: int) -> Tensor:
+def overlapped(columns: Tensor, hop: int) -> Tensor:
     """Columns (B,N,L), each `hop` samples after the last, added up to (B, (L - 1) * hop + N)."""
     size, count = columns.shape[1:]
     length = (count - 1) * hop + size
