@@ -110,7 +110,12 @@ class StepMatching:
         return now.map(estimate_of_one_step, state)
 
     def errors(
-        self, student: Denoiser, state: AV[Tensor], step: Tensor, target: AV[Tensor]
+        self,
+        student: Denoiser,
+        state: AV[Tensor],
+        step: Tensor,
+        target: AV[Tensor],
+        weights: AV[Tensor | None] = AV(None, None),  # noqa: B008 (a NamedTuple is immutable)
     ) -> AV[Tensor]:
         """How far the student's clean estimates are from the target, AV (B,), each as `error`.
 
@@ -119,17 +124,25 @@ class StepMatching:
             state: As `start` gives it, AV (B,...).
             step: (B,).
             target: As `target` gives it.
+            weights: Of the target's parts, to be broadcast over it; None: all count the same.
         """
         t = self.timesteps(step)
 
-        def of_one(prediction: Tensor, x: Tensor, wanted: Tensor) -> Tensor:
-            return self.error(self.student.to_x0(prediction, x, t), wanted, step)
+        def of_one(prediction: Tensor, x: Tensor, wanted: Tensor, weight: Tensor | None) -> Tensor:
+            return self.error(self.student.to_x0(prediction, x, t), wanted, step, weight)
 
-        return student(state, t).map(of_one, state, target)
+        return student(state, t).map(of_one, state, target, weights)
 
-    def error(self, estimate: Tensor, target: Tensor, step: Tensor) -> Tensor:
+    def error(
+        self, estimate: Tensor, target: Tensor, step: Tensor, weights: Tensor | None = None
+    ) -> Tensor:
         """Squared error (B,) of clean estimates (B,...), weighted as that of v: 1 + SNR at the start."""
-        errors = (estimate - target).square().flatten(1).mean(1)
+        squares = (estimate - target).square()
+        if weights is None:
+            errors = squares.flatten(1).mean(1)
+        else:
+            weights = weights.expand_as(squares).flatten(1)
+            errors = (squares.flatten(1) * weights).sum(1) / weights.sum(1)
         return errors / self._sigma[self.timesteps(step)].square()
 
     def _renoise(
