@@ -24,7 +24,8 @@ class PhaseStream:
     Args:
         audio_image: Of the clips.
         iterations: Griffin-Lim steps for each piece.
-        before: Known samples (B,S) that end where the first column begins; None: the sound begins there.
+        before: Known samples (B,S), or (1,S) for all, that end where the first column begins; None: the sound
+            begins there.
         lead: Mel magnitudes (B,M,L) of the last columns of `before`, as the model sees them; None: none.
         seed: Of the starting phases, which all clips share.
     """
@@ -65,7 +66,7 @@ class PhaseStream:
 
         Args:
             last: Whether they are the last.
-            after: With `last`: known samples (B,S) from the end of the last column on.
+            after: With `last`: known samples (B,S), or (1,S), from the end of the last column on.
             trail: With `after`: mel magnitudes (B,M,L) of its first columns.
         """
         self._take(mel)
@@ -90,7 +91,11 @@ class PhaseStream:
         self._magnitudes = self._magnitudes[..., held - self._lead :]
         self._turns = spectrum.angle()[..., held - self._lead :]
         reach = self._padding + self._lead * self._hop
-        known = done if self._before is None else torch.cat([self._before.to(done), done], dim=1)
+        known = (
+            done
+            if self._before is None
+            else torch.cat([self._before.to(done).expand(len(done), -1), done], dim=1)
+        )
         self._before = known[:, -reach:]
         return done
 
@@ -125,17 +130,18 @@ class PhaseStream:
             mirrored = F.pad(own[:, None], (self._padding, 0), mode="reflect")[:, 0]
             left, body = mirrored[:, : self._padding], own
             if self._before is not None:
-                known = self._before[:, -first:].to(signal)
+                known = self._before[:, -first:].to(signal).expand(len(signal), -1)
                 begin = first - known.shape[1]
                 start = torch.cat([signal[:, :begin], known], dim=1)
-                left, body = start[:, : self._padding], torch.cat(
-                    [start[:, self._padding :], signal[:, first:stop]], dim=1
+                left, body = (
+                    start[:, : self._padding],
+                    torch.cat([start[:, self._padding :], signal[:, first:stop]], dim=1),
                 )
             if stop is None:
                 return torch.cat([left, body], dim=1)
             room = signal.shape[1] - stop
             if after is not None:
-                known = after[:, :room].to(signal)
+                known = after[:, :room].to(signal).expand(len(signal), -1)
                 right = torch.cat([known, signal[:, stop + known.shape[1] :]], dim=1)
             else:
                 right = F.pad(body[:, None], (0, room), mode="reflect")[:, 0, body.shape[1] :]

@@ -127,20 +127,21 @@ class Window:
     kept: range
 
 
-def windows_with_cuts(starts: Iterator[int], wanted: range | None, size: int) -> Iterator[Window]:
+def windows_with_cuts(
+    starts: Iterator[int], wanted: range, endless: bool, size: int
+) -> Iterator[Window]:
     """Windows, each with the ticks that are kept of it; together these are `wanted`, each tick once.
 
     Args:
         starts: As of `window_starts`, ascending.
-        wanted: Ticks; None: all from the first start on, without an end.
+        wanted: Ticks.
+        endless: All from the start of `wanted` on, for ever.
         size: Of a window.
     """
-    start = next(starts)
-    begin = start if wanted is None else wanted.start
+    start, begin = next(starts), wanted.start
     for later in starts:
         cut = later + (start + size - later) // 2
-        cut = max(begin, cut if wanted is None else min(cut, wanted.stop))
+        cut = max(begin, cut if endless else min(cut, wanted.stop))
         yield Window(start, range(begin, cut))
         start, begin = later, cut
-    # An endless row of starts never gets here.
-    yield Window(start, range(begin, start + size if wanted is None else max(begin, wanted.stop)))
+    yield Window(start, range(begin, max(begin, wanted.stop)))
