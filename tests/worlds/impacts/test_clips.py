@@ -267,9 +267,13 @@ def test_folder_with_something_else_is_refused(tmp_path):
         synthesize(tmp_path / "holiday.mp4", tiny(), 1, workers=1)
 
 
-def test_damaged_description_is_named(tmp_path):
-    (tmp_path / "impacts.json").write_text("{half")
-    with pytest.raises(UserError, match="impacts.json"):
+@pytest.mark.parametrize(
+    ("text", "named"), [("{half", "impacts.json cannot be read"), ("[]", "impacts.json"),
+                        ('{"seed": 0, "wind": 3}', "impacts.json.*wind")]
+)  # fmt: skip
+def test_damaged_or_strange_description_is_named(tmp_path, text, named):
+    (tmp_path / "impacts.json").write_text(text)
+    with pytest.raises(UserError, match=named):
         synthesize(tmp_path, tiny(), 1, workers=1)
 
 

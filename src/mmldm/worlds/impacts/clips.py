@@ -26,6 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from mmldm.errors import UserError
 from mmldm.files import write_json
 from mmldm.media.clip import Clip
+from mmldm.strict import parse
 from mmldm.types import ClipSpec
 from mmldm.worlds.impacts.materials import MATERIALS
 from mmldm.worlds.impacts.physics import Ball, Flight, Impact, draw_throw, simulate
@@ -305,7 +306,7 @@ def true_impacts(clip: Path, start: float = 0.0, duration: float = inf) -> np.nd
 def _read_config(path: Path) -> ImpactsConfig:
     """The configuration of a folder; what an older one does not know has its default."""
     try:
-        return ImpactsConfig.model_validate_json(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{path} cannot be read ({reason}); name another folder") from error
+        raise UserError(f"{path} cannot be read ({error}); name another folder") from error
+    return parse(ImpactsConfig, found, f"{path} is no description of an impacts folder")
