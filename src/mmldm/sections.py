@@ -44,7 +44,8 @@ class DataConfig(Section):
     seed: int = Field(0, ge=0)
     workers: int = Field(2, ge=0)
     windows_per_clip: int = Field(1, gt=0)
-    """Fixed windows cached per clip, evenly spread over its length."""
+    """Cached per clip: for training one at a random source frame in each of so many equal parts of it, held
+    out evenly spread."""
     skip_silent: bool = False
     allow_missing: bool = False
     """Files without sound or without picture train, too, as far as they go; they are never held out."""

@@ -31,6 +31,8 @@ MOST_PIXELS = 1 << 30
 MOST_SAMPLES = 1 << 28
 LARGEST_FILTERBANK = 1 << 26
 LARGEST_SPECTROGRAM = 1 << 28
+GRID = 32
+"""Columns of a native audio image come in whole multiples: an image VAE and a U-Net halve them five times."""
 
 
 class AV(NamedTuple, Generic[T]):
@@ -241,6 +243,9 @@ class SpectrogramSpec(BaseModel):
     the sum of its bins and the decibel range is used far better: see docs/data.md."""
     window_normalised: bool = True
     """Divide magnitudes by half the window's sum: a full-scale sine then has magnitude 1 (0 dB)."""
+    whole_bins: bool = False
+    """No filter is narrower than a bin of the transform on either side of its centre. Off, the low bands of
+    a short window may lie between two bins and be empty."""
     filterbank_rate: int | None = Field(None, gt=0, le=768_000)
     """Sample rate the filterbank is built for; None: the clip's own. The paper's preset sets 22050 on
     44.1 kHz audio, which is a fault of the release kept for comparison only."""
@@ -278,6 +283,9 @@ class ClipSpec(BaseModel):
     width: int = Field(64, gt=0, le=LARGEST_SIDE)
     sample_rate: int = Field(16000, gt=0, le=768_000)
     spectrogram: SpectrogramSpec = SpectrogramSpec()
+    native_audio: bool = False
+    """The audio image has a row for each mel band and a column for each of the spectrogram's, and nothing is
+    resized. Off, it is resized to the frames' height and width, as in the paper."""
 
     @model_validator(mode="after")
     def _check(self) -> ClipSpec:
@@ -320,6 +328,13 @@ class ClipSpec(BaseModel):
     def num_samples(self) -> int:
         """S: waveform samples in the clip."""
         return round(self.num_frames * self.sample_rate / self.fps)
+
+    @property
+    def audio_size(self) -> tuple[int, int]:
+        """Rows and columns of the audio image; a native one ends on a whole multiple of GRID columns."""
+        if not self.native_audio:
+            return self.height, self.width
+        return self.spectrogram.num_mels, -(-self.num_columns // GRID) * GRID
 
     @property
     def filterbank_rate(self) -> int:

@@ -11,7 +11,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mmldm.media.spectrogram import MOMENTUM, AudioImage, linear_magnitudes, overlapped
+from mmldm.media.spectrogram import (
+    MOMENTUM,
+    AudioImage,
+    linear_magnitudes,
+    overlapped,
+    starting_phases,
+)
 
 
 class PhaseStream:
@@ -27,7 +33,6 @@ class PhaseStream:
         before: Known samples (B,S), or (1,S) for all, that end where the first column begins; None: the sound
             begins there.
         lead: Mel magnitudes (B,M,L) of the last columns of `before`, as the model sees them; None: none.
-        seed: Of the starting phases, which all clips share.
     """
 
     def __init__(
@@ -36,24 +41,31 @@ class PhaseStream:
         iterations: int,
         before: Tensor | None = None,
         lead: Tensor | None = None,
-        seed: int = 0,
     ) -> None:
         self._image, self._iterations = audio_image, iterations
         mel = audio_image.spec.spectrogram
         self._hop, self._size, self._padding = mel.hop_length, mel.n_fft, audio_image.padding
-        self._generator = torch.Generator().manual_seed(seed)
         # Columns before the first unfinished sample whose spectra still reach it.
         self.context = -(-(self._size - self._padding) // self._hop) - 1
         # Columns that wait for what comes after them.
         self.ahead = -(-self._size // self._hop)
         self._before = before
         self._magnitudes: Tensor | None = None
-        self._turns: Tensor | None = None
+        self._turns: Tensor | None = None  # phases (B,F,L) of the first of those columns
         self._lead = 0
-        if before is not None and lead is not None and self.context:
-            lead = lead[..., -self.context :]
-            self._take(lead)
-            self._lead = lead.shape[-1]
+        if before is not None and lead is not None:
+            self._begin_after(before, lead[..., -self.context - 1 :])
+
+    def _begin_after(self, before: Tensor, lead: Tensor) -> None:
+        """Known samples (B,S) and mel magnitudes (B,M,L) of their last columns."""
+        self._take(lead)
+        self._lead = lead.shape[-1]
+        # The first of these columns may lie in what is known as a whole: the others go on from its phases.
+        first = before[:, before.shape[1] - self._lead * self._hop - self._padding :]
+        if self._lead > self.context and first.shape[1] >= self._size:
+            columns = first[:, : self._size].to(lead) * self._image.window
+            turns = torch.fft.rfft(columns).angle()[..., None]
+            self._turns = turns.expand(len(lead), -1, -1)
 
     def add(
         self,
@@ -100,15 +112,10 @@ class PhaseStream:
         return done
 
     def _take(self, mel: Tensor) -> None:
-        """Adds columns (B,M,L), with random phases."""
+        """Adds columns (B,M,L)."""
         linear = linear_magnitudes(mel / self._image.gain, self._image.filterbank)
-        turns = torch.rand(linear.shape[1:], generator=self._generator).to(linear)
-        turns = (2 * torch.pi * turns).expand_as(linear)
-        if self._magnitudes is None or self._turns is None:
-            self._magnitudes, self._turns = linear, turns
-        else:
-            self._magnitudes = torch.cat([self._magnitudes, linear], dim=-1)
-            self._turns = torch.cat([self._turns, turns], dim=-1)
+        held = self._magnitudes
+        self._magnitudes = linear if held is None else torch.cat([held, linear], dim=-1)
 
     def _solve(self, ends: int | None, after: Tensor | None) -> tuple[Tensor, Tensor]:
         """Spectra (B,F,L) of all columns that are held, and the padded signal (B,S) they make.
@@ -117,7 +124,7 @@ class PhaseStream:
             ends: The column at which the sound ends; None: it goes on.
             after: Known samples (B,S) from there on.
         """
-        assert self._magnitudes is not None and self._turns is not None
+        assert self._magnitudes is not None
         magnitudes, image, size = self._magnitudes, self._image, self._size
         shape = (1, magnitudes.shape[-1], size)
         weights = overlapped((image.window**2).expand(shape).mT, self._hop).clamp(min=1e-8)
@@ -152,7 +159,8 @@ class PhaseStream:
             frames = torch.fft.irfft(spectrum.mT, n=size) * image.window
             return fixed(overlapped(frames.mT, self._hop) / weights)
 
-        spectrum = torch.polar(magnitudes, self._turns)
+        turns = starting_phases(magnitudes, size, self._hop, self._turns)
+        spectrum = torch.polar(magnitudes, turns)
         previous = torch.zeros_like(spectrum)
         for _ in range(self._iterations):
             # As `AudioImage`: to what a signal can have, ahead by momentum, and back to the magnitudes.

@@ -295,8 +295,8 @@ def decode_to_image_latents(
     indices = indices.expand(len(latents.audio), -1)
     inputs = latents.map(lambda z: z.to(autoencoder.dtype))
     conditions = autoencoder.condition(inputs, indices, class_labels)
-    shape = tuple(autoencoder.config.image_latent_shape)
-    noise = initial_noise(AV((1, *shape), (num_frames, *shape)), generators, device)
+    audio, video = autoencoder.image_latent_shapes
+    noise = initial_noise(AV((1, *audio), (num_frames, *video)), generators, device)
     denoise = decoder_denoiser(autoencoder, conditions, images_per_call or DECODER_IMAGES_PER_CALL)
     return sample(denoise, noise, scheduler, steps, generator=list(generators))
 
