@@ -42,8 +42,9 @@ class TimeGrid:
     @classmethod
     def of(cls, spec: ClipSpec, slots: AV[int]) -> TimeGrid:
         """The grid of clips of this kind, whose latents have T' = `slots` slots."""
-        # Columns that do not tile the sound exactly would drift against the frames.
+        # Columns that do not tile the sound exactly, or fill the audio image up, drift against the frames.
         tiles = spec.num_columns * spec.spectrogram.hop_length == spec.num_samples
+        tiles &= not spec.native_audio or spec.audio_size[1] == spec.num_columns
         ticks = math.gcd(*slots, spec.num_frames, spec.num_columns) if tiles else 1
         return cls(
             ticks,
