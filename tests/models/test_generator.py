@@ -1,9 +1,11 @@
 import json
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+import mmldm
 from mmldm.errors import UserError
 from mmldm.models.generator import JointGenerator
 from mmldm.types import AV
@@ -142,6 +144,18 @@ def test_what_is_given_in_unknown_slots_counts_for_nothing_and_in_known_ones_for
     wanted = trained(sample, t, clean, mask)
     assert not any(differs(trained(sample, t, elsewhere, mask), wanted))
     assert all(differs(trained(sample, t, there, mask), wanted))
+
+
+def test_published_weights_without_known_slots_are_what_they_were():
+    folder = Path(mmldm.__file__).parent / "assets" / "impacts" / "generator"
+    generator = JointGenerator.from_pretrained(folder).eval()
+    sample, clean, t = latents(generator, 2, 0), latents(generator, 2, 1), torch.tensor([10, 500])
+    slots = clean.map(lambda z: torch.ones(2, z.shape[2]))
+    nothing = slots.map(torch.zeros_like)
+    assert not any(differs(generator(sample, t, clean, nothing), generator(sample, t)))
+    whole = AV(slots.audio, nothing.video)
+    wanted = generator(sample, t, AV(clean.audio, None))
+    assert not any(differs(generator(sample, t, clean, whole), wanted))
 
 
 def test_every_cell_of_a_slot_is_told_and_no_other():

@@ -1,5 +1,7 @@
 """The generator job: what each task shows, and that being given the other modality is worth something."""
 
+import json
+
 import pytest
 import torch
 from pydantic import ValidationError
@@ -8,6 +10,7 @@ from mmldm.data.latents import Splits
 from mmldm.errors import UserError
 from mmldm.pipelines.sounding_video import SoundingVideoPipeline
 from mmldm.sections import TASKS, KnownSlotsConfig
+from mmldm.training.checkpoint import refuse_changes
 from mmldm.training.jobs.generator import GeneratorStage, GeneratorTurn
 from mmldm.training.randomness import StepRandom
 from mmldm.training.run import Run
@@ -171,6 +174,16 @@ def test_prefix_and_retake_are_measured_where_they_are_trained(
     assert trained <= set(stage.validate())
     stage.turn = GeneratorTurn(stage.generator, stage.process, stage.job)
     assert not trained & set(stage.validate())
+
+
+def test_runs_from_before_known_slots_resume(stage: GeneratorStage) -> None:
+    identity = stage.fingerprint()
+    before = json.loads(json.dumps(identity))  # as a checkpoint holds it
+    assert before["job"].pop("known_slots") is None
+    refuse_changes(before, identity, "run")
+    stage.job = stage.job.model_copy(update={"known_slots": KnownSlotsConfig()})
+    with pytest.raises(UserError, match=r"known_slots.share was null and is now 0.4"):
+        refuse_changes(before, stage.fingerprint(), "run")
 
 
 def test_known_slots_of_latents_without_a_time_axis_are_refused_before_any_training() -> None:
