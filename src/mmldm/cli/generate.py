@@ -84,6 +84,7 @@ def generate(
     started = time.monotonic()
 
     from mmldm.pipelines.decoding import save_clips
+    from mmldm.pipelines.outliers import sentences
 
     pipeline = load_model(model, device)
     if class_name is not None and not pipeline.class_names:
@@ -127,6 +128,11 @@ def generate(
             **settings,
         )
 
+    # What is given may be unlike all that the model knows: it is made all the same, and said.
+    if given is not None:
+        for sentence in sentences(output.outlier_distances, given.name, spec.duration):
+            note(sentence)
+
     # Files are named after the task, what was given and the class.
     clips = output.clips
     task = "a2v" if audio is not None else "v2a" if video is not None else "joint"
@@ -167,6 +173,8 @@ def reconstruct(
     from mmldm.evaluation.reconstruction import fidelity, side_by_side, through_image_vae, vae_spec
     from mmldm.media.spectrogram import AudioImage
     from mmldm.pipelines.decoding import save_clips
+    from mmldm.pipelines.outliers import sentences
+    from mmldm.pipelines.request import given_clips
 
     # What is kept: by an image VAE alone, or by a model's whole autoencoder.
     if vae is not None:
@@ -181,6 +189,9 @@ def reconstruct(
         spec = pipeline.clip_spec
         original = _window(clip, start, spec).clip(0, spec)
         kept = pipeline.reconstruct(original, decoder_steps=decoder_steps)
+        distances = pipeline.outlier_distances(given_clips(original, spec))
+        for sentence in sentences(distances, clip.name, spec.duration):
+            note(sentence)
 
     numbers = fidelity(kept, original, AudioImage(spec))
     name = f"reconstruction_{clip.stem}"

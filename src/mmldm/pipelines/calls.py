@@ -23,6 +23,7 @@ from mmldm.models.pretrained_vocoder import Vocoder
 from mmldm.pipelines.decoding import ClipCoder, parts_of
 from mmldm.pipelines.loading import FolderPipeline
 from mmldm.pipelines.making import Maker, between, decoded, joined
+from mmldm.pipelines.outliers import OutlierDetector, Reference
 from mmldm.pipelines.request import (
     Media,
     Request,
@@ -50,10 +51,14 @@ class SoundingVideoOutput(BaseOutput):
         clips: One per sample; empty for `output_type="latent"`.
         latents: AV((B,C,T',H',W')) on the CPU, as the autoencoder encodes them (not normalised), of whole
             windows at least.
+        outlier_distances: How far what was given is from all that the model was trained on, window by
+            window, AV((B,W)), or (1,W) of one clip for all samples. Above 1, which 1 % of the model's own
+            clips exceed, it is an outlier. None: not given, or the model cannot tell.
     """
 
     clips: list[Clip]
     latents: AV[Tensor]
+    outlier_distances: AV[Tensor | None] = AV(None, None)  # noqa: RUF009 (a NamedTuple is immutable)
 
 
 class Calls(FolderPipeline):
@@ -70,6 +75,7 @@ class Calls(FolderPipeline):
     clip_spec: ClipSpec
     class_names: tuple[str, ...]
     qualities: Qualities
+    outlier_reference: Reference | None
 
     def extend(
         self,
@@ -250,6 +256,27 @@ class Calls(FolderPipeline):
         frames, waveform = kept.frames[: len(clip.frames)], kept.waveform[: len(clip.waveform)]
         return Clip(frames, waveform, kept.fps, kept.sample_rate)
 
+    def outlier_distances(
+        self,
+        media: AV[Tensor | None],
+        latents: AV[Tensor | None] = AV(None, None),  # noqa: B008 (a NamedTuple is immutable)
+    ) -> AV[Tensor | None]:
+        """How far media AV((B,S), (B,T,3,H,W) u8) are from the model's world, window by window, AV((B,W)).
+
+        Args:
+            latents: Of the media, AV((B,C,T',H',W')), where they are known.
+
+        Returns:
+            Distances: above 1 is an outlier (`pipelines.outliers`). None where no media are, and for a model
+            that was not calibrated.
+        """
+        if self.outlier_reference is None:
+            return AV(None, None)
+        detector = OutlierDetector(self._coder(), self.config.decoder_steps)
+        distances = detector.distances(media, latents, self.outlier_reference)
+        self.maybe_free_model_hooks()
+        return distances
+
     def _coder(self) -> ClipCoder:
         return ClipCoder(
             self.vae,
@@ -334,8 +361,17 @@ class Calls(FolderPipeline):
                     if beside is not None:
                         whole = between(rows_of(beside, rows), whole, task.outline.wanted, grid)
                     clips += whole.clips(spec.fps, spec.sample_rate)
+        # What is given as a whole, or is gone on with. Its latents were encoded for the task.
+        given: AV[Tensor | None] = task.given
+        if beside is not None:
+            given = given.map(lambda whole, clip: clip if whole is None else whole, beside)
+        distances = self.outlier_distances(given, task.known)
         self.maybe_free_model_hooks()
-        return SoundingVideoOutput(clips=clips, latents=AV.zip(latents).map(torch.cat))
+        return SoundingVideoOutput(
+            clips=clips,
+            latents=AV.zip(latents).map(torch.cat),
+            outlier_distances=distances,
+        )
 
 
 def whole_task(asked: Request, coder: ClipCoder, endless: bool = False) -> Task:
