@@ -39,7 +39,7 @@ from mmldm.pipelines.request import (
 from mmldm.pipelines.settings import Qualities, Settings, check_students
 from mmldm.pipelines.vocoding import check_vocoder
 from mmldm.strict import parse
-from mmldm.types import AV, ClipSpec
+from mmldm.types import AV, ClipSpec, Known
 
 StepCallback = Callable[[Any, int, Tensor, dict[str, Any]], dict[str, Any] | None]
 
@@ -254,13 +254,13 @@ class SoundingVideoPipeline(FolderPipeline):
                 # What is given, as clean normalised latents, one row per clip.
                 media = rows_of(asked.media, rows)
                 encoded = coder.encode(media) if shared is None else shared
-                given = model.normalise(encoded).map(partial(_expanded, len(generators)))
+                known = Known(model.normalise(encoded).map(partial(_expanded, len(generators))))
 
                 # Eq. 6 over both modalities, each step's prediction guided by Eq. 8.
                 noise = initial_noise(model.latent_shapes, generators, coder.device)
-                denoise = generator_denoiser(model, noise, given, labels, scale)
+                denoise = generator_denoiser(model, noise, known, labels, scale)
                 steps = chosen.num_inference_steps
-                normal = sample(denoise, noise, sampler, steps, given, generators, after_step)
+                normal = sample(denoise, noise, sampler, steps, known, generators, after_step)
 
                 # Latents to media; a given modality is not decoded.
                 made = model.denormalise(normal)
