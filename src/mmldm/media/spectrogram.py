@@ -85,7 +85,7 @@ class AudioImage(nn.Module):
         self.gain = 2.0 / window.sum().item() if mel.window_normalised else 1.0
         # What all windows, squared, add up to at each sample: (1, (L - 1) * hop + N), above 0.
         squared = (window**2)[None, :, None].expand(1, mel.n_fft, spec.num_columns)
-        overlap = _overlapped(squared, mel.hop_length).clamp(min=1e-8)
+        overlap = overlapped(squared, mel.hop_length).clamp(min=1e-8)
         filterbank = mel_filterbank(mel, spec.filterbank_rate)
         self.register_buffer("filterbank", filterbank, persistent=False)
         self.register_buffer("window", window, persistent=False)
@@ -169,7 +169,7 @@ class AudioImage(nn.Module):
         """Waveforms (B,S) whose spectra are nearest, in least squares, to `spectrum` (B,F,L)."""
         mel = self.spec.spectrogram
         frames = torch.fft.irfft(spectrum.mT, n=mel.n_fft)
-        padded = _overlapped((frames * self.window).mT, mel.hop_length) / self.overlap
+        padded = overlapped((frames * self.window).mT, mel.hop_length) / self.overlap
         signal = padded[:, self.padding :][:, : self.spec.num_samples]
         return F.pad(signal, (0, self.spec.num_samples - signal.shape[1]))
 
@@ -188,7 +188,9 @@ def linear_magnitudes(mel: Tensor, filterbank: Tensor) -> Tensor:
     return magnitudes
 
 
-def starting_phases(magnitudes: Tensor, size: int, hop: int) -> Tensor:
+def starting_phases(
+    magnitudes: Tensor, size: int, hop: int, before: Tensor | None = None
+) -> Tensor:
     """Phases (B,F,L) in radians that the magnitudes (B,F,L) of Hann windows themselves suggest.
 
     With a Gaussian window, phase and log magnitude determine each other: the slope over time of the
@@ -201,6 +203,7 @@ def starting_phases(magnitudes: Tensor, size: int, hop: int) -> Tensor:
     Args:
         size: Samples of a window.
         hop: Samples between columns.
+        before: Phases (B,F,L') of the first columns, which are known: the others go on from them.
     """
     variance = 0.0408 * size**2  # of the Gaussian nearest to a Hann window, in samples squared
     radians = 2 * torch.pi / size  # between two bins
@@ -223,11 +226,15 @@ def starting_phases(magnitudes: Tensor, size: int, hop: int) -> Tensor:
     transient = (over_time.abs() * size > TRANSIENT).to(logs.dtype)
     transient = F.max_pool1d(transient, 3, stride=1, padding=1) > 0
     columns = torch.arange(magnitudes.shape[2], device=magnitudes.device).expand_as(logs)
+    if before is not None:
+        known = before.shape[2]
+        of_onsets = torch.cat([before, of_onsets[..., known:]], dim=-1)
+        transient = transient | (columns < known)
     last = columns.where(transient, 0).cummax(-1).values
     return of_onsets.gather(-1, last) + turned - turned.gather(-1, last)
 
 
-def _overlapped(columns: Tensor, hop: int) -> Tensor:
+def overlapped(columns: Tensor, hop: int) -> Tensor:
     """Columns (B,N,L), each `hop` samples after the last, added up to (B, (L - 1) * hop + N)."""
     size, count = columns.shape[1:]
     length = (count - 1) * hop + size
