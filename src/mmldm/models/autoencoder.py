@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
@@ -320,33 +320,23 @@ class MultiModalAutoencoder(ModelMixin, ConfigMixin):
         B, F = sample.video.shape[:2]
         rows = sample.map(lambda images: patchify(images.flatten(0, 1), (p, p)))
         times = torch.cat([t.flatten() for t in timesteps])
-        if rows.audio.shape[1:] != rows.video.shape[1:]:
-            audio, video = slice(0, B), slice(B, None)
-            out = AV(
-                self._denoise(
-                    rows.audio, times, conditions, conditions.taps.audio, audio, images_per_call
-                ),
-                self._denoise(
-                    rows.video, times, conditions, conditions.taps.video, video, images_per_call
-                ),
-            )
-        else:
-            taps = conditions.joined_taps
-            both = self._denoise(
-                torch.cat(rows), times, conditions, taps, slice(None), images_per_call
-            )
+        run = partial(self._denoise, times, conditions, images_per_call)
+        if rows.audio.shape[1:] == rows.video.shape[1:]:
+            both = run(torch.cat(rows), conditions.joined_taps, slice(None))
             out = AV(*both.split([B, B * F]))
+        else:
+            out = rows.map(run, conditions.taps, AV(slice(0, B), slice(B, None)))
         images = out.map(lambda x: unpatchify(x, (p, p)))
         return AV(images.audio.unflatten(0, (B, 1)), images.video.unflatten(0, (B, F)))
 
     def _denoise(
         self,
-        images: Tensor,
         times: Tensor,
         conditions: Conditions,
+        images_per_call: int | None,
+        images: Tensor,
         taps: tuple[Tensor, ...],
         rows: slice,
-        images_per_call: int | None,
     ) -> Tensor:
         """Patchified images (N,C,h,w) with their taps (N,...) -> prediction (N,C,h,w).
 
