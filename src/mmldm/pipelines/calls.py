@@ -22,7 +22,7 @@ from mmldm.models.pretrained_vocoder import Vocoder
 from mmldm.pipelines.canvas import Canvas
 from mmldm.pipelines.decoding import ClipCoder, parts_of
 from mmldm.pipelines.loading import FolderPipeline
-from mmldm.pipelines.making import Maker, SoundingVideoOutput, between, decoded, joined, led_by
+from mmldm.pipelines.making import Maker, SoundingVideoOutput, begun, between, decoded, joined
 from mmldm.pipelines.pieces import Piece
 from mmldm.pipelines.request import (
     Media,
@@ -195,12 +195,15 @@ class Calls(FolderPipeline):
         decoding = maker.num_decoded(task) if maker.manner_of(task) == "parallel" else 0
         for rows, _, made in self._batches(task, maker, asked, callback, progress):
             if after is not None:
-                made = led_by(given_clips(after, spec), made, task, maker.coder.grid, rows)
+                first = begun(given_clips(after, spec), task, maker.coder.grid, rows)
+                yield rows.start, first.clips(spec.fps, spec.sample_rate)
             for number, piece in enumerate(made, 1):
                 # Where all windows are sampled together, decoding them is what takes long after that.
-                if progress is not None and decoding:
-                    progress("windows decoded", min(number, decoding), decoding)
+                if progress is not None and number < decoding:
+                    progress("windows decoded", number, decoding)
                 yield rows.start, piece.clips(spec.fps, spec.sample_rate)
+        if progress is not None and decoding:
+            progress("windows decoded", decoding, decoding)
         self.maybe_free_model_hooks()
 
     def settings(self, quality: str | None = None, **asked: Any) -> Settings:
@@ -329,7 +332,7 @@ class Calls(FolderPipeline):
         """Which clips, their canvas, and what makes their pieces, batch by batch."""
         batches = -(-asked.count // asked.batch_size)
         total, done = batches * (maker.num_steps(task) or 0), 0
-        with self.progress_bar(total=total or None) as bar:
+        with self.progress_bar(total=total) if total else self.progress_bar(iter(())) as bar:
 
             def after_step(step: int, t: Tensor, x: AV[Tensor]) -> AV[Tensor] | None:
                 """t 0-d, x AV((B,C,T',H',W')) -> what the caller puts in its place, if anything."""

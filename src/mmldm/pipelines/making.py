@@ -19,7 +19,7 @@ from mmldm.pipelines.decoding import ClipCoder
 from mmldm.pipelines.pieces import Piece, PieceDecoder
 from mmldm.pipelines.rollout import AfterStep, Manner, Sampler, num_steps, num_windows, rollout
 from mmldm.pipelines.settings import Settings
-from mmldm.pipelines.tasks import Task
+from mmldm.pipelines.tasks import Task, rows_of
 from mmldm.pipelines.windows import TimeGrid, window_starts, windows_with_cuts
 from mmldm.types import AV
 
@@ -190,14 +190,15 @@ def between(known: AV[Tensor | None], made: Piece, wanted: range, grid: TimeGrid
     return joined(parts)
 
 
-def led_by(
-    known: AV[Tensor], made: Iterator[Piece], task: Task, grid: TimeGrid, rows: slice
-) -> Iterator[Piece]:
-    """The clip AV((1,S), (1,T,3,H,W) u8) that clips go on from, and then what was made."""
+def begun(known: AV[Tensor], task: Task, grid: TimeGrid, rows: slice) -> Piece:
+    """Of clips AV((B,S), (B,T,3,H,W) u8), or (1,...), what those of these rows go on from."""
     begin, count = task.outline.wanted.start, rows.stop - rows.start
-    frames = known.video[:, : begin * grid.frames].expand(count, -1, -1, -1, -1)
-    yield Piece(frames, known.audio[:, : begin * grid.samples].expand(count, -1))
-    yield from made
+    waveforms, frames = rows_of(known, rows)
+    assert waveforms is not None and frames is not None
+    return Piece(
+        frames[:, : begin * grid.frames].expand(count, -1, -1, -1, -1),
+        waveforms[:, : begin * grid.samples].expand(count, -1),
+    )
 
 
 @torch.no_grad()
