@@ -71,7 +71,7 @@ class GivenPicture(GivenTrack[VideoStream]):
         tick, zero = float(key.time_base), key.pts
         over = self.seconds / tick
         frame = max(1, round(self.beginning.clock.nominal / tick))
-        last = -frame * (codec.has_b_frames + 1) - 1
+        last, latest = -frame * (codec.has_b_frames + 1) - 1, 0
         for packet in chain([key], self._following):
             # Pictures shown before the key frame need what lies before it.
             shown = (packet.pts or 0) - zero
@@ -80,13 +80,19 @@ class GivenPicture(GivenTrack[VideoStream]):
             # Some files do not say when the first packets are decoded; that must rise, too.
             decoded = last + 1 if packet.dts is None else max(last + 1, packet.dts - zero)
             if decoded >= over:
-                return
+                break
             if shown >= over and packet.is_disposable:
                 continue
-            last = min(decoded, shown)
+            last, latest = min(decoded, shown), max(latest, shown)
             packet.pts, packet.dts, packet.stream = shown, last, copy
             output.mux(packet)
             yield last * tick
+        # Later pictures are decoded before earlier ones that need them.
+        if latest >= over:
+            rest = (latest + frame - over) * tick
+            self.said.append(
+                f"its last {rest:.2f} s are needed for those before: it ends so much later"
+            )
 
     def encoded(self, output: OutputContainer, reason: str) -> Iterator[float]:
         """As `GivenTrack.encoded`: upright and with square pixels, at its own instants, as H.264."""

@@ -45,9 +45,10 @@ class PictureTimeline:
         if self._last is None:
             return 0.0
         # A header may claim that the last picture stands for weeks.
-        shown = self._last.duration or self._gap
-        shown = max(min(shown, self._widest) if self._widest else shown, self._clock.nominal)
-        return min(self._last.time + shown, self._last.time + LONGEST_GAP) - self._begin
+        shown = self._last.duration or self._gap or self._clock.nominal
+        if self._widest:
+            shown = max(min(shown, self._widest), self._clock.nominal)
+        return self._last.time + min(shown, LONGEST_GAP) - self._begin
 
     def add(self, picture: Picture) -> None:
         """Takes the next picture; one that goes back in time is dropped."""

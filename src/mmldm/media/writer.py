@@ -84,7 +84,6 @@ class FilmWriter:
         self._track: GivenTrack | None = None
         self._begun = False
         self._frames = self._samples = 0
-        self._stack = ExitStack()
 
     @property
     def seconds(self) -> float:
@@ -93,17 +92,15 @@ class FilmWriter:
         return max(frames, self._samples / self._sample_rate if self._sample_rate else 0.0)
 
     def __enter__(self) -> FilmWriter:
-        try:
-            temporary = self._stack.enter_context(whole_file(self.path))
+        with ExitStack() as stack:
+            temporary = stack.enter_context(whole_file(self.path))
             # The given file is looked at before anything is made.
             if self._given is not None:
-                self._track = self._stack.enter_context(_given_track(self._given))
-            self._stack.enter_context(refusals_of_the_disk())
+                self._track = stack.enter_context(_given_track(self._given))
+            stack.enter_context(refusals_of_the_disk())
             output = av.open(str(temporary), "w", format="mp4", options={"movflags": "+faststart"})
-            self._output: OutputContainer = self._stack.enter_context(output)
-        except BaseException:
-            self._stack.close()
-            raise
+            self._output: OutputContainer = stack.enter_context(output)
+            self._stack = stack.pop_all()
         return self
 
     def __exit__(
@@ -112,13 +109,11 @@ class FilmWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if error is None:
-            try:
-                self._finish()
-            except BaseException as caught:
-                self._stack.__exit__(type(caught), caught, caught.__traceback__)
-                raise
-        self._stack.__exit__(kind, error, trace)
+        # Whatever failed, or fails here, passes through all that was entered.
+        with self._stack:
+            if error is not None:
+                raise error
+            self._finish()
 
     def add(self, frames: Tensor | None = None, waveform: Tensor | None = None) -> None:
         """Writes the next piece.
