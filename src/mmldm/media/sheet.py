@@ -112,7 +112,11 @@ class FilmSheet:
         self._count += len(frames)
 
     def picture(self, title: str) -> Image.Image:
-        """The film as `contact_sheet` shows a clip, with at most 16 of its frames.
+        """The film as `contact_sheet` shows a clip, with at most 16 of its frames."""
+        return film_sheet([self], [title])
+
+    def panel(self, title: str) -> Image.Image:
+        """The film's part of a sheet.
 
         Raises:
             ValueError: No frame came.
@@ -124,8 +128,16 @@ class FilmSheet:
         tiles = [self._tiles[min(round(k / self._step), len(self._tiles) - 1)] for k in chosen]
         spectrogram = _coloured(self._columns.magnitudes(), shown * TILE_WIDTH, SPECTROGRAM_HEIGHT)
         places = [k / self._count for k in chosen]
-        panel = _panel(title, tiles, places, spectrogram, self._count / self._fps)
-        return _stacked([panel])
+        return _panel(title, tiles, places, spectrogram, self._count / self._fps)
+
+
+def film_sheet(films: Sequence[FilmSheet], titles: Sequence[str]) -> Image.Image:
+    """Stacks films as `contact_sheet` stacks clips.
+
+    Raises:
+        ValueError: `films` and `titles` differ in length, or a film has no frame.
+    """
+    return _stacked([film.panel(title) for film, title in zip(films, titles, strict=True)])
 
 
 class _Columns:
