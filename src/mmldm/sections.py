@@ -134,6 +134,20 @@ class VaeLoss(Section):
     l2: float = Field(2.0, ge=0)
     kl: float = Field(1e-3, ge=0)
     salience: float = Field(1.0, ge=0)
+    perceptual: float = Field(0.0, ge=0)
+    """Of the distance of frozen features: `VaeConfig.features`."""
+    adversarial: float = Field(0.0, ge=0)
+    """Of the patch critic's term. At 1 it pulls an image as hard as l1 and l2 do."""
+    audio_weight: float = Field(1.0, ge=0)
+    """Of the audio image's perceptual and adversarial terms against a frame's."""
+
+
+class PatchCriticConfig(Section):
+    """An adversary, and when it joins."""
+
+    start_step: int = Field(ge=0)
+    model: dict[str, Any] = {}
+    learning_rate: float = Field(gt=0)
 
 
 class VaeConfig(Section):
@@ -145,7 +159,13 @@ class VaeConfig(Section):
     """Widths of a new decoder for the `pretrained` small VAE, whose encoder and latents stay."""
     frames_per_clip: int = Field(3, gt=0)
     """Random frames taken of each clip, beside its audio image."""
+    autoencoder: str | None = None
+    """Folder of an autoencoder on the `pretrained` VAE's latents: the decoder learns from image latents as
+    its signal decoder gives them back, by this recipe's `autoencoder.schedule`; None: from the VAE's."""
     loss: VaeLoss = VaeLoss()
+    features: str = "laplacian"
+    """The perceptual term's: "laplacian" (no weights), "squeezenet", its file, or a folder of classifiers."""
+    critic: PatchCriticConfig | None = None
     train: MediaTrainConfig | None = None
 
     @model_validator(mode="after")
@@ -157,6 +177,10 @@ class VaeConfig(Section):
         for name in ("model", "decoder"):
             if getattr(self, name) is not None and self.train is None:
                 raise ValueError(f"a {name} needs a train section")
+        if self.autoencoder is not None and self.pretrained is None:
+            raise ValueError("an autoencoder belongs to a pretrained VAE, whose latents it knows")
+        if (self.loss.adversarial > 0) != (self.critic is not None):
+            raise ValueError("loss.adversarial above 0 and a critic section belong together")
         return self
 
 
@@ -177,12 +201,9 @@ class AutoencoderLoss(Section):
     it a latent may leave out what they tell (the material), and video-to-audio then cannot know it."""
 
 
-class CriticConfig(Section):
-    """The adversary of the signal decoder, and when it joins."""
+class CriticConfig(PatchCriticConfig):
+    """The adversary of the signal decoder."""
 
-    start_step: int = Field(ge=0)
-    model: dict[str, Any] = {}
-    learning_rate: float = Field(gt=0)
     max_noise: float = Field(0.25, ge=0, le=1)
     """Highest noise level, as a share of the schedule, whose one-step estimate is judged."""
 

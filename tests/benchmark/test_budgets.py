@@ -24,7 +24,8 @@ from mmldm.models.generator import JointGenerator
 from mmldm.models.image_codec import ImageCodec, LatentStatistics
 from mmldm.models.image_vae import TinyImageAutoencoder, sd_image_vae
 from mmldm.pipelines.sounding_video import SoundingVideoPipeline
-from mmldm.training.jobs.autoencoder import Adversary, AutoencoderTurn, CriticTurn
+from mmldm.training.adversary import CriticTurn
+from mmldm.training.jobs.autoencoder import AutoencoderTurn, TupleAdversary
 from mmldm.training.jobs.generator import GeneratorTurn, generator_arguments
 from mmldm.training.randomness import StepRandom
 from mmldm.training.summary import Summary, count_flops, summarise, untrained_autoencoder
@@ -235,7 +236,7 @@ def test_training_flops_of_an_autoencoder_row(landscape: RunConfig, paper: Summa
         codec = ImageCodec(sd_image_vae().requires_grad_(False), LatentStatistics.scalar(1.0, 4))
         critic = TupleDiscriminator(**job.critic.model)
         images = AV(torch.empty(1, 1, 4, 32, 32), torch.empty(1, 2, 4, 32, 32))
-    adversary = Adversary(critic, codec.to("meta"), 0, job.critic.max_noise)
+    adversary = TupleAdversary(critic, codec.to("meta"), 0, job.critic.max_noise)
     levels = images.map(lambda x: torch.zeros(x.shape[:2], dtype=torch.long))
     prediction = images.map(lambda x: torch.empty_like(x, requires_grad=True))
     complete = torch.ones(1, dtype=torch.bool, device="meta")

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from mmldm.models.discriminator import TupleDiscriminator, tuples
+from mmldm.models.discriminator import PatchDiscriminator, TupleDiscriminator, tuples
 
 TINY = {"channels": 8, "multipliers": (1, 2, 2), "attention_levels": (1, 2), "patch_size": 2}
 
@@ -77,3 +77,16 @@ def test_paper_size_has_about_the_releases_parameters():
     # The release counts 5.377 M, of which 0.590 M are its per-slot pictures; the rest of the
     # difference is attention over the slots alone, which ours leaves to the full attention.
     assert count / 1e6 == pytest.approx(5.377 - 0.590, rel=0.06)
+
+
+def test_patch_scores_see_their_surroundings_alone():
+    torch.manual_seed(0)
+    critic = PatchDiscriminator(channels=8, multipliers=(1, 1), patch_size=4)
+    images = torch.randn(2, 3, 64, 32)
+    scores = critic(images)
+    assert scores.shape == (2, 1, 16, 8)
+    changed = images.clone()
+    changed[:, :, :4, :4] += 1
+    moved = (critic(changed) != scores)[:, 0]
+    assert moved[:, :3, :3].all() and not moved[:, 3:].any() and not moved[:, :, 3:].any()
+    torch.testing.assert_close(critic(images[1:]), scores[1:])

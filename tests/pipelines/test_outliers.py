@@ -13,6 +13,7 @@ from mmldm.pipelines.outliers import (
     Measures,
     OutlierDetector,
     Reference,
+    Watch,
     distances_of,
     features_of,
     fit,
@@ -122,6 +123,16 @@ def test_windows_of_a_long_sound_are_judged_one_by_one(calibrated: SoundingVideo
     alone = calibrated.outlier_distances(AV(parts, None)).audio
     assert alone is not None
     torch.testing.assert_close(distances[0], alone[:, 0])
+
+
+def test_parts_that_pass_by_are_judged_as_windows(calibrated: SoundingVideoPipeline) -> None:
+    parts = [sounds(1, 8)[0], torch.zeros(SPEC.num_samples), torch.zeros(SPEC.num_samples // 3)]
+    watch = Watch(calibrated.outlier_distances, "audio", SPEC.duration)
+    passed = list(watch.passing(parts))
+    assert all(torch.equal(a, b) for a, b in zip(passed, parts, strict=True))
+    whole = [calibrated.outlier_distances(AV(part[None], None)).audio for part in parts]
+    expected = sentences(AV(torch.cat([w for w in whole if w is not None], 1), None), "x", 1.6)
+    assert list(watch.sentences("x")) == list(expected)
 
 
 def test_model_without_a_reference_says_nothing() -> None:

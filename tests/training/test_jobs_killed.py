@@ -35,6 +35,10 @@ TRAINED = {
     "generator": ("precision=bf16", "accumulate=2"),
     "vocoder": ("precision=bf16", "workers=1"),
 }
+SHARP = (
+    "--set", "vae.loss.perceptual=0.5", "--set", "vae.loss.adversarial=0.5",
+    "--set", "vae.critic={start_step: 1, learning_rate: 0.001, model: {channels: 8}}",
+)  # fmt: skip
 DISTILLED = {"generator": ("generator_2", "steps=[2]"), "decoder": ("decoder_1", "steps=[1]")}
 
 
@@ -68,14 +72,16 @@ def distilling(part: str, folder: Path, *settings: str) -> tuple[str, ...]:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("job", JOBS)
+@pytest.mark.parametrize(
+    ("job", "terms"), [*((job, ()) for job in JOBS), ("vae", SHARP)], ids=[*JOBS, "vae with critic"]
+)
 def test_real_job_killed_and_resumed_equals_the_unbroken_run(
-    job: str, finished: Run, tmp_path: Path
+    job: str, terms: tuple[str, ...], finished: Run, tmp_path: Path
 ) -> None:
-    """In the midst of a write and of a step, whose two turns the autoencoder is struck between."""
+    """In the midst of a write and of a step, between whose two turns those with a critic are struck."""
     unbroken, killed = (prepared(finished, job, tmp_path / name) for name in ("unbroken", "killed"))
-    mmldm(*training(job, unbroken, *TRAINED[job])).succeeded()
-    command = training(job, killed, *TRAINED[job])
+    mmldm(*training(job, unbroken, *TRAINED[job]), *terms).succeeded()
+    command = (*training(job, killed, *TRAINED[job]), *terms)
     for strike in (("write", 4), ("turn", 4)):
         kill((*MMLDM, *command), killed / job, strike)
     mmldm(*command).succeeded()

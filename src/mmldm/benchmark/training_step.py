@@ -20,7 +20,7 @@ from mmldm.sections import TrainConfig
 from mmldm.training.distributed import Process
 from mmldm.training.jobs.autoencoder import AutoencoderStage
 from mmldm.training.jobs.generator import GeneratorStage
-from mmldm.training.jobs.vae import VaeTurn, build_vae
+from mmldm.training.jobs.vae import build_turns, build_vae
 from mmldm.training.jobs.vocoder import VocoderTurn, build_vocoder
 from mmldm.training.optim import Average, Turn
 from mmldm.training.randomness import StepRandom
@@ -154,7 +154,7 @@ def step_plans(
         wanted: Names of jobs; those that the recipe does not train are left out.
     """
     if "vae" in wanted and config.vae.train is not None:
-        yield _vae(config, config.vae.train, device)
+        yield from _vae(config, config.vae.train, device)
     if "autoencoder" in wanted:
         yield from _autoencoder(config, summary, device)
     if "generator" in wanted:
@@ -163,11 +163,16 @@ def step_plans(
         yield _vocoder(config, config.vocoder.train, device)
 
 
-def _vae(config: RunConfig, train: TrainConfig, device: torch.device) -> StepPlan:
-    vae = build_vae(config, weights=False)
-    turn = VaeTurn(vae, config.clip, config.vae).to(device)
-    rows = _media(config, device)
-    return StepPlan("vae", train, {"model": turn}, {"vae": vae}, rows)
+def _vae(config: RunConfig, train: TrainConfig, device: torch.device) -> Iterator[StepPlan]:
+    vae, critic = build_vae(config, weights=False), config.vae.critic
+    turns, rows = build_turns(config, vae, device), _media(config, device)
+    # The critic joins late, here as below.
+    plain = {"model": turns["model"]}
+    if critic is None or critic.start_step > 0:
+        yield StepPlan("vae", train, plain, {"vae": vae}, rows)
+    if critic is not None:
+        rates, step = {"critic": critic.learning_rate}, critic.start_step
+        yield StepPlan("vae with critic", train, turns, {"vae": vae}, rows, rates, step)
 
 
 def _autoencoder(config: RunConfig, summary: Summary, device: torch.device) -> Iterator[StepPlan]:

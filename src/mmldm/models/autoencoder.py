@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Generic, TypeVar, overload
+from typing import Any, TypeVar, overload
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -22,7 +22,7 @@ from mmldm.errors import UserError
 from mmldm.models.component import load_component
 from mmldm.models.feature_adapter import FeatureAdapter
 from mmldm.models.image_codec import LatentStatistics
-from mmldm.models.layers import patchify, unpatchify, zero_init
+from mmldm.models.layers import ModulePair, patchify, quiet_mlp, unpatchify
 from mmldm.models.perceptual_encoder import LatentLayout, PerceptualEncoder, Posterior
 from mmldm.models.semantics import ClassificationHead, ContrastiveHead, Projector
 from mmldm.models.signal_decoder import SignalDecoder
@@ -144,7 +144,7 @@ class MultiModalAutoencoder(ModelMixin, ConfigMixin):
         time_dim = self.decoder.time_embedding_dim
         self.pooled: ModulePair[nn.Sequential] | None = None
         if with_pooled_latent:
-            self.pooled = ModulePair(layouts.map(lambda x: _quiet_mlp(x.channels, time_dim)))
+            self.pooled = ModulePair(layouts.map(lambda x: quiet_mlp(x.channels, time_dim)))
 
         # The shared semantic space, and how one modality's semantics reach the other's images.
         shared = dict(semantic_config or {})
@@ -159,7 +159,7 @@ class MultiModalAutoencoder(ModelMixin, ConfigMixin):
         self.semantic_context: ModulePair[nn.Sequential] | None = None
         if with_semantics:
             self.semantic_context = ModulePair(
-                AV(_quiet_mlp(width, context_dim), _quiet_mlp(width, context_dim))
+                AV(quiet_mlp(width, context_dim), quiet_mlp(width, context_dim))
             )
 
         # The other context tokens: learned prompts of the modality, and the class.
@@ -320,33 +320,23 @@ class MultiModalAutoencoder(ModelMixin, ConfigMixin):
         B, F = sample.video.shape[:2]
         rows = sample.map(lambda images: patchify(images.flatten(0, 1), (p, p)))
         times = torch.cat([t.flatten() for t in timesteps])
-        if rows.audio.shape[1:] != rows.video.shape[1:]:
-            audio, video = slice(0, B), slice(B, None)
-            out = AV(
-                self._denoise(
-                    rows.audio, times, conditions, conditions.taps.audio, audio, images_per_call
-                ),
-                self._denoise(
-                    rows.video, times, conditions, conditions.taps.video, video, images_per_call
-                ),
-            )
-        else:
-            taps = conditions.joined_taps
-            both = self._denoise(
-                torch.cat(rows), times, conditions, taps, slice(None), images_per_call
-            )
+        run = partial(self._denoise, times, conditions, images_per_call)
+        if rows.audio.shape[1:] == rows.video.shape[1:]:
+            both = run(torch.cat(rows), conditions.joined_taps, slice(None))
             out = AV(*both.split([B, B * F]))
+        else:
+            out = rows.map(run, conditions.taps, AV(slice(0, B), slice(B, None)))
         images = out.map(lambda x: unpatchify(x, (p, p)))
         return AV(images.audio.unflatten(0, (B, 1)), images.video.unflatten(0, (B, F)))
 
     def _denoise(
         self,
-        images: Tensor,
         times: Tensor,
         conditions: Conditions,
+        images_per_call: int | None,
+        images: Tensor,
         taps: tuple[Tensor, ...],
         rows: slice,
-        images_per_call: int | None,
     ) -> Tensor:
         """Patchified images (N,C,h,w) with their taps (N,...) -> prediction (N,C,h,w).
 
@@ -386,38 +376,11 @@ def load_autoencoder(name_or_path: str | Path) -> MultiModalAutoencoder:
     return model
 
 
-class ModulePair(nn.Module, Generic[M]):
-    """One module per modality, registered as `audio` and `video`."""
-
-    def __init__(self, modules: AV[M]) -> None:
-        super().__init__()
-        self.audio, self.video = modules
-
-    @property
-    def av(self) -> AV[M]:
-        """The two modules as a pair, to map over."""
-        return AV(self.audio, self.video)
-
-    def forward(self, *inputs: AV[Tensor]) -> AV[Any]:
-        """Each module's answer to its own modality of each of `inputs`, AV (B,...)."""
-        return AV(
-            self.audio(*(pair.audio for pair in inputs)),
-            self.video(*(pair.video for pair in inputs)),
-        )
-
-
 def _build(
     part: Callable[..., M], config: Mapping[str, Any] | None, where: str, **derived: Any
 ) -> M:
     """One part from its section; an unknown key there is a `UserError`."""
     return part(**bind(config or {}, part, where, **derived))
-
-
-def _quiet_mlp(in_dim: int, out_dim: int) -> nn.Sequential:
-    """(...,in_dim) -> (...,out_dim). Only the last of two linears starts at zero, so that both learn."""
-    return nn.Sequential(
-        nn.Linear(in_dim, out_dim), nn.SiLU(), zero_init(nn.Linear(out_dim, out_dim))
-    )
 
 
 def _zero_rows(values: Tensor, drop: Tensor) -> Tensor:

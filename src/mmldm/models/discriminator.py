@@ -1,6 +1,7 @@
-"""The autoencoder's critic (MM-LDM Eq. 2): does this sound belong to these two frames, in this order?
+"""Critics. The autoencoder's (MM-LDM Eq. 2): does this sound belong to these two frames, in this order?
 
-images <audio image, frame i, frame j> (N,3,3,H,W) -> scores (N,).
+images <audio image, frame i, frame j> (N,3,3,H,W) -> scores (N,)
+images (N,3,H,W) -> scores of patches (N,1,H/f,W/f), for the image VAE (Isola et al. 2017, "PatchGAN")
 """
 
 from __future__ import annotations
@@ -65,6 +66,36 @@ class TupleDiscriminator(nn.Module):
         patches = F.pixel_unshuffle(images, self.patch_size).transpose(1, 2)
         h = self.levels(self.conv_in(patches) + self.slot_embedding)
         return self.score(F.silu(self.norm_out(h)).mean(dim=(2, 3, 4)))[:, 0]
+
+
+class PatchDiscriminator(nn.Module):
+    """Judges small overlapping patches of an image: is it as sharp, and as grainy, as a real one?
+
+    It never convolves at full resolution: patches are folded into channels first. A score sees
+    patch_size * (2 * len(multipliers) + 1) pixels each way; 28 by default.
+
+    Args:
+        channels: Width of the first layer.
+        multipliers: Width of each layer in units of `channels`.
+        patch_size: Pixels folded into channels; a score stands for one such patch.
+    """
+
+    def __init__(
+        self, channels: int = 32, multipliers: Sequence[int] = (1, 2, 2), patch_size: int = 4
+    ) -> None:
+        super().__init__()
+        # No norms: over an image they would tell a patch of the others, and hide how strong its grain is.
+        layers: list[nn.Module] = [nn.PixelUnshuffle(patch_size)]
+        width = 3 * patch_size**2
+        for multiplier in multipliers:
+            layers += [nn.Conv2d(width, channels * multiplier, 3, padding=1), nn.LeakyReLU(0.2)]
+            width = channels * multiplier
+        self.layers = nn.Sequential(*layers, nn.Conv2d(width, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (N,3,H,W) in [-1,1] -> scores (N,1,H/f,W/f), f the patch size; real is high."""
+        scores: Tensor = self.layers(images)
+        return scores
 
 
 def tuples(

@@ -6,24 +6,24 @@ Clip, seconds -> clips that go on; nothing -> pieces without an end; media <-> l
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal, cast, overload
 
 import torch
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
-from diffusers.utils.outputs import BaseOutput
 from torch import Tensor
 
 from mmldm.diffusion.schedules import make_scheduler, schedule_of
+from mmldm.errors import UserError
 from mmldm.media.clip import Clip
 from mmldm.models.autoencoder import MultiModalAutoencoder
 from mmldm.models.generator import JointGenerator
 from mmldm.models.image_vae import ImageVAE
 from mmldm.models.pretrained_vocoder import Vocoder
+from mmldm.pipelines.canvas import Canvas
 from mmldm.pipelines.decoding import ClipCoder, parts_of
 from mmldm.pipelines.loading import FolderPipeline
-from mmldm.pipelines.making import Maker, between, decoded, joined
-from mmldm.pipelines.outliers import OutlierDetector, Reference
+from mmldm.pipelines.making import Maker, SoundingVideoOutput, begun, between, decoded, joined
+from mmldm.pipelines.pieces import Piece
 from mmldm.pipelines.request import (
     Media,
     Request,
@@ -33,32 +33,22 @@ from mmldm.pipelines.request import (
     clip_seeds,
     given_clips,
 )
-from mmldm.pipelines.rollout import AfterStep, Sampler
+from mmldm.pipelines.rollout import Sampler
 from mmldm.pipelines.settings import Qualities, Settings
-from mmldm.pipelines.tasks import Task, extension, from_given, from_nothing, retaking, rows_of
-from mmldm.types import AV, ClipSpec
+from mmldm.pipelines.tasks import (
+    Task,
+    extension,
+    from_given,
+    from_nothing,
+    from_parts,
+    retaking,
+    rows_of,
+)
+from mmldm.types import AV, MODALITIES, ClipSpec, Progress
 
 StepCallback = Callable[[Any, int, Tensor, dict[str, Any]], dict[str, Any] | None]
 SETTINGS = ("scheduler", "num_inference_steps", "decoder_steps", "guidance_scale")
 """Of sampling, that a call may ask for."""
-
-
-@dataclass
-class SoundingVideoOutput(BaseOutput):
-    """What the pipeline returns.
-
-    Attributes:
-        clips: One per sample; empty for `output_type="latent"`.
-        latents: AV((B,C,T',H',W')) on the CPU, as the autoencoder encodes them (not normalised), of whole
-            windows at least.
-        outlier_distances: How far what was given is from all that the model was trained on, window by
-            window, AV((B,W)), or (1,W) of one clip for all samples. Above 1, which 1 % of the model's own
-            clips exceed, it is an outlier. None: not given, or the model cannot tell.
-    """
-
-    clips: list[Clip]
-    latents: AV[Tensor]
-    outlier_distances: AV[Tensor | None] = AV(None, None)  # noqa: RUF009 (a NamedTuple is immutable)
 
 
 class Calls(FolderPipeline):
@@ -75,7 +65,6 @@ class Calls(FolderPipeline):
     clip_spec: ClipSpec
     class_names: tuple[str, ...]
     qualities: Qualities
-    outlier_reference: Reference | None
 
     def extend(
         self,
@@ -93,7 +82,7 @@ class Calls(FolderPipeline):
             audio: The sound of what is added, if it is given: (S,), or one per sample.
             options: As in the call: num_samples (default: 1, or one per clip), class_labels, quality,
                 guidance_scale, num_inference_steps, decoder_steps, scheduler, generator, seed, batch_size,
-                images_per_call, windows, callback_on_step_end.
+                images_per_call, windows, callback_on_step_end, progress (see `pieces`).
 
         Returns:
             Whole clips, and the latents of all of them.
@@ -102,10 +91,10 @@ class Calls(FolderPipeline):
             UserError: What is asked for does not fit the model or itself.
         """
         media = given_clips(clip, self.clip_spec)
-        count = {"num_samples": len(media.video), **options}
-        asked, maker, callback = self._asked(count, audio=audio)
+        progress, count = options.pop("progress", None), {"num_samples": len(media.video)}
+        asked, maker, callback = self._asked({**count, **options}, audio=audio)
         task = extension(media, seconds, asked.media.audio, maker.coder)
-        return self._made(task, maker, asked, callback, media)
+        return self._made(task, maker, asked, callback, progress, media)
 
     def retake(
         self,
@@ -128,23 +117,27 @@ class Calls(FolderPipeline):
             UserError: There is no such part, or what is asked for does not fit the model.
         """
         media = given_clips(clip, self.clip_spec)
-        asked, maker, callback = self._asked({"num_samples": len(media.video), **options})
+        progress, count = options.pop("progress", None), {"num_samples": len(media.video)}
+        asked, maker, callback = self._asked({**count, **options})
         task = retaking(media, start, end, only, maker.coder)
-        return self._made(task, maker, asked, callback, media)
+        return self._made(task, maker, asked, callback, progress, media)
 
     def stream(
         self,
         seconds: float | None = None,
-        audio: Media | None = None,
-        frames: Media | None = None,
+        audio: Media | Iterator[Tensor] | None = None,
+        frames: Media | Iterator[Tensor] | None = None,
+        after: Clip | None = None,
         **options: Any,
     ) -> Iterator[Clip]:
         """Makes one clip piece by piece, for ever if no length is given; memory does not grow.
 
         Args:
             seconds: Length of the clip; None: as long as what is given, or without an end.
-            audio: As in the call, of one clip.
-            frames: Likewise.
+            audio: As in the call, of one clip; or its consecutive parts (s,), which are all read before the
+                first piece is made, and not kept: the pieces are then without sound.
+            frames: Likewise; parts are (t,3,H,W).
+            after: A clip to go on from, as in `extend`; it is the first piece.
             options: As in the call: class_labels, quality, guidance_scale, num_inference_steps,
                 decoder_steps, scheduler, generator, seed, images_per_call, windows, callback_on_step_end.
 
@@ -154,32 +147,63 @@ class Calls(FolderPipeline):
         Raises:
             UserError: What is asked for does not fit the model or itself.
         """
-        for clips in self.pieces(1, seconds, audio, frames, **options):
+        for _, clips in self.pieces(1, seconds, audio, frames, after, **options):
             yield clips[0]
 
     def pieces(
         self,
         num_samples: int,
         seconds: float | None = None,
-        audio: Media | None = None,
-        frames: Media | None = None,
+        audio: Media | Iterator[Tensor] | None = None,
+        frames: Media | Iterator[Tensor] | None = None,
+        after: Clip | None = None,
+        progress: Progress | None = None,
         **options: Any,
-    ) -> Iterator[list[Clip]]:
-        """As `stream`, for several clips side by side, in one batch."""
+    ) -> Iterator[tuple[int, list[Clip]]]:
+        """As `stream`, for several clips: those of a batch side by side, batch after batch.
+
+        Args:
+            progress: Shows the sampler's steps, of all windows and batches; of clips that have an end.
+
+        Yields:
+            Number of the batch's first clip, and the next piece of each of its clips.
+        """
+        parts = AV(audio, frames).map(lambda x: x if isinstance(x, Iterator) else None)
+        whole = AV(audio, frames).map(lambda x: None if isinstance(x, Iterator) else x)
         asked, maker, callback = self._asked(
-            options, num_samples=num_samples, audio=audio, frames=frames, seconds=seconds
+            options, num_samples=num_samples, audio=whole.audio, frames=whole.video, seconds=seconds
         )
-        task = whole_task(asked, maker.coder, endless=seconds is None)
-        made = maker.pieces(
-            task,
-            maker.canvas(task, asked.count),
-            asked.seeds,
-            asked.class_labels,
-            self._after_step(callback, lambda: None),
-        )
+        coder = maker.coder
+        if after is not None:
+            if frames is not None or parts.audio is not None:
+                raise UserError(
+                    "a clip that goes on can be given its sound alone, and that as a whole"
+                )
+            media = given_clips(after, self.clip_spec)
+            task = extension(media, seconds, asked.media.audio, coder, endless=True)
+        elif parts != (None, None):
+            if (audio is not None and frames is not None) or seconds is not None:
+                raise UserError(
+                    "parts of one modality are all that is given: they say how long it is"
+                )
+            modality = MODALITIES.video if parts.audio is None else MODALITIES.audio
+            task = from_parts(next(p for p in parts if p is not None), modality, coder)
+        else:
+            task = whole_task(asked, coder, endless=seconds is None)
+
         spec = self.clip_spec
-        for piece in made:
-            yield piece.clips(spec.fps, spec.sample_rate)
+        decoding = maker.num_decoded(task) if maker.manner_of(task) == "parallel" else 0
+        for rows, _, made in self._batches(task, maker, asked, callback, progress):
+            if after is not None:
+                first = begun(given_clips(after, spec), task, maker.coder.grid, rows)
+                yield rows.start, first.clips(spec.fps, spec.sample_rate)
+            for number, piece in enumerate(made, 1):
+                # Where all windows are sampled together, decoding them is what takes long after that.
+                if progress is not None and number < decoding:
+                    progress("windows decoded", number, decoding)
+                yield rows.start, piece.clips(spec.fps, spec.sample_rate)
+        if progress is not None and decoding:
+            progress("windows decoded", decoding, decoding)
         self.maybe_free_model_hooks()
 
     def settings(self, quality: str | None = None, **asked: Any) -> Settings:
@@ -256,27 +280,6 @@ class Calls(FolderPipeline):
         frames, waveform = kept.frames[: len(clip.frames)], kept.waveform[: len(clip.waveform)]
         return Clip(frames, waveform, kept.fps, kept.sample_rate)
 
-    def outlier_distances(
-        self,
-        media: AV[Tensor | None],
-        latents: AV[Tensor | None] = AV(None, None),  # noqa: B008 (a NamedTuple is immutable)
-    ) -> AV[Tensor | None]:
-        """How far media AV((B,S), (B,T,3,H,W) u8) are from the model's world, window by window, AV((B,W)).
-
-        Args:
-            latents: Of the media, AV((B,C,T',H',W')), where they are known.
-
-        Returns:
-            Distances: above 1 is an outlier (`pipelines.outliers`). None where no media are, and for a model
-            that was not calibrated.
-        """
-        if self.outlier_reference is None:
-            return AV(None, None)
-        detector = OutlierDetector(self._coder(), self.config.decoder_steps)
-        distances = detector.distances(media, latents, self.outlier_reference)
-        self.maybe_free_model_hooks()
-        return distances
-
     def _coder(self) -> ClipCoder:
         return ClipCoder(
             self.vae,
@@ -317,17 +320,36 @@ class Calls(FolderPipeline):
         maker = Maker(self._coder(), sampler, chosen, request.images_per_call, windows)
         return request, maker, callback
 
-    def _after_step(self, callback: StepCallback | None, update: Callable[[], object]) -> AfterStep:
-        """What is done after each sampler step: progress, and the person's own function."""
+    def _batches(
+        self,
+        task: Task,
+        maker: Maker,
+        asked: Request,
+        callback: StepCallback | None,
+        progress: Progress | None,
+        decode: bool = True,
+    ) -> Iterator[tuple[slice, Canvas, Iterator[Piece]]]:
+        """Which clips, their canvas, and what makes their pieces, batch by batch."""
+        batches = -(-asked.count // asked.batch_size)
+        total, done = batches * (maker.num_steps(task) or 0), 0
+        with self.progress_bar(total=total) if total else self.progress_bar(iter(())) as bar:
 
-        def after_step(step: int, t: Tensor, x: AV[Tensor]) -> AV[Tensor] | None:
-            """t 0-d, x AV((B,C,T',H',W')) -> what the caller puts in its place, if anything."""
-            update()
-            if callback is None:
-                return None
-            return (callback(self, step, t, {"latents": x}) or {}).get("latents")
+            def after_step(step: int, t: Tensor, x: AV[Tensor]) -> AV[Tensor] | None:
+                """t 0-d, x AV((B,C,T',H',W')) -> what the caller puts in its place, if anything."""
+                nonlocal done
+                done += 1
+                bar.update()
+                if progress is not None and total:
+                    progress("generator steps", min(done, total), total)
+                if callback is None:
+                    return None
+                return (callback(self, step, t, {"latents": x}) or {}).get("latents")
 
-        return after_step
+            for rows in parts_of(asked.count, asked.batch_size):
+                own, seeds = task.rows(rows), asked.seeds[rows]
+                labels = None if asked.class_labels is None else asked.class_labels[rows]
+                canvas = maker.canvas(own, len(seeds))
+                yield rows, canvas, maker.pieces(own, canvas, seeds, labels, after_step, decode)
 
     def _made(
         self,
@@ -335,10 +357,11 @@ class Calls(FolderPipeline):
         maker: Maker,
         asked: Request,
         callback: StepCallback | None,
+        progress: Progress | None = None,
         beside: AV[Tensor] | None = None,
         decode: bool = True,
     ) -> SoundingVideoOutput:
-        """Makes all clips of a task that has an end, batch by batch.
+        """Makes all clips of a task that has an end.
 
         Args:
             beside: Media AV((B,S), (B,T,3,H,W) u8) that what was made stands in, or goes on.
@@ -347,31 +370,16 @@ class Calls(FolderPipeline):
         clips: list[Clip] = []
         latents: list[AV[Tensor]] = []
         spec, grid = self.clip_spec, maker.coder.grid
-        batches = -(-asked.count // asked.batch_size)
-        with self.progress_bar(total=batches * (maker.num_steps(task) or 0)) as bar:
-            after_step = self._after_step(callback, bar.update)
-            for rows in parts_of(asked.count, asked.batch_size):
-                own, seeds = task.rows(rows), asked.seeds[rows]
-                labels = None if asked.class_labels is None else asked.class_labels[rows]
-                canvas = maker.canvas(own, len(seeds))
-                pieces = list(maker.pieces(own, canvas, seeds, labels, after_step, decode))
-                latents.append(maker.latents(own, canvas))
-                if decode:
-                    whole = joined(pieces)
-                    if beside is not None:
-                        whole = between(rows_of(beside, rows), whole, task.outline.wanted, grid)
-                    clips += whole.clips(spec.fps, spec.sample_rate)
-        # What is given as a whole, or is gone on with. Its latents were encoded for the task.
-        given: AV[Tensor | None] = task.given
-        if beside is not None:
-            given = given.map(lambda whole, clip: clip if whole is None else whole, beside)
-        distances = self.outlier_distances(given, task.known)
+        for rows, canvas, made in self._batches(task, maker, asked, callback, progress, decode):
+            pieces = list(made)
+            latents.append(maker.latents(task, canvas))
+            if decode:
+                whole = joined(pieces)
+                if beside is not None:
+                    whole = between(rows_of(beside, rows), whole, task.outline.wanted, grid)
+                clips += whole.clips(spec.fps, spec.sample_rate)
         self.maybe_free_model_hooks()
-        return SoundingVideoOutput(
-            clips=clips,
-            latents=AV.zip(latents).map(torch.cat),
-            outlier_distances=distances,
-        )
+        return SoundingVideoOutput(clips=clips, latents=AV.zip(latents).map(torch.cat))
 
 
 def whole_task(asked: Request, coder: ClipCoder, endless: bool = False) -> Task:

@@ -9,17 +9,38 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
+from diffusers.utils.outputs import BaseOutput
 from torch import Tensor
 
 from mmldm.errors import UserError
+from mmldm.media.clip import Clip
 from mmldm.pipelines.canvas import Canvas, Outline, latents_in
 from mmldm.pipelines.decoding import ClipCoder
 from mmldm.pipelines.pieces import Piece, PieceDecoder
 from mmldm.pipelines.rollout import AfterStep, Manner, Sampler, num_steps, num_windows, rollout
 from mmldm.pipelines.settings import Settings
-from mmldm.pipelines.tasks import Task
+from mmldm.pipelines.tasks import Task, rows_of
 from mmldm.pipelines.windows import TimeGrid, window_starts, windows_with_cuts
 from mmldm.types import AV
+
+
+@dataclass
+class SoundingVideoOutput(BaseOutput):
+    """What the pipeline returns.
+
+    Attributes:
+        clips: One per sample; empty for `output_type="latent"`.
+        latents: AV((B,C,T',H',W')) on the CPU, as the autoencoder encodes them (not normalised), of a
+            window at least.
+        outlier_distances: How far what was given is from all that the model was trained on, window by
+            window, AV((B,W)), or (1,W) of one clip for all samples. Above 1, which 1 % of the model's own
+            clips exceed, it is an outlier. None: not given, or the model cannot tell. Of the call itself;
+            other calls leave it open.
+    """
+
+    clips: list[Clip]
+    latents: AV[Tensor]
+    outlier_distances: AV[Tensor | None] = AV(None, None)  # noqa: RUF009 (a NamedTuple is immutable)
 
 
 @dataclass(frozen=True)
@@ -52,6 +73,10 @@ class Maker:
     def num_steps(self, task: Task) -> int | None:
         """Sampler steps that a batch of the task takes; None: it has no end."""
         return num_steps(task.outline, self.coder.grid, self.manner_of(task), self.sampler.steps)
+
+    def num_decoded(self, task: Task) -> int:
+        """Windows that a clip of the task is decoded in; 0: without an end."""
+        return num_windows(task.outline, self.coder.grid, "sequential") or 0
 
     def canvas(self, task: Task, count: int) -> Canvas:
         """A canvas of `count` clips with what is known of them."""
@@ -168,6 +193,17 @@ def between(known: AV[Tensor | None], made: Piece, wanted: range, grid: TimeGrid
     if rest:
         parts.append(Piece(frames[:, end.video :], waveforms[:, end.audio :]))
     return joined(parts)
+
+
+def begun(known: AV[Tensor], task: Task, grid: TimeGrid, rows: slice) -> Piece:
+    """Of clips AV((B,S), (B,T,3,H,W) u8), or (1,...), what those of these rows go on from."""
+    begin, count = task.outline.wanted.start, rows.stop - rows.start
+    waveforms, frames = rows_of(known, rows)
+    assert waveforms is not None and frames is not None
+    return Piece(
+        frames[:, : begin * grid.frames].expand(count, -1, -1, -1, -1),
+        waveforms[:, : begin * grid.samples].expand(count, -1),
+    )
 
 
 @torch.no_grad()

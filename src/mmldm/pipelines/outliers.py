@@ -13,7 +13,7 @@ A distance above 1 is an outlier: 1 % of held-out clips have one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -204,6 +204,47 @@ class OutlierDetector:
         """Samples or frames of a window."""
         spec = self.coder.spec
         return spec.num_samples if modality == "audio" else spec.num_frames
+
+
+class Watch:
+    """Looks at one modality of a clip of any length while its parts go by, in constant memory.
+
+    Args:
+        distances: `SoundingVideoPipeline.outlier_distances`.
+        modality: Of the parts.
+        duration: Seconds of a window.
+    """
+
+    def __init__(
+        self,
+        distances: Callable[[AV[Tensor | None]], AV[Tensor | None]],
+        modality: Modality,
+        duration: float,
+    ) -> None:
+        self._distances, self._modality, self._duration = distances, modality, duration
+        self._seen: list[Tensor] = []
+
+    def passing(self, parts: Iterable[Tensor]) -> Iterator[Tensor]:
+        """The parts (s,) or (t,3,H,W) u8 as they come, each at most a window; the last may be shorter."""
+        for part in parts:
+            self._look(part[None])
+            yield part
+
+    def sentences(self, name: str) -> Iterator[str]:
+        """What a person is told of what has gone by; see `sentences`."""
+        if self._seen:
+            own: list[Tensor | None] = [None, None]
+            own[MODALITIES.index(self._modality)] = torch.cat(self._seen, dim=1)
+            yield from sentences(AV(*own), name, self._duration)
+
+    def _look(self, part: Tensor) -> None:
+        """Takes a part (1,s) or (1,t,3,H,W) u8."""
+        media: list[Tensor | None] = [None, None]
+        own = MODALITIES.index(self._modality)
+        media[own] = part
+        distances = self._distances(AV(*media))[own]
+        if distances is not None:
+            self._seen.append(distances)
 
 
 def features_of(latents: Tensor) -> Tensor:

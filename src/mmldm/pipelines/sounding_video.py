@@ -22,7 +22,7 @@ from mmldm.models.pretrained_vocoder import Vocoder
 from mmldm.pipelines.calls import Calls, SoundingVideoOutput, StepCallback, whole_task
 from mmldm.pipelines.decoding import CLIPS_PER_CALL
 from mmldm.pipelines.loading import OPTIONAL, OWN_SETTINGS, check_parts
-from mmldm.pipelines.outliers import Reference
+from mmldm.pipelines.outliers import OutlierDetector, Reference
 from mmldm.pipelines.request import Labels, Media, Seeds
 from mmldm.pipelines.rollout import Manner
 from mmldm.pipelines.settings import Qualities, check_students
@@ -209,4 +209,26 @@ class SoundingVideoPipeline(Calls):
         asked, maker, callback = self._asked(options)
         task = whole_task(asked, maker.coder)
         output = self._made(task, maker, asked, callback, decode=output_type == "clip")
+        output.outlier_distances = self.outlier_distances(task.given, task.known)
         return output if return_dict else (output.clips, output.latents)
+
+    def outlier_distances(
+        self,
+        media: AV[Tensor | None],
+        latents: AV[Tensor | None] = AV(None, None),  # noqa: B008 (a NamedTuple is immutable)
+    ) -> AV[Tensor | None]:
+        """How far media AV((B,S), (B,T,3,H,W) u8) are from the model's world, window by window, AV((B,W)).
+
+        Args:
+            latents: Of the media, AV((B,C,T',H',W')), where they are known.
+
+        Returns:
+            Distances: above 1 is an outlier (`pipelines.outliers`). None where no media are, and for a model
+            that was not calibrated.
+        """
+        if self.outlier_reference is None:
+            return AV(None, None)
+        detector = OutlierDetector(self._coder(), self.config.decoder_steps)
+        distances = detector.distances(media, latents, self.outlier_reference)
+        self.maybe_free_model_hooks()
+        return distances

@@ -6,6 +6,7 @@ given media, clips, seconds -> `Task`: outline, known latents, the media that st
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -16,9 +17,9 @@ from mmldm.errors import UserError
 from mmldm.pipelines.canvas import NONE, Outline
 from mmldm.pipelines.decoding import ClipCoder
 from mmldm.pipelines.pieces import Around, Read
-from mmldm.pipelines.request import frames_in
+from mmldm.pipelines.request import frames_in, given_media
 from mmldm.pipelines.windows import TimeGrid
-from mmldm.types import AV
+from mmldm.types import AV, Modality
 
 EDGE = 2
 """Ticks at the end of a sound that an encoder, which pads what it does not see, gets wrong by a fifth and a
@@ -34,7 +35,8 @@ class Task:
         num_frames: That are made, from the first wanted tick on; None: without an end.
         known: Latents AV((B,C,T',H',W')) of all ticks, not normalised, or (1,...) for all clips; None: all
             unknown.
-        given: Media of a modality that is known as a whole, AV((B,S), (B,T,3,H,W) u8), or (1,...).
+        given: Media of a modality that is known as a whole, AV((B,S), (B,T,3,H,W) u8), or (1,...). Of length
+            0: nobody needs them with what is made.
         around: Known sound beside what is made.
     """
 
@@ -107,13 +109,53 @@ def from_given(media: AV[Tensor | None], coder: ClipCoder) -> Task:
     return replace(task, outline=replace(task.outline, unknown=unknown), known=known, given=media)
 
 
+def from_parts(parts: Iterable[Tensor], modality: Modality, coder: ClipCoder) -> Task:
+    """As `from_given`, of one clip that comes in parts, which are encoded and not kept.
+
+    Args:
+        parts: (s,) of a waveform, or (t,3,H,W) u8 of frames, one after another.
+
+    Raises:
+        UserError: A part is not of the model, or there is none.
+    """
+    spec, grid, audio = coder.spec, coder.grid, modality == "audio"
+    seen = 0
+
+    def checked() -> Iterator[Tensor]:
+        """The parts as (1,s) or (1,t,3,H,W)."""
+        nonlocal seen
+        for part in parts:
+            media, _ = given_media([part] if audio else None, None if audio else [part], spec, 1)
+            seen += len(part)
+            yield from (x for x in media if x is not None)
+
+    latents = coder.encode_pieces(checked(), modality)
+    task = from_nothing(max(1, round(seen * spec.fps / spec.sample_rate)) if audio else seen, grid)
+    # Half a frame more of sound is no frame.
+    slots = grid.slots.audio if audio else grid.slots.video
+    latents = latents[:, :, : max(len(task.outline.wanted), grid.ticks) * slots]
+    unread = torch.zeros(1, 0) if audio else torch.zeros(1, 0, 3, 1, 1, dtype=torch.uint8)
+    gap = task.outline.wanted
+    return replace(
+        task,
+        outline=replace(task.outline, unknown=AV(NONE, gap) if audio else AV(gap, NONE)),
+        known=AV(latents, None) if audio else AV(None, latents),
+        given=AV(unread, None) if audio else AV(None, unread),
+    )
+
+
 def extension(
-    clips: AV[Tensor], seconds: float | None, audio: Tensor | None, coder: ClipCoder
+    clips: AV[Tensor],
+    seconds: float | None,
+    audio: Tensor | None,
+    coder: ClipCoder,
+    endless: bool = False,
 ) -> Task:
     """What comes after clips AV((B,S), (B,T,3,H,W) u8).
 
     Args:
         seconds: Of what comes; None: as long as `audio`.
+        endless: What comes has no end where nothing says how long it is.
         audio: Sound (B,S) of what comes, if it is given.
 
     Raises:
@@ -125,7 +167,7 @@ def extension(
     if begin == 0:
         raise UserError(f"a clip that is extended lasts {grid.seconds:g} s at least")
     before = clips.audio[:, : begin * grid.samples]
-    if seconds is None and audio is None:
+    if seconds is None and audio is None and not endless:
         raise UserError("say how many seconds to add, or give the sound of them")
     if audio is not None:
         held = audio.shape[1] / spec.sample_rate
@@ -135,17 +177,18 @@ def extension(
                 f"the sound of what comes lasts {held:.2f} s, and {seconds:g} s are to be added: give a "
                 "longer one, or fewer seconds"
             )
-    assert seconds is not None
-    num_frames = frames_in(seconds, spec)
-    length = begin + grid.ticks_of(num_frames)
-    gap, frames = range(begin, length), clips.video[:, : begin * grid.frames]
+    num_frames = None if seconds is None else frames_in(seconds, spec)
+    length = None if num_frames is None else begin + grid.ticks_of(num_frames)
+    gap = range(begin, begin + 1 if length is None else length)
+    frames = clips.video[:, : begin * grid.frames]
     if audio is None:
         # What was heard last is known, and how it sounded is not quite: the picture tells what happened.
         heard = max(1, begin - EDGE)
         encoded = coder.encode(AV(before, frames))
-        outline = Outline(length, gap, AV(range(heard, length), gap))
+        outline = Outline(length, gap, AV(range(heard, gap.stop), gap))
         return Task(outline, num_frames, encoded, around=Around(before))
     # All of the sound is known: what was, and what comes.
+    assert num_frames is not None
     more = audio[:, : round(num_frames * spec.sample_rate / spec.fps)]
     rows = max(len(before), len(more))
     sound = torch.cat([before.expand(rows, -1), more.expand(rows, -1)], dim=1)

@@ -103,22 +103,22 @@ def classification_loss(logits: Tensor, class_labels: Tensor) -> Tensor:
 
 
 def critic_loss(real_scores: Tensor, fake_scores: Tensor) -> Tensor:
-    """Hinge loss of the critic per clip: one real tuple against the mean of four fake ones (Eq. 2).
+    """Hinge loss of the critic: something real against the mean of K kinds of fakes (Eq. 2: four).
 
     The release averages all five alike. A critic that says -1 of everything then has a loss of 0.4
     and nothing to learn from, which is where training ends up.
 
     Args:
-        real_scores: (B,).
-        fake_scores: (4B,), the four kinds one after the other.
+        real_scores: (B,...); more than one score each where patches are judged.
+        fake_scores: (KB,...), one kind after the other.
 
     Returns:
-        (B,).
+        (B,...).
     """
-    fake = F.relu(1 + fake_scores).view(-1, len(real_scores)).mean(0)
+    fake = F.relu(1 + fake_scores).view(-1, *real_scores.shape).mean(0)
     return 0.5 * (F.relu(1 - real_scores) + fake)
 
 
 def adversarial_loss(fake_scores: Tensor) -> Tensor:
-    """What the autoencoder pays per clip for a tuple that the critic recognises (Eq. 2, hinge), (B,)."""
+    """What a model pays for each fake that the critic recognises (Eq. 2, hinge), (B,...) as the scores."""
     return F.relu(1 - fake_scores)

@@ -8,7 +8,7 @@ For a Fréchet distance per frame, which knows pictures and not motion. Source: 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -63,15 +63,21 @@ class SqueezeNetNetwork(nn.Module):
             self.add_module(f"fire{number}", Fire(*channels))
         self.conv_final = nn.Conv2d(FEATURES, NUM_CLASSES, 1, padding=1)
 
-    def maps(self, images: Tensor) -> Tensor:
-        """Feature maps (T,512,13,13) of images (T,3,227,227)."""
+    def layers(self, images: Tensor) -> Iterator[Tensor]:
+        """Maps (T,C,h,w) of images (T,3,H,W), layer by layer; none is computed before it is asked for."""
         maps = F.relu(self.conv1(images))
+        yield maps
         for number in FIRES:
             # Caffe rounds sizes up where torch rounds them down.
             if number in POOLED_BEFORE:
                 maps = F.max_pool2d(maps, 3, stride=2, ceil_mode=True)
             maps = self.get_submodule(f"fire{number}")(maps)
-        return maps
+            yield maps
+
+    def maps(self, images: Tensor) -> Tensor:
+        """The last feature maps (T,512,13,13) of images (T,3,227,227)."""
+        *_, last = self.layers(images)
+        return last
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (T,1000) of images (T,3,227,227)."""

@@ -10,7 +10,7 @@ the critic stay frozen.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -30,11 +30,11 @@ from mmldm.models.image_vae import ImageVAE
 from mmldm.pipelines.decoding import decode_to_image_latents
 from mmldm.sections import AutoencoderConfig, CriticConfig
 from mmldm.strict import bind, parse
+from mmldm.training.adversary import Adversary, CriticTurn, Handoff
 from mmldm.training.losses import (
     adversarial_loss,
     classification_loss,
     contrastive_loss,
-    critic_loss,
     salience,
     weighted_mean,
 )
@@ -60,7 +60,7 @@ class AutoencoderTurn(nn.Module):
         process: NoiseProcess,
         config: AutoencoderConfig,
         codec: ImageCodec,
-        adversary: Adversary | None,
+        adversary: TupleAdversary | None,
     ) -> None:
         super().__init__()
         self.autoencoder = autoencoder
@@ -145,24 +145,8 @@ class AutoencoderTurn(nn.Module):
         return torch.where(terminal, torch.full_like(uniform, last - 1), uniform)
 
 
-class Handoff(NamedTuple):
-    """What the model turn leaves for the critic's, of the J clips that are judged.
-
-    Attributes:
-        real: Images <audio, first frame, last frame> (J,3,3,H,W), as the image VAE decodes them.
-        fake: The same of the one-step estimates, without gradient.
-        share: Of each clip in a mean over the whole batch (J,); 0: there is no real tuple.
-    """
-
-    real: Tensor
-    fake: Tensor
-    share: Tensor
-
-
-class Adversary:
+class TupleAdversary(Adversary):
     """The frozen side the model turn plays against: critic, image decoder and what passes between the turns.
-
-    Not a module on purpose: the model turn must not own the critic's parameters.
 
     Args:
         critic: Scores tuples (N,3,3,H,W).
@@ -175,9 +159,8 @@ class Adversary:
     def __init__(
         self, critic: TupleDiscriminator, codec: ImageCodec, start_step: int, max_noise: float
     ) -> None:
-        self.critic, self.codec = critic, codec
-        self.start_step, self.max_noise = start_step, max_noise
-        self.handoff: dict[int, Handoff] = {}
+        super().__init__(critic, start_step)
+        self.codec, self.max_noise = codec, max_noise
 
     def images(self, latents: AV[Tensor]) -> Tensor:
         """Image latents AV (J,1,c,h,w), (J,F,c,h,w) -> images <audio, first, last> (J,3,3,H,W).
@@ -233,30 +216,9 @@ class Adversary:
 
         # A mean over all rows, in which clips that are not judged, or not whole, count as zero.
         share = (complete & judged.to(device, non_blocking=True))[rows] / len(complete)
-        self.handoff[micro] = Handoff(real, fake.detach(), share)
+        judged_tuples = tuples(*real.unbind(1), *fake.detach().unbind(1))
+        self.handoff[micro] = (Handoff(*judged_tuples, share),)
         return (adversarial_loss(self.critic(fake)) * share).sum()
-
-
-class CriticTurn(nn.Module):
-    """Hinge loss over the real and the four fake tuples of every clip (Eq. 2)."""
-
-    def __init__(self, adversary: Adversary) -> None:
-        super().__init__()
-        self.critic = adversary.critic
-        self.handoff = adversary.handoff
-
-    def forward(self, batch: Latents, random: StepRandom) -> dict[str, Tensor]:
-        """What the model turn has left of this batch -> "loss" and mean scores, each ()."""
-        real, fake, share = self.handoff.pop(random.micro)
-        # One call for all: five tuples a clip.
-        real_tuples, fake_tuples = tuples(*real.unbind(1), *fake.unbind(1))
-        scores = self.critic(torch.cat([real_tuples, fake_tuples]))
-        real_scores, fake_scores = scores[: len(real)], scores[len(real) :]
-        return {
-            "loss": (critic_loss(real_scores, fake_scores) * share).sum(),
-            "score/real": real_scores.mean().detach(),
-            "score/fake": fake_scores.mean().detach(),
-        }
 
 
 class AutoencoderStage(CachedStage):
@@ -387,8 +349,8 @@ def build_autoencoder(config: RunConfig, cache: LatentCache) -> MultiModalAutoen
     return MultiModalAutoencoder(**arguments)
 
 
-def build_adversary(config: CriticConfig, codec: ImageCodec) -> Adversary:
+def build_adversary(config: CriticConfig, codec: ImageCodec) -> TupleAdversary:
     """A fresh critic, on the codec's device, and what it needs."""
     arguments = bind(config.model, TupleDiscriminator, "autoencoder.critic.model")
     critic = TupleDiscriminator(**arguments).to(codec.mean.device)
-    return Adversary(critic, codec, config.start_step, config.max_noise)
+    return TupleAdversary(critic, codec, config.start_step, config.max_noise)

@@ -1,0 +1,127 @@
+"""A model against its critic, in two turns of a step: what the model has made, the critic's turn judges.
+
+real (B,...), fake (B,...) -> what the model pays, () -> hand-off -> the critic's hinge loss, (). Paper Eq. 2.
+The job `autoencoder` plays with tuples of images, the job `vae` with patches of single ones.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmldm.training.losses import adversarial_loss, critic_loss
+from mmldm.training.randomness import StepRandom
+from mmldm.types import AV
+
+MOST_BALANCE = 1e4
+"""Largest factor of the critic's term: where it says nearly nothing, nothing is made of it."""
+
+
+class Handoff(NamedTuple):
+    """What the model turn leaves for the critic's.
+
+    Attributes:
+        real: What the critic is to score high (N,...).
+        fake: Fakes of K kinds, one kind after the other (KN,...), without gradient.
+        share: Of each score in the loss, of the scores' shape or one that broadcasts to it, (N,...); 0: there
+            is nothing real.
+    """
+
+    real: Tensor
+    fake: Tensor
+    share: Tensor
+
+
+class Adversary:
+    """The frozen side that a model turn plays against: the critic, and what passes between the turns.
+
+    Not a module on purpose: the model turn must not own the critic's parameters.
+
+    Args:
+        critic: Scores what a hand-off holds.
+        start_step: First step with an adversarial term.
+    """
+
+    def __init__(self, critic: nn.Module, start_step: int) -> None:
+        self.critic, self.start_step = critic, start_step
+        self.handoff: dict[int, tuple[Handoff, ...]] = {}
+        """Of each accumulated pass, by its index: one for each size of what is judged."""
+
+
+class PatchAdversary(Adversary):
+    """The patch critic's side of the model turn (Isola et al. 2017), in balance (Esser et al. 2021).
+
+    VQGAN scales the term until its gradient at the decoder's last layer is as large as the other terms'.
+    Here that is done at the images, one by one: an image depends on no other, and every VAE has them.
+    """
+
+    def model_loss(
+        self,
+        decoded: AV[Tensor],
+        images: AV[Tensor],
+        weights: AV[Tensor],
+        share: AV[Tensor],
+        emphasis: AV[float],
+        closeness: Tensor,
+        micro: int,
+    ) -> Tensor:
+        """What the decoder pays, (); keeps real and fake images for the critic's turn.
+
+        Args:
+            decoded: With gradient, AV (N,3,H,W), as `images`.
+            weights: Of the pixels, AV (N,1,H,W): a patch counts as much as they do.
+            share: Of each image in a mean over all, AV (N,).
+            emphasis: Of a modality.
+            closeness: The pixels' terms, (), whose gradients say how strong this one's are to be.
+        """
+        pull = AV(*torch.autograd.grad(closeness, tuple(decoded), retain_graph=True))
+
+        def judged(fake: Tensor, real: Tensor, weights: Tensor, share: Tensor) -> tuple[Any, ...]:
+            # Each score's share (N,1,h,w) of the whole loss, and what each image pays (N,).
+            scores = self.critic(fake)
+            patches = F.adaptive_avg_pool2d(weights, scores.shape[-2:])
+            shares = patches / patches.sum((1, 2, 3), keepdim=True) * share[:, None, None, None]
+            paid = (adversarial_loss(scores) * shares).sum((1, 2, 3))
+            return paid, Handoff(real, fake.detach(), shares)
+
+        def balanced(paid: Tensor, fake: Tensor, pull: Tensor) -> Tensor:
+            # What an image pays (N,), times how much weaker its gradient is than that of the pixels' terms.
+            [push] = torch.autograd.grad(paid.sum(), fake, retain_graph=True)
+            wanted, found = (gradient.flatten(1).norm(dim=1) for gradient in (pull, push))
+            return (paid * (wanted / found.clamp_min(1e-12)).clamp_max(MOST_BALANCE)).sum()
+
+        paid, handoffs = zip(*decoded.map(judged, images, weights, share), strict=True)
+        self.handoff[micro] = tuple(
+            handoff._replace(share=factor * handoff.share)
+            for handoff, factor in zip(handoffs, emphasis, strict=True)
+        )
+        terms = AV(*paid).map(balanced, decoded, pull).map(torch.mul, emphasis)
+        return terms.audio + terms.video
+
+
+class CriticTurn(nn.Module):
+    """Hinge loss over what the model turn has left: the real ones against the fakes (Eq. 2)."""
+
+    def __init__(self, adversary: Adversary) -> None:
+        super().__init__()
+        self.critic = adversary.critic
+        self.handoff = adversary.handoff
+
+    def forward(self, batch: Any, random: StepRandom) -> dict[str, Tensor]:
+        """What the model turn has left of this batch -> "loss" and mean scores, each ()."""
+        losses, real_means, fake_means = [], [], []
+        for real, fake, share in self.handoff.pop(random.micro):
+            # One call for all: fakes of every kind beside the real ones.
+            scores = self.critic(torch.cat([real, fake]))
+            real_scores, fake_scores = scores[: len(real)], scores[len(real) :]
+            losses.append((critic_loss(real_scores, fake_scores) * share).sum())
+            real_means.append(real_scores.mean().detach())
+            fake_means.append(fake_scores.mean().detach())
+        return {
+            "loss": torch.stack(losses).sum(),
+            "score/real": torch.stack(real_means).mean(),
+            "score/fake": torch.stack(fake_means).mean(),
+        }
