@@ -284,7 +284,7 @@ def detect_impacts(path: Track, arcs: Arcs) -> Struck:
 
 
 def _box(path: Track, arcs: Arcs, meetings: list[list[_Impact] | None]) -> _Box:
-    """What stops the ball of a clip: the floor is where it turns, as it is seen; that says its radius, too."""
+    """What stops the ball of a clip: the floor is where it turns, as is seen; that says its radius, too."""
     floors, shares = [], []
     for a, impacts in enumerate(meetings):
         for impact in impacts or []:
