@@ -284,16 +284,16 @@ def sentences(distances: AV[Tensor | None], name: str, duration: float) -> Itera
         name: Of what was given.
         duration: Seconds of a window.
     """
-    for own, what, other in zip(distances, ("sound", "picture"), ("picture", "sound"), strict=True):
+    for own, what in zip(distances, ("sound", "picture"), strict=True):
         if own is None or not bool((own[0] > 1).any()):
             continue
         windows, outside = own.shape[1], int((own[0] > 1).sum())
         part = f"the {what} of {name} is"
-        if windows > 1:
+        if outside < windows:
             part = f"the {what} of {name} is in {outside} of {windows} windows of {duration:g} s"
         yield (
             f"{part} unlike all that this model was trained on (distance {float(own[0].max()):.1f}, and "
-            f"1 % of its own clips exceed 1): do not expect the {other} to fit it, or it to be kept"
+            "1 % of its own clips exceed 1): expect little of what it makes of it"
         )
 
 
