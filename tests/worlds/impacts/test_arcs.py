@@ -5,7 +5,8 @@ import pytest
 
 from mmldm.evaluation.events import lags
 from mmldm.types import ClipSpec
-from mmldm.worlds.impacts.arcs import detect_impacts, fit, frame_speeds, jitter
+from mmldm.worlds.impacts.arcs import fit, frame_speeds
+from mmldm.worlds.impacts.bounces import detect_impacts, jitter
 from mmldm.worlds.impacts.clips import ImpactsConfig, render_clip
 from mmldm.worlds.impacts.motion import Track, background, track
 from mmldm.worlds.impacts.physics import FLOOR_LEVEL, Ball, Flight, positions, simulate
