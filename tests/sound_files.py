@@ -14,8 +14,9 @@ def encoded(
     samples: np.ndarray, rate: int, layout: str, codec: str, block: int
 ) -> list[av.AudioFrame]:
     """Blocks of `block` samples of channels (C,n), as the codec's encoder takes them."""
-    planar = np.ascontiguousarray(samples.astype(np.float32))
-    sound = av.AudioFrame.from_ndarray(planar, format="fltp", layout=layout)
+    # Channels side by side: PyAV makes no frames of more than seven planes.
+    packed = np.ascontiguousarray(samples.astype(np.float32).T.reshape(1, -1))
+    sound = av.AudioFrame.from_ndarray(packed, format="flt", layout=layout)
     sound.sample_rate, sound.time_base, sound.pts = rate, Fraction(1, rate), 0
     format_ = av.codec.Codec(codec, "w").audio_formats[0].name
     resampler = av.AudioResampler(format_, layout, rate, block)

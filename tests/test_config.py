@@ -151,6 +151,8 @@ def test_keeping_one_checkpoint_is_refused_with_a_reason(recipe: Path) -> None:
     [
         ("generator.tasks={joint: 0.5}", "sum to 1"),
         ("generator.tasks={joint: 0.5, dubbing: 0.5}", "unknown task 'dubbing'"),
+        ("generator.known_slots={patterns: {middle: 1.0}}", "unknown pattern 'middle'"),
+        ("generator.known_slots={longest: 1.0}", "less than 1"),
         ("vae.pretrained=taesd", "exactly one"),
         ("vae.decoder={decoder_blocks: 1}", "belongs to a pretrained VAE"),
         ("autoencoder.loss.adversarial=0.1", "critic"),

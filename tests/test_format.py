@@ -23,8 +23,8 @@ CONFIG_KEYS = {
         "latent_channels", "patch_size", "upsample_channels",
     },
     "autoencoder": {
-        "adapter_config", "audio_encoder_config", "contrastive_dim", "decoder_config",
-        "decoder_patch_size", "detach_latents", "image_latent_shape", "latent_statistics",
+        "adapter_config", "audio_encoder_config", "audio_image_latent_shape", "contrastive_dim",
+        "decoder_config", "decoder_patch_size", "detach_latents", "image_latent_shape", "latent_statistics",
         "num_classes", "num_frames", "prompt_tokens", "semantic_config", "video_encoder_config",
         "with_class_token", "with_pooled_latent", "with_semantics",
     },
@@ -82,6 +82,7 @@ def test_model_index_names_the_pinned_module_paths(folder: RunFolder) -> None:
     }  # fmt: skip
     assert set(index["clip_spec"]) == {
         "num_frames", "fps", "height", "width", "sample_rate", "spectrogram",
+        "native_audio",
     }  # fmt: skip
 
 

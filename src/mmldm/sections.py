@@ -19,6 +19,10 @@ TASKS = (*SAMPLED_TASKS, "audio_only", "video_only")
 """What a training row of the generator shows: both noisy, one given, or one alone."""
 
 
+PATTERNS = ("prefix", "suffix", "both_ends", "run")
+"""Which slots a training row knows of a stream it predicts: the first, the last, both, or some between."""
+
+
 class Section(BaseModel):
     """A part of the recipe: read-only, and strict about its keys and types."""
 
@@ -40,7 +44,8 @@ class DataConfig(Section):
     seed: int = Field(0, ge=0)
     workers: int = Field(2, ge=0)
     windows_per_clip: int = Field(1, gt=0)
-    """Fixed windows cached per clip, evenly spread over its length."""
+    """Cached per clip: for training one at a random source frame in each of so many equal parts of it, held
+    out evenly spread."""
     skip_silent: bool = False
     allow_missing: bool = False
     """Files without sound or without picture train, too, as far as they go; they are never held out."""
@@ -227,6 +232,25 @@ class AutoencoderConfig(Section):
         return self
 
 
+class KnownSlotsConfig(Section):
+    """Rows of the generator that know slots of what they predict: to continue clips, and to mend them."""
+
+    share: float = Field(0.4, gt=0, le=1)
+    """Of the rows of every task."""
+    patterns: dict[str, float] = {"prefix": 0.5, "suffix": 0.1, "both_ends": 0.3, "run": 0.1}
+    """Shares of what these rows know."""
+    longest: float = Field(0.75, gt=0, lt=1)
+    """Longest prefix, suffix or run, as a share of the clip. A gap between both ends may be of any length."""
+    noise: float = Field(0.2, ge=0, lt=1)
+    """Half of these rows know values with noise: its standard deviation is uniform from 0 to this one, in
+    that of the latents, and is told. So a model learns to continue what it has made itself."""
+
+    @field_validator("patterns")
+    @classmethod
+    def _shares(cls, patterns: dict[str, float]) -> dict[str, float]:
+        return _checked_shares(patterns, PATTERNS, "pattern")
+
+
 class GeneratorConfig(Section):
     """The joint generator; `autoencoder` None: this run's own autoencoder job."""
 
@@ -239,6 +263,8 @@ class GeneratorConfig(Section):
     logit_normal: tuple[float, float] | None = None
     """Mean and standard deviation of the logit of a row's noise level (its timestep as a share of the
     schedule); None: uniform, as in the paper."""
+    known_slots: KnownSlotsConfig | None = None
+    """None: a row knows all of a modality or nothing, as in the paper."""
     train: TrainConfig
 
     @field_validator("logit_normal")
@@ -251,12 +277,18 @@ class GeneratorConfig(Section):
     @field_validator("tasks")
     @classmethod
     def _shares(cls, tasks: dict[str, float]) -> dict[str, float]:
-        unknown = sorted(set(tasks) - set(TASKS))
-        if unknown:
-            raise ValueError(f"unknown task {unknown[0]!r}; known: {', '.join(TASKS)}")
-        if min(tasks.values(), default=0) < 0 or abs(sum(tasks.values()) - 1) > 1e-6:
-            raise ValueError(f"the shares must be positive and sum to 1, not {tasks}")
-        return tasks
+        return _checked_shares(tasks, TASKS, "task")
+
+
+def _checked_shares(
+    shares: dict[str, float], names: tuple[str, ...], what: str
+) -> dict[str, float]:
+    unknown = sorted(set(shares) - set(names))
+    if unknown:
+        raise ValueError(f"unknown {what} {unknown[0]!r}; known: {', '.join(names)}")
+    if min(shares.values(), default=0) < 0 or abs(sum(shares.values()) - 1) > 1e-6:
+        raise ValueError(f"the shares must be positive and sum to 1, not {shares}")
+    return shares
 
 
 class VocoderLoss(Section):

@@ -1,4 +1,4 @@
-"""The words of the system as values: the pair `AV`, the batches `Latents` and `WindowBatch`, and `ClipSpec`.
+"""The words of the system as values: the pair `AV`, what is `Known`, the batches, and `ClipSpec`.
 
 Shape letters used in every docstring: B batch, T frames, F some of them, C channels, H W pixels or cells,
 N tokens, D width, S samples, K classes. Spaces: media -> images -> image latents -> latents.
@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypeVar, overload
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from mmldm.errors import UserError
 
 if TYPE_CHECKING:  # Processes that only probe files import this module, and should not load torch.
     import torch
@@ -29,6 +31,8 @@ MOST_PIXELS = 1 << 30
 MOST_SAMPLES = 1 << 28
 LARGEST_FILTERBANK = 1 << 26
 LARGEST_SPECTROGRAM = 1 << 28
+GRID = 32
+"""Columns of a native audio image come in whole multiples: an image VAE and a U-Net halve them five times."""
 
 
 class AV(NamedTuple, Generic[T]):
@@ -111,6 +115,95 @@ class Latents(NamedTuple):
         return self.mean.map(draw, self.logvar, noise)
 
 
+class Known(NamedTuple):
+    """What is known of a batch of clips while their latents are sampled: whole modalities, or slots of them.
+
+    A slot is one of the T' places on the time axis of a latent. A modality that is not known at all has no
+    value; one that is known as a whole has a value and no mask, `Known(AV(audio, None))`. Slots of every task
+    are said so: the start of a clip (`prefix`), both sides of a gap (`around`), or any mask.
+
+    Attributes:
+        values: Clean normalised latents AV((B,C,T',H',W')), of any value where the mask is false; None:
+            nothing is known of the modality.
+        mask: AV((B,T')) bool, true where a slot is known. Or of the latents' type: 1 - sigma where a slot is
+            known and its value carries Gaussian noise of standard deviation sigma, 0 where it is not. None:
+            all slots are known. Whether a mask is true everywhere is not looked at, so a modality known as a
+            whole should have none: it then takes no part in guidance.
+    """
+
+    values: AV[Tensor | None]
+    mask: AV[Tensor | None] = AV(None, None)
+
+    @classmethod
+    def around(cls, values: AV[Tensor | None], gaps: AV[range]) -> Known:
+        """All slots of `values` AV((B,C,T',H',W')) but those of each modality's gap.
+
+        Raises:
+            UserError: The latents have no time axis, or a gap does not lie on it.
+        """
+
+        def mask(value: Tensor | None, gap: range) -> Tensor | None:
+            """(B,C,T',H',W') -> (B,T') bool."""
+            if value is None:
+                return None
+            slots = value.shape[2]
+            check_time_axis(slots)
+            if not 0 <= gap.start <= gap.stop <= slots:
+                raise UserError(
+                    f"slots {gap.start} to {gap.stop} do not lie in a latent of {slots} slots"
+                )
+            known = value.new_ones(len(value), slots).bool()
+            known[:, gap.start : gap.stop] = False
+            return known
+
+        return cls(values, values.map(mask, gaps))
+
+    @classmethod
+    def prefix(cls, values: AV[Tensor | None], slots: AV[int]) -> Known:
+        """The first `slots` of each modality's `values` AV((B,C,T',H',W')).
+
+        Raises:
+            UserError: The latents have no time axis, or fewer slots.
+        """
+
+        def rest(value: Tensor | None, first: int) -> range:
+            """(B,C,T',H',W') -> what comes after."""
+            return range(first, first if value is None else value.shape[2])
+
+        return cls.around(values, values.map(rest, slots))
+
+    @property
+    def whole(self) -> AV[bool]:
+        """Which modalities are known as a whole."""
+        return self.values.map(lambda value, mask: value is not None and mask is None, self.mask)
+
+    @property
+    def slots(self) -> AV[Tensor | None]:
+        """The mask as AV((B,1,T',1,1)) bool, to be broadcast over latents; None: no mask."""
+
+        def broadcast(mask: Tensor | None) -> Tensor | None:
+            """(B,T') -> (B,1,T',1,1)."""
+            return None if mask is None else mask.bool()[:, None, :, None, None]
+
+        return self.mask.map(broadcast)
+
+
+NOTHING_KNOWN = Known(AV(None, None))
+
+
+def check_time_axis(slots: int) -> None:
+    """Refuses known slots of latents that have one slot.
+
+    Raises:
+        UserError: One slot is all there is.
+    """
+    if slots == 1:
+        raise UserError(
+            "the latents of this model have no time axis (the paper's form), so a part of a clip cannot be "
+            "known: give a whole modality, or use a model whose latents have more than one time slot"
+        )
+
+
 class WindowBatch(NamedTuple):
     """A batch of windows as they are read from files; without its first dimension, one window.
 
@@ -150,6 +243,9 @@ class SpectrogramSpec(BaseModel):
     the sum of its bins and the decibel range is used far better: see docs/data.md."""
     window_normalised: bool = True
     """Divide magnitudes by half the window's sum: a full-scale sine then has magnitude 1 (0 dB)."""
+    whole_bins: bool = False
+    """No filter is narrower than a bin of the transform on either side of its centre. Off, the low bands of
+    a short window may lie between two bins and be empty."""
     filterbank_rate: int | None = Field(None, gt=0, le=768_000)
     """Sample rate the filterbank is built for; None: the clip's own. The paper's preset sets 22050 on
     44.1 kHz audio, which is a fault of the release kept for comparison only."""
@@ -187,6 +283,9 @@ class ClipSpec(BaseModel):
     width: int = Field(64, gt=0, le=LARGEST_SIDE)
     sample_rate: int = Field(16000, gt=0, le=768_000)
     spectrogram: SpectrogramSpec = SpectrogramSpec()
+    native_audio: bool = False
+    """The audio image has a row for each mel band and a column for each of the spectrogram's, and nothing is
+    resized. Off, it is resized to the frames' height and width, as in the paper."""
 
     @model_validator(mode="after")
     def _check(self) -> ClipSpec:
@@ -229,6 +328,13 @@ class ClipSpec(BaseModel):
     def num_samples(self) -> int:
         """S: waveform samples in the clip."""
         return round(self.num_frames * self.sample_rate / self.fps)
+
+    @property
+    def audio_size(self) -> tuple[int, int]:
+        """Rows and columns of the audio image; a native one ends on a whole multiple of GRID columns."""
+        if not self.native_audio:
+            return self.height, self.width
+        return self.spectrogram.num_mels, -(-self.num_columns // GRID) * GRID
 
     @property
     def filterbank_rate(self) -> int:

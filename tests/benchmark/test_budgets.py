@@ -186,12 +186,14 @@ class Operations(TorchDispatchMode):
 def test_operations_of_one_evaluation(landscape: RunConfig) -> None:
     """Few large kernels: at batch 1 and 2 a GPU waits for launches."""
     with FakeTensorMode(), torch.no_grad():
-        autoencoder = untrained_autoencoder(landscape, (4, 32, 32), len(CLASSES))
+        autoencoder = untrained_autoencoder(landscape, AV((4, 32, 32), (4, 32, 32)), len(CLASSES))
         generator = JointGenerator()
         z = AV(*(torch.empty(1, *shape) for shape in generator.latent_shapes))
         x = AV(torch.empty(1, 1, 4, 32, 32), torch.empty(1, 16, 4, 32, 32))
         t = x.map(lambda images: torch.zeros(images.shape[:2], dtype=torch.long))
         conditions = autoencoder.condition(z, torch.arange(16)[None])
+        # What belongs to a clip is put together at its first evaluation.
+        autoencoder.denoise(x, t, conditions)
         with Operations() as generating:
             generator(z, torch.zeros(1, dtype=torch.long))
         with Operations() as decoding:
@@ -220,7 +222,7 @@ def test_training_flops_of_an_autoencoder_row(landscape: RunConfig, paper: Summa
     assert job.critic is not None
     process = NoiseProcess(parse(ScheduleConfig, job.schedule, "schedule"))
     with FakeTensorMode():
-        autoencoder = untrained_autoencoder(landscape, (4, 32, 32), len(CLASSES))
+        autoencoder = untrained_autoencoder(landscape, AV((4, 32, 32), (4, 32, 32)), len(CLASSES))
         fake_process = NoiseProcess(process.config)
         batch = RandomCache(paper.spaces["image latents"], channel_axis=1)[torch.arange(1)]
         codec = ImageCodec(sd_image_vae().requires_grad_(False), LatentStatistics.scalar(1.0, 4))

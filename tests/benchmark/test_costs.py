@@ -99,6 +99,29 @@ def test_step_trains_its_turns_and_their_average(name: str, plans: dict[str, Ste
     assert any(not torch.equal(average[k], v) for k, v in step.average.state().items())
 
 
+def test_training_rows_alone_tell_the_optimisers_share(rows: dict[str, Cost]) -> None:
+    for work, row in rows.items():
+        if work.startswith("train") and not work.endswith(AGAINST):
+            # A part of a step; timings of so small networks scatter.
+            assert row.optimisers is not None and row.optimisers > 0
+        else:
+            assert row.optimisers is None
+
+
+def test_optimisers_move_the_weights_once_more_without_another_backward_pass(
+    plans: dict[str, StepPlan],
+) -> None:
+    step = TrainingStep(plans["generator"], 2, CPU)
+    step()
+    network = plans["generator"].turns["model"]
+    before = [p.detach().clone() for p in network.parameters()]
+    gradients = [None if p.grad is None else p.grad.clone() for p in network.parameters()]
+    step.optimise()
+    assert any(not torch.equal(a, b) for a, b in zip(before, network.parameters(), strict=True))
+    for gradient, parameter in zip(gradients, network.parameters(), strict=True):
+        assert gradient is None or torch.equal(gradient, parameter.grad)
+
+
 @pytest.mark.parametrize("name", ["vae", "autoencoder", "generator", "vocoder"])
 def test_flops_grow_with_the_rows(name: str, plans: dict[str, StepPlan]) -> None:
     one, three = (TrainingStep(plans[name], rows, CPU).flops() for rows in (1, 3))
@@ -135,7 +158,7 @@ def test_table_has_a_line_per_row_and_no_empty_column() -> None:
 
 
 def test_json_holds_every_round() -> None:
-    row = Cost("train: vae", 4, Timing((0.5, 0.25), None), flops=10**8, joules=3.0, ratio=2.0)
+    row = Cost("train: vae", 4, Timing((0.5, 0.25), None), 10**8, 3.0, 2.0, optimisers=0.25)
     stored = json.loads(to_json([row], FACTS))
     assert stored["matmul_peak"] == {"fp32": 1e9, "bf16": 2e9}
     (values,) = stored["rows"]
@@ -143,3 +166,4 @@ def test_json_holds_every_round() -> None:
     assert values["utilisation"] == pytest.approx(1e8 / 0.375 / 1e9)
     assert values["clips_per_second"] == pytest.approx(4 / 0.375)
     assert (values["joules"], values["times_longer_elsewhere"]) == (3.0, 2.0)
+    assert values["optimisers_share"] == 0.25

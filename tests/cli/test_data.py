@@ -1,5 +1,6 @@
 """`scan` and `synthesize`."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -133,6 +134,27 @@ def test_synthesize_writes_clips_as_asked_and_goes_on_where_it_stopped(tmp_path:
     info = probe(files[0])
     assert (info.width, info.height, info.sample_rate) == (32, 32, 8000)
     assert info.duration == pytest.approx(0.5, abs=0.02)
+
+
+def test_longer_clips_and_later_starts_go_on_and_say_so(tmp_path: Path) -> None:
+    words = ("--clips", 1, "--size", 32, "--workers", 1)
+    told = "a ball that rests is thrown again"
+    mmldm("synthesize", tmp_path / "throw", *words, "--seconds", 1.6).succeeded()
+    for name, *more in (
+        ("long", "--seconds", 4),
+        ("later", "--latest-start", 20),
+    ):
+        out = mmldm("synthesize", tmp_path / name, *words, *more).succeeded()
+        assert told in out
+        assert ("half of the clips begin at a random frame up to second 20" in out) == (
+            name == "later"
+        )
+    worlds = {
+        name: json.loads((tmp_path / name / "impacts.json").read_text())
+        for name in ("throw", "long", "later")
+    }
+    assert [world["throws_again"] for world in worlds.values()] == [False, True, True]
+    assert worlds["later"]["latest_start"] == 20 and worlds["long"]["spec"]["num_frames"] == 40
 
 
 def test_clips_are_made_for_the_recipe_that_comes_next(tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ def test_a_remux_of_every_clip_gives_the_same_numbers(tmp_path: Path) -> None:
         found = numbers(tmp_path / f"out-{name}")
         generated = {title: values["generated"]["value"] for title, values in found.items()}
         printed.append({title: value and digits(value) for title, value in generated.items()})
-    assert {"av-align", "nearest-median", "sync-recall-50", "sync-error"} <= printed[0].keys()
+    assert {"av-align", "nearest-median", "sync-recall-50", "sync-timing"} <= printed[0].keys()
     assert printed[0] == printed[1]
 
 
@@ -92,7 +92,7 @@ def test_without_any_weights_all_that_needs_none_is_measured_beside_its_anchors(
 ) -> None:
     found = numbers(evaluated)
     free = {"av-align", "beat-alignment", "nearest-median", "nearest-5", "silent", "frozen"}
-    assert free | {"sync-recall-50", "sync-error"} <= found.keys()
+    assert free | {"sync-recall-20", "sync-timing"} <= found.keys()
     align = found["av-align"]
     assert align["generated"]["n"] == 8 and align["real"]["n"] == 6
     assert align["real"]["shuffled"] < align["real"]["value"]
@@ -114,7 +114,7 @@ def test_protocol_of_mm_diffusion_hears_at_44_khz_and_says_where_audioclip_belon
     assert str(tmp_path / "weights") in about["undefined"]["fad-audioclip"]
     assert "fad-audioclip" not in report(evaluated)["undefined"]
     assert about["protocol"]["spec"]["sample_rate"] == 44_100
-    heard, usual = (numbers(out)["sync-recall-100"]["generated"] for out in (tmp_path, evaluated))
+    heard, usual = (numbers(out)["sync-recall-50"]["generated"] for out in (tmp_path, evaluated))
     assert heard["value"] == pytest.approx(usual["value"], abs=0.1)
 
 
@@ -126,8 +126,8 @@ def test_metrics_of_the_impacts_world_are_measured_where_they_are_named(
     evaluate(other, world, tmp_path, *words).succeeded()
     found = numbers(tmp_path)
     assert report(tmp_path)["speed"]["clips"] == 0  # `impacts` has taken all of it down.
-    assert {"impacts-per-clip", "onsets-per-clip", "ballistic", "ball-kept", "ball-lost",
-            "sync-error-100", "sync-offset-50", "sync-offset-100"} == found.keys()  # fmt: skip
+    assert {"impacts-per-clip", "onsets-per-clip", "ballistic", "ball-kept", "ball-lost", "jitter",
+            "restitution-spread", "sync-offset-50"} == found.keys()  # fmt: skip
     assert 1 < found["impacts-per-clip"]["generated"]["value"] < 7
     assert found["ball-lost"]["generated"]["value"] == 0
 

@@ -7,10 +7,9 @@ from mmldm.diffusion.distillation import StepMatching
 from mmldm.diffusion.sampling import initial_noise, sample
 from mmldm.diffusion.schedules import NoiseProcess, ScheduleConfig, make_scheduler
 from mmldm.errors import UserError
-from mmldm.types import AV
+from mmldm.types import AV, NOTHING_KNOWN, Known
 
 SHAPES = AV((3, 4, 1, 1), (2, 5, 2, 2))
-NOTHING = AV(None, None)
 SCHEDULES = {
     "v, from pure noise": ScheduleConfig(
         kind="cosine", prediction="v_prediction", zero_terminal_snr=True
@@ -28,13 +27,13 @@ def teacher(x: AV, t: torch.Tensor) -> AV:
 
 
 @pytest.mark.parametrize("config", SCHEDULES.values(), ids=SCHEDULES)
-@pytest.mark.parametrize("known", [NOTHING, AV(True, None), AV(None, True)])
+@pytest.mark.parametrize("known", [AV(None, None), AV(True, None), AV(None, True)])
 @pytest.mark.parametrize("steps", [1, 4])
 def test_steps_towards_the_target_end_where_the_teachers_sampler_does(
     config: ScheduleConfig, known: AV, steps: int
 ) -> None:
     noise, clean = (initial_noise(SHAPES, seeds) for seeds in ([0, 1, 2], [3, 4, 5]))
-    given = clean.map(lambda z, is_given: z if is_given else None, known)
+    given = Known(clean.map(lambda z, is_given: z if is_given else None, known))
     matching = StepMatching(NoiseProcess(config), steps, teacher_steps=8)
     students = config.model_copy(update={"prediction": "sample"})
 
@@ -48,6 +47,33 @@ def test_steps_towards_the_target_end_where_the_teachers_sampler_does(
         assert torch.allclose(a, b, rtol=1e-3, atol=1e-3)
 
 
+def test_known_slots_are_the_samplers_on_the_way_too() -> None:
+    config = SCHEDULES["v, from pure noise"]
+    noise, clean = (initial_noise(SHAPES, seeds) for seeds in ([0, 1, 2], [3, 4, 5]))
+    known = Known.around(clean, AV(range(1, 3), range(2, 5)))
+    matching = StepMatching(NoiseProcess(config), 1, teacher_steps=8)
+    one_step = config.model_copy(update={"prediction": "sample"})
+
+    def student(x: AV, t: torch.Tensor) -> AV:
+        return matching.target(teacher, x, torch.zeros(3, dtype=torch.long), known, noise)
+
+    wanted = sample(teacher, noise, make_scheduler(config), 8, known)
+    reached = sample(student, noise, make_scheduler(one_step), 1, known)
+    for a, b in zip(reached, wanted, strict=True):
+        assert torch.allclose(a, b, rtol=1e-3, atol=1e-3)
+
+
+def test_error_counts_what_has_weight() -> None:
+    matching = StepMatching(NoiseProcess(SCHEDULES["sample"]), 4, 4)
+    a, b = initial_noise(AV(SHAPES.audio, SHAPES.audio), [0, 1])
+    weights = torch.zeros(2, 1, 4, 1, 1)
+    weights[0, :, 1], weights[1, :, 2:] = 1, 1
+    step = torch.tensor([0, 3])
+    error = matching.error(a, b, step, weights)
+    parts = [matching.error(a[:, :, s], b[:, :, s], step) for s in (slice(1, 2), slice(2, 4))]
+    assert torch.allclose(error, torch.stack([parts[0][0], parts[1][1]]))
+
+
 def test_rows_at_different_steps_do_not_mix() -> None:
     matching = StepMatching(NoiseProcess(SCHEDULES["epsilon"]), 4, 8)
     noise, clean = (initial_noise(SHAPES, seeds) for seeds in ([0, 1], [2, 3]))
@@ -56,7 +82,7 @@ def test_rows_at_different_steps_do_not_mix() -> None:
     def targets(rows: slice) -> AV:
         own = [x.map(lambda x: x[rows]) for x in (clean, noise)]
         state = matching.start(own[0], own[1], step[rows])
-        return matching.target(teacher, state, step[rows], NOTHING, own[1])
+        return matching.target(teacher, state, step[rows], NOTHING_KNOWN, own[1])
 
     together, alone = targets(slice(2)), targets(slice(1, 2))
     assert all(torch.allclose(a[1:], b, atol=1e-6) for a, b in zip(together, alone, strict=True))

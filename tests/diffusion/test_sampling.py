@@ -6,7 +6,7 @@ import torch
 from mmldm.diffusion.sampling import initial_noise, pack, sample, unpack
 from mmldm.diffusion.schedules import SCHEDULER_NAMES, NoiseProcess, ScheduleConfig, make_scheduler
 from mmldm.errors import UserError
-from mmldm.types import AV
+from mmldm.types import AV, NOTHING_KNOWN, Known
 
 SHAPES = AV((3, 4, 1, 1), (2, 5, 2, 2))
 V_PREDICTION = ScheduleConfig(prediction="v_prediction")
@@ -65,7 +65,7 @@ def test_one_packed_scheduler_equals_one_scheduler_per_modality_bit_for_bit(name
 def test_given_modality_comes_back_bit_for_bit(name, known):
     noise = initial_noise(SHAPES, [0, 1])
     clean = initial_noise(SHAPES, [10, 11])
-    given = AV(None, None)._replace(**{known: getattr(clean, known)})
+    given = Known(AV(None, None)._replace(**{known: getattr(clean, known)}))
     generators = [torch.Generator().manual_seed(s) for s in (0, 1)]
     result = sample(network, noise, make_scheduler(V_PREDICTION, name), 10, given, generators)
     assert torch.equal(getattr(result, known), getattr(clean, known))
@@ -87,9 +87,99 @@ def test_network_sees_the_given_modality_noised_as_in_training(name):
         seen.append(float((x.audio - expected).abs().max()))
         return network(x, t)
 
-    sample(recording, noise, make_scheduler(V_PREDICTION, name), 5, AV(clean.audio, None))
+    sample(recording, noise, make_scheduler(V_PREDICTION, name), 5, Known(AV(clean.audio, None)))
     assert len(seen) == 5
     assert max(seen) < 1e-5
+
+
+def some_slots(clean: AV) -> Known:
+    """Of each clip other slots; what lies elsewhere is no number."""
+    random = torch.Generator().manual_seed(5)
+    mask = clean.map(lambda z: torch.rand(z.shape[0], z.shape[2], generator=random) < 0.5)
+    known = Known(clean, mask)
+    holes = known.slots.map(lambda slots, z: torch.where(slots, z, float("nan")), clean)
+    return Known(holes, mask)
+
+
+@pytest.mark.parametrize("name", SCHEDULER_NAMES)
+def test_known_slots_come_back_bit_for_bit_and_the_others_are_sampled(name):
+    noise, clean = (initial_noise(SHAPES, seeds) for seeds in ([0, 1], [10, 11]))
+    known = some_slots(clean)
+    generators = [torch.Generator().manual_seed(s) for s in (0, 1)]
+    result = sample(network, noise, make_scheduler(V_PREDICTION, name), 10, known, generators)
+    generators = [torch.Generator().manual_seed(s) for s in (0, 1)]
+    free = sample(network, noise, make_scheduler(V_PREDICTION, name), 10, generator=generators)
+    for x, z, slots, without in zip(result, clean, known.slots, free, strict=True):
+        assert 0 < slots.sum() < slots.numel()
+        assert torch.equal(x[slots.expand_as(x)], z[slots.expand_as(z)])
+        unknown = ~slots.expand_as(x)
+        assert x.isfinite().all()
+        assert not torch.equal(x[unknown], without[unknown])
+
+
+@pytest.mark.parametrize("name", SCHEDULER_NAMES)
+def test_network_sees_known_slots_noised_and_the_others_as_the_sampler_left_them(name):
+    noise, clean = (initial_noise(SHAPES, seeds) for seeds in ([0, 1], [10, 11]))
+    process, known = NoiseProcess(V_PREDICTION), some_slots(clean)
+    wrong: list[float] = []
+    left: list[AV] = []
+
+    def recording(x: AV, t: torch.Tensor) -> AV:
+        for own, z, n, slots, before in zip(x, clean, noise, known.slots, left[-1], strict=True):
+            expected = torch.where(slots, process.add_noise(z, n, t.expand(2)), before)
+            wrong.append(float((own - expected).abs().max()))
+        return network(x, t)
+
+    def leave(step: int, t: torch.Tensor, x: AV) -> None:
+        left.append(scaled(x, step + 1))
+
+    scheduler = make_scheduler(V_PREDICTION, name)
+    scheduler.set_timesteps(5)
+
+    def scaled(x: AV, step: int) -> AV:
+        """As the network sees it: one of the schedulers counts in another unit."""
+        if name != "euler" or step == 5:
+            return x
+        return x.map(lambda v: v / (scheduler.sigmas[step] ** 2 + 1).sqrt())
+
+    left.append(scaled(noise.map(lambda n: n * scheduler.init_noise_sigma), 0))
+    sample(recording, noise, scheduler, 5, known, callback=leave)
+    assert len(wrong) == 10
+    assert max(wrong) < 1e-5
+
+
+def test_all_slots_known_is_the_modality_known_and_no_slot_is_nothing_known():
+    noise, clean = (initial_noise(SHAPES, seeds) for seeds in ([0, 1], [10, 11]))
+    every = clean.map(lambda z: torch.ones(2, z.shape[2], dtype=torch.bool))
+    none = every.map(torch.logical_not)
+    scheduler = make_scheduler(V_PREDICTION)
+    for mask, wanted in (
+        (AV(every.audio, none.video), Known(AV(clean.audio, None))),
+        (none, NOTHING_KNOWN),
+    ):
+        masked = sample(network, noise, scheduler, 5, Known(clean, mask))
+        assert equal(masked, sample(network, noise, scheduler, 5, wanted))
+
+
+def test_known_prefixes_and_gaps():
+    clean = initial_noise(SHAPES, [0, 1])
+    prefix = Known.prefix(clean, AV(1, 3))
+    assert prefix.mask.map(torch.Tensor.tolist) == AV(
+        [[True] + 3 * [False]] * 2, [[True] * 3 + 2 * [False]] * 2
+    )
+    around = Known.around(clean._replace(audio=None), AV(range(1, 3), range(1, 3)))
+    assert around.mask.audio is None
+    assert around.mask.video.tolist() == [[True, False, False, True, True]] * 2
+    assert around.whole == AV(False, False)
+    assert Known(clean._replace(video=None)).whole == AV(True, False)
+
+
+def test_slots_of_latents_without_a_time_axis_or_beyond_it_are_refused():
+    clean = initial_noise(AV((3, 1, 2, 2), (2, 5, 2, 2)), [0])
+    with pytest.raises(UserError, match="no time axis"):
+        Known.prefix(clean, AV(1, 1))
+    with pytest.raises(UserError, match="slots 2 to 6 do not lie in a latent of 5"):
+        Known.around(clean._replace(audio=None), AV(range(0), range(2, 6)))
 
 
 @pytest.mark.parametrize("name", ["ddim", "ddpm", "dpm++", "unipc"])

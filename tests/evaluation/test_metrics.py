@@ -6,20 +6,19 @@ import pytest
 import torch
 
 from mmldm.errors import UserError
+from mmldm.evaluation.clipwise import ClipRatio
 from mmldm.evaluation.distances import frechet_distance_of, kernel_audio_distance
 from mmldm.evaluation.features import Alarms, Events, Fingerprints
 from mmldm.evaluation.metrics import (
     OPTIONAL,
-    ClipRatio,
     FeatureDistance,
     NearestReal,
-    Number,
     SharedRegions,
-    Value,
     choose,
     metrics,
 )
 from mmldm.evaluation.protocol import PROTOCOLS, find_protocol
+from mmldm.evaluation.values import Number, Value
 
 RULES = find_protocol("default")
 

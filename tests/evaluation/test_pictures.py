@@ -8,7 +8,6 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 
-from mmldm.evaluation.metrics import Value
 from mmldm.evaluation.pictures import (
     COLOURS,
     interval_plot,
@@ -16,6 +15,7 @@ from mmldm.evaluation.pictures import (
     save_plot,
     scatter_plot,
 )
+from mmldm.evaluation.values import Value
 
 from ..cli.commandline import mmldm
 

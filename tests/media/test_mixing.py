@@ -171,3 +171,14 @@ def test_resampled_windows_are_exact_to_the_sample_at_any_start(
     # Half a sample at 44.1 kHz is the most that a start is rounded by.
     rounding = 0.5 * 2 * np.pi * 700 * 0.5 / rate
     assert np.abs(read - expected)[inside].max() < rounding + 0.001
+
+
+def test_eight_channels_in_planes_of_their_own_are_read(tmp_path: Path) -> None:
+    """AAC decodes to a plane per channel, and PyAV loses count of more than seven."""
+    channels = np.stack([noise(seed, 0.5) for seed in range(8)])
+    path = write_sound(tmp_path / "a.m4a", channels, rate=RATE, layout="7.1", codec="aac")
+    read = read_audio(path, SPEC).numpy()
+    # ITU-R BS.775: left, right, centre, none of the subwoofer, and four around.
+    weights = np.array([1, 1, 1.414, 0, 0.707, 0.707, 0.707, 0.707])
+    expected = weights / weights.sum() @ channels
+    assert np.corrcoef(read, expected[: len(read)])[0, 1] > 0.8

@@ -13,6 +13,7 @@ from mmldm.media.sheet import (
     MARGIN,
     SPECTROGRAM_HEIGHT,
     TILE_WIDTH,
+    FilmSheet,
     contact_sheet,
     spectrogram_picture,
 )
@@ -56,3 +57,30 @@ def test_long_short_and_silent_clips_stack_with_captions() -> None:
     assert sheet.width == 16 * TILE_WIDTH + 2 * MARGIN
     one = contact_sheet(clips[:1], ["one"])
     assert sheet.height == 4 * (one.height - MARGIN) + MARGIN
+
+
+def test_a_film_in_pieces_has_the_sheet_of_its_whole() -> None:
+    """Frames of ten minutes at their places, the sound's beginning where it is, and no wider than others."""
+    film, step = FilmSheet(10.0, 16000), 16
+    for piece in range(375):
+        clip = tone_clip(1000.0, start=0.0 if piece >= 150 else 9.0, frames=step)
+        film.add(clip.frames, clip.waveform)
+    sheet = np.asarray(film.picture("ten minutes")).astype(int)
+    assert sheet.shape[1] == 16 * TILE_WIDTH + 2 * MARGIN
+    tiles = sheet[MARGIN + CAPTION_HEIGHT + 30, MARGIN : MARGIN + 16 * TILE_WIDTH].sum(axis=1)
+    top = MARGIN + CAPTION_HEIGHT + TILE_WIDTH + 2
+    sound = sheet[top : top + SPECTROGRAM_HEIGHT, MARGIN : MARGIN + 16 * TILE_WIDTH].sum(axis=2)
+    row = sound[:, -100].argmax()
+    heard = np.flatnonzero(sound[row] > sound[row].max() / 2)[0]
+    assert abs(heard - 150 / 375 * 16 * TILE_WIDTH) < 4
+    # The first tile at or after that instant is lit.
+    assert np.flatnonzero(tiles > 700)[0] == math.ceil(150 / 375 * 16) * TILE_WIDTH
+
+
+def test_a_long_clip_is_as_wide_as_others_and_its_sound_is_where_it_is() -> None:
+    late = tone_clip(1000.0, start=45.0, frames=900)
+    sheet = contact_sheet([late], ["90 s"])
+    assert sheet.width == 16 * TILE_WIDTH + 2 * MARGIN
+    picture = brightness(late)
+    row = picture[:, -20].argmax()
+    assert abs(np.flatnonzero(picture[row] > picture[row].max() / 2)[0] - 160) < 4

@@ -1,9 +1,11 @@
 import json
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+import mmldm
 from mmldm.errors import UserError
 from mmldm.models.generator import JointGenerator
 from mmldm.types import AV
@@ -116,6 +118,62 @@ def test_batch_of_mixed_tasks_equals_its_rows_alone(trained):
         )
         for a, b in zip(alone, together, strict=True):
             assert torch.allclose(a[0], b[i], atol=1e-5)
+
+
+def flags(generator: JointGenerator, batch: int, seed: int) -> AV:
+    random = torch.Generator().manual_seed(seed)
+    return generator.latent_shapes.map(lambda s: torch.rand(batch, s[1], generator=random) < 0.5)
+
+
+def test_masks_of_all_slots_and_of_none_are_those_of_the_clips(trained):
+    sample, clean = latents(trained, 2, 0), latents(trained, 2, 1)
+    t, clips = torch.tensor([10, 500]), AV(torch.tensor([True, False]), torch.tensor([False, True]))
+    slots = clips.map(lambda c, s: c[:, None].expand(2, s[1]), trained.latent_shapes)
+    wanted = trained(sample, t, clean, clips)
+    assert not any(differs(trained(sample, t, clean, slots), wanted))
+    as_numbers = slots.map(torch.Tensor.float)
+    assert not any(differs(trained(sample, t, clean, as_numbers), wanted))
+
+
+def test_what_is_given_in_unknown_slots_counts_for_nothing_and_in_known_ones_for_much(trained):
+    sample, clean, t = latents(trained, 2, 0), latents(trained, 2, 1), torch.tensor([10, 500])
+    mask = flags(trained, 2, 3)
+    known = mask.map(lambda m: m[:, None, :, None, None])
+    elsewhere = clean.map(lambda z, k: torch.where(k, z, float("nan")), known)
+    there = clean.map(lambda z, k: torch.where(k, z + 1, z), known)
+    wanted = trained(sample, t, clean, mask)
+    assert not any(differs(trained(sample, t, elsewhere, mask), wanted))
+    assert all(differs(trained(sample, t, there, mask), wanted))
+
+
+def test_published_weights_without_known_slots_are_what_they_were():
+    folder = Path(mmldm.__file__).parent / "assets" / "impacts" / "generator"
+    generator = JointGenerator.from_pretrained(folder).eval()
+    sample, clean, t = latents(generator, 2, 0), latents(generator, 2, 1), torch.tensor([10, 500])
+    slots = clean.map(lambda z: torch.ones(2, z.shape[2]))
+    nothing = slots.map(torch.zeros_like)
+    assert not any(differs(generator(sample, t, clean, nothing), generator(sample, t)))
+    whole = AV(slots.audio, nothing.video)
+    wanted = generator(sample, t, AV(clean.audio, None))
+    assert not any(differs(generator(sample, t, clean, whole), wanted))
+
+
+def test_every_cell_of_a_slot_is_told_and_no_other():
+    generator = build(MIXED)
+    torch.nn.init.normal_(generator.video.embed_given.weight)
+    x = torch.zeros(1, *generator.video.shape)
+    mask = torch.tensor([[False, True, False, True]])
+    with torch.no_grad():
+        moved = generator.video.embed(x, x + 1, mask) - generator.video.embed(x, None, None)
+    cells = moved[0, 1:].abs().sum(-1).unflatten(0, (4, 2, 2)) > 1e-3
+    assert torch.equal(cells, mask[0, :, None, None].expand(4, 2, 2))
+
+
+def test_noise_of_a_known_slot_is_told(trained):
+    sample, clean, t = latents(trained, 2, 0), latents(trained, 2, 1), torch.tensor([10, 500])
+    mask = flags(trained, 2, 3)
+    noisy = trained(sample, t, clean, mask.map(lambda m: 0.9 * m))
+    assert all(differs(trained(sample, t, clean, mask), noisy))
 
 
 @pytest.mark.parametrize("adaln", ["block", "single"])

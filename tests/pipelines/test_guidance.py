@@ -10,7 +10,7 @@ from mmldm.diffusion.schedules import NoiseProcess, ScheduleConfig, make_schedul
 from mmldm.models.generator import JointGenerator
 from mmldm.pipelines.guidance import generator_denoiser, guide
 from mmldm.pipelines.sounding_video import SoundingVideoPipeline
-from mmldm.types import AV
+from mmldm.types import AV, NOTHING_KNOWN, Known
 
 pytestmark = pytest.mark.slow
 
@@ -57,7 +57,7 @@ def test_null_of_each_jointly_generated_modality_is_that_modality_alone(pipeline
     generator = pipeline.generator
     noise, x = (initial_noise(generator.latent_shapes, [seed]) for seed in (0, 1))
     t = torch.tensor(500)
-    nothing = AV(None, None)
+    nothing = NOTHING_KNOWN
     null = generator_denoiser(generator, noise, nothing, None, AV(0.0, 0.0))(x, t)
     with torch.no_grad():
         audio = generator(AV(x.audio, noise.video), t.expand(1)).audio
@@ -102,6 +102,61 @@ def test_null_prediction_with_a_noise_stream_knows_nothing_of_the_given_audio(pi
     )
     assert torch.allclose(first.video, second.video, atol=1e-5)
     assert not torch.allclose(first.audio, second.audio, atol=1e-2)
+
+
+def prefix_of(generator: JointGenerator, seed: int = 2, slots: AV = AV(3, 2)) -> Known:  # noqa: B008
+    return Known.prefix(initial_noise(generator.latent_shapes, [seed]), slots)
+
+
+def test_null_of_a_modality_keeps_its_own_known_slots_and_none_of_the_other(pipeline):
+    generator = pipeline.generator
+    noise, x = (initial_noise(generator.latent_shapes, [seed]) for seed in (0, 1))
+    t, known = torch.tensor(500), prefix_of(generator)
+    null = generator_denoiser(generator, noise, known, None, AV(0.0, 0.0))(x, t)
+    with torch.no_grad():
+        own = AV(known.values.audio, None), AV(known.mask.audio, None)
+        audio = generator(AV(x.audio, noise.video), t.expand(1), *own).audio
+        own = AV(None, known.values.video), AV(None, known.mask.video)
+        video = generator(AV(noise.audio, x.video), t.expand(1), *own).video
+        both = generator(x, t.expand(1), known.values, known.mask)
+    assert close(null, AV(audio, video))
+    guided = generator_denoiser(generator, noise, known, None, AV(3.0, 3.0))(x, t)
+    assert close(guided, guide(both, AV(audio, video), AV(3.0, 3.0)))
+    assert not close(null, both)
+
+
+def test_sound_known_whole_guides_a_picture_whose_start_is_known(pipeline):
+    generator = pipeline.generator
+    noise, x = (initial_noise(generator.latent_shapes, [seed]) for seed in (0, 1))
+    t, start = torch.tensor(500), prefix_of(generator)
+    known = start._replace(mask=AV(None, start.mask.video))
+    seen: list[int] = []
+    hook = generator.register_forward_hook(
+        lambda module, inputs, output: seen.append(len(output.audio))
+    )
+    null = generator_denoiser(generator, noise, known, None, AV(0.0, 0.0))(x, t)
+    hook.remove()
+    assert seen == [2]  # A modality that is known as a whole needs no null rows.
+    with torch.no_grad():
+        own = AV(None, start.values.video), AV(None, start.mask.video)
+        video = generator(AV(noise.audio, x.video), t.expand(1), *own).video
+    assert torch.allclose(null.video, video, atol=1e-5)
+
+
+def test_known_slots_alone_are_no_condition_of_the_papers_form(renoising_pipeline):
+    generator = renoising_pipeline.generator
+    noise, x = (initial_noise(generator.latent_shapes, [seed]) for seed in (0, 1))
+    t, start = torch.tensor(500), prefix_of(generator)
+
+    def at(scale: float, known: Known) -> AV:
+        return generator_denoiser(generator, noise, known, None, AV(scale, scale))(x, t)
+
+    assert close(at(0.0, start), at(1.0, start))
+    # Beside a whole given sound, the null half keeps the known start of the picture.
+    whole = start._replace(mask=AV(None, start.mask.video))
+    picture_alone = start._replace(values=AV(None, start.values.video), mask=whole.mask)
+    assert close(at(0.0, whole), at(1.0, picture_alone))
+    assert not close(at(0.0, whole), at(1.0, whole))
 
 
 SCHEDULE = ScheduleConfig(prediction="v_prediction", zero_terminal_snr=True)
@@ -149,7 +204,7 @@ def test_a_trained_generator_follows_the_given_audio_the_more_the_stronger_the_g
 ):
     torch.manual_seed(1)
     clean = paired_latents(128)
-    given = AV(clean.audio, None)
+    given = Known(AV(clean.audio, None))
     noise = initial_noise(paired_generator.latent_shapes, list(range(128)))
     agreement = {}
     for scale in (0.0, 1.0, 2.0):
@@ -162,7 +217,7 @@ def test_a_trained_generator_follows_the_given_audio_the_more_the_stronger_the_g
 
 
 def test_clips_may_stand_at_different_noise_levels(pipeline):
-    generator, nothing, scale = pipeline.generator, AV(None, None), AV(2.0, 2.0)
+    generator, nothing, scale = pipeline.generator, NOTHING_KNOWN, AV(2.0, 2.0)
     noise, x = (initial_noise(generator.latent_shapes, seeds) for seeds in ([0, 1], [2, 3]))
     levels = torch.tensor([100, 900])
     together = generator_denoiser(generator, noise, nothing, None, scale)(x, levels)

@@ -20,6 +20,8 @@ pytestmark = pytest.mark.slow
 TWO = (*TORCHRUN, TINY[1])
 CLOSE = 1e-4
 """Sums over two halves are rounded otherwise than sums over the whole."""
+ROUNDED = 2e-3
+"""The same where Muon multiplies in bfloat16, as it does on GPUs and CPUs with AMX."""
 MUON = {"matrix_learning_rate": 0.02}
 
 
@@ -28,7 +30,7 @@ def train_two(folder: Path, *settings: str) -> None:
     assert code == 0, output
 
 
-def assert_close_runs(first: Path, second: Path, from_step: int = 1) -> None:
+def assert_close_runs(first: Path, second: Path, from_step: int = 1, close: float = CLOSE) -> None:
     """Losses from `from_step` on and the last checkpoints agree to rounding."""
     losses = [
         {
@@ -41,12 +43,12 @@ def assert_close_runs(first: Path, second: Path, from_step: int = 1) -> None:
     assert losses[0].keys() == losses[1].keys() == set(range(from_step, 13))
     for step, loss in losses[0].items():
         other = losses[1][step]
-        assert loss == other or math.isclose(loss, other, rel_tol=CLOSE), step
+        assert loss == other or math.isclose(loss, other, rel_tol=close), step
     states = [CheckpointFolder(n / "checkpoints", 2, print).load(12) for n in (first, second)]
     for file, tensors in states[0].tensors.items():
         assert tensors.keys() == states[1].tensors[file].keys()
         for name, tensor in tensors.items():
-            assert tensor.allclose(states[1].tensors[file][name], atol=CLOSE), f"{file}: {name}"
+            assert tensor.allclose(states[1].tensors[file][name], atol=close), f"{file}: {name}"
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +92,7 @@ def test_checkpoint_of_one_process_resumes_sharded_over_two_with_muon(
     stop_at(tmp_path, 8, {"dropout": 0.0}, **MUON)
     train_two(tmp_path, "sharding=full", "matrix_learning_rate=0.02")
     assert "resumed at step 6" in (tmp_path / "train.log").read_text()
-    assert_close_runs(one_with_muon, tmp_path)
+    assert_close_runs(one_with_muon, tmp_path, close=ROUNDED)
 
 
 def test_rows_that_the_second_process_cannot_read_are_told_once_and_counted(tmp_path: Path) -> None:

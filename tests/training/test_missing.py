@@ -18,10 +18,12 @@ from mmldm.media.clip import Clip
 from mmldm.media.reader import read_audio, read_clip
 from mmldm.models.image_vae import load_image_vae
 from mmldm.pipelines.sounding_video import SoundingVideoPipeline
+from mmldm.sections import KnownSlotsConfig
 from mmldm.training import JOBS
 from mmldm.training.jobs.autoencoder import AutoencoderStage, AutoencoderTurn
 from mmldm.training.jobs.generator import GeneratorStage, GeneratorTurn
 from mmldm.training.jobs.vae import VaeStage
+from mmldm.training.known_slots import SlotPatterns
 from mmldm.training.randomness import StepRandom
 from mmldm.training.run import Run
 from mmldm.training.run_clips import find_manifest
@@ -146,6 +148,14 @@ def test_generator_is_blind_to_what_a_clip_lacks(
     finished: Run, generator_turn: GeneratorTurn
 ) -> None:
     # Only means are used, so a log-variance has no gradient at all.
+    assert_blind(generator_turn, cached_batch(finished, "latents"))
+
+
+def test_generator_that_knows_slots_is_blind_too(
+    finished: Run, generator_turn: GeneratorTurn
+) -> None:
+    shapes = generator_turn.generator.latent_shapes
+    generator_turn.patterns = SlotPatterns(KnownSlotsConfig(share=1.0), shapes)
     assert_blind(generator_turn, cached_batch(finished, "latents"))
 
 

@@ -55,6 +55,7 @@ class Cost:
         flops: Of one call; None: not counted.
         joules: Of one call; None: the device does not tell.
         ratio: How many times longer the other program's step took; None: there is none.
+        optimisers: Their and the running average's share of a training step's time; None: not one.
     """
 
     work: str
@@ -63,6 +64,7 @@ class Cost:
     flops: int | None = None
     joules: float | None = None
     ratio: float | None = None
+    optimisers: float | None = None
 
 
 @dataclass(frozen=True)
@@ -89,21 +91,30 @@ class Clock:
     against: Call | None = None
 
     def time(
-        self, kind: str, clips: int, calls: Mapping[str, Call], flops: Mapping[str, int]
+        self,
+        kind: str,
+        clips: int,
+        calls: Mapping[str, Call],
+        flops: Mapping[str, int],
+        optimisers: Mapping[str, Call] | None = None,
     ) -> Iterator[Cost]:
         """Times calls, and the other program's step among them.
 
         Args:
             flops: Of those calls that were counted.
+            optimisers: The part of those calls that are training steps which does not grow with the batch.
         """
-        # The other program's step takes its turn in every round.
+        # The other program's step takes its turn in every round, and a part comes after its whole.
+        parts = {f"{name}, optimisers": call for name, call in (optimisers or {}).items()}
         guest = {} if self.against is None else {AGAINST: self.against}
-        timings = interleaved({**calls, **guest}, self.repeats, self.device)
+        timings = interleaved({**calls, **parts, **guest}, self.repeats, self.device)
         for name, call in calls.items():
             timing = timings[name]
             ratio = timing.ratio(timings[AGAINST]) if guest else None
             joules = energy(call, timing, partial(watts, self.device))
-            yield Cost(f"{kind}: {name}", clips, timing, flops.get(name), joules, ratio)
+            part = timings.get(f"{name}, optimisers")
+            share = None if part is None else timing.ratio(part)
+            yield Cost(f"{kind}: {name}", clips, timing, flops.get(name), joules, ratio, share)
         if guest:
             yield Cost(f"{kind}: {AGAINST}", clips, timings[AGAINST])
 
@@ -149,7 +160,7 @@ def _training(plan: StepPlan, clips: int, clock: Clock, note: str = "") -> Itera
     name = plan.name + note
     flops = {name: clips * TrainingStep(plan, 1, clock.device).flops()}
     step = TrainingStep(plan, clips, clock.device)
-    yield from clock.time("train", clips, {name: step}, flops)
+    yield from clock.time("train", clips, {name: step}, flops, {name: step.optimise})
 
 
 def _fits(plan: StepPlan, device: torch.device, clips: int) -> bool:
@@ -227,6 +238,7 @@ def to_json(rows: Sequence[Cost], facts: Mapping[str, Any]) -> str:
             "peak_bytes": cost.timing.peak_bytes,
             "joules": cost.joules,
             "times_longer_elsewhere": cost.ratio,
+            "optimisers_share": cost.optimisers,
         }
         for cost in rows
     ]
@@ -268,6 +280,7 @@ def _cells(cost: Cost, facts: Mapping[str, Any]) -> dict[str, str]:
         "clips a second": f"{cost.clips / median:.3g}",
         "FLOP a call": known(cost.flops, lambda count: _si(count).strip()),
         "utilisation": known(share, lambda share: f"{100 * share:.0f} %"),
+        "optimisers' share": known(cost.optimisers, lambda share: f"{100 * share:.0f} %"),
         "peak memory": known(cost.timing.peak_bytes, lambda count: f"{count / 2**30:.2f} GiB"),
         "energy": known(cost.joules, lambda joules: f"{joules:.3g} J"),
         "the other takes": known(cost.ratio, lambda ratio: f"{ratio:.3g} x"),

@@ -41,8 +41,8 @@ def untrained_pipeline(config: RunConfig, summary: Summary) -> SoundingVideoPipe
     """
     # Each part as its job would make it, from the shapes of the recipe's summary.
     vae: Any = used_vae(config, build_vae(config, weights=False))
-    shape = summary.spaces["image latents"].audio[1:]
-    autoencoder = untrained_autoencoder(config, shape, len(CLASSES))
+    shapes = summary.spaces["image latents"].map(lambda shape: shape[1:])
+    autoencoder = untrained_autoencoder(config, shapes, len(CLASSES))
     generator = JointGenerator(
         **generator_arguments(config, summary.spaces["latents"], None, len(CLASSES))
     )

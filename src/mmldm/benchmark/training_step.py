@@ -110,6 +110,16 @@ class TrainingStep:
             turn.step([self.batch], seed=0, step=self.step, factor=1.0)
         self.average.update(self.step)
 
+    def optimise(self) -> None:
+        """What a step does after the backward passes: every optimiser again, then the average.
+
+        Call a step first: its gradients are there until the next one.
+        """
+        for turn in self.turns.values():
+            for optimizer in turn.optimizers:
+                optimizer.step()
+        self.average.update(self.step)
+
     def flops(self) -> int:
         """Of the forward and backward passes of the whole batch, without the optimisers'."""
         rows = len(self.batch.class_labels)

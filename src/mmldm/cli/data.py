@@ -13,6 +13,9 @@ from mmldm.cli.terminal import ProgressLine, require_writable, say
 if TYPE_CHECKING:
     from mmldm.types import ClipSpec
 
+THROW_SECONDS = 1.6
+"""Length of the impacts clips that are a throw and what follows from it; longer ones go on."""
+
 
 def scan(
     folder: Annotated[Path, typer.Argument(help="Folder of clips, or of class folders of clips.")],
@@ -85,7 +88,24 @@ def synthesize(
     clips: Annotated[int, typer.Option(min=1, help="How many clips.")] = 2000,
     seed: Annotated[int, typer.Option(min=0, help="Another seed, other clips.")] = 0,
     size: Annotated[int, typer.Option(min=16, help="Height and width in pixels.")] = 128,
-    seconds: Annotated[float, typer.Option(min=0.4, max=60, help="Length of each clip.")] = 1.6,
+    seconds: Annotated[
+        float,
+        typer.Option(
+            min=0.4,
+            max=60,
+            help=f"Length of each clip; beyond {THROW_SECONDS:g}, a ball that rests is thrown again.",
+        ),
+    ] = THROW_SECONDS,
+    latest_start: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            max=600,
+            metavar="SECONDS",
+            help="Half of the clips begin at a random frame up to this second of a world that goes on; "
+            "the others, and with 0 all, with the throw.",
+        ),
+    ] = 0.0,
     fps: Annotated[float, typer.Option(min=1, max=120, help="Frames per second.")] = 10.0,
     sample_rate: Annotated[
         int, typer.Option(min=8000, max=96000, help="Sound samples per second.")
@@ -108,7 +128,15 @@ def synthesize(
         # Rendering makes no spectrogram; its default would refuse low rates.
         "spectrogram": {"f_max": min(8000.0, sample_rate / 2)},
     }
-    config = parse(ImpactsConfig, {"seed": seed, "max_balls": balls, "spec": spec}, "the impacts")
+    goes_on = seconds > THROW_SECONDS or latest_start > 0
+    asked = {
+        "seed": seed,
+        "max_balls": balls,
+        "spec": spec,
+        "throws_again": goes_on,
+        "latest_start": latest_start,
+    }
+    config = parse(ImpactsConfig, asked, "the impacts")
     with ProgressLine() as line:
         write_clips(
             folder,
@@ -118,6 +146,10 @@ def synthesize(
             progress=partial(line, "clips"),
         )
     typer.echo(f"{clips} clips in {folder}")
+    if goes_on:
+        typer.echo("a ball that rests is thrown again; the sidecars list such throws")
+    if latest_start:
+        typer.echo(f"half of the clips begin at a random frame up to second {latest_start:g}")
     from mmldm.config import RECIPES, load_config
 
     tiny = load_config(RECIPES / "impacts.yaml").clip

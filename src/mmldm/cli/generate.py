@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mmldm.cli.films import NOTED_DIFFERENCE, Films, GivenFile, picture_differences
 from mmldm.cli.terminal import (
     DeviceOption,
     ModelOption,
@@ -29,10 +30,16 @@ BUNDLED = Path(__file__).parents[1] / "assets" / "impacts"
 """The model that comes with the package."""
 BATCH = 8
 """Clips in memory at once."""
-NOTED_DIFFERENCE = 0.001
-"""Seconds between the start asked for and the one taken that are worth a note."""
 NOTED_REST = 0.1
 """Seconds of a given file beyond the clip that are worth a note."""
+SecondsOption = Annotated[
+    float | None,
+    typer.Option(
+        min=0,
+        max=1e6,
+        help="Length of the clips. Default: of what is given, else of the model's window.",
+    ),
+]
 OutOption = Annotated[Path, typer.Option(help="Folder for the mp4 files and the sheet.")]
 DecoderStepsOption = Annotated[
     int | None, typer.Option(min=1, max=1000, help="Signal decoder steps. Default: the quality's.")
@@ -72,72 +79,79 @@ def generate(
     scheduler: Annotated[
         str | None, typer.Option(help="Sampler, for example ddim, dpm++, unipc.")
     ] = None,
+    seconds: SecondsOption = None,
+    at_model_rate: Annotated[
+        bool,
+        typer.Option(
+            "--at-model-rate",
+            help="Write what is given as the model reads it, not as it is in its file.",
+        ),
+    ] = False,
     device: DeviceOption = None,
 ) -> None:
-    """Generates sounding video: jointly, from a given sound, or sound for a given picture."""
+    """Generates sounding video of any length: jointly, from a given sound, or sound for a given picture."""
     given = audio or video
     if audio is not None and video is not None:
         raise UserError("give --audio or --video, not both: the other one is generated.")
     if start and given is None:
         raise UserError("--start is a second of the file given by --audio or --video; give one.")
+    if at_model_rate and given is None:
+        raise UserError("--at-model-rate is for what --audio or --video gives; give one.")
     require_writable(out)
     started = time.monotonic()
 
-    from mmldm.pipelines.decoding import save_clips
+    from mmldm.pipelines.request import frames_in
 
     pipeline = load_model(model, device)
     if class_name is not None and not pipeline.class_names:
         raise UserError("this model was trained without classes: leave --class out.")
     spec = pipeline.clip_spec
+    if seconds is not None:
+        frames_in(seconds, spec)
 
-    # What is given: a sound (S,), or frames (T,3,H,W).
-    media: dict[str, Any] = {}
-    if audio is not None:
-        media["audio"] = _window(audio, start, spec, want_video=False).waveforms[0]
-    if video is not None:
-        window = _window(video, start, spec, want_audio=False)
-        media["frames"] = window.frames[window.indices[0]]
-
-    settings: dict[str, Any] = {
-        "guidance_scale": guidance,
-        "num_inference_steps": steps,
-        "decoder_steps": decoder_steps,
-        "scheduler": scheduler,
-    }
-    # Progress counts generator steps, over all batches of clips.
-    count = pipeline.settings(quality, **settings).num_inference_steps
-    total, done = -(-num_samples // BATCH) * count, 0
+    # What is given, from its file: a sound in parts (s,), or frames in parts (t,3,H,W).
+    asked: dict[str, Any] = {"seconds": spec.duration if seconds is None else seconds}
+    source: GivenFile | None = None
     with ProgressLine() as line:
+        if given is not None:
+            source = GivenFile(given, "audio" if audio else "video", spec, start, seconds)
+            source.say_what_is_used()
+            parts = source.parts(
+                lambda read, claimed: line("seconds read", int(read), int(claimed))
+            )
+            asked = (
+                {"audio": (part.waveform for part in parts)}
+                if audio
+                else {"frames": (part.frames for part in parts)}
+            )
 
-        def after_step(*_: Any) -> dict[str, Any]:
-            nonlocal done
-            done = min(done + 1, total)
-            if line.console.is_terminal:
-                line("generator steps", done, total)
-            return {}
-
-        output: Any = pipeline(
-            num_samples=num_samples,
+        # Files are named after the task, what was given and the class.
+        task = "a2v" if audio is not None else "v2a" if video is not None else "joint"
+        words = [task, *([given.stem] if given else []), *([class_name] if class_name else [])]
+        name = "_".join([*words, str(seed)]).replace("/", "_")
+        pieces = pipeline.pieces(
+            num_samples,
+            **asked,
             class_labels=class_name,
             quality=quality,
             seed=seed,
             batch_size=BATCH,
-            callback_on_step_end=after_step,
-            **media,
-            **settings,
+            guidance_scale=guidance,
+            num_inference_steps=steps,
+            decoder_steps=decoder_steps,
+            scheduler=scheduler,
+            progress=line,
         )
+        films = Films(out, name, spec, source, keep_original=not at_model_rate)
+        films.write(pieces)
 
-    # Files are named after the task, what was given and the class.
-    clips = output.clips
-    task = "a2v" if audio is not None else "v2a" if video is not None else "joint"
-    words = [task, *([given.stem] if given else []), *([class_name] if class_name else [])]
     titles = [f"{', '.join(words)}, seed {seed + i}" for i in range(num_samples)]
-    name = "_".join([*words, str(seed)]).replace("/", "_")
-    *files, sheet = save_clips(clips, out, name, titles)
-    for file in files:
+    sheet = films.save_sheet(titles)
+    for file in films.files:
         typer.echo(file)
     typer.echo(f"contact sheet: {sheet}")
-    typer.echo(f"{len(clips)} clip{'s' * (len(clips) > 1)} in {time.monotonic() - started:.1f} s")
+    count = len(films.files)
+    typer.echo(f"{count} clip{'s' * (count > 1)} in {time.monotonic() - started:.1f} s")
 
 
 def reconstruct(
@@ -195,13 +209,11 @@ def reconstruct(
     typer.echo(f"contact sheet: {sheet}")
 
 
-def _window(
-    path: Path, start: float, spec: ClipSpec, want_video: bool = True, want_audio: bool = True
-) -> Windows:
+def _window(path: Path, start: float, spec: ClipSpec) -> Windows:
     """The window of a given file, after a note on standard error for whatever is not as asked."""
     from mmldm.media.reader import read_windows
 
-    windows = read_windows(path, [start], spec, want_video=want_video, want_audio=want_audio)
+    windows = read_windows(path, [start], spec)
     for sentence in (*windows.notes, *_differences(windows, start, spec)):
         note(sentence)
     return windows
@@ -219,16 +231,7 @@ def _differences(windows: Windows, start: float, spec: ClipSpec) -> Iterator[str
             yield f"{part}, from {begins:.3f} s on"
         else:
             yield f"the first {part}; --start takes another part"
-    # Picture: its size and rate, where they are not the clip's.
-    if windows.size is None or windows.fps is None:
-        return
-    (width, height), fps = windows.size, windows.fps
-    if (width, height) != (spec.width, spec.height) or abs(fps - spec.fps) > 0.01 * spec.fps:
-        cut = width * spec.height != height * spec.width
-        yield (
-            f"its picture of {width}x{height} at {fps:.4g} frames a second is read at"
-            f" {spec.width}x{spec.height} and {spec.fps:g}" + ", cut from the middle" * cut
-        )
+    yield from picture_differences(windows.size, windows.fps, spec)
 
 
 def load_model(model: str | None, device: str | None) -> SoundingVideoPipeline:

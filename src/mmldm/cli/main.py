@@ -15,7 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 from mmldm import __version__
-from mmldm.cli import benchmark, data, evaluate, generate, train
+from mmldm.cli import benchmark, data, evaluate, extend, generate, train
 from mmldm.errors import RefusedElsewhereError, UserError
 from mmldm.text import printable_lines
 
@@ -67,6 +67,8 @@ app = typer.Typer(
 app.command("train")(train.train)
 app.command("distill")(train.distill)
 app.command("generate")(generate.generate)
+app.command("extend")(extend.extend)
+app.command("retake")(extend.retake)
 app.command("reconstruct")(generate.reconstruct)
 app.command("evaluate")(evaluate.evaluate)
 app.command("scan")(data.scan)

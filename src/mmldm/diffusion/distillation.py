@@ -16,7 +16,7 @@ from torch import Tensor
 from mmldm.diffusion.sampling import Denoiser
 from mmldm.diffusion.schedules import NoiseProcess, ScheduleConfig
 from mmldm.errors import UserError
-from mmldm.types import AV
+from mmldm.types import AV, Known
 
 CLEAN = -1
 """The timestep of the clean sample."""
@@ -79,7 +79,7 @@ class StepMatching:
         teacher: Denoiser,
         state: AV[Tensor],
         step: Tensor,
-        given: AV[Tensor | None],
+        known: Known,
         noise: AV[Tensor],
     ) -> AV[Tensor]:
         """The clean estimate AV (B,...) with which one DDIM step ends where the teacher's steps do.
@@ -88,7 +88,7 @@ class StepMatching:
             teacher: Its prediction for timesteps (B,), with guidance and conditions bound.
             state: As `start` gives it.
             step: (B,).
-            given: Clean value of a known modality, noised anew at each timestep as in sampling.
+            known: Its values are noised anew at each timestep, as in sampling.
             noise: The clips' own.
         """
         stops = self.stops[step]
@@ -97,7 +97,7 @@ class StepMatching:
         # The teacher's own steps from the state on (Alg. 2, "2 steps of DDIM with teacher").
         now = state
         for t, following in pairwise(stops.unbind(1)):
-            now = now.map(partial(self._renoise, t), given, noise)
+            now = now.map(partial(self._renoise, t), known.values, known.slots, noise)
             prediction = teacher(now, t)
             now = now.map(partial(self._ddim, t, following), prediction)
 
@@ -110,7 +110,12 @@ class StepMatching:
         return now.map(estimate_of_one_step, state)
 
     def errors(
-        self, student: Denoiser, state: AV[Tensor], step: Tensor, target: AV[Tensor]
+        self,
+        student: Denoiser,
+        state: AV[Tensor],
+        step: Tensor,
+        target: AV[Tensor],
+        weights: AV[Tensor | None] = AV(None, None),  # noqa: B008 (a NamedTuple is immutable)
     ) -> AV[Tensor]:
         """How far the student's clean estimates are from the target, AV (B,), each as `error`.
 
@@ -119,22 +124,35 @@ class StepMatching:
             state: As `start` gives it, AV (B,...).
             step: (B,).
             target: As `target` gives it.
+            weights: Of the target's parts, to be broadcast over it; None: all count the same.
         """
         t = self.timesteps(step)
 
-        def of_one(prediction: Tensor, x: Tensor, wanted: Tensor) -> Tensor:
-            return self.error(self.student.to_x0(prediction, x, t), wanted, step)
+        def of_one(prediction: Tensor, x: Tensor, wanted: Tensor, weight: Tensor | None) -> Tensor:
+            return self.error(self.student.to_x0(prediction, x, t), wanted, step, weight)
 
-        return student(state, t).map(of_one, state, target)
+        return student(state, t).map(of_one, state, target, weights)
 
-    def error(self, estimate: Tensor, target: Tensor, step: Tensor) -> Tensor:
+    def error(
+        self, estimate: Tensor, target: Tensor, step: Tensor, weights: Tensor | None = None
+    ) -> Tensor:
         """Squared error (B,) of clean estimates (B,...), weighted as that of v: 1 + SNR at the start."""
-        errors = (estimate - target).square().flatten(1).mean(1)
+        squares = (estimate - target).square()
+        if weights is None:
+            errors = squares.flatten(1).mean(1)
+        else:
+            weights = weights.expand_as(squares).flatten(1)
+            errors = (squares.flatten(1) * weights).sum(1) / weights.sum(1)
         return errors / self._sigma[self.timesteps(step)].square()
 
-    def _renoise(self, t: Tensor, x: Tensor, clean: Tensor | None, noise: Tensor) -> Tensor:
-        """The known modality (B,...) at t (B,), by Eq. 5; the other one as it is."""
-        return x if clean is None else self.process.add_noise(clean, noise, t)
+    def _renoise(
+        self, t: Tensor, x: Tensor, clean: Tensor | None, slots: Tensor | None, noise: Tensor
+    ) -> Tensor:
+        """`x` (B,...) with what is known at t (B,), by Eq. 5; `slots` as `Known.slots`."""
+        if clean is None:
+            return x
+        noisy = self.process.add_noise(clean, noise, t)
+        return noisy if slots is None else torch.where(slots, noisy, x)
 
     def _ddim(self, t: Tensor, following: Tensor, x: Tensor, prediction: Tensor) -> Tensor:
         """x (B,...) at t (B,) -> x at `following` (B,).

@@ -1,6 +1,6 @@
 """The reverse process for two modalities at once (MM-LDM Eq. 6), with any scheduler.
 
-noise AV((B,...)) -> sample AV((B,...)). §3.2 and, for a given modality, §3.3.
+noise AV((B,...)) -> sample AV((B,...)). §3.2 and, for what is known, §3.3.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor
 
 from mmldm.errors import UserError
-from mmldm.types import AV
+from mmldm.types import AV, NOTHING_KNOWN, Known
 
 Denoiser = Callable[[AV[Tensor], Tensor], AV[Tensor]]
 """(sample AV((B,...)), t 0-d or (B,) long, on any device) -> the network's prediction AV((B,...))."""
@@ -76,15 +76,15 @@ def sample(
     noise: AV[Tensor],
     scheduler: SchedulerMixin,
     num_inference_steps: int,
-    given: AV[Tensor | None] = AV(None, None),  # noqa: B008 (a NamedTuple is immutable)
+    known: Known = NOTHING_KNOWN,
     generator: list[torch.Generator] | None = None,
     callback: Callable[[int, Tensor, AV[Tensor]], AV[Tensor] | None] | None = None,
 ) -> AV[Tensor]:
-    """Denoises both modalities jointly; a given one is known and comes back bit for bit.
+    """Denoises both modalities jointly; what is known of them comes back bit for bit.
 
     Both modalities of a clip are packed into one row and step one scheduler: a multistep scheduler
-    stepped once per modality and timestep would mix their histories. The stream of a given modality
-    is its clean value re-noised at each t with its own fixed noise (Eq. 5), as in training.
+    stepped once per modality and timestep would mix their histories. The stream of a known slot is
+    its clean value re-noised at each t with its own fixed noise (Eq. 5), as in training.
 
     DDIM walks in strides of `num_train_timesteps // num_inference_steps`: step counts that divide
     the training timesteps (1, 2, 4, 5, 8, 10, 20, 25, 50, ...) end exactly on the clean sample.
@@ -93,7 +93,7 @@ def sample(
         denoise: The network with its conditions bound.
         noise: Standard normal start AV((B,...)), as from `initial_noise`.
         scheduler: From `make_scheduler`.
-        given: The clean value of a known modality, else None.
+        known: Whole modalities (B,...) of any shape, or slots of (B,C,T',H',W').
         generator: One CPU generator per clip, used by stochastic schedulers (ddpm) only.
         callback: Called after each step with (step, t, noisy sample); may return a replacement.
 
@@ -109,15 +109,22 @@ def sample(
     if "generator" in inspect.signature(scheduler.step).parameters:
         step_options["generator"] = generator
 
-    def renoise(t: Tensor, x: Tensor, clean: Tensor | None, own_noise: Tensor) -> Tensor:
-        """A given modality (B,...) at t, Eq. 5; the other one as it is."""
+    def in_known_slots(x: Tensor, value: Tensor, slots: Tensor | None) -> Tensor:
+        """`x` (B,...) with the known slots of `value` (B,...); `slots` as `Known.slots`."""
+        return value if slots is None else torch.where(slots, value, x)
+
+    def renoise(
+        t: Tensor, x: Tensor, clean: Tensor | None, slots: Tensor | None, own_noise: Tensor
+    ) -> Tensor:
+        """`x` (B,...) with what is known at t, Eq. 5."""
         if clean is None:
             return x
-        return scheduler.add_noise(clean, own_noise, t.reshape(1).expand(len(clean)))
+        noisy = scheduler.add_noise(clean, own_noise, t.reshape(1).expand(len(clean)))
+        return in_known_slots(x, noisy, slots)
 
     state = noise.map(lambda n: n * scheduler.init_noise_sigma)
     for step, t in enumerate(scheduler.timesteps):
-        state = state.map(partial(renoise, t), given, noise)
+        state = state.map(partial(renoise, t), known.values, known.slots, noise)
         # Both modalities step together, in one row per clip.
         packed = pack(state)
         network_input = unpack(scheduler.scale_model_input(packed, t), like=noise)
@@ -127,8 +134,8 @@ def sample(
         if callback is not None:
             state = callback(step, t, state) or state
 
-    def known(x: Tensor, clean: Tensor | None) -> Tensor:
-        """A given modality (B,...) as it was given."""
-        return x if clean is None else clean
+    def as_given(x: Tensor, clean: Tensor | None, slots: Tensor | None) -> Tensor:
+        """`x` (B,...) with what is known, as it was given."""
+        return x if clean is None else in_known_slots(x, clean, slots)
 
-    return state.map(known, given)
+    return state.map(as_given, known.values, known.slots)

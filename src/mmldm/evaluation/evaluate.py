@@ -17,10 +17,10 @@ from mmldm.errors import UserError
 from mmldm.evaluation.features import Findings, Measures, nearest
 from mmldm.evaluation.measuring import FeatureCache, Measured, Speed, measure_set
 from mmldm.evaluation.memorisation import memorisation_report
-from mmldm.evaluation.metrics import Metric, Number, Value
 from mmldm.evaluation.protocol import Protocol
 from mmldm.evaluation.sets import ClipSet
 from mmldm.evaluation.sides import Sides
+from mmldm.evaluation.values import Metric, Number, Value
 from mmldm.types import Progress
 
 

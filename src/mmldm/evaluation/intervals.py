@@ -11,7 +11,7 @@ Tibshirani, "An introduction to the bootstrap", 1993; Wilson, "Probable inferenc
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -71,6 +71,38 @@ def quantile_interval(values: np.ndarray, level: float, bootstraps: int, seed: i
     """Bootstrap over clips of a quantile of values (N,)."""
     draws = np.random.default_rng(seed).integers(len(values), size=(bootstraps, len(values)))
     return _quantiles(np.quantile(values[draws], level, axis=1))
+
+
+def pooled_median_interval(
+    values: Sequence[np.ndarray], bootstraps: int, seed: int = 0
+) -> Interval | None:
+    """Bootstrap over clips of the median of all their values (N,); None for fewer than 2 that have any."""
+    counted = [own for own in values if len(own)]
+    if len(counted) < 2:
+        return None
+    # Each draw weighs a clip by how often it is drawn; the median is where half of the weight is passed.
+    draws = np.random.default_rng(seed).multinomial(
+        len(counted), np.full(len(counted), 1 / len(counted)), size=bootstraps
+    )
+    pooled = np.concatenate(counted)
+    order = pooled.argsort()
+    owners = np.repeat(np.arange(len(counted)), [len(own) for own in counted])[order]
+    passed = np.cumsum(draws[:, owners], 1)
+    return _quantiles(pooled[order][(passed >= passed[:, -1:] / 2).argmax(1)])
+
+
+def correlation(products: np.ndarray) -> np.ndarray:
+    """r (...) from sums (...,3) of xx, yy and xy of centred values."""
+    squares, others, mixed = np.moveaxis(products, -1, 0)
+    return mixed / np.sqrt(np.maximum(squares * others, np.finfo(float).tiny))
+
+
+def correlation_interval(products: np.ndarray, bootstraps: int, seed: int = 0) -> Interval | None:
+    """Bootstrap over clips of the correlation of sums of products (N,3); None for fewer than 2 clips."""
+    if len(products) < 2:
+        return None
+    draws = np.random.default_rng(seed).integers(len(products), size=(bootstraps, len(products)))
+    return _quantiles(correlation(products[draws].sum(1)))
 
 
 def wilson(share: float, count: int) -> Interval:

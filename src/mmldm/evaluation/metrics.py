@@ -2,24 +2,22 @@
 
 findings in N clips, findings in M real clips -> Value (number, interval, n; or the reason why there is none)
 
-Three kinds: distances between sets of features, shares of neighbours, and ratios over clips. Ratios that join
-sound and picture also say what they are with the sounds of other clips. A world hands in metrics of its own.
+Three kinds: distances between sets of features, shares of neighbours, and what is found in each clip
+(`clipwise`). A world hands in metrics of its own.
 """
 
 from __future__ import annotations
 
-import math
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from mmldm.errors import UserError
+from mmldm.evaluation.clipwise import ClipRatio, Counts, mean_of
 from mmldm.evaluation.distances import (
     frechet_caveat,
     frechet_distance_of,
@@ -27,118 +25,12 @@ from mmldm.evaluation.distances import (
     kernel_distance,
     regions,
 )
-from mmldm.evaluation.events import closeness, derangement, intersection_over_union
+from mmldm.evaluation.events import closeness, intersection_over_union
 from mmldm.evaluation.extractors.extractor import of_clips, of_windows
 from mmldm.evaluation.features import Findings, nearest
-from mmldm.evaluation.intervals import (
-    Interval,
-    jackknife,
-    quantile_interval,
-    ratio_interval,
-    wilson,
-)
+from mmldm.evaluation.intervals import jackknife, quantile_interval, ratio_interval, wilson
 from mmldm.evaluation.protocol import Protocol
-
-Better = Literal["lower", "higher", "like real"]
-Side = Sequence[Findings]
-"""What was found in each clip of one side of a comparison."""
-Counts = tuple[float, float]
-"""A clip's share of a ratio's numerator and denominator."""
-
-
-@dataclass(frozen=True)
-class Value:
-    """One number of a table.
-
-    Attributes:
-        value: None where it is undefined; `note` says why.
-        interval: 95 %; None where there are too few clips for one.
-        n: Clips it is made from.
-        against: Real clips it is compared with; None for a number of the set alone.
-        shuffled: The same with each picture under the sound of another clip.
-        note: What it must be read with.
-    """
-
-    value: float | None
-    interval: Interval | None
-    n: int
-    against: int | None = None
-    shuffled: float | None = None
-    note: str | None = None
-
-    @classmethod
-    def undefined(cls, reason: str, n: int, against: int | None = None) -> Value:
-        return cls(None, None, n, against, None, reason)
-
-
-@dataclass(frozen=True)
-class Number:
-    """A line of a table: what a metric calls one of its numbers.
-
-    Attributes:
-        name: In JSON.
-        title: For people.
-        better: Which values are.
-        unit: "" for pure numbers.
-        biased: Whether its mean depends on the number of clips, so that only equal ones compare.
-    """
-
-    name: str
-    title: str
-    better: Better
-    unit: str = ""
-    biased: bool = False
-
-
-class Metric(ABC):
-    """One or more numbers from the findings of one measure.
-
-    Attributes:
-        name: As `--metrics` has it.
-        measure: Name of the measure it reads.
-        relative: Whether it compares with real clips.
-        least: Clips of a set that it needs.
-    """
-
-    name: str
-    measure: str
-    relative: ClassVar[bool] = True
-    least: ClassVar[int] = 2
-
-    @property
-    @abstractmethod
-    def numbers(self) -> tuple[Number, ...]:
-        """What it gives, in order."""
-
-    def values(self, own: Side, real: Side, protocol: Protocol) -> list[Value]:
-        """A value for each of `numbers`; never NaN.
-
-        Args:
-            own: Of the set.
-            real: Of the clips it is compared with.
-        """
-        against = len(real) if self.relative else None
-        few = min(len(own), len(real)) if self.relative else len(own)
-        try:
-            if few < self.least:
-                raise ValueError(f"{few} clip{'s' * (few != 1)}, and {self.least} are the least")
-            found = self.compute(own, real, protocol)
-        except ValueError as error:
-            return [Value.undefined(str(error), len(own), against) for _ in self.numbers]
-        return [
-            value
-            if value.value is None or math.isfinite(value.value)
-            else Value.undefined("it is not finite", len(own), against)
-            for value in found
-        ]
-
-    @abstractmethod
-    def compute(self, own: Side, real: Side, protocol: Protocol) -> list[Value]:
-        """The values of enough clips.
-
-        Raises:
-            ValueError: They are undefined; the message says why.
-        """
+from mmldm.evaluation.values import Metric, Number, Side, Value
 
 
 @dataclass(frozen=True)
@@ -248,63 +140,6 @@ class NearestReal(Metric):
         ]
 
 
-@dataclass(frozen=True)
-class ClipRatio(Metric):
-    """A ratio of sums over clips: a mean, a share, a recall.
-
-    Attributes:
-        name: As `--metrics` has it; several ratios may share it.
-        number: What it is.
-        measure: Whose findings it reads.
-        counts: Of the clip that is heard and the clip that is seen.
-        joint: Whether it joins sound and picture.
-        share: Whether each clip counts as 0 or 1.
-    """
-
-    name: str
-    number: Number
-    measure: str
-    counts: Callable[[Findings, Findings], Counts]
-    joint: bool = False
-    share: bool = False
-    relative: ClassVar[bool] = False
-    least: ClassVar[int] = 1
-
-    @property
-    def numbers(self) -> tuple[Number, ...]:
-        return (self.number,)
-
-    def of_clips(self, own: Side, order: Sequence[int] | None = None) -> np.ndarray:
-        """Counts (N,2) of each picture with its own sound, or with that of clip `order[n]`."""
-        heard = own if order is None else [own[i] for i in order]
-        return np.array([self.counts(*pair) for pair in zip(heard, own, strict=True)], dtype=float)
-
-    def compute(self, own: Side, real: Side, protocol: Protocol) -> list[Value]:
-        counts = self.of_clips(own)
-        value = _ratio(counts)
-        counted = int((counts[:, 1] > 0).sum())
-        if value is None:
-            raise ValueError("there is nothing to count in any clip")
-        # Chance: the same pictures with the sounds of other clips.
-        shuffled = None
-        if self.joint and len(own) > 1:
-            rng = np.random.default_rng(protocol.seed)
-            orders = [derangement(len(own), rng).tolist() for _ in range(protocol.shuffles)]
-            shuffled = _ratio(np.concatenate([self.of_clips(own, order) for order in orders]))
-        interval = (
-            wilson(value, counted)
-            if self.share
-            else ratio_interval(counts, protocol.bootstraps, protocol.seed)
-        )
-        return [Value(value, interval, counted, None, shuffled)]
-
-
-def _ratio(counts: np.ndarray) -> float | None:
-    """The sum of numerators over that of denominators, of counts (N,2); None over 0."""
-    sums = counts.sum(0)
-    return float(sums[0] / sums[1]) if sums[1] else None
-
-
 OPTIONAL = ("fvd-pooled", "kvd-pooled", "fad-audioclip", "fad-clap", "kad-clap", "agreement")
 """Measured only where they are asked for; `fad-audioclip` also by MM-Diffusion's protocols."""
 
@@ -361,11 +196,6 @@ def metrics(fps: float, further: Iterable[Metric] = ()) -> list[Metric]:
         NearestReal(),
         *(ClipRatio(x.name, x, "alarms", partial(mean_of, x.name), share=True) for x in alarms),
     ]
-
-
-def mean_of(name: str, heard: Findings, seen: Findings) -> Counts:
-    """What a clip adds to the mean of one of its findings ()."""
-    return seen[name].item(), 1.0
 
 
 def _if_defined(value: float | None) -> Counts:

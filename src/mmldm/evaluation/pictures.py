@@ -17,13 +17,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from mmldm.evaluation.clipwise import ClipRatio
 from mmldm.evaluation.evaluate import Evaluation
 from mmldm.evaluation.extractors.extractor import of_clips
 from mmldm.evaluation.features import EXTRACTORS, nearest
 from mmldm.evaluation.measuring import Measured
 from mmldm.evaluation.memorisation import nearest_pairs, pairs_sheet
-from mmldm.evaluation.metrics import ClipRatio, Value
 from mmldm.evaluation.page import digits
+from mmldm.evaluation.values import Value
 from mmldm.files import whole_file
 from mmldm.media.sheet import contact_sheet, save_png
 from mmldm.text import printable

@@ -27,6 +27,8 @@ FRONT, CENTRE, AROUND = 1.0, 1.414, 0.707
 USUAL_LAYOUTS, UNNAMED = {2: "stereo", 6: "5.1", 8: "7.1"}, "NONE"
 SPEAKERS = {"FL": FRONT, "FR": FRONT, "FC": CENTRE, "LFE": 0.0, "LFE2": 0.0}
 NAMES = {"FL": "left", "FR": "right", "FC": "centre"}
+# PyAV looks for more planes than there are behind these, and the process dies.
+MOST_PLANES = 7
 # A channel whose power is below this share of the loudest one's (-60 dB) is silent.
 SOUNDING = 1e-6
 # Power of the mix over what channels that have nothing in common would give. Two alike give 2, two
@@ -114,6 +116,9 @@ class Listening:
 
 def channels_of(frame: av.AudioFrame) -> np.ndarray:
     """Samples (C,n) float32 of a decoded block; full scale is 1."""
+    if frame.format.is_planar and frame.layout.nb_channels > MOST_PLANES:
+        packed = frame.format.packed.name
+        (frame,) = av.AudioResampler(packed, frame.layout, frame.sample_rate).resample(frame)
     samples = frame.to_ndarray()
     if not frame.format.is_planar:
         samples = samples.reshape(-1, frame.layout.nb_channels).T

@@ -8,7 +8,7 @@ sound is the instant of frame 0. The clock's zero is where picture and sound hav
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -130,7 +130,7 @@ def read_windows(
     """
     limits = limits or Limits()
     formats = VIDEO_FORMATS if want_video else AUDIO_FORMATS
-    beginning = _beginning(Path(path), formats, limits, want_video, want_audio)
+    beginning = beginning_of(Path(path), formats, limits, want_video, want_audio)
     with MediaFile(path, limits, formats, want_video, want_audio) as media:
         if beginning.note:
             media.note(beginning.note)
@@ -146,12 +146,40 @@ def read_windows(
 
 
 @once_per_file
-def _beginning(
+def beginning_of(
     path: Path, formats: str, limits: Limits, want_video: bool, want_audio: bool
 ) -> Beginning:
     """Looked up once for all epochs: it takes as long as reading the sound of a window."""
     with MediaFile(path, limits, formats, want_video, want_audio) as media:
         return media.beginning()
+
+
+def decoded_from(
+    media: MediaFile, beginning: Beginning, start: float
+) -> Iterator[Picture | Sound | Shown]:
+    """Decodes on from what is shown and heard at `start` (seconds of the file's clock), or before.
+
+    Raises:
+        MediaError: As iteration over a `MediaFile`.
+    """
+    kinds = [kind for kind in (media.video, media.audio) if kind is not None]
+    begin = beginning.origin + start
+    if start > SEEK_FROM and media.seek(begin - beginning.clock.nominal - PREROLL):
+        # Until it is clear whether the seek landed early enough for every stream.
+        events, waiting = iter(media), list[Picture | Sound | Shown]()
+        first: dict[type, float] = {}
+        for event in events:
+            waiting.append(event)
+            if not isinstance(event, Shown):
+                first.setdefault(type(event), event.time)
+            if len(first) == len(kinds) or event.time > begin + PREROLL:
+                break
+        if first and max(first.values()) <= begin:
+            yield from waiting
+            yield from events
+            return
+        media.rewind()
+    yield from media
 
 
 class _Collected:

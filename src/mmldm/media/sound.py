@@ -164,25 +164,25 @@ def levels(times: np.ndarray, lengths: np.ndarray, rate: int) -> np.ndarray:
     seconds = lengths / rate
     offsets = times - (np.cumsum(lengths) - lengths) / rate
     result = np.empty(len(times))
-    for first, stop in pairwise([0, *_jumps(offsets, seconds), len(times)]):
-        result[first:stop] = _quantile(offsets[first:stop], seconds[first:stop], 0.5)
+    for first, stop in pairwise([0, *jumps(offsets, seconds), len(times)]):
+        result[first:stop] = quantile(offsets[first:stop], seconds[first:stop], 0.5)
     return result
 
 
 def gap_notes(times: np.ndarray, lengths: np.ndarray, rate: int) -> tuple[str, ...]:
     """Sentences on gaps, overlaps and jitter of a whole sound of n blocks; arguments (n,) as for `levels`."""
     pieces = levels(times, lengths, rate)
-    jumps = np.diff(pieces)
+    steps = np.diff(pieces)
     said = []
-    for what, sizes in (("gap", jumps[jumps > 0]), ("overlap", -jumps[jumps < 0])):
+    for what, sizes in (("gap", steps[steps > 0]), ("overlap", -steps[steps < 0])):
         if len(sizes):
             many = "" if len(sizes) == 1 else "s"
             said.append(f"its sound has {len(sizes)} {what}{many}, {sizes.sum():.3f} s in all")
     offsets = times - (np.cumsum(lengths) - lengths) / rate
-    steps = np.abs(np.diff(offsets) - jumps)
-    if (steps > STEP).any():
+    jitter = np.abs(np.diff(offsets) - steps)
+    if (jitter > STEP).any():
         said.append(
-            f"the times of its sound jitter by {1000 * steps.max():.0f} ms; it is read as contiguous"
+            f"the times of its sound jitter by {1000 * jitter.max():.0f} ms; it is read as contiguous"
         )
     return tuple(said)
 
@@ -209,7 +209,7 @@ def _resample(samples: np.ndarray, rate: int, new_rate: int) -> np.ndarray:
     return np.concatenate([block.to_ndarray()[0] for block in blocks])
 
 
-def _jumps(offsets: np.ndarray, seconds: np.ndarray) -> list[int]:
+def jumps(offsets: np.ndarray, seconds: np.ndarray) -> list[int]:
     """Indices of the blocks that begin a new piece.
 
     Args:
@@ -217,14 +217,14 @@ def _jumps(offsets: np.ndarray, seconds: np.ndarray) -> list[int]:
         seconds: (n,) that each block lasts.
     """
     ends = np.cumsum(seconds)
-    first, jumps = 0, []
+    first, found = 0, []
     for step in np.flatnonzero(np.abs(np.diff(offsets)) > STEP) + 1:
         if step <= first:
             continue
         # The level so far: of the last HOLD seconds of this piece.
         now = ends[step - 1]
         begin = max(first, int(np.searchsorted(ends, now - HOLD, "right")))
-        level = _quantile(offsets[begin:step], seconds[begin:step], 0.5)
+        level = quantile(offsets[begin:step], seconds[begin:step], 0.5)
         # A jump is believed if most of what follows keeps it up: a large one soon, a small one later.
         direction = np.sign(offsets[step] - level)
         for size, reach, support in ((LARGE, BRIEF, 0.0), (OFF, HOLD, BRIEF)):
@@ -233,24 +233,24 @@ def _jumps(offsets: np.ndarray, seconds: np.ndarray) -> list[int]:
             known = now - (ends[first] - seconds[first])
             if known < support or weights.sum() < reach / 2:
                 continue
-            if _quantile(direction * (after - level), weights, 1 - AGREEING) < size:
+            if quantile(direction * (after - level), weights, 1 - AGREEING) < size:
                 continue
             first = int(step) + _split(after, weights, level)
-            jumps.append(first)
+            found.append(first)
             break
-    return jumps
+    return found
 
 
 def _split(offsets: np.ndarray, seconds: np.ndarray, level: float) -> int:
     """How many of the blocks (n,) still belong to the level before the jump: by least absolute error."""
-    new_level = _quantile(offsets, seconds, 0.5)
+    new_level = quantile(offsets, seconds, 0.5)
     gain = seconds * (np.abs(offsets - level) - np.abs(offsets - new_level))
     old = int(np.searchsorted(np.cumsum(seconds), (1 - AGREEING) * seconds.sum()))
     costs = np.concatenate([[0.0], np.cumsum(gain[:old])])
     return int(np.argmin(costs))
 
 
-def _quantile(values: np.ndarray, weights: np.ndarray, share: float) -> float:
+def quantile(values: np.ndarray, weights: np.ndarray, share: float) -> float:
     """The least of the values (n,) that has `share` of the weights (n,) at or below it."""
     order = np.argsort(values, kind="stable")
     total = np.cumsum(weights[order])

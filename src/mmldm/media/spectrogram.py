@@ -3,7 +3,7 @@
 waveform (B,S) <-> mel magnitudes (B,M,L) <-> audio image (B,1,3,H,W) in [-1,1]. Paper §3.1; our
 reading in docs/data.md. The way back needs no vocoder: mel magnitudes -> linear magnitudes (B,F,L) ->
 spectrum (B,F,L) complex -> waveform. Lee & Seung 2001 (multiplicative updates); Perraudin, Balazs &
-Sondergaard 2013 (fast Griffin-Lim).
+Sondergaard 2013 (fast Griffin-Lim); Prusa, Balazs & Sondergaard 2017 (phases from magnitudes).
 """
 
 from __future__ import annotations
@@ -18,6 +18,10 @@ from mmldm.types import ClipSpec, SpectrogramSpec
 
 NNLS_ITERATIONS = 20
 MOMENTUM = 0.99
+TRANSIENT = 2.0
+"""Change of level in nepers a window, above which a bin of a column belongs to an onset or a cut."""
+LOWEST_LOG = 1e-5
+"""Of the largest magnitude: what is below counts as this where slopes of levels are taken."""
 SILENCE_LEVEL = 0.02
 """Of the image's range [0, 1]; 1.4 dB above the floor of the default 70 dB."""
 
@@ -50,6 +54,11 @@ def mel_filterbank(spec: SpectrogramSpec, sample_rate: int) -> Tensor:
     left, centre, right = (edges[i : i + spec.num_mels, None] for i in range(3))
     rising = (bins - left) / (centre - left)
     falling = (right - bins) / (right - centre)
+    if spec.whole_bins:
+        # Bands narrower than a bin lie between two bins and see none, so no side is shorter than a bin.
+        bin_width = bins[1]
+        rising = 1 - (centre - bins) / (centre - left).clamp(min=bin_width)
+        falling = 1 - (bins - centre) / (right - centre).clamp(min=bin_width)
     filters = torch.minimum(rising, falling).clamp(min=0)
     if spec.area_normalised:
         filters = filters * 2.0 / (right - left)
@@ -60,8 +69,8 @@ class AudioImage(nn.Module):
     """Turns waveforms into audio images and back, for one `ClipSpec`.
 
     Row 0 is the lowest mel band (paper's order), columns are time, the three channels are equal.
-    The inverse is exact up to phase, the mel projection, and the resize where the native
-    spectrogram is not H x W.
+    H x W is `ClipSpec.audio_size`. The inverse is exact up to phase, the mel projection, and the
+    resize where the image has the frames' size and the spectrogram another one.
     """
 
     filterbank: Tensor
@@ -76,7 +85,7 @@ class AudioImage(nn.Module):
         self.gain = 2.0 / window.sum().item() if mel.window_normalised else 1.0
         # What all windows, squared, add up to at each sample: (1, (L - 1) * hop + N), above 0.
         squared = (window**2)[None, :, None].expand(1, mel.n_fft, spec.num_columns)
-        overlap = _overlapped(squared, mel.hop_length).clamp(min=1e-8)
+        overlap = overlapped(squared, mel.hop_length).clamp(min=1e-8)
         filterbank = mel_filterbank(mel, spec.filterbank_rate)
         self.register_buffer("filterbank", filterbank, persistent=False)
         self.register_buffer("window", window, persistent=False)
@@ -107,7 +116,13 @@ class AudioImage(nn.Module):
         """Audio images (B,1,3,H,W) in [-1,1] of waveforms (B,S)."""
         mel = self.spec.spectrogram
         levels = (self.decibels(waveform) - mel.db_min) / (mel.db_max - mel.db_min)
-        levels = _resize(levels.clamp(0, 1), self.spec.height, self.spec.width)
+        levels = levels.clamp(0, 1)
+        rows, columns = self.spec.audio_size
+        if self.spec.native_audio:
+            # The last column fills what the networks' grid needs beyond the clip.
+            levels = F.pad(levels, (0, columns - levels.shape[2]), mode="replicate")
+        else:
+            levels = _resize(levels, rows, columns)
         return (levels * 2.0 - 1.0)[:, None, None].expand(-1, 1, 3, -1, -1).contiguous()
 
     def mel_from_image(self, image: Tensor) -> Tensor:
@@ -118,32 +133,29 @@ class AudioImage(nn.Module):
         """
         mel = self.spec.spectrogram
         levels = (image.float().mean(dim=(1, 2)) + 1.0) / 2.0
-        levels = _resize(levels.clamp(0, 1), mel.num_mels, self.spec.num_columns)
+        if self.spec.native_audio:
+            levels = levels[..., : self.spec.num_columns].clamp(0, 1)
+        else:
+            levels = _resize(levels.clamp(0, 1), mel.num_mels, self.spec.num_columns)
         magnitudes = 10.0 ** ((levels * (mel.db_max - mel.db_min) + mel.db_min) / 20.0)
         return torch.where(levels > SILENCE_LEVEL, magnitudes, 0.0)
 
-    def waveform(self, image: Tensor, iterations: int = 32, seed: int = 0) -> Tensor:
+    def waveform(self, image: Tensor, iterations: int = 32) -> Tensor:
         """Waveforms (B,S) in [-1,1] of audio images (B,1,3,H,W).
 
         Mel magnitudes are spread to linear ones by non-negative least squares; the phase, which
-        an image does not hold, is found by fast Griffin-Lim from a random start.
+        an image does not hold, is found by fast Griffin-Lim from a start that the magnitudes give.
 
         Args:
             iterations: Griffin-Lim steps.
-            seed: Of the starting phases. Every clip starts from the same ones, so the result
-                does not depend on the batch a clip is in.
         """
         magnitudes = linear_magnitudes(self.mel_from_image(image) / self.gain, self.filterbank)
-        return self._inverse(self._phases(magnitudes, iterations, seed)).clamp(-1, 1)
+        return self._inverse(self._phases(magnitudes, iterations)).clamp(-1, 1)
 
-    def _phases(self, magnitudes: Tensor, iterations: int, seed: int) -> Tensor:
-        """A complex spectrum (B,F,L) with the given magnitudes (B,F,L), near one that a signal can have.
-
-        The starting phases are drawn once, on the CPU, and shared by the batch.
-        """
-        generator = torch.Generator().manual_seed(seed)
-        turns = torch.rand(magnitudes.shape[1:], generator=generator).to(magnitudes)
-        spectrum = magnitudes * torch.polar(torch.ones_like(turns), 2 * torch.pi * turns)
+    def _phases(self, magnitudes: Tensor, iterations: int) -> Tensor:
+        """A complex spectrum (B,F,L) with the given magnitudes (B,F,L), near one that a signal can have."""
+        mel = self.spec.spectrogram
+        spectrum = torch.polar(magnitudes, starting_phases(magnitudes, mel.n_fft, mel.hop_length))
         previous = torch.zeros_like(spectrum)
         for _ in range(iterations):
             # To what a signal can have, ahead by momentum, and back to the magnitudes.
@@ -157,7 +169,7 @@ class AudioImage(nn.Module):
         """Waveforms (B,S) whose spectra are nearest, in least squares, to `spectrum` (B,F,L)."""
         mel = self.spec.spectrogram
         frames = torch.fft.irfft(spectrum.mT, n=mel.n_fft)
-        padded = _overlapped((frames * self.window).mT, mel.hop_length) / self.overlap
+        padded = overlapped((frames * self.window).mT, mel.hop_length) / self.overlap
         signal = padded[:, self.padding :][:, : self.spec.num_samples]
         return F.pad(signal, (0, self.spec.num_samples - signal.shape[1]))
 
@@ -176,7 +188,53 @@ def linear_magnitudes(mel: Tensor, filterbank: Tensor) -> Tensor:
     return magnitudes
 
 
-def _overlapped(columns: Tensor, hop: int) -> Tensor:
+def starting_phases(
+    magnitudes: Tensor, size: int, hop: int, before: Tensor | None = None
+) -> Tensor:
+    """Phases (B,F,L) in radians that the magnitudes (B,F,L) of Hann windows themselves suggest.
+
+    With a Gaussian window, phase and log magnitude determine each other: the slope over time of the
+    log magnitude gives the slope of the phase over frequency (where in its window the energy lies),
+    and its slope over frequency gives the phase's slope over time (the frequency of a partial). A
+    Hann window is nearly one. At onsets and cuts the first relation holds the energy together in
+    time; between them the second lets partials go on from there. Source: Prusa et al. 2017, without
+    their heap: one direction at a time.
+
+    Args:
+        size: Samples of a window.
+        hop: Samples between columns.
+        before: Phases (B,F,L') of the first columns, which are known: the others go on from them.
+    """
+    variance = 0.0408 * size**2  # of the Gaussian nearest to a Hann window, in samples squared
+    radians = 2 * torch.pi / size  # between two bins
+    bins = torch.arange(magnitudes.shape[1], device=magnitudes.device)[:, None]
+    floor = LOWEST_LOG * magnitudes.amax(dim=(1, 2), keepdim=True).clamp(min=1e-12)
+    logs = magnitudes.maximum(floor).log()
+
+    # Over frequency: the centre of energy, in samples from the middle of the window.
+    over_time = F.pad(logs[..., 2:] - logs[..., :-2], (1, 1)) / (2 * hop)
+    delays = (variance * over_time).clamp(-size / 2, size / 2)
+    of_onsets = -radians * delays.cumsum(1) - torch.pi * bins
+
+    # Over time: a partial's frequency, in radians a column.
+    over_bins = F.pad(logs[:, 2:] - logs[:, :-2], (0, 0, 1, 1)) / 2
+    # Whole turns are left out before they add up, or a long sound would lose its digits.
+    advance = hop * (radians * bins + over_bins / (radians * variance))
+    turned = advance.remainder(2 * torch.pi).cumsum(-1)
+
+    # Each cell takes the phase of the last onset or cut in its bin, and what has turned since.
+    transient = (over_time.abs() * size > TRANSIENT).to(logs.dtype)
+    transient = F.max_pool1d(transient, 3, stride=1, padding=1) > 0
+    columns = torch.arange(magnitudes.shape[2], device=magnitudes.device).expand_as(logs)
+    if before is not None:
+        known = before.shape[2]
+        of_onsets = torch.cat([before, of_onsets[..., known:]], dim=-1)
+        transient = transient | (columns < known)
+    last = columns.where(transient, 0).cummax(-1).values
+    return of_onsets.gather(-1, last) + turned - turned.gather(-1, last)
+
+
+def overlapped(columns: Tensor, hop: int) -> Tensor:
     """Columns (B,N,L), each `hop` samples after the last, added up to (B, (L - 1) * hop + N)."""
     size, count = columns.shape[1:]
     length = (count - 1) * hop + size

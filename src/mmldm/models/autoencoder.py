@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Generic, TypeVar, overload
+from typing import Any, TypeVar, overload
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -21,7 +22,7 @@ from mmldm.errors import UserError
 from mmldm.models.component import load_component
 from mmldm.models.feature_adapter import FeatureAdapter
 from mmldm.models.image_codec import LatentStatistics
-from mmldm.models.layers import patchify, unpatchify, zero_init
+from mmldm.models.layers import ModulePair, patchify, quiet_mlp, unpatchify
 from mmldm.models.perceptual_encoder import LatentLayout, PerceptualEncoder, Posterior
 from mmldm.models.semantics import ClassificationHead, ContrastiveHead, Projector
 from mmldm.models.signal_decoder import SignalDecoder
@@ -35,27 +36,32 @@ M = TypeVar("M", bound=nn.Module)
 class Conditions:
     """Everything the signal decoder is told, computed once per clip and used at every step.
 
-    Rows are images, both modalities in one batch: B audio images first, then B*F frames, clip by
-    clip.
+    Rows are images: B audio images first, then B*F frames, clip by clip.
 
     Attributes:
-        taps: Feature maps (B+B*F,C_i,H_i,W_i), one per input block.
+        taps: Feature maps AV (B,C_i,H_i,W_i), (B*F,C_i,H_i,W_i), one per input block.
         pooled: (B+B*F,E), added to the time embedding; None for a model without it.
         context: (B+B*F,L,D) tokens: [modality prompt | class | the other modality's semantics].
         semantics: AV (B,N,D), for the heads; never dropped.
     """
 
-    taps: tuple[Tensor, ...]
+    taps: AV[tuple[Tensor, ...]]
     pooled: Tensor | None
     context: Tensor
     semantics: AV[Tensor]
+
+    @cached_property
+    def joined_taps(self) -> tuple[Tensor, ...]:
+        """Taps (B+B*F,C_i,H_i,W_i) of both modalities, where their sizes agree."""
+        return tuple(torch.cat(pair) for pair in zip(*self.taps, strict=True))
 
 
 class MultiModalAutoencoder(ModelMixin, ConfigMixin):
     """Encoders, projectors, heads, adapters and the signal decoder, built from plain JSON.
 
     Args:
-        image_latent_shape: (c,h,w).
+        image_latent_shape: (c,h,w) of a frame.
+        audio_image_latent_shape: (c,h,w) of the audio image; None: the frames'.
         num_frames: T, frames per clip.
         audio_encoder_config: Arguments of `PerceptualEncoder` for the audio image; holds
             `latent_shape`.
@@ -87,6 +93,7 @@ class MultiModalAutoencoder(ModelMixin, ConfigMixin):
         video_encoder_config: dict[str, Any],
         latent_statistics: dict[str, Any],
         image_latent_shape: Sequence[int] = (4, 32, 32),
+        audio_image_latent_shape: Sequence[int] | None = None,
         num_frames: int = 16,
         adapter_config: dict[str, Any] | None = None,
         semantic_config: dict[str, Any] | None = None,
@@ -101,38 +108,43 @@ class MultiModalAutoencoder(ModelMixin, ConfigMixin):
         detach_latents: bool = True,
     ) -> None:
         super().__init__()
-        c, h, w = image_latent_shape
         frames: AV[int] = AV(1, num_frames)
+        images: AV[Sequence[int]] = AV(
+            audio_image_latent_shape or image_latent_shape, image_latent_shape
+        )
 
         # Audio and video perceptual encoders: what the latents look like follows from their sections.
-        def encoder(name: str, config: Mapping[str, Any], num_frames: int) -> PerceptualEncoder:
-            shape = {"image_latent_shape": (c, h, w), "num_frames": num_frames}
+        def encoder(
+            name: str, config: Mapping[str, Any], image: Sequence[int], num_frames: int
+        ) -> PerceptualEncoder:
+            shape = {"image_latent_shape": image, "num_frames": num_frames}
             return _build(PerceptualEncoder, config, f"{name}_encoder_config", **shape)
 
         sections = AV(audio_encoder_config, video_encoder_config)
-        self.encoders = ModulePair(MODALITIES.map(encoder, sections, frames))
+        self.encoders = ModulePair(MODALITIES.map(encoder, sections, images, frames))
         layouts = self.encoders.av.map(lambda encoder: encoder.layout)
 
         # The signal decoder, over patches of cells where the recipe folds them.
         p = decoder_patch_size
-        if h % p or w % p:
-            raise UserError(f"decoder_patch_size {p} does not divide image latents of {h}x{w}.")
+        for _, h, w in images:
+            if h % p or w % p:
+                raise UserError(f"decoder_patch_size {p} does not divide image latents of {h}x{w}.")
+        c = image_latent_shape[0]
         self.decoder: SignalDecoder = _build(
             SignalDecoder.from_sizes, decoder_config, "decoder_config", channels=c * p * p
         )
 
         # A latent's own way into the decoder: feature maps after its input blocks, and its time embedding.
-        taps = self.decoder.tap_shapes(h // p, w // p)
-
-        def adapter(layout: LatentLayout, num_frames: int) -> FeatureAdapter:
+        def adapter(layout: LatentLayout, image: Sequence[int], num_frames: int) -> FeatureAdapter:
+            taps = self.decoder.tap_shapes(image[1] // p, image[2] // p)
             derived = {"layout": layout, "num_frames": num_frames, "tap_shapes": taps}
             return _build(FeatureAdapter, adapter_config, "adapter_config", **derived)
 
-        self.adapters = ModulePair(layouts.map(adapter, frames))
+        self.adapters = ModulePair(layouts.map(adapter, images, frames))
         time_dim = self.decoder.time_embedding_dim
         self.pooled: ModulePair[nn.Sequential] | None = None
         if with_pooled_latent:
-            self.pooled = ModulePair(layouts.map(lambda x: _quiet_mlp(x.channels, time_dim)))
+            self.pooled = ModulePair(layouts.map(lambda x: quiet_mlp(x.channels, time_dim)))
 
         # The shared semantic space, and how one modality's semantics reach the other's images.
         shared = dict(semantic_config or {})
@@ -147,7 +159,7 @@ class MultiModalAutoencoder(ModelMixin, ConfigMixin):
         self.semantic_context: ModulePair[nn.Sequential] | None = None
         if with_semantics:
             self.semantic_context = ModulePair(
-                AV(_quiet_mlp(width, context_dim), _quiet_mlp(width, context_dim))
+                AV(quiet_mlp(width, context_dim), quiet_mlp(width, context_dim))
             )
 
         # The other context tokens: learned prompts of the modality, and the class.
@@ -168,6 +180,12 @@ class MultiModalAutoencoder(ModelMixin, ConfigMixin):
     def latent_shapes(self) -> AV[tuple[int, int, int, int]]:
         """(C,T',H',W') of each modality."""
         return self.encoders.av.map(lambda encoder: encoder.layout.shape)
+
+    @property
+    def image_latent_shapes(self) -> AV[tuple[int, ...]]:
+        """(c,h,w) of an image latent: of the audio image, and of a frame."""
+        frame = tuple(self.config.image_latent_shape)
+        return AV(tuple(self.config.audio_image_latent_shape or frame), frame)
 
     @property
     def image_statistics(self) -> LatentStatistics:
@@ -263,7 +281,7 @@ class MultiModalAutoencoder(ModelMixin, ConfigMixin):
             foreign = foreign.map(_zero_rows_of_each, alone)
         audio, video = prompts.map(lambda own, others: torch.cat([own, *others], dim=1), foreign)
         return Conditions(
-            taps=tuple(torch.cat(pair) for pair in zip(*maps, strict=True)),
+            taps=maps.map(tuple),
             pooled=pooled,
             context=torch.cat([audio, video.repeat_interleave(F, dim=0)]),
             semantics=semantics,
@@ -286,7 +304,7 @@ class MultiModalAutoencoder(ModelMixin, ConfigMixin):
         conditions: Conditions,
         images_per_call: int | None = None,
     ) -> AV[Tensor]:
-        """One evaluation of the signal decoder for both modalities in one batch.
+        """One evaluation of the signal decoder, for both modalities in one batch where sizes agree.
 
         Args:
             sample: AV (B,1,c,h,w), (B,F,c,h,w) noisy normalised image latents.
@@ -298,29 +316,49 @@ class MultiModalAutoencoder(ModelMixin, ConfigMixin):
         Returns:
             AV of the prediction, shaped like `sample`, in the schedule's parameterisation.
         """
-        # Both modalities' images in one batch: B audio images, then B*F frames.
         p = self.config.decoder_patch_size
         B, F = sample.video.shape[:2]
-        rows = patchify(torch.cat([images.flatten(0, 1) for images in sample]), (p, p))
+        rows = sample.map(lambda images: patchify(images.flatten(0, 1), (p, p)))
         times = torch.cat([t.flatten() for t in timesteps])
+        run = partial(self._denoise, times, conditions, images_per_call)
+        if rows.audio.shape[1:] == rows.video.shape[1:]:
+            both = run(torch.cat(rows), conditions.joined_taps, slice(None))
+            out = AV(*both.split([B, B * F]))
+        else:
+            out = rows.map(run, conditions.taps, AV(slice(0, B), slice(B, None)))
+        images = out.map(lambda x: unpatchify(x, (p, p)))
+        return AV(images.audio.unflatten(0, (B, 1)), images.video.unflatten(0, (B, F)))
 
-        size = images_per_call or len(rows)
-        parts = [slice(start, start + size) for start in range(0, len(rows), size)]
-        out = torch.cat(
+    def _denoise(
+        self,
+        times: Tensor,
+        conditions: Conditions,
+        images_per_call: int | None,
+        images: Tensor,
+        taps: tuple[Tensor, ...],
+        rows: slice,
+    ) -> Tensor:
+        """Patchified images (N,C,h,w) with their taps (N,...) -> prediction (N,C,h,w).
+
+        Args:
+            times: (B+B*F,), of which `rows` are these images', as of the conditions.
+        """
+        times, context = times[rows], conditions.context[rows]
+        pooled = None if conditions.pooled is None else conditions.pooled[rows]
+        size = images_per_call or len(images)
+        parts = [slice(start, start + size) for start in range(0, len(images), size)]
+        return torch.cat(
             [
                 self.decoder(
-                    rows[part],
+                    images[part],
                     times[part],
-                    conditions.context[part],
-                    taps=[tap[part] for tap in conditions.taps],
-                    pooled=None if conditions.pooled is None else conditions.pooled[part],
+                    context[part],
+                    taps=[tap[part] for tap in taps],
+                    pooled=None if pooled is None else pooled[part],
                 )
                 for part in parts
             ]
         )
-
-        audio, video = unpatchify(out, (p, p)).split([B, B * F])
-        return AV(audio.unflatten(0, (B, 1)), video.unflatten(0, (B, F)))
 
 
 AUTOENCODERS = {MultiModalAutoencoder.__name__: MultiModalAutoencoder}
@@ -338,38 +376,11 @@ def load_autoencoder(name_or_path: str | Path) -> MultiModalAutoencoder:
     return model
 
 
-class ModulePair(nn.Module, Generic[M]):
-    """One module per modality, registered as `audio` and `video`."""
-
-    def __init__(self, modules: AV[M]) -> None:
-        super().__init__()
-        self.audio, self.video = modules
-
-    @property
-    def av(self) -> AV[M]:
-        """The two modules as a pair, to map over."""
-        return AV(self.audio, self.video)
-
-    def forward(self, *inputs: AV[Tensor]) -> AV[Any]:
-        """Each module's answer to its own modality of each of `inputs`, AV (B,...)."""
-        return AV(
-            self.audio(*(pair.audio for pair in inputs)),
-            self.video(*(pair.video for pair in inputs)),
-        )
-
-
 def _build(
     part: Callable[..., M], config: Mapping[str, Any] | None, where: str, **derived: Any
 ) -> M:
     """One part from its section; an unknown key there is a `UserError`."""
     return part(**bind(config or {}, part, where, **derived))
-
-
-def _quiet_mlp(in_dim: int, out_dim: int) -> nn.Sequential:
-    """(...,in_dim) -> (...,out_dim). Only the last of two linears starts at zero, so that both learn."""
-    return nn.Sequential(
-        nn.Linear(in_dim, out_dim), nn.SiLU(), zero_init(nn.Linear(out_dim, out_dim))
-    )
 
 
 def _zero_rows(values: Tensor, drop: Tensor) -> Tensor:

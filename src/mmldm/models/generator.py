@@ -69,19 +69,25 @@ class LatentStream(nn.Module):
         self.predict = nn.Linear(width, channels)
 
     def embed(self, sample: Tensor, given: Tensor | None, mask: Tensor | None) -> Tensor:
-        """Noisy and given latents (B,C,T',H',W'), mask (B,) bool -> tokens (B,1+N,D)."""
+        """Noisy and given latents (B,C,T',H',W'), mask (B,) or (B,T') -> tokens (B,1+N,D)."""
         tokens = self.embed_latent(sample.flatten(2).transpose(1, 2))
         if given is not None:
             # A flag beside the channels tells known zeros from what is not known, which adds nothing.
             known = given.flatten(2).transpose(1, 2)
-            flag = torch.ones_like(known[..., :1])
-            condition = torch.cat([known, flag], dim=-1)
-            if mask is not None:
-                condition = torch.where(mask[:, None, None], condition, 0.0)
+            flag = self._flags(mask, known)
+            condition = torch.where(flag > 0, torch.cat([known, flag], dim=-1), 0.0)
             tokens = tokens + self.embed_given(condition)
         # Where and when (fixed and learned), and which modality.
         tokens = tokens + (self.position + self.token_embedding + self.modality_embedding)
         return torch.cat([self.eos.expand(len(tokens), -1, -1), tokens], dim=1)
+
+    def _flags(self, mask: Tensor | None, known: Tensor) -> Tensor:
+        """Mask (B,) or (B,T'), None for all, and known values (B,N,C) -> (B,N,1)."""
+        if mask is None:
+            return torch.ones_like(known[..., :1])
+        cells = known.shape[1] if mask.ndim == 1 else self.shape[2] * self.shape[3]
+        per_slot = mask.to(known.dtype).reshape(len(mask), -1, 1)
+        return per_slot.expand(-1, -1, cells).reshape(len(mask), -1, 1)
 
     def project(self, tokens: Tensor, conditioning: Tensor) -> Tensor:
         """Tokens (B,1+N,D), conditioning (B,D) -> prediction (B,C,T',H',W'); [EOS] predicts nothing."""
@@ -239,8 +245,10 @@ class JointGenerator(ModelMixin, ConfigMixin):
             timestep: (B,), shared by both modalities.
             given: Clean normalised latents of known modalities; None: not known for any clip. Not
                 known equals the paper's null latent: it adds exactly nothing.
-            given_mask: (B,) bool: the clips for which `given` holds; None: all. Other rows of
-                `given` are ignored, so that one batch can mix tasks.
+            given_mask: Where `given` holds; None: everywhere. (B,) bool: in which clips; (B,T'):
+                in which slots of which clips, as `Known.mask`, which may tell the noise of the
+                known values as well. What `given` holds elsewhere is ignored, so that one batch
+                can mix tasks.
             class_labels: (B,) long; `null_class` or a negative number: no class. None: no clip has
                 one.
 

@@ -1,16 +1,19 @@
 """Layers shared by the convolutional networks (MM-LDM Fig. 3): residual blocks, attention, patches.
 
-features (B,C,...) -> features (B,C',...); everything here is local, no layer knows the modality.
+features (B,C,...) -> features (B,C',...); everything here is local, no layer knows the modality, and
+`ModulePair` holds one module for each.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from mmldm.types import AV
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -134,3 +137,30 @@ class SelfAttention(nn.Module):
         update = self.out(attended).reshape(grid.shape)
         inverse = (0, 4, 3, 1, 2) if self.axes == "temporal" else (0, 4, 1, 2, 3)
         return x + update.permute(inverse)
+
+
+class ModulePair(nn.Module, Generic[M]):
+    """One module per modality, registered as `audio` and `video`."""
+
+    def __init__(self, modules: AV[M]) -> None:
+        super().__init__()
+        self.audio, self.video = modules
+
+    @property
+    def av(self) -> AV[M]:
+        """The two modules as a pair, to map over."""
+        return AV(self.audio, self.video)
+
+    def forward(self, *inputs: AV[Tensor]) -> AV[Any]:
+        """Each module's answer to its own modality of each of `inputs`, AV (B,...)."""
+        return AV(
+            self.audio(*(pair.audio for pair in inputs)),
+            self.video(*(pair.video for pair in inputs)),
+        )
+
+
+def quiet_mlp(in_dim: int, out_dim: int) -> nn.Sequential:
+    """(...,in_dim) -> (...,out_dim). Only the last of two linears starts at zero, so that both learn."""
+    return nn.Sequential(
+        nn.Linear(in_dim, out_dim), nn.SiLU(), zero_init(nn.Linear(out_dim, out_dim))
+    )

@@ -7,8 +7,9 @@ and changes no number (to rounding).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -16,6 +17,7 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor
 
 from mmldm.diffusion.sampling import Denoiser, initial_noise, sample
+from mmldm.errors import UserError
 from mmldm.media.clip import Clip, frames_to_images, images_to_frames
 from mmldm.media.sheet import contact_sheet, save_png
 from mmldm.media.spectrogram import AudioImage
@@ -23,9 +25,8 @@ from mmldm.models.autoencoder import Conditions, MultiModalAutoencoder
 from mmldm.models.image_codec import VAE_IMAGES_PER_CALL, ImageCodec
 from mmldm.models.image_vae import ImageVAE
 from mmldm.models.pretrained_vocoder import Vocoder
-from mmldm.pipelines.settings import Settings
-from mmldm.pipelines.vocoding import sound
-from mmldm.types import AV, MODALITIES, ClipSpec
+from mmldm.pipelines.windows import TimeGrid
+from mmldm.types import AV, MODALITIES, ClipSpec, Modality
 
 CLIPS_PER_CALL = 8
 """Clips whose images, taps and spectrograms are in memory together."""
@@ -50,66 +51,194 @@ class ClipCoder:
     spec: ClipSpec
     device: torch.device
 
+    @cached_property
+    def grid(self) -> TimeGrid:
+        """The ticks that clips of any length are made of."""
+        return TimeGrid.of(self.spec, self.autoencoder.latent_shapes.map(lambda shape: shape[1]))
+
+    @cached_property
+    def audio_image(self) -> AudioImage:
+        """Of one window."""
+        return AudioImage(self.spec).to(self.device)
+
     def encode(self, media: AV[Tensor | None]) -> AV[Tensor | None]:
-        """AV((B,S), (B,T,3,H,W) u8) -> AV((B,C,T',H',W')), the posterior's mode; None stays None."""
-        count = max((len(m) for m in media if m is not None), default=0)
-        codec, audio_image = self._codec(None), AudioImage(self.spec).to(self.device)
+        """Media of any length, AV((B,S), (B,T,3,H,W) u8) -> latents AV((B,C,T',H',W')); None stays None.
 
-        def on_device(x: Tensor | None) -> Tensor | None:
-            """Media (B,...) where the networks are."""
-            return None if x is None else x.to(self.device)
+        The latents are the posterior's mode. They are whole ticks: a part of one is filled up, with silence
+        and the last frame.
 
-        parts = [
-            encode_media(self.autoencoder, codec, audio_image, rows_of(media, rows).map(on_device))
-            for rows in parts_of(count)
-        ]
+        Raises:
+            UserError: What is longer than a window cannot be encoded by this model.
+        """
+        waveforms, frames = media
+        return AV(
+            None if waveforms is None else self.encode_pieces([waveforms], "audio"),
+            None if frames is None else self.encode_pieces([frames], "video"),
+        )
 
-        def joined(latents: list[Tensor | None]) -> Tensor | None:
-            """Parts (b,C,T',H',W') -> (B,C,T',H',W')."""
-            present = [z for z in latents if z is not None]
-            return torch.cat(present) if present else None
+    def encode_pieces(self, pieces: Iterable[Tensor], modality: Modality) -> Tensor:
+        """One modality of clips, in pieces of any length -> latents (B,C,T',H',W') of all of it.
 
-        return AV.zip(parts).map(joined)
+        A longer clip is encoded in windows that overlap, and the outer slots of each are dropped where it
+        has a neighbour: an encoder pads what it does not see. In memory is a window and what is read.
 
-    def decode(
+        Args:
+            pieces: (B,s) of a waveform, or (B,t,3,H,W) u8 of frames, one after another.
+        """
+        grid = self.grid
+        units = AV(grid.samples, grid.frames)[MODALITIES.index(modality)]
+        slots = grid.slots[MODALITIES.index(modality)]
+        encoded = WindowLatents(slots, grid.ticks)
+        waiting: list[tuple[int, Tensor]] = []
+        for start, window in _windows_of(pieces, units, grid):
+            waiting.append((start, window))
+            if len(waiting) * len(window) >= CLIPS_PER_CALL:
+                self._encode_windows(waiting, modality, encoded)
+        self._encode_windows(waiting, modality, encoded)
+        return encoded.joined()
+
+    def _encode_windows(
+        self, waiting: list[tuple[int, Tensor]], modality: Modality, encoded: WindowLatents
+    ) -> None:
+        """Encodes windows (B,...) that wait, as one batch, and empties the list."""
+        if not waiting:
+            return
+        media = torch.cat([window for _, window in waiting])
+        codec = self._codec(None)
+        parts = []
+        for rows in parts_of(len(media)):
+            part = media[rows].to(self.device)
+            pair = AV(part, None) if modality == "audio" else AV(None, part)
+            latents = encode_media(self.autoencoder, codec, self.audio_image, pair)
+            parts += [z for z in latents if z is not None]
+        count = len(waiting[0][1])
+        for (start, _), latents in zip(waiting, torch.cat(parts).split(count), strict=True):
+            encoded.add(start, latents)
+        waiting.clear()
+
+    def decode_window(
         self,
         latents: AV[Tensor],
-        media: AV[Tensor | None],
-        class_labels: Tensor | None,
+        wanted: AV[bool],
+        frames: range,
         generators: Sequence[torch.Generator],
-        chosen: Settings,
+        class_labels: Tensor | None,
+        decoder_steps: int,
         images_per_call: int | None,
-    ) -> list[Clip]:
-        """Latents AV((B,C,T',H',W')) -> B clips. Arguments as `SoundingVideoPipeline.decode`."""
-        codec, audio_image = self._codec(images_per_call), AudioImage(self.spec).to(self.device)
-        clips: list[Clip] = []
+    ) -> AV[Tensor | None]:
+        """Latents of one window AV((B,C,T',H',W')) -> its audio images (B,1,3,H,W) and some of its frames.
+
+        Args:
+            wanted: Which modalities are decoded; the other is None in what is returned.
+            frames: Those of the window that are wanted.
+            class_labels: (B,), or None.
+
+        Returns:
+            AV((B,1,3,H,W) in [-1,1], (B,F,3,H,W) u8).
+        """
+        codec = self._codec(images_per_call)
+        # The signal decoder asks for one frame at least.
+        chosen = frames if wanted.video and len(frames) else range(1)
+        parts: list[AV[Tensor | None]] = []
         for rows in parts_of(len(latents.audio)):
-            part = AV(latents.audio[rows].to(self.device), latents.video[rows].to(self.device))
-            waveforms, frames = rows_of(media, rows)
             image_latents = decode_to_image_latents(
                 self.autoencoder,
                 self.scheduler,
-                part,
-                # Known frames need no decoding; the signal decoder asks for one at least.
-                num_frames=self.spec.num_frames if frames is None else 1,
-                steps=chosen.decoder_steps,
+                AV(latents.audio[rows].to(self.device), latents.video[rows].to(self.device)),
+                num_frames=len(chosen),
+                first_frame=chosen.start,
+                steps=decoder_steps,
                 generators=generators[rows],
                 class_labels=None if class_labels is None else class_labels[rows].to(self.device),
                 images_per_call=images_per_call,
             )
-            images = image_latents.map(codec.decode, MODALITIES)
-            if waveforms is None:
-                waveforms = sound(
-                    images.audio, audio_image, self.vocoder, chosen.phase_iterations
-                ).cpu()
-            if frames is None:
-                frames = images_to_frames(images.video).cpu()
-            clips += clips_of(waveforms, frames, len(part.audio), self.spec)
-        return clips
+            images = image_latents.map(
+                lambda x, modality, wanted: codec.decode(x, modality) if wanted else None,
+                MODALITIES,
+                wanted,
+            )
+            video = None if images.video is None else images_to_frames(images.video).cpu()
+            parts.append(AV(images.audio, video))
+
+        def joined(rows: list[Tensor | None]) -> Tensor | None:
+            """Parts (b,...) -> (B,...)."""
+            present = [x for x in rows if x is not None]
+            return torch.cat(present) if present else None
+
+        return AV.zip(parts).map(joined)
 
     def _codec(self, images_per_call: int | None) -> ImageCodec:
         statistics = self.autoencoder.image_statistics
         return ImageCodec(self.vae, statistics, images_per_call or VAE_IMAGES_PER_CALL)
+
+
+class WindowLatents:
+    """Latents of overlapping windows, put together in the middle of what they share.
+
+    Args:
+        slots: In a tick.
+        size: Of a window, in ticks.
+    """
+
+    def __init__(self, slots: int, size: int) -> None:
+        self._slots, self._size = slots, size
+        self._parts: list[Tensor] = []
+        self._last: tuple[int, int, Tensor] | None = None
+
+    def add(self, start: int, latents: Tensor) -> None:
+        """Takes the latents (B,C,T',H',W') of the window that begins at tick `start`."""
+        begin = start
+        if self._last is not None:
+            earlier, begun, held = self._last
+            begin = start + (earlier + self._size - start) // 2
+            self._keep(held, begun - earlier, begin - earlier)
+        self._last = (start, begin, latents)
+
+    def joined(self) -> Tensor:
+        """Latents (B,C,T',H',W') of all ticks."""
+        assert self._last is not None
+        start, begin, latents = self._last
+        self._keep(latents, begin - start, self._size)
+        return torch.cat(self._parts, dim=2)
+
+    def _keep(self, latents: Tensor, begin: int, end: int) -> None:
+        """Ticks `begin` to `end` of a window's latents (B,C,T',H',W')."""
+        self._parts.append(latents[:, :, begin * self._slots : end * self._slots])
+
+
+def _windows_of(
+    pieces: Iterable[Tensor], units: int, grid: TimeGrid
+) -> Iterator[tuple[int, Tensor]]:
+    """Windows (B,...) of media (B,n,...) that come in pieces, with the ticks they begin at.
+
+    Args:
+        units: Samples or frames in a tick.
+    """
+    size, advance = grid.ticks, grid.ticks - grid.overlap
+    held: Tensor | None = None
+    first = start = 0  # ticks: of what is held, and of the next window
+    for piece in pieces:
+        held = piece if held is None else torch.cat([held, piece], dim=1)
+        seen = first + held.shape[1] // units
+        while seen >= start + size:
+            grid.check_length(start + size)
+            yield start, held[:, (start - first) * units :][:, : size * units]
+            start += advance
+        # The last window begins a window's length before the end, which may be here.
+        keep = max(first, min(start, seen - size))
+        held, first = held[:, (keep - first) * units :], keep
+    if held is None or (start == 0 and held.shape[1] == 0):
+        raise UserError("there is nothing to encode: what is given has no samples or frames")
+
+    # The rest, in a window that ends with the clip; a short clip is filled up to one.
+    length = max(first + -(-held.shape[1] // units), size)
+    if start == 0 or length > start - advance + size:
+        grid.check_length(length)
+        missing = (length - first) * units - held.shape[1]
+        fill = 0 * held[:, :1] if held.ndim == 2 else held[:, -1:]
+        held = torch.cat([held, fill.expand(-1, missing, *fill.shape[2:])], dim=1)
+        start = length - size
+        yield start, held[:, (start - first) * units :]
 
 
 @torch.no_grad()
@@ -140,17 +269,19 @@ def decode_to_image_latents(
     latents: AV[Tensor],
     *,
     num_frames: int,
+    first_frame: int = 0,
     steps: int,
     generators: Sequence[torch.Generator],
     class_labels: Tensor | None = None,
     images_per_call: int | None = None,
 ) -> AV[Tensor]:
-    """The signal decoder's part: the audio image and the first `num_frames` frames of every clip.
+    """The signal decoder's part: the audio image and some frames of every clip.
 
     `ImageCodec.decode` makes images of what it gives.
 
     Args:
         latents: AV((B,C,T',H',W')), as the autoencoder encodes them.
+        num_frames: F, frames that are decoded, from `first_frame` on.
         generators: One CPU generator per clip, for the decoder's noise.
         class_labels: (B,); None: the autoencoder predicts the class from the latents.
         images_per_call: Images the signal decoder sees at once; bounds memory, changes no number.
@@ -160,11 +291,12 @@ def decode_to_image_latents(
         Normalised image latents AV((B,1,c,h,w), (B,F,c,h,w)).
     """
     device = latents.video.device
-    indices = torch.arange(num_frames, device=device).expand(len(latents.audio), -1)
+    indices = torch.arange(first_frame, first_frame + num_frames, device=device)
+    indices = indices.expand(len(latents.audio), -1)
     inputs = latents.map(lambda z: z.to(autoencoder.dtype))
     conditions = autoencoder.condition(inputs, indices, class_labels)
-    shape = tuple(autoencoder.config.image_latent_shape)
-    noise = initial_noise(AV((1, *shape), (num_frames, *shape)), generators, device)
+    audio, video = autoencoder.image_latent_shapes
+    noise = initial_noise(AV((1, *audio), (num_frames, *video)), generators, device)
     denoise = decoder_denoiser(autoencoder, conditions, images_per_call or DECODER_IMAGES_PER_CALL)
     return sample(denoise, noise, scheduler, steps, generator=list(generators))
 
@@ -194,21 +326,6 @@ def parts_of(count: int, size: int = CLIPS_PER_CALL) -> Iterator[slice]:
     """Slices of at most `size` clips that cover `count` of them."""
     for start in range(0, count, size):
         yield slice(start, min(start + size, count))
-
-
-def rows_of(media: AV[Tensor | None], rows: slice) -> AV[Tensor | None]:
-    """Those clips of media (B,...); one that serves all clips, (1,...), stays, and None stays None."""
-    return media.map(lambda x: x if x is None or len(x) == 1 else x[rows])
-
-
-def clips_of(waveforms: Tensor, frames: Tensor, count: int, spec: ClipSpec) -> list[Clip]:
-    """Waveforms (B,S) and frames uint8 (B,T,3,H,W) -> `count` clips; one row of either serves all."""
-    return [
-        Clip(frame_row, waveform, spec.fps, spec.sample_rate)
-        for frame_row, waveform in zip(
-            frames.expand(count, -1, -1, -1, -1), waveforms.expand(count, -1), strict=True
-        )
-    ]
 
 
 def save_clips(

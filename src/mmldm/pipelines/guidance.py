@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mmldm.diffusion.sampling import Denoiser
 from mmldm.models.generator import JointGenerator
-from mmldm.types import AV
+from mmldm.types import AV, Known
 
 
 def guide(given: AV[Tensor], null: AV[Tensor], scale: AV[float]) -> AV[Tensor]:
@@ -36,21 +36,21 @@ def guide(given: AV[Tensor], null: AV[Tensor], scale: AV[float]) -> AV[Tensor]:
 def generator_denoiser(
     generator: JointGenerator,
     noise: AV[Tensor],
-    given: AV[Tensor | None],
+    known: Known,
     class_labels: Tensor | None,
     scale: AV[float],
 ) -> Denoiser:
     """The generator under classifier-free and cross-modal guidance.
 
-    The null prediction of a modality knows neither the other modality nor the class. A generator
-    with `null_stream="noise"` was taught to predict one modality alone, so it has a null prediction
-    for each of the two: jointly generated sound and picture then guide each other, which the paper's
-    form (`"renoised"`) cannot do.
+    The null prediction of a modality knows neither the other modality nor the class; its own known
+    slots it keeps. A generator with `null_stream="noise"` was taught to predict one modality alone,
+    so it has a null prediction for each of the two: jointly generated sound and picture then guide
+    each other, which the paper's form (`"renoised"`) cannot do.
 
     Args:
         noise: The clips' own noise AV((B,C,T',H',W')): what the other modality's stream holds in
             the null rows of a generator with `null_stream="noise"`.
-        given: Clean normalised latents (B,C,T',H',W') of the known modality.
+        known: Normalised latents (B,C,T',H',W') of known modalities or slots.
         class_labels: (B,), as `JointGenerator.forward`.
         scale: phi of Eq. 8 per modality.
     """
@@ -62,29 +62,35 @@ def generator_denoiser(
     if scale != (1.0, 1.0):
         if generator.config.null_stream == "noise":
             alone = (AV(True, False), AV(False, True))
-            nulls = [kept for kept, known in zip(alone, given, strict=True) if known is None]
-        elif class_labels is not None or any(known is not None for known in given):
+            nulls = [kept for kept, whole in zip(alone, known.whole, strict=True) if not whole]
+        elif class_labels is not None or any(known.whole):
             nulls = [AV(True, True)]
     copies = 1 + len(nulls)
 
-    # A modality's null prediction stands in the set that kept its stream; a known one is its own (set 0).
+    # A modality's null prediction stands in the set that kept its stream; one known whole is its own (set 0).
     def set_of(kept: list[bool]) -> int:
         return 1 + kept.index(True) if True in kept else 0
 
     null_set = AV.zip(nulls).map(set_of)
 
-    # Null rows see neither the given modality nor a class.
+    # Null rows see neither a class nor a modality that is known as a whole, and known slots only beside the
+    # stream that they belong to.
     own_rows = torch.arange(copies * batch, device=device) < batch
 
-    def in_all_rows(known: Tensor | None) -> Tensor | None:
+    def in_all_rows(value: Tensor | None) -> Tensor | None:
         """(B,C,T',H',W') -> (copies * B,C,T',H',W')."""
-        return None if known is None else torch.cat([known.to(dtype)] * copies)
+        return None if value is None else torch.cat([value.to(dtype)] * copies)
 
-    def in_own_rows(known: Tensor | None) -> Tensor | None:
-        """The rows (copies * B,) that may read it; None: all."""
-        return None if known is None or not nulls else own_rows
+    def told(value: Tensor | None, mask: Tensor | None, kept: list[bool]) -> Tensor | None:
+        """Mask (B,T') -> what each row may read, (copies * B,T'); (copies * B,) without one; None: all."""
+        if value is None or not nulls:
+            return mask
+        if mask is None:
+            return own_rows
+        return torch.cat([mask, *(mask if keeps else torch.zeros_like(mask) for keeps in kept)])
 
-    present, mask = given.map(in_all_rows), given.map(in_own_rows)
+    present = known.values.map(in_all_rows)
+    mask = known.values.map(told, known.mask, AV.zip(nulls))
     labels = class_labels
     if labels is not None and nulls:
         null_labels = torch.full_like(labels, generator.null_class)

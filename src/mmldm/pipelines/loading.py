@@ -47,7 +47,14 @@ COMPONENTS: Mapping[str, Classes] = {
 """What each component of a model may be."""
 OPTIONAL = ("vocoder", "student", "student_scheduler")
 OWN_SETTINGS = ("num_inference_steps", "decoder_steps", "guidance_scale")
-SETTINGS = (*OWN_SETTINGS, "clip_spec", "class_names", "default_quality", "quality_rows")
+SETTINGS = (
+    *OWN_SETTINGS,
+    "clip_spec",
+    "class_names",
+    "default_quality",
+    "quality_rows",
+    "known_slots",
+)
 PIPELINE = "SoundingVideoPipeline"
 PIPELINE_PATH = f"mmldm.pipelines.sounding_video.{PIPELINE}"
 """What an index calls its pipeline: all that diffusers says of one which it does not know."""
@@ -228,6 +235,9 @@ def _check_settings(index: Mapping[str, Any], folder: Path) -> None:
         raise UserError(f"{where}: class_names must be a list of names")
     if not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
         raise UserError(f"{where}: class_names must be names, each once")
+
+    if not isinstance(index.get("known_slots", False), bool):
+        raise UserError(f"{where}: known_slots must be true or false")
 
     # Rows of quality are checked by being used.
     own = {name: index[name] for name in OWN_SETTINGS if name in index}

@@ -6,10 +6,11 @@ class and seed per clip. How it is sampled is `settings`.
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast, get_args
 
 import numpy as np
 import torch
@@ -17,6 +18,8 @@ from torch import Tensor
 
 from mmldm.errors import UserError
 from mmldm.media.clip import Clip
+from mmldm.pipelines.decoding import CLIPS_PER_CALL
+from mmldm.pipelines.rollout import Manner
 from mmldm.pipelines.settings import unknown
 from mmldm.types import AV, ClipSpec
 
@@ -34,7 +37,9 @@ class Request:
 
     Attributes:
         count: B, clips to make.
-        media: What is given, with a leading dimension of clips: B, or one that serves all.
+        media: What is given, with a leading dimension of clips: B, or one that serves all; as long as the
+            clips are to be.
+        num_frames: Of the clips, where nothing is given.
         class_labels: (B,) long, or None.
         seeds: One per clip.
         batch_size: Clips that the generator samples at once.
@@ -43,29 +48,26 @@ class Request:
 
     count: int
     media: AV[Tensor | None]
+    num_frames: int
     class_labels: Tensor | None
     seeds: list[int]
     batch_size: int
     images_per_call: int | None
-
-    @property
-    def one_for_all(self) -> bool:
-        """Whether one given clip serves every sample, also where there is only one."""
-        return any(m is not None and len(m) == 1 for m in self.media)
 
 
 def asked_for(
     spec: ClipSpec,
     class_names: Sequence[str],
     *,
-    num_samples: int | None,
-    audio: Media | None,
-    frames: Media | None,
-    class_labels: Labels | None,
-    seed: Seeds | None,
-    generator: torch.Generator | Sequence[torch.Generator] | None,
-    batch_size: int,
-    images_per_call: int | None,
+    num_samples: int | None = None,
+    audio: Media | None = None,
+    frames: Media | None = None,
+    seconds: float | None = None,
+    class_labels: Labels | None = None,
+    seed: Seeds | None = None,
+    generator: torch.Generator | Sequence[torch.Generator] | None = None,
+    batch_size: int = CLIPS_PER_CALL,
+    images_per_call: int | None = None,
 ) -> Request:
     """The arguments of a call, checked.
 
@@ -76,9 +78,13 @@ def asked_for(
     asked = None if num_samples is None else _at_least_one(num_samples, "num_samples")
     media, num_given = given_media(audio, frames, spec, asked)
     count = clip_count(asked, num_given)
+    num_frames = spec.num_frames if seconds is None else frames_in(seconds, spec)
+    if seconds is not None:
+        media = _cut(media, num_frames, spec)
     return Request(
         count=count,
         media=media,
+        num_frames=num_frames,
         class_labels=class_indices(class_labels, class_names, count),
         seeds=clip_seeds(count, seed, generator),
         batch_size=_at_least_one(batch_size, "batch_size"),
@@ -124,27 +130,89 @@ def given_media(
                 f"audio of the shape {tuple(rows.shape)} is stereo, or two clips: mix stereo to one "
                 "channel, audio.mean(0), or say num_samples=2 for two clips"
             )
-        batch, num_given = _batched(rows, (spec.num_samples,), "audio", "waveform samples (S,)")
+        batch, num_given = _batched(rows, (None,), "audio", "waveform samples (S,)")
+        if (lasts := batch.shape[1] / spec.sample_rate) <= 0.5 / spec.fps:
+            raise UserError(
+                f"audio of the shape {tuple(rows.shape)} lasts {1000 * lasts:.3g} ms, and a frame of this "
+                f"model {1000 / spec.fps:g} ms: give a longer one"
+            )
         return AV(checked_waveform(batch, "audio"), None), num_given
     if frames is not None:
         rows = _tensor(frames, "frames")
         if rows.dtype != torch.uint8:
             raise UserError(f"frames must be uint8 in [0, 255], not {rows.dtype}")
-        shape = (spec.num_frames, 3, spec.height, spec.width)
+        shape = (None, 3, spec.height, spec.width)
         batch, num_given = _batched(rows, shape, "frames", "(T,3,H,W)")
         return AV(None, batch), num_given
     return AV(None, None), 0
 
 
-def given_clip(clip: Clip, spec: ClipSpec) -> AV[Tensor | None]:
-    """Both modalities of one clip, AV((1,S), (1,T,3,H,W)).
+def given_clips(clips: Clip | Sequence[Clip], spec: ClipSpec) -> AV[Tensor]:
+    """Both modalities of clips of any length, AV((B,S), (B,T,3,H,W) u8); B is 1 for one clip.
 
     Raises:
-        UserError: The clip is not of this spec.
+        UserError: There is none, they are not of this spec's rates and size, or differ in length.
     """
-    audio, _ = given_media([clip.waveform], None, spec)
-    video, _ = given_media(None, [clip.frames], spec)
+    listed = [clips] if isinstance(clips, Clip) else list(clips)
+    if not listed or not all(isinstance(clip, Clip) for clip in listed):
+        raise UserError("give a clip, or a list of clips: mmldm.media.reader reads them from files")
+    for clip in listed:
+        if clip.fps != spec.fps or clip.sample_rate != spec.sample_rate:
+            raise UserError(
+                f"the clip has {clip.fps:g} frames and {clip.sample_rate} samples a second, and the model's "
+                f"have {spec.fps:g} and {spec.sample_rate}: read the file with mmldm.media.reader, which "
+                "brings it to them"
+            )
+    audio, _ = given_media([clip.waveform for clip in listed], None, spec)
+    video, _ = given_media(None, [clip.frames for clip in listed], spec)
+    assert audio.audio is not None and video.video is not None
     return AV(audio.audio, video.video)
+
+
+def frames_in(seconds: float, spec: ClipSpec) -> int:
+    """Frames of so many seconds.
+
+    Raises:
+        UserError: They are no length, or hold no frame.
+    """
+    real = isinstance(seconds, int | float) and not isinstance(seconds, bool)
+    if not real or not math.isfinite(seconds):
+        raise UserError(f"seconds must be a number, not {seconds!r:.80}")
+    frames = round(seconds * spec.fps)
+    if frames < 1:
+        raise UserError(
+            f"seconds must be at least {1 / spec.fps:g}, the length of a frame, not {seconds:g}"
+        )
+    return frames
+
+
+def checked_windows(windows: str | None) -> Manner | None:
+    """How windows are sampled, or None.
+
+    Raises:
+        UserError: There is no such way.
+    """
+    if windows is None or windows in get_args(Manner):
+        return cast("Manner | None", windows)
+    raise unknown("way of sampling windows", windows, get_args(Manner))
+
+
+def _cut(media: AV[Tensor | None], num_frames: int, spec: ClipSpec) -> AV[Tensor | None]:
+    """Given media AV((B,S), (B,T,3,H,W)), cut to so many frames.
+
+    Raises:
+        UserError: They are shorter.
+    """
+    wanted = AV(round(num_frames * spec.sample_rate / spec.fps), num_frames)
+    for held, length in zip(media, wanted, strict=True):
+        # Half a frame is rounding.
+        if held is not None and held.shape[1] < length * (1 - 0.5 / num_frames):
+            lasts = held.shape[1] / length * num_frames / spec.fps
+            raise UserError(
+                f"what is given lasts {lasts:.2f} s, and the clips are to last {num_frames / spec.fps:g} s: "
+                "ask for fewer seconds, or go on from a clip with extend()"
+            )
+    return media.map(lambda held, length: None if held is None else held[:, :length], wanted)
 
 
 def checked_waveform(waveforms: Tensor, name: str) -> Tensor:
@@ -191,15 +259,22 @@ def _tensor(media: Media, name: str) -> Tensor:
     raise UserError(f"{name} must be a tensor, a numpy array or a list of these, one per clip")
 
 
-def _batched(media: Tensor, shape: tuple[int, ...], name: str, meaning: str) -> tuple[Tensor, int]:
-    """`shape` or (B, *shape) -> (B, *shape), and B of a batch, 0 of one clip."""
+def _batched(
+    media: Tensor, shape: tuple[int | None, ...], name: str, meaning: str
+) -> tuple[Tensor, int]:
+    """`shape` or (B, *shape), of any length where that is None -> (B, *shape), and B of a batch, 0 of one."""
     batch = media.ndim == len(shape) + 1
     rows = media if batch else media[None]
-    if tuple(rows.shape[1:]) != shape or len(rows) == 0:
-        # (S,2) is how sound files are often read: the mend is another one.
-        stereo = name == "audio" and tuple(media.shape) == (*shape, 2)
+    # (S,2) is how sound files are often read: the mend is another one.
+    stereo = name == "audio" and media.ndim == 2 and media.shape[1] == 2 < len(media)
+    fits = rows.ndim == len(shape) + 1 and all(
+        size == wanted if wanted is not None else size > 0
+        for size, wanted in zip(rows.shape[1:], shape, strict=True)
+    )
+    if not fits or stereo or len(rows) == 0:
+        form = ", ".join("any" if size is None else str(size) for size in shape)
         raise UserError(
-            f"{name} has shape {tuple(media.shape)}, but this model's clips have {meaning} = {shape}: "
+            f"{name} has shape {tuple(media.shape)}, but this model's clips have {meaning} = ({form}): "
             + (
                 "mix its two channels to one, audio.mean(1)"
                 if stereo

@@ -120,7 +120,8 @@ class Begun:
         if self.reader.name == "autoencoder":
             model = json_of(export / "config.json")
             image = tuple(model["image_latent_shape"])
-            shapes = AV((1, *image), (model["num_frames"], *image))
+            sound = tuple(model.get("audio_image_latent_shape") or image)
+            shapes = AV((1, *sound), (model["num_frames"], *image))
             extra["statistics"] = model["latent_statistics"]
         elif self.reader.name == "generator":
             model = json_of(export / "generator" / "config.json")

@@ -23,7 +23,8 @@ ADAMW_KEYS = "step", "exp_avg", "exp_avg_sq"
 MUON_KEYS = ("momentum_buffer",)
 QUINTIC = 3.4445, -4.7750, 2.0315
 """Coefficients of the iteration that sends singular values of (0, 1] to about [0.7, 1.2]."""
-ITERATIONS = 5
+ITERATIONS = {torch.float32: (5,), torch.bfloat16: (3, 2)}
+"""How many a Gram matrix carries: rounding spoils it, so bfloat16 needs a fresh one after three."""
 LEAST_SIDE = 32
 """A layer thinner than this on either side is no hidden layer."""
 
@@ -264,7 +265,8 @@ class Muon(torch.optim.Optimizer):
         ahead = torch._foreach_lerp(gradients, buffers, momentum)
 
         # Only a whole matrix can be orthogonalised; each process then takes its part of the update.
-        updates = orthogonalise(torch.stack([whole(x).flatten(1) for x in ahead]))
+        matrices = torch.stack([whole(x).flatten(1) for x in ahead])
+        updates = orthogonalise(matrices, product_type(matrices.device))
         rows, columns = updates.shape[1:]
         updates = updates * (-lr * max(1.0, rows / columns) ** 0.5 * keep)
         torch._foreach_mul_(weights, 1 - lr * group["weight_decay"] * keep)
@@ -284,19 +286,48 @@ def hidden_weights(module: nn.Module) -> dict[str, Tensor]:
     }
 
 
-def orthogonalise(matrices: Tensor) -> Tensor:
-    """Nearest matrices with equal singular values, roughly: (N,R,C) -> (N,R,C)."""
-    a, b, c = QUINTIC
-    # The iteration multiplies by the Gram matrix, which is smaller for a wide matrix.
+def orthogonalise(matrices: Tensor, dtype: torch.dtype) -> Tensor:
+    """Nearest matrices with equal singular values, roughly: (N,R,C) -> (N,R,C).
+
+    The iteration X <- (a + b G + c G^2) X with G = X X^T multiplies X by polynomials of the first G alone.
+    So it runs on G, as small as the shorter side, and X is multiplied once, at the end. The result is that
+    of the iteration on X, to rounding.
+
+    Args:
+        dtype: Of the products, one of `ITERATIONS`.
+    """
+    # The Gram matrix is smaller for a wide matrix.
     tall = matrices.shape[1] > matrices.shape[2]
     x = matrices.mT if tall else matrices
-    if x.is_cuda:
-        x = x.bfloat16()
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp_min(1e-7)
-    for _ in range(ITERATIONS):
-        gram = x @ x.mT
-        x = a * x + (b * gram + c * gram @ gram) @ x
+    x = x.to(dtype)
+    for iterations in ITERATIONS[dtype]:
+        x = _polynomial(x @ x.mT, iterations) @ x
     return (x.mT if tall else x).to(matrices.dtype)
+
+
+def _polynomial(gram: Tensor, iterations: int) -> Tensor:
+    """What so many iterations multiply X by, from X X^T: (N,n,n) -> (N,n,n)."""
+    a, b, c = QUINTIC
+    product = None
+    for iteration in range(iterations):
+        factor = b * gram + c * gram @ gram
+        factor.diagonal(dim1=1, dim2=2).add_(a)
+        product = factor if product is None else factor @ product
+        if iteration < iterations - 1:
+            # (factor X) (factor X)^T; all of them are symmetric and commute.
+            gram = factor @ gram @ factor
+    assert product is not None, "an iteration at least"
+    return product
+
+
+def product_type(device: torch.device) -> torch.dtype:
+    """bfloat16 where the device multiplies it several times faster: GPUs, and CPUs with AMX."""
+    if device.type == "cpu":
+        # Versions of torch that cannot tell are taken at their slowest.
+        capabilities: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+        return torch.bfloat16 if capabilities.get("amx_bf16") else torch.float32
+    return torch.bfloat16 if device.type == "cuda" else torch.float32
 
 
 class Average:

@@ -16,7 +16,7 @@ import torch
 from mmldm.config import RECIPES, RunConfig, changed, load_config, parse
 from mmldm.data.manifest import Entry, Manifest
 from mmldm.training.distributed import wait_for
-from mmldm.types import ClipSpec
+from mmldm.types import GRID, ClipSpec, SpectrogramSpec
 
 SHARES = {"vae": 0.2, "autoencoder": 0.4, "generator": 0.4}
 """How a time budget is split over the jobs."""
@@ -25,6 +25,10 @@ TARGET_WINDOWS = 2000
 WINDOW_OVERLAP = 4
 """At most this many windows per clip length of material, on average."""
 DEFAULT_MINUTES = 60.0
+WINDOW_SECONDS, HOP_SECONDS = 0.024, 0.00625
+"""Of the spectrogram: the window and hop that lost least of an attack (docs/lab-notes.md)."""
+HIGHEST_FREQUENCY = 20_000.0
+"""In Hz, of the spectrogram: what one hears."""
 SECONDS_PER_STEP = {"vae": 0.8, "autoencoder": 0.95, "generator": 0.25}
 """Of the tiny recipe's jobs on the machine whose trial speed is REFERENCE_SPEED."""
 REFERENCE_SPEED = 105e9
@@ -51,6 +55,7 @@ def choose_recipe(
     """
     asked = changed(tiny_recipe(), changes)
     recipe = asked.model_dump(mode="json")
+    recipe["clip"]["spectrogram"] = fitting_spectrogram(asked.clip).model_dump(mode="json")
     windows, cached = choose_windows(manifest.split("train"), asked.clip)
     # What follows from the clips.
     recipe["data"]["windows_per_clip"] = windows
@@ -69,6 +74,29 @@ def choose_recipe(
 
     # Once more: what was asked for by name stands, whatever was chosen around it.
     return changed(parse(RunConfig, recipe, "the chosen recipe"), changes)
+
+
+def fitting_spectrogram(spec: ClipSpec) -> SpectrogramSpec:
+    """The clips' spectrogram, with window, hop and highest frequency as their sample rate and frames ask.
+
+    The window is WINDOW_SECONDS long and the hop about HOP_SECONDS: as many whole hops a frame as that
+    allows, so that frames and columns stay in step, and no column beyond the clip where one can do without.
+    """
+    rate, frame = spec.sample_rate, spec.sample_rate / spec.fps
+    # Hops near the wanted one; those that divide a frame, then those that fill the grid, are better.
+    wanted = HOP_SECONDS * rate
+    hops = range(math.ceil(0.75 * wanted), math.floor(1.25 * wanted) + 1)
+
+    def worse(hop: int) -> tuple[bool, bool, float]:
+        return frame % hop > 0, spec.num_samples % (hop * GRID) > 0, abs(hop - wanted)
+
+    return spec.spectrogram.model_copy(
+        update={
+            "n_fft": 2 * round(WINDOW_SECONDS * rate / 2),
+            "hop_length": min(hops, key=worse),
+            "f_max": min(rate / 2, HIGHEST_FREQUENCY),
+        }
+    )
 
 
 def choose_windows(clips: Sequence[Entry], spec: ClipSpec) -> tuple[int, int]:

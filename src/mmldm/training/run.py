@@ -308,6 +308,7 @@ def assemble(
         decoder_steps=sample.decoder_steps,
         guidance_scale=sample.guidance_scale,
         default_quality=sample.quality,
+        known_slots=config.generator.known_slots is not None,
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -22,6 +22,7 @@ from mmldm.errors import UserError, first_line
 from mmldm.models.autoencoder import MultiModalAutoencoder
 from mmldm.models.discriminator import TupleDiscriminator
 from mmldm.models.generator import JointGenerator
+from mmldm.models.image_codec import LatentStatistics
 from mmldm.models.image_vae import ImageVAE, load_image_vae
 from mmldm.models.pretrained import refuse_folding
 from mmldm.sections import TrainConfig
@@ -129,10 +130,11 @@ def summarise(config: RunConfig, num_classes: int) -> Summary:
         with unset_fake_temporarily():
             trained_vae: Any = build_vae(config, weights=False)
             vae: Any = used_vae(config, trained_vae)
-        image = torch.empty(1, 3, spec.height, spec.width)
-        encoding, mean = count_flops(lambda: vae.encode(image).latent_dist.mean)
-        decoding, _ = count_flops(lambda: vae.decode(mean).sample)
-        shape = tuple(mean.shape[1:])
+        sizes = AV(spec.audio_size, (spec.height, spec.width))
+        costs = sizes.map(lambda size: _vae_passes(vae, size))
+        encoding = costs.audio.encode + spec.num_frames * costs.video.encode
+        decoding = costs.audio.decode + spec.num_frames * costs.video.decode
+        shapes = costs.map(lambda cost: cost.shape)
 
     # What its job plays against and looks with: missing weights are said now, not when it starts.
     rivals: list[nn.Module] = []
@@ -147,7 +149,7 @@ def summarise(config: RunConfig, num_classes: int) -> Summary:
     # The others are never more than their shapes.
     with FakeTensorMode():
         with _section("autoencoder.model"):
-            autoencoder = untrained_autoencoder(config, shape, num_classes)
+            autoencoder = untrained_autoencoder(config, shapes, num_classes)
             if config.autoencoder.decoder_init is not None:
                 refuse_folding(autoencoder)
             latents: AV[Any] = autoencoder.latent_shapes
@@ -159,19 +161,19 @@ def summarise(config: RunConfig, num_classes: int) -> Summary:
                 critics = [TupleDiscriminator(**arguments)]
         with _section("generator.model"):
             generator = JointGenerator(**generator_arguments(config, latents, None, num_classes))
-            passes = _passes(autoencoder, generator, shape, spec.num_frames)
+            passes = _passes(autoencoder, generator, shapes, spec.num_frames)
     vocoder_parts, vocoder_jobs = _vocoder(config)
     images = AV(1, spec.num_frames)
     return Summary(
         spaces={
             "media": AV((spec.num_samples,), (spec.num_frames, 3, spec.height, spec.width)),
-            "images": images.map(lambda n: (n, 3, spec.height, spec.width)),
-            "image latents": images.map(lambda n: (n, *shape)),
+            "images": images.map(lambda n, size: (n, 3, *size), sizes),
+            "image latents": images.map(lambda n, shape: (n, *shape), shapes),
             "latents": latents.map(tuple),
         },
         parts=(
-            Part("image VAE, encode", _count(vae), encoding * sum(images)),
-            Part("image VAE, decode", None, decoding * sum(images)),
+            Part("image VAE, encode", _count(vae), encoding),
+            Part("image VAE, decode", None, decoding),
             Part("autoencoder, encode", _count(autoencoder), passes["encode"]),
             Part("autoencoder, condition", None, passes["condition"]),
             Part("signal decoder, one step", _count(autoencoder.decoder), passes["denoise"]),
@@ -222,34 +224,51 @@ def used_vae(config: RunConfig, trained: ImageVAE) -> ImageVAE:
 
 
 def untrained_autoencoder(
-    config: RunConfig, shape: tuple[int, ...], num_classes: int
+    config: RunConfig, shapes: AV[tuple[int, ...]], num_classes: int
 ) -> MultiModalAutoencoder:
     """The recipe's own, or the shape of the finished one that its generator job names.
 
     Args:
-        shape: (c,h,w) of an image latent.
+        shapes: (c,h,w) of the image latents.
     """
     if config.generator.autoencoder is not None:
         stored = MultiModalAutoencoder.load_config(config.generator.autoencoder)
         return MultiModalAutoencoder.from_config(stored)
-    statistics = {m: {"mean": [0.0] * shape[0], "std": [1.0] * shape[0]} for m in AV._fields}
-    return MultiModalAutoencoder(**autoencoder_arguments(config, shape, statistics, num_classes))
+    channels = shapes.video[0]
+    statistics = LatentStatistics.scalar(1.0, channels).to_dict()
+    return MultiModalAutoencoder(**autoencoder_arguments(config, shapes, statistics, num_classes))
+
+
+class _VaePasses(NamedTuple):
+    """FLOPs of an image through the image VAE, and the shape (c,h,w) of its latent."""
+
+    encode: int
+    decode: int
+    shape: tuple[int, ...]
+
+
+def _vae_passes(vae: Any, size: tuple[int, int]) -> _VaePasses:
+    """Of an image of `size` rows and columns."""
+    image = torch.empty(1, 3, *size)
+    encode, mean = count_flops(lambda: vae.encode(image).latent_dist.mean)
+    decode, _ = count_flops(lambda: vae.decode(mean).sample)
+    return _VaePasses(encode, decode, tuple(mean.shape[1:]))
 
 
 def _passes(
     autoencoder: MultiModalAutoencoder,
     generator: JointGenerator,
-    shape: tuple[int, ...],
+    shapes: AV[tuple[int, ...]],
     frames: int,
 ) -> dict[str, int]:
     """FLOPs of each pass over one clip.
 
     Args:
-        shape: (c,h,w) of an image latent.
+        shapes: (c,h,w) of the image latents.
         frames: T.
     """
     # Image latents (1,1,c,h,w) and (1,T,c,h,w), timesteps (1,1) and (1,T), latents z (1,C,T',H',W').
-    clip = AV(torch.empty(1, 1, *shape), torch.empty(1, frames, *shape))
+    clip = AV(torch.empty(1, 1, *shapes.audio), torch.empty(1, frames, *shapes.video))
     labels = torch.zeros(1, dtype=torch.long) if generator.null_class else None
     indices = torch.arange(frames)[None]
     steps = clip.map(lambda x: torch.zeros(x.shape[:2], dtype=torch.long))

@@ -1,15 +1,20 @@
 """The generator job: what each task shows, and that being given the other modality is worth something."""
 
+import json
+
 import pytest
 import torch
 from pydantic import ValidationError
 
 from mmldm.data.latents import Splits
+from mmldm.errors import UserError
 from mmldm.pipelines.sounding_video import SoundingVideoPipeline
-from mmldm.sections import TASKS
+from mmldm.sections import TASKS, KnownSlotsConfig
+from mmldm.training.checkpoint import refuse_changes
 from mmldm.training.jobs.generator import GeneratorStage, GeneratorTurn
 from mmldm.training.randomness import StepRandom
 from mmldm.training.run import Run
+from mmldm.training.summary import summarise
 from mmldm.types import AV, Latents
 
 from ...smallest import smallest_recipe
@@ -90,6 +95,103 @@ def test_loss_does_not_depend_on_how_the_batch_is_split(stage: GeneratorStage) -
         for rows in (range(2), range(2, 4))
     ]
     assert torch.allclose(whole, torch.stack(halves).mean(), rtol=1e-5)
+
+
+@pytest.fixture
+def knowing(stage: GeneratorStage) -> GeneratorTurn:
+    """A turn in which most rows know slots, of a network away from its zeros."""
+    config = stage.job.model_copy(update={"known_slots": KnownSlotsConfig(share=0.8)})
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in stage.generator.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    stage.turn = GeneratorTurn(stage.generator, stage.process, config)
+    return stage.turn
+
+
+def test_loss_with_known_slots_does_not_depend_on_how_the_batch_is_split(
+    stage: GeneratorStage, knowing: GeneratorTurn
+) -> None:
+    batch = next(stage.batches(0, 0, 1))
+    whole = knowing(batch, StepRandom(0, 0, "model", ROWS))["loss"]
+    halves = [
+        knowing(rows_of(batch, rows), StepRandom(0, 0, "model", ROWS, rows))["loss"]
+        for rows in (range(2), range(2, 4))
+    ]
+    assert torch.allclose(whole, torch.stack(halves).mean(), rtol=1e-5)
+    ignorant = GeneratorTurn(stage.generator, stage.process, stage.job)
+    assert not torch.allclose(whole, ignorant(batch, StepRandom(0, 0, "model", ROWS))["loss"])
+
+
+def test_only_unknown_slots_enter_the_loss(stage: GeneratorStage, knowing: GeneratorTurn) -> None:
+    batch = next(stage.batches(0, 0, 1))
+    tasks = torch.full((ROWS,), TASKS.index("joint"))
+    slots = AV(torch.tensor([[1.0, 0.9, 0, 0]] * ROWS), torch.tensor([[0, 0, 0, 1.0]] * ROWS))
+
+    def errors() -> AV[torch.Tensor]:
+        random = StepRandom(0, 0, "test", ROWS)
+        return knowing.errors(batch, tasks, torch.full((ROWS,), 500), random, 0.0, slots)[0]
+
+    def worsened(flags: torch.Tensor, known: bool) -> AV[torch.Tensor]:
+        """With predictions that are off by much in known, or in unknown, audio slots."""
+        off = 10.0 * ((flags > 0) == known)[:, None, :, None, None]
+        hook = stage.generator.register_forward_hook(
+            lambda module, inputs, output: AV(output.audio + off, output.video)
+        )
+        found = errors()
+        hook.remove()
+        return found
+
+    before = errors()
+    assert all(map(torch.equal, before, worsened(slots.audio, known=True)))
+    after = worsened(slots.audio, known=False)
+    assert torch.equal(after.video, before.video)
+    assert (after.audio > before.audio + 50).all()
+
+
+def test_known_slots_are_read(stage: GeneratorStage, knowing: GeneratorTurn) -> None:
+    batch = next(stage.batches(0, 0, 1))
+    tasks = torch.full((ROWS,), TASKS.index("video_only"))
+    prefix = torch.tensor([[1.0, 0, 0, 0]] * ROWS)
+    slots = AV(torch.zeros_like(prefix), prefix)
+    seen = []
+    for audio, video in ((0.0, 0.0), (1.0, 0.0), (0.0, 1.0)):
+        mean = batch.mean.map(torch.clone)
+        mean.audio.add_(audio)
+        mean.video[:, :, 0] += video
+        random = StepRandom(0, 0, "test", ROWS)
+        changed = batch._replace(mean=mean)
+        level = torch.full((ROWS,), 500)
+        seen.append(knowing.errors(changed, tasks, level, random, 1.0, slots)[0].video)
+    assert torch.equal(seen[0], seen[1])  # the absent sound
+    assert not torch.allclose(seen[0], seen[2])  # the picture's own known start
+
+
+def test_prefix_and_retake_are_measured_where_they_are_trained(
+    stage: GeneratorStage, knowing: GeneratorTurn
+) -> None:
+    trained = {"prefix/audio", "prefix/video", "retake/audio", "retake/video"}
+    assert trained <= set(stage.validate())
+    stage.turn = GeneratorTurn(stage.generator, stage.process, stage.job)
+    assert not trained & set(stage.validate())
+
+
+def test_runs_from_before_known_slots_resume(stage: GeneratorStage) -> None:
+    identity = stage.fingerprint()
+    before = json.loads(json.dumps(identity))  # as a checkpoint holds it
+    assert before["job"].pop("known_slots") is None
+    refuse_changes(before, identity, "run")
+    stage.job = stage.job.model_copy(update={"known_slots": KnownSlotsConfig()})
+    with pytest.raises(UserError, match=r"known_slots.share was null and is now 0.4"):
+        refuse_changes(before, stage.fingerprint(), "run")
+
+
+def test_known_slots_of_latents_without_a_time_axis_are_refused_before_any_training() -> None:
+    section = {**smallest_recipe().generator.model_dump(), "known_slots": {}}
+    recipe = smallest_recipe(paper_form=True)
+    recipe = recipe.model_copy(update={"generator": recipe.generator.model_validate(section)})
+    with pytest.raises(UserError, match=r"known_slots: latents without a time axis"):
+        summarise(recipe, 0)
 
 
 def test_held_out_gap_is_logged_for_both_directions(stage: GeneratorStage) -> None:

@@ -11,7 +11,7 @@ from mmldm.data.latents import Splits
 from mmldm.errors import UserError
 from mmldm.pipelines.settings import QUALITY_ROWS
 from mmldm.pipelines.sounding_video import SoundingVideoPipeline
-from mmldm.sections import DistillationConfig
+from mmldm.sections import DistillationConfig, KnownSlotsConfig
 from mmldm.training.jobs.students import KNOWN, GeneratorDistillation
 from mmldm.training.loop import train
 from mmldm.training.randomness import StepRandom
@@ -34,7 +34,12 @@ def recipe(steps: int = 6) -> RunConfig:
 
 
 def distillation(
-    finished: Run, scale: float = 2.0, steps: int = 2, teacher_steps: int = 4, length: int = 6
+    finished: Run,
+    scale: float = 2.0,
+    steps: int = 2,
+    teacher_steps: int = 4,
+    length: int = 6,
+    known_slots: KnownSlotsConfig | None = None,
 ) -> GeneratorDistillation:
     pipeline = SoundingVideoPipeline.from_pretrained(finished.folder.model)
     pipeline.register_to_config(guidance_scale=scale)
@@ -42,8 +47,10 @@ def distillation(
     with torch.no_grad():  # leave adaLN-Zero's all-zero start, so that every condition counts
         for parameter in pipeline.generator.parameters():
             parameter += 0.05 * torch.randn_like(parameter)
+    config = recipe(length)
+    section = config.generator.model_copy(update={"known_slots": known_slots})
     return GeneratorDistillation(
-        recipe(length),
+        config.model_copy(update={"generator": section}),
         pipeline,
         Splits.open(finished.folder.cache("latents")),
         torch.device("cpu"),
@@ -55,10 +62,12 @@ def distillation(
 def test_student_of_an_unguided_teacher_with_equal_steps_starts_without_error(
     finished: Run,
 ) -> None:
-    same = distillation(finished, scale=1.0, steps=4)
-    assert max(same.validate().values()) < 1e-9
-    guided = distillation(finished, scale=2.0, steps=4)
-    assert min(guided.validate().values()) > 1e-6
+    slots = KnownSlotsConfig()
+    same = distillation(finished, scale=1.0, steps=4, known_slots=slots).validate()
+    assert max(same.values()) < 1e-9
+    guided = distillation(finished, scale=2.0, steps=4, known_slots=slots).validate()
+    assert min(guided.values()) > 1e-6
+    assert {"prefix/audio", "prefix/video", "retake/audio", "retake/video"} <= set(same)
 
 
 def test_student_learns_the_guided_prediction(finished: Run) -> None:
@@ -98,8 +107,34 @@ def test_only_generated_modalities_of_whole_clips_have_an_error(finished: Run) -
             assert error[6:].tolist() == [0, 0]
 
 
-def test_loss_does_not_depend_on_how_the_batch_is_split(finished: Run) -> None:
-    stage = distillation(finished)
+@pytest.mark.parametrize("task", KNOWN)
+def test_student_and_teacher_are_told_the_same_known_slots(finished: Run, task: str) -> None:
+    stage = distillation(finished, scale=2.0, steps=4, known_slots=KnownSlotsConfig())
+    batch = next(stage.batches(0, 0, 1))
+    parts, start = {task: slice(ROWS)}, torch.tensor([[1.0, 0.9, 0, 0]] * ROWS)
+    slots = KNOWN[task].map(lambda is_given: start * (not is_given))
+    told: list[AV] = []
+    hooks = [
+        network.register_forward_hook(lambda module, inputs, output: told.append(inputs[3]))
+        for network in (stage.teacher, stage.student)
+    ]
+    stage.turn.errors(batch, parts, StepRandom(0, 0, "t", ROWS), 0.0, slots)
+    for hook in hooks:
+        hook.remove()
+    teacher, student = told
+    for flags, others, wanted, is_given in zip(student, teacher, slots, KNOWN[task], strict=True):
+        assert torch.equal(flags, torch.ones_like(wanted) if is_given else wanted)
+        if is_given:
+            assert others.tolist() == [row < ROWS for row in range(len(others))]
+        else:
+            assert torch.equal(others[:ROWS], wanted)
+
+
+@pytest.mark.parametrize("known_slots", [None, KnownSlotsConfig(share=0.8)], ids=["none", "some"])
+def test_loss_does_not_depend_on_how_the_batch_is_split(
+    finished: Run, known_slots: KnownSlotsConfig | None
+) -> None:
+    stage = distillation(finished, known_slots=known_slots)
     batch = next(stage.batches(0, 0, 1))
     whole = stage.turn(batch, StepRandom(0, 0, "model", ROWS))["loss"]
     parts = [

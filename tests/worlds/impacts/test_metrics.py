@@ -30,17 +30,27 @@ def test_onsets_after_the_last_frame_do_not_count_against_the_clip():
 
 
 def test_real_clips_are_in_sync_and_shuffled_ones_are_not(numbers):
-    for ms in (50, 100):
+    for ms, chance in ((20, 0.2), (50, 0.4)):
         recall, precision = (numbers[f"sync-{name}-{ms}"] for name in ("recall", "precision"))
         assert recall.value > 0.85
         assert precision.value > 0.85
         assert recall.interval[0] <= recall.value <= recall.interval[1]
-    close, loose = numbers["sync-recall-50"].shuffled, numbers["sync-recall-100"].shuffled
-    assert close < 0.4
-    assert close < loose < 0.65
+        assert recall.shuffled < chance
+    assert numbers["sync-timing"].value < 2 < 15 < numbers["sync-timing"].shuffled
     assert numbers["impacts-per-clip"].n == 48
     assert numbers["ball-kept"].value > 0.99
     assert 2 < numbers["impacts-per-clip"].value < 6
+
+
+def test_real_hits_rise_at_once_after_silence_and_are_as_loud_as_they_are_fast(numbers):
+    assert 0.5 < numbers["attack"].value < 3
+    assert numbers["pre-echo"].value < -40
+    assert numbers["loudness-speed"].value > 0.9
+    assert numbers["jitter"].value < 0.2
+    assert numbers["restitution-spread"].value < 0.02
+    for name in ("attack", "pre-echo", "loudness-speed", "jitter", "laplacian", "fine-power"):
+        low, high = numbers[name].interval
+        assert low <= numbers[name].value <= high
 
 
 def test_late_sound_falls_to_chance(clips):
@@ -93,11 +103,14 @@ def test_late_sound_has_that_error_and_is_known_to_be_late(clips, numbers):
     """30 ms are 480 samples."""
     late = [dataclasses.replace(clip, waveform=torch.roll(clip.waveform, 480)) for clip in clips]
     delayed = numbers_of(late)
-    lateness = (found["sync-offset-100"].value for found in (delayed, numbers))
-    assert next(lateness) - next(lateness) == pytest.approx(30, abs=5)
-    own, error = numbers["sync-error-100"], delayed["sync-error-100"]
-    assert own.value < 15 < error.value < own.shuffled
+    lateness = (found["sync-offset-50"].value for found in (delayed, numbers))
+    assert next(lateness) - next(lateness) == pytest.approx(30, abs=1)
+    own, error = numbers["sync-timing"], delayed["sync-timing"]
+    assert own.value < 2 < 25 < error.value < 35
     assert own.interval[0] < own.value < own.interval[1]
+    assert delayed["sync-recall-20"].value < 0.2 < 0.8 < delayed["sync-recall-50"].value
+    for name in ("attack", "pre-echo", "jitter"):
+        assert delayed[name].value == pytest.approx(numbers[name].value, rel=0.1)
 
 
 def test_metrics_of_the_world_stand_among_the_others_only_where_they_are_asked_for():

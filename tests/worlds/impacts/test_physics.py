@@ -9,6 +9,8 @@ from mmldm.worlds.impacts.clips import ImpactsConfig, render_clip
 from mmldm.worlds.impacts.physics import (
     FLOOR_LEVEL,
     GRAVITY,
+    LEAST_DROP,
+    PAUSES,
     WALL_THICKNESS,
     Ball,
     positions,
@@ -42,12 +44,14 @@ def test_flung_ball_meets_each_surface():
     assert left.time == pytest.approx((0.5 - 0.12 - WALL_THICKNESS) / 2)
 
 
+@pytest.mark.parametrize("seconds", [4.0, 20.0])
 @pytest.mark.parametrize("count", [1, 2, 3])
 @pytest.mark.parametrize("seed", range(8))
-def test_balls_stay_in_the_box_and_out_of_each_other(seed, count):
+def test_balls_stay_in_the_box_and_out_of_each_other(seed, count, seconds):
     balls = drawn_balls(seed, count)
-    paths, _ = simulate(balls, 1.0, 4.0)
-    times = np.linspace(0, 4.0, 1500)
+    again = np.random.default_rng(seed) if seconds > 4 else None
+    paths, _ = simulate(balls, 1.0, seconds, again)
+    times = np.linspace(0, seconds, int(375 * seconds))
     centres = np.stack([positions(path, times) for path in paths])
     radii = np.array([b.radius for b in balls])[:, None]
     slack = 2e-3
@@ -100,3 +104,57 @@ def test_tired_ball_lies_still_and_silent():
     np.testing.assert_allclose(resting[:, 1], FLOOR_LEVEL - 0.12)
     assert not impacts[-1].audible
     assert impacts[-1].time < 3
+
+
+def rolls(path, end):
+    """(start, end) of each stay on the floor; a roll that a wall turns back goes on."""
+    stays: list[tuple[float, float]] = []
+    for flight, later in zip(path, [*path[1:], None], strict=True):
+        if flight.rests:
+            until = end if later is None else later.start
+            start = stays.pop()[0] if stays and stays[-1][1] == flight.start else flight.start
+            stays.append((start, until))
+    return stays
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_ball_that_rests_is_thrown_again_after_a_pause(seed):
+    (path,), impacts = simulate(drawn_balls(seed, 1), 1.0, 30.0, np.random.default_rng(seed))
+    thrown = [flight.start for flight in path if flight.thrown]
+    stays = rolls(path, 30.0)
+    assert len(thrown) >= 3
+    # Every stay but one that the end cuts off ends with a throw, and every throw ends a stay.
+    assert [end for _, end in stays if end < 30] == thrown
+    lengths = [end - start for start, end in stays if end < 30]
+    assert PAUSES[0] <= min(lengths) and max(lengths) <= PAUSES[1] + 1e-9
+    assert not {hit.time for hit in impacts} & set(thrown)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_thrown_ball_starts_where_it_rested_and_rises_as_high_as_a_throw(seed):
+    (path,), _ = simulate(drawn_balls(seed, 1), 1.0, 30.0, np.random.default_rng(seed))
+    for before, flight in zip(path, path[1:], strict=False):
+        if flight.thrown:
+            np.testing.assert_allclose(before.at(flight.start), flight.position, atol=1e-9)
+            rise = flight.velocity[1] ** 2 / (2 * GRAVITY)
+            radius = FLOOR_LEVEL - flight.position[1]
+            assert flight.velocity[1] < 0 and rise > LEAST_DROP - radius
+
+
+def test_world_that_goes_on_begins_as_one_that_ends():
+    balls = drawn_balls(2, 1)
+    (ends,), _ = simulate(balls, 1.0, 30.0)
+    (goes_on,), _ = simulate(balls, 1.0, 30.0, np.random.default_rng(0))
+    first = next(number for number, flight in enumerate(goes_on) if flight.thrown)
+    assert first > 3
+    for one, other in zip(ends[:first], goes_on[:first], strict=True):
+        assert one.start == other.start and (one.velocity == other.velocity).all()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_three_balls_go_on_for_a_minute_with_as_many_hits_in_its_last_third(seed):
+    _, impacts = simulate(drawn_balls(seed, 3), 1.0, 60.0, np.random.default_rng(seed))
+    audible = np.array([hit.time for hit in impacts if hit.audible])
+    thirds = np.histogram(audible, bins=3, range=(0, 60))[0]
+    assert thirds.min() > 0.6 * thirds.max()
+    assert len(impacts) < 5 * len(audible)

@@ -84,6 +84,16 @@ def test_many_hard_hits_at_once_do_not_clip(material):
     assert waveform.dtype == np.float32
 
 
+@pytest.mark.parametrize("begin", [0.3, 0.75, 2.0, 5.0])
+def test_sound_that_begins_later_is_a_part_of_the_whole(begin):
+    impacts = [hit(time=time) for time in (0.10003, 0.60002, 0.80001, 5.50003)]
+    whole = render_sound([ball()], impacts, ClipSpec(num_frames=80), rng())
+    part = render_sound([ball()], impacts, ClipSpec(), rng(), begin)
+    start = round(begin * 16000)
+    np.testing.assert_array_equal(part, whole[start : start + len(part)])
+    assert np.abs(part).max() > 1e-3
+
+
 def test_inaudible_hits_make_no_sound():
     waveform = render_sound([ball()], [Impact(0.5, 0, "floor", 0.1, False)], ClipSpec(), rng())
     assert (waveform == 0).all()

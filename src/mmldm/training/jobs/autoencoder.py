@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmldm.config import RunConfig
@@ -162,11 +163,16 @@ class TupleAdversary(Adversary):
         self.codec, self.max_noise = codec, max_noise
 
     def images(self, latents: AV[Tensor]) -> Tensor:
-        """Image latents AV (J,1,c,h,w), (J,F,c,h,w) -> images <audio, first, last> (J,3,3,H,W)."""
+        """Image latents AV (J,1,c,h,w), (J,F,c,h,w) -> images <audio, first, last> (J,3,3,H,W).
+
+        An audio image of another size is resized to the frames'.
+        """
         ends = torch.cat([latents.video[:, :1], latents.video[:, -1:]], dim=1)
-        return torch.cat(
-            [self.codec.decode(latents.audio, "audio"), self.codec.decode(ends, "video")], dim=1
-        )
+        audio, frames = self.codec.decode(latents.audio, "audio"), self.codec.decode(ends, "video")
+        if audio.shape[-2:] != frames.shape[-2:]:
+            resized = F.interpolate(audio[:, 0], frames.shape[-2:], mode="bilinear", antialias=True)
+            audio = resized[:, None]
+        return torch.cat([audio, frames], dim=1)
 
     def model_loss(
         self,
@@ -310,14 +316,15 @@ class AutoencoderStage(CachedStage):
 
 
 def autoencoder_arguments(
-    config: RunConfig, image_latent_shape: tuple[int, ...], statistics: dict[str, Any], classes: int
+    config: RunConfig, shapes: AV[tuple[int, ...]], statistics: dict[str, Any], classes: int
 ) -> dict[str, Any]:
-    """The recipe's section with what follows from the image latents (c,h,w) and the data."""
+    """The recipe's section with what follows from the data and the image latents, AV (c,h,w)."""
     return bind(
         config.autoencoder.model,
         MultiModalAutoencoder,
         "autoencoder.model",
-        image_latent_shape=list(image_latent_shape),
+        image_latent_shape=list(shapes.video),
+        audio_image_latent_shape=None if shapes.audio == shapes.video else list(shapes.audio),
         num_frames=config.clip.num_frames,
         latent_statistics=statistics,
         num_classes=classes if classes > 1 else 0,
@@ -336,8 +343,8 @@ def image_statistics(config: RunConfig, cache: LatentCache) -> LatentStatistics:
 def build_autoencoder(config: RunConfig, cache: LatentCache) -> MultiModalAutoencoder:
     """A fresh autoencoder whose shapes and normalisation come from the cached image latents."""
     statistics = image_statistics(config, cache).to_dict()
-    _, *shape = cache.shapes.video
-    arguments = autoencoder_arguments(config, tuple(shape), statistics, len(cache.extra["classes"]))
+    shapes = cache.shapes.map(lambda shape: shape[1:])
+    arguments = autoencoder_arguments(config, shapes, statistics, len(cache.extra["classes"]))
     torch.manual_seed(config.seed)
     return MultiModalAutoencoder(**arguments)
 

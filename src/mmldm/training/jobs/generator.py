@@ -11,7 +11,9 @@ Each row of a batch plays one task, drawn from the configured mix:
 
 The paper has the first three, with 5 % each of the given ones; the single-modality tasks teach the null
 half of cross-modal guidance (Eq. 8) a state it will meet when sampling. A clip that lacks a modality
-always plays the other's. Only predicted streams enter the loss.
+always plays the other's. Only predicted streams enter the loss. Where the recipe asks for it, a share of
+every task's rows knows slots of the streams that it predicts (`training.known_slots`); they are shown as a
+given modality is, and only the others enter the loss.
 """
 
 from __future__ import annotations
@@ -29,7 +31,8 @@ from mmldm.models.generator import JointGenerator
 from mmldm.pipelines.sounding_video import SoundingVideoPipeline
 from mmldm.sections import TASKS, GeneratorConfig
 from mmldm.strict import bind, parse
-from mmldm.training.losses import loss_and_errors
+from mmldm.training.known_slots import SlotPatterns, shown, unknown_slots
+from mmldm.training.losses import loss_and_errors, weighted_mean
 from mmldm.training.randomness import StepRandom
 from mmldm.training.stage import PipelineStage
 from mmldm.types import AV, MODALITIES, Latents
@@ -55,6 +58,10 @@ class GeneratorTurn(nn.Module):
         self.predicted_share = AV(
             float(joint + to_audio + audio_only), float(joint + to_video + video_only)
         )
+        # None: no row knows slots of what it predicts, and none is drawn.
+        self.patterns = None
+        if config.known_slots is not None:
+            self.patterns = SlotPatterns(config.known_slots, generator.latent_shapes)
 
     def forward(self, batch: Latents, random: StepRandom) -> dict[str, Tensor]:
         """Raw latents of B clips -> "loss" (Eq. 7) and its two terms, each ()."""
@@ -68,7 +75,10 @@ class GeneratorTurn(nn.Module):
         # Errors of the streams that the tasks predict. Their sum is divided by the share that is expected
         # to predict them, not by this batch's count: a mean over rows stays a mean of means.
         timesteps = self.timesteps(random, rows)
-        errors, predicted = self.errors(batch, tasks, timesteps, random, self.class_dropout)
+        slots = None
+        if self.patterns is not None:
+            slots = self.patterns.draw(random, _predicted(*_conditions(tasks)))
+        errors, predicted = self.errors(batch, tasks, timesteps, random, self.class_dropout, slots)
 
         def mean(error: Tensor, counts: Tensor, share: float) -> Tensor:
             return (error * counts).mean() / (share or 1.0)
@@ -83,6 +93,7 @@ class GeneratorTurn(nn.Module):
         timesteps: Tensor,
         random: StepRandom,
         class_dropout: float,
+        slots: AV[Tensor] | None = None,
     ) -> tuple[AV[Tensor], AV[Tensor]]:
         """Per-row squared errors (B,) of both streams, and which rows predict that stream (B,) bool.
 
@@ -90,19 +101,23 @@ class GeneratorTurn(nn.Module):
             tasks: Numbers in `TASKS`, (B,) long.
             timesteps: (B,) long, of both streams.
             class_dropout: Share of rows whose class is not told.
+            slots: Flags AV (B,T') of what the rows know of the streams that they predict, as from
+                `SlotPatterns`, 0 in the other streams; None: nothing.
         """
         generator, process = self.generator, self.process
+
+        # What each task shows (§3.3): a given modality, clean beside its noisy stream; an absent one as pure
+        # noise; and for some rows no class. The last two teach the null half of guidance (Eq. 8).
+        given, absent = _conditions(tasks)
 
         # Noisy latents at the level that both streams share (Eq. 5). The clean ones are the posterior's
         # mean, not a sample: what the posterior leaves open need not be modelled.
         clean = generator.normalise(batch.mean)
         noise = clean.map(lambda z: random.normal(z.shape))
-        noisy = clean.map(lambda z, n: process.add_noise(z, n, timesteps), noise)
-
-        # What each task shows (§3.3): a given modality, clean beside its noisy stream; an absent one as pure
-        # noise; and for some rows no class. The last two teach the null half of guidance (Eq. 8).
-        given = AV(_is(tasks, "audio_to_video"), _is(tasks, "video_to_audio"))
-        absent = AV(_is(tasks, "video_only"), _is(tasks, "audio_only"))
+        known, told = clean, given
+        if slots is not None:
+            known, told = shown(clean, given, slots, clean.map(lambda z: random.normal(z.shape)))
+        noisy = known.map(lambda z, n: process.add_noise(z, n, timesteps), noise)
         noisy = noisy.map(_replaced, noise, absent)
         class_labels = batch.class_labels if generator.config.num_classes else None
         if class_labels is not None:
@@ -110,10 +125,14 @@ class GeneratorTurn(nn.Module):
             class_labels = class_labels.masked_fill(forget, NO_CLASS)
 
         # Joint prediction, and its squared error per row (Eq. 7).
-        prediction = generator(noisy, timesteps, clean, given, class_labels)
+        prediction = generator(noisy, timesteps, known, told, class_labels)
         target = clean.map(lambda z, n: process.target(z, n, timesteps), noise)
-        errors = prediction.map(lambda p, wanted: (p - wanted).square().flatten(1).mean(1), target)
-        return errors, given.map(torch.logical_or, absent).map(torch.logical_not)
+        squares = prediction.map(lambda p, wanted: (p - wanted).square(), target)
+        if slots is None:
+            errors = squares.map(lambda square: square.flatten(1).mean(1))
+        else:
+            errors = squares.map(weighted_mean, slots.map(unknown_slots))
+        return errors, _predicted(given, absent)
 
     def timesteps(self, random: StepRandom, rows: int) -> Tensor:
         """(rows,) long: uniform, or logit-normal, which dwells where structure is decided.
@@ -132,6 +151,17 @@ class GeneratorTurn(nn.Module):
 def _is(tasks: Tensor, name: str) -> Tensor:
     """Which rows play a task, (B,) bool."""
     return tasks == TASKS.index(name)
+
+
+def _conditions(tasks: Tensor) -> tuple[AV[Tensor], AV[Tensor]]:
+    """Which modalities the tasks (B,) give, and which are absent: each AV (B,) bool."""
+    given = AV(_is(tasks, "audio_to_video"), _is(tasks, "video_to_audio"))
+    return given, AV(_is(tasks, "video_only"), _is(tasks, "audio_only"))
+
+
+def _predicted(given: AV[Tensor], absent: AV[Tensor]) -> AV[Tensor]:
+    """Which streams the rows predict: neither given nor absent, AV (B,) bool."""
+    return given.map(torch.logical_or, absent).map(torch.logical_not)
 
 
 def _replaced(x: Tensor, other: Tensor, rows: Tensor) -> Tensor:
@@ -171,20 +201,25 @@ class GeneratorStage(PipelineStage):
     def validate(self) -> dict[str, float]:
         """Held-out errors per task without a class, and what the other modality is worth (null minus given).
 
-        A class would tell the material, which is what a model should read from the given modality.
+        A class would tell the material, which is what a model should read from the given modality. A
+        generator that learns from known slots has two tasks more: `prefix` and `retake`.
         """
         batch = self.held_out(VALIDATED_CLIPS)
         rows = len(batch.class_labels)
         results: dict[str, float] = {}
-        for number, task in enumerate(TASKS):
-            tasks = torch.full((rows,), number, device=self.device)
+        measured: list[tuple[str, str, AV[Tensor] | None]] = [(task, task, None) for task in TASKS]
+        if self.turn.patterns is not None:
+            flags = self.turn.patterns.validated(rows, self.device)
+            measured += [(name, "joint", slots) for name, slots in flags.items()]
+        for name, task, slots in measured:
+            tasks = torch.full((rows,), TASKS.index(task), device=self.device)
             # Every task sees the same noise levels and the same noise.
             random = StepRandom(self.seed, 0, "validate", rows, device=self.device)
             timesteps = random.integers(0, self.process.num_timesteps, (rows,))
-            errors, predicted = self.turn.errors(batch, tasks, timesteps, random, class_dropout=1.0)
+            errors, predicted = self.turn.errors(batch, tasks, timesteps, random, 1.0, slots)
             for modality, error, counts in zip(MODALITIES, errors, predicted, strict=True):
                 if bool(counts.any()):
-                    results[f"{task}/{modality}"] = float(error.mean())
+                    results[f"{name}/{modality}"] = float(error.mean())
         results["gap/video"] = results["video_only/video"] - results["audio_to_video/video"]
         results["gap/audio"] = results["audio_only/audio"] - results["video_to_audio/audio"]
         return results
@@ -196,7 +231,13 @@ def generator_arguments(
     statistics: dict[str, Any] | None,
     classes: int,
 ) -> dict[str, Any]:
-    """The recipe's section with what follows from the latents and the data."""
+    """The recipe's section with what follows from the latents and the data.
+
+    Raises:
+        UserError: The recipe asks for known slots, and the latents have no time axis.
+    """
+    if config.generator.known_slots is not None:
+        SlotPatterns(config.generator.known_slots, latent_shapes)
     return bind(
         config.generator.model,
         JointGenerator,

@@ -32,10 +32,11 @@ from mmldm.pipelines.guidance import generator_denoiser
 from mmldm.pipelines.settings import UNCHANGED_STEPS
 from mmldm.pipelines.sounding_video import SoundingVideoPipeline
 from mmldm.sections import AutoencoderConfig, DistillationConfig, GeneratorConfig
+from mmldm.training.known_slots import SlotPatterns, shown, unknown_slots
 from mmldm.training.losses import loss_and_errors
 from mmldm.training.randomness import StepRandom
 from mmldm.training.stage import PipelineStage
-from mmldm.types import AV, MODALITIES, Latents
+from mmldm.types import AV, MODALITIES, NOTHING_KNOWN, Known, Latents
 
 DistilledPart = Literal["generator", "decoder"]
 KNOWN = {
@@ -57,7 +58,8 @@ class GeneratorStudentTurn(nn.Module):
         student: Trained.
         teacher: Frozen, and not among what this turn saves.
         scale: Guidance of the teacher.
-        config: Gives the shares of the tasks, which need not sum to 1, and of rows without a class.
+        config: Gives the shares of the tasks, which need not sum to 1, and of rows without a class, and
+            which slots rows know of what they predict.
     """
 
     def __init__(
@@ -76,10 +78,19 @@ class GeneratorStudentTurn(nn.Module):
         shares = [config.tasks.get(task, 0.0) for task in KNOWN]
         self.ends = [sum(shares[: i + 1]) / sum(shares) for i in range(len(shares))]
         self.predicted_share = AV(1 - (self.ends[1] - self.ends[0]), self.ends[1])
+        # None: no row knows slots of what it predicts, and none is drawn.
+        self.patterns = None
+        if config.known_slots is not None:
+            self.patterns = SlotPatterns(config.known_slots, student.latent_shapes)
 
     def forward(self, batch: Latents, random: StepRandom) -> dict[str, Tensor]:
         """Raw latents of B clips -> "loss" and its two terms, each ()."""
-        errors = self.errors(batch, self._parts(random), random, self.class_dropout)
+        parts = self._parts(random)
+        slots = None
+        if self.patterns is not None:
+            given = self._given(parts, batch.class_labels)
+            slots = self.patterns.draw(random, given.map(torch.logical_not))
+        errors = self.errors(batch, parts, random, self.class_dropout, slots)
         # Divided by the expected share, not by this batch's count: a mean over rows stays a mean of means.
         loss = errors.map(lambda e, share: e.mean() / (share or 1.0), self.predicted_share)
         return loss_and_errors(loss.audio + loss.video, loss)
@@ -99,18 +110,29 @@ class GeneratorStudentTurn(nn.Module):
             if start < end
         }
 
+    def _given(self, parts: Mapping[str, slice], like: Tensor) -> AV[Tensor]:
+        """Which modalities the rows' tasks give, AV (B,) bool; `like` is (B,)."""
+        given = AV(*torch.zeros(2, len(like), dtype=torch.bool, device=like.device))
+        for task, part in parts.items():
+            for rows, is_given in zip(given, KNOWN[task], strict=True):
+                rows[part] = is_given
+        return given
+
     def errors(
         self,
         batch: Latents,
         parts: Mapping[str, slice],
         random: StepRandom,
         class_dropout: float,
+        slots: AV[Tensor] | None = None,
     ) -> AV[Tensor]:
         """Squared errors (B,) of each modality; zero where it is given or the clip is not whole.
 
         Args:
             parts: Task -> its rows; together all of them.
             class_dropout: Share of rows whose class is not told.
+            slots: Flags AV (B,T') of what the rows know of the modalities that they predict, as from
+                `SlotPatterns`; None: nothing.
         """
         matching, rows = self.matching, len(batch.class_labels)
 
@@ -122,31 +144,43 @@ class GeneratorStudentTurn(nn.Module):
         class_labels = None
         if self.student.null_class:
             class_labels = batch.class_labels.masked_fill(forget, NO_CLASS)
-        state = matching.start(clean, noise, step)
+        # What the rows know: a modality as a whole, and known slots with the noise that their flags tell.
+        given = self._given(parts, step)
+        known, told = clean, given
+        unknown: AV[Tensor | None] = AV(None, None)
+        if slots is not None:
+            known, told = shown(clean, given, slots, clean.map(lambda z: random.normal(z.shape)))
+            unknown = slots.map(unknown_slots)
+        state = matching.start(known, noise, step)
 
-        # Where the guided teacher leads (Eq. 8): task by task, since a call of it has one set of given
+        # Where the guided teacher leads (Eq. 8): task by task, since a call of it has one set of whole
         # modalities, bound to the rows' conditions as in sampling.
-        known = AV(*torch.zeros(2, rows, dtype=torch.bool, device=step.device))
         targets = []
         for task, part in parts.items():
-            for mask, is_given in zip(known, KNOWN[task], strict=True):
-                mask[part] = is_given
-            own_clean, own_noise, own_state = (
-                pair.map(itemgetter(part)) for pair in (clean, noise, state)
+            own_known, own_noise, own_state = (
+                pair.map(itemgetter(part)) for pair in (known, noise, state)
             )
-            given = own_clean.map(lambda z, is_given: z if is_given else None, KNOWN[task])
-            told = None if class_labels is None else class_labels[part]
+            own = Known(own_known.map(_if, KNOWN[task]))
+            if slots is not None:
+                partly = KNOWN[task].map(lambda whole: not whole)
+                own = Known(own_known, slots.map(itemgetter(part)).map(_if, partly))
+            labels = None if class_labels is None else class_labels[part]
             scale = AV(self.scale, self.scale)
-            teacher = generator_denoiser(self.frozen[0], own_noise, given, told, scale)
-            targets.append(matching.target(teacher, own_state, step[part], given, own_noise))
+            teacher = generator_denoiser(self.frozen[0], own_noise, own, labels, scale)
+            targets.append(matching.target(teacher, own_state, step[part], own, own_noise))
         target = AV.zip(targets).map(torch.cat)
 
         # The student is told the same and not guided. A modality that is given has no error.
         def student(state: AV[Tensor], t: Tensor) -> AV[Tensor]:
-            return self.student(state, t, clean, known, class_labels)
+            return self.student(state, t, known, told, class_labels)
 
-        errors = matching.errors(student, state, step, target)
-        return errors.map(lambda error, is_given: error * (~is_given & batch.complete), known)
+        errors = matching.errors(student, state, step, target, unknown)
+        return errors.map(lambda error, is_given: error * (~is_given & batch.complete), given)
+
+
+def _if(x: Tensor, wanted: bool) -> Tensor | None:
+    """`x` of any shape where it is wanted."""
+    return x if wanted else None
 
 
 class DecoderStudentTurn(nn.Module):
@@ -198,9 +232,8 @@ class DecoderStudentTurn(nn.Module):
         with torch.no_grad():
             latents = teacher.encode(mean).map(lambda posterior: posterior.mode())
             conditions = teacher.condition(latents, frames)
-        given: AV[Tensor | None] = AV(None, None)
         leading = decoder_denoiser(teacher, conditions)
-        target = matching.target(leading, state, step, given, noise)
+        target = matching.target(leading, state, step, NOTHING_KNOWN, noise)
         student = decoder_denoiser(self.student, conditions)
         errors = matching.errors(student, state, step, target)
         return errors.map(lambda error: error * batch.complete)
@@ -286,21 +319,33 @@ class GeneratorDistillation(DistillationStage):
         }  # fmt: skip
 
     def fingerprint(self) -> dict[str, Any]:
-        mix = {"ends": self.turn.ends, "class_dropout": self.turn.class_dropout}
+        slots = self.config.generator.known_slots
+        mix = {
+            "ends": self.turn.ends,
+            "class_dropout": self.turn.class_dropout,
+            "known_slots": slots and slots.model_dump(),
+        }
         return super().fingerprint() | mix | {"guidance_scale": self.turn.scale}
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
-        """Held-out errors against the teacher, per task, without a class."""
+        """Held-out errors against the teacher, per task, without a class.
+
+        A student that learns from known slots has two tasks more, as its teacher: `prefix`, `retake`.
+        """
         batch = self.held_out(64)
         rows = len(batch.class_labels)
         results: dict[str, float] = {}
-        for task, known in KNOWN.items():
+        measured: list[tuple[str, str, AV[Tensor] | None]] = [(task, task, None) for task in KNOWN]
+        if self.turn.patterns is not None:
+            flags = self.turn.patterns.validated(rows, self.device)
+            measured += [(name, "joint", slots) for name, slots in flags.items()]
+        for name, task, slots in measured:
             draws = StepRandom(self.seed, 0, "validate", rows, device=self.device)
-            errors = self.turn.errors(batch, {task: slice(rows)}, draws, class_dropout=1.0)
-            for modality, error, is_given in zip(MODALITIES, errors, known, strict=True):
+            errors = self.turn.errors(batch, {task: slice(rows)}, draws, 1.0, slots)
+            for modality, error, is_given in zip(MODALITIES, errors, KNOWN[task], strict=True):
                 if not is_given:
-                    results[f"{task}/{modality}"] = float(error.mean())
+                    results[f"{name}/{modality}"] = float(error.mean())
         return results
 
 

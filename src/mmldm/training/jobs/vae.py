@@ -185,8 +185,9 @@ class Passage:
         latents = self.autoencoder.encode(given).map(lambda posterior: posterior.mode())
         conditions = self.autoencoder.condition(latents, chosen)
         clips, frames = chosen.shape
-        shape = given.video.shape[2:]
-        noise = AV(1, frames).map(lambda count: random.normal((clips, count, *shape)))
+        noise = AV(1, frames).map(
+            lambda count, like: random.normal((clips, count, *like.shape[2:])), given
+        )
         denoise = decoder_denoiser(self.autoencoder, conditions)
         back = sample(denoise, noise, self.scheduler, self.steps)
         return back.map(self.codec.denormalise, MODALITIES)

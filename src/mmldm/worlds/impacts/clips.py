@@ -2,6 +2,7 @@
 
 (seed, index) -> clip, with the ground truth of what should sound when
 
+A clip begins with a throw, or anywhere in a world that goes on, whose resting balls are thrown again.
 `render_clip` makes one clip in memory; `synthesize` writes many as real mp4 files in class folders.
 """
 
@@ -13,9 +14,9 @@ import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
-from math import cos, pi, sin
+from math import inf
 from pathlib import Path
 
 import numpy as np
@@ -25,16 +26,15 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from mmldm.errors import UserError
 from mmldm.files import write_json
 from mmldm.media.clip import Clip
+from mmldm.strict import parse
 from mmldm.types import ClipSpec
 from mmldm.worlds.impacts.materials import MATERIALS
-from mmldm.worlds.impacts.physics import FLOOR_LEVEL, WALL_THICKNESS, Ball, Impact, simulate
+from mmldm.worlds.impacts.physics import Ball, Flight, Impact, draw_throw, simulate
 from mmldm.worlds.impacts.render import render
 from mmldm.worlds.impacts.sound import render_sound
 
 RADII = (7 / 64, 10 / 64)
 """Smallest and largest ball, in frame heights."""
-START_SPEEDS = (25 / 64, 90 / 64)
-"""Frame heights per second."""
 CONFIG_FILE = "impacts.json"
 
 
@@ -49,6 +49,11 @@ class ImpactsConfig(BaseModel):
     max_balls: int = Field(1, ge=1, le=3)
     """All balls of a clip are of one material, the clip's class."""
     spec: ClipSpec = ClipSpec()
+    throws_again: bool = False
+    """The world goes on: a ball that rests is thrown again after a pause."""
+    latest_start: float = Field(0.0, ge=0, le=600)
+    """Half of the clips begin at a random frame up to this second of a world that goes on, the others with
+    the throw. 0: all begin with the throw."""
 
     @field_validator("materials")
     @classmethod
@@ -64,17 +69,41 @@ class ImpactsConfig(BaseModel):
             raise ValueError(f"min_balls {self.min_balls} exceeds max_balls {self.max_balls}")
         if self.spec.width < self.spec.height / 2:
             raise ValueError("the box must be at least half as wide as it is high")
+        if self.latest_start and not self.throws_again:
+            raise ValueError("latest_start needs throws_again: a world that ends has nothing later")
         return self
 
 
 @dataclass(frozen=True)
+class Throw:
+    """A ball that rested is thrown again; nothing sounds.
+
+    Attributes:
+        time: Seconds from the start of the clip.
+        ball: Index of the ball.
+    """
+
+    time: float
+    ball: int
+
+
+@dataclass(frozen=True)
 class ImpactsClip:
-    """A rendered clip and its ground truth; positions and speeds in frame heights."""
+    """A rendered clip and its ground truth; positions and speeds in frame heights.
+
+    Attributes:
+        balls: As they are at the start of the clip.
+        impacts: In the clip, in the order of time.
+        throws: In the clip, in the order of time, without the one that it may begin with.
+        begin: Seconds of the world before the clip; at 0 it begins with the throw of all balls.
+    """
 
     clip: Clip
     material: str
     balls: list[Ball]
     impacts: list[Impact]
+    throws: list[Throw]
+    begin: float
 
 
 def material_of(config: ImpactsConfig, index: int) -> str:
@@ -84,18 +113,48 @@ def material_of(config: ImpactsConfig, index: int) -> str:
 
 def render_clip(config: ImpactsConfig, index: int) -> ImpactsClip:
     """Renders clip `index`; the same (config, index) gives the same clip anywhere."""
-    # The draws come in this order: balls, then contact noise.
+    # What is thrown, and how the contact noise sounds, are draws of one generator in this order; what a
+    # world that goes on needs besides has generators of its own, so that it begins as one that ends.
     rng = np.random.default_rng([config.seed, index])
+    again = np.random.default_rng([config.seed, index, 1]) if config.throws_again else None
+    first = _first_frame(config, np.random.default_rng([config.seed, index, 2]))
+
+    # The world from its throw to the end of the clip.
     spec, material = config.spec, material_of(config, index)
+    begin = first / spec.fps
     balls = _place_balls(config, material, rng)
-    paths, impacts = simulate(balls, spec.width / spec.height, spec.duration)
+    paths, impacts = simulate(balls, spec.width / spec.height, begin + spec.duration, again)
     clip = Clip(
-        frames=torch.from_numpy(render(balls, paths, spec)),
-        waveform=torch.from_numpy(render_sound(balls, impacts, spec, rng)),
+        frames=torch.from_numpy(render(balls, paths, spec, first)),
+        waveform=torch.from_numpy(render_sound(balls, impacts, spec, rng, begin)),
         fps=spec.fps,
         sample_rate=spec.sample_rate,
     )
-    return ImpactsClip(clip, material, balls, impacts)
+
+    # What of it is seen and heard in the clip, on the clip's clock.
+    seen = [replace(hit, time=hit.time - begin) for hit in impacts if hit.time >= begin]
+    thrown = [
+        Throw(flight.start - begin, number)
+        for number, path in enumerate(paths)
+        for flight in path
+        if flight.thrown and flight.start >= begin
+    ]
+    thrown.sort(key=lambda throw: throw.time)
+    at_start = [_at(ball, path, begin) for ball, path in zip(balls, paths, strict=True)]
+    return ImpactsClip(clip, material, at_start, seen, thrown, begin)
+
+
+def _first_frame(config: ImpactsConfig, rng: np.random.Generator) -> int:
+    """The frame of the world that a clip begins with: 0 in half of them."""
+    last = int(config.latest_start * config.spec.fps + 1e-6)
+    return int(rng.integers(last + 1)) if rng.random() < 0.5 else 0
+
+
+def _at(ball: Ball, path: list[Flight], time: float) -> Ball:
+    """A ball where it is at `time`."""
+    flight = next(flight for flight in reversed(path) if flight.start <= time)
+    (x, y), (vx, vy) = flight.at(time).tolist(), flight.velocity_at(time).tolist()
+    return replace(ball, position=(x, y), velocity=(vx, vy))
 
 
 def _place_balls(config: ImpactsConfig, material: str, rng: np.random.Generator) -> list[Ball]:
@@ -105,16 +164,13 @@ def _place_balls(config: ImpactsConfig, material: str, rng: np.random.Generator)
     count = rng.integers(config.min_balls, config.max_balls + 1)
     while len(balls) < count:
         radius = rng.uniform(*RADII)
-        # Inside the walls, and high enough to fall.
-        inset = WALL_THICKNESS + radius
-        position = (rng.uniform(inset, width - inset), rng.uniform(inset, FLOOR_LEVEL - 0.3))
-        speed, heading = rng.uniform(*START_SPEEDS), rng.uniform(0, 2 * pi)
+        position, velocity = draw_throw(radius, width, rng)
         ball = Ball(
             material=material,
             radius=radius,
             restitution=MATERIALS[material].restitution * rng.uniform(0.92, 1.05),
             position=position,
-            velocity=(speed * cos(heading), speed * sin(heading)),
+            velocity=velocity,
             detune=rng.uniform(0.97, 1.03),
         )
         # A ball that overlaps another one: all are drawn again, so that no place is likelier than another.
@@ -132,7 +188,7 @@ def synthesize(
 ) -> int:
     """Writes clips 0 to `clips` - 1 as `folder/<material>/<index>.mp4` with their ground truth.
 
-    Beside every mp4 stands `<index>.json` with balls and impacts; `folder/impacts.json` holds the
+    Beside every mp4 stands `<index>.json` with balls, impacts and throws; `folder/impacts.json` holds the
     configuration. Clips that are already whole are kept, so an interrupted call can be repeated and
     a folder can be extended.
 
@@ -179,11 +235,11 @@ def _run(write: Callable[[int], None], indices: list[int], workers: int) -> Iter
 def _claim(folder: Path, config: ImpactsConfig) -> None:
     """Makes `folder` this configuration's, or checks that it already is."""
     described = folder / CONFIG_FILE
-    wanted = config.model_dump(mode="json")
     if described.is_file():
-        found = _read_json(described)
-        if found != wanted:
-            changed = sorted(k for k in wanted.keys() | found if wanted.get(k) != found.get(k))
+        found = _read_config(described)
+        if found != config:
+            there, wanted = found.model_dump(), config.model_dump()
+            changed = sorted(key for key in wanted if wanted[key] != there[key])
             raise UserError(
                 f"{folder} holds clips of another configuration ({', '.join(changed)} differ); "
                 "name another folder"
@@ -191,7 +247,7 @@ def _claim(folder: Path, config: ImpactsConfig) -> None:
         return
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} is not empty and has no {CONFIG_FILE}; name another folder")
-    write_json(described, wanted)
+    write_json(described, config.model_dump(mode="json"))
 
 
 def _truth_path(folder: Path, config: ImpactsConfig, index: int) -> Path:
@@ -212,15 +268,25 @@ def _write_clip(folder: Path, config: ImpactsConfig, index: int) -> None:
     truth = {
         "seed": config.seed,
         "index": index,
+        "begin": rendered.begin,
         "material": rendered.material,
         "balls": [asdict(ball) for ball in rendered.balls],
         "impacts": [asdict(impact) for impact in rendered.impacts],
+        "throws": [asdict(throw) for throw in rendered.throws],
     }
     write_json(path, truth)
 
 
-def true_impacts(clip: Path) -> np.ndarray:
-    """Times (N,) in seconds, sorted, of the audible impacts of a rendered clip, from its sidecar.
+def true_impacts(clip: Path, start: float = 0.0, duration: float = inf) -> np.ndarray:
+    """Times (N,), sorted, of the audible impacts in a window of a rendered clip, from its sidecar.
+
+    Args:
+        clip: The mp4.
+        start: Where the window begins, in seconds.
+        duration: Of the window.
+
+    Returns:
+        Seconds from the start of the window.
 
     Raises:
         UserError: There is no ground truth beside the clip.
@@ -228,7 +294,8 @@ def true_impacts(clip: Path) -> np.ndarray:
     sidecar = clip.with_suffix(".json")
     try:
         impacts = json.loads(sidecar.read_text(encoding="utf-8"))["impacts"]
-        return np.sort([impact["time"] for impact in impacts if impact["audible"]])
+        times = np.sort([float(hit["time"]) for hit in impacts if hit["audible"]]) - start
+        return times[(times >= 0) & (times < duration)]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{sidecar} is no ground truth of an impacts clip ({error!r}); the detectors are "
@@ -236,11 +303,10 @@ def true_impacts(clip: Path) -> np.ndarray:
         ) from error
 
 
-def _read_json(path: Path) -> dict[str, object]:
+def _read_config(path: Path) -> ImpactsConfig:
+    """The configuration of a folder; what an older one does not know has its default."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({error}); name another folder") from error
-    if not isinstance(found, dict):
-        raise UserError(f"{path} is not the description of an impacts folder; name another folder")
-    return found
+    return parse(ImpactsConfig, found, f"{path} is no description of an impacts folder")

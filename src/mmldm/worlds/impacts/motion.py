@@ -42,11 +42,15 @@ class Track:
         centres: (T,2) x and y.
         kept: (T,) bool, whether the ball is seen.
         fps: Frames per second.
+        radius: Of a disc as large as the ball is seen, median over frames that see it.
+        width: Of a frame.
     """
 
     centres: np.ndarray
     kept: np.ndarray
     fps: float
+    radius: float
+    width: float = 1.0
 
 
 def background(clips: Sequence[Tensor], most: int = 256) -> Tensor:
@@ -77,9 +81,8 @@ def track(frames: Tensor, fps: float, empty: Tensor | None = None) -> Track:
     excess = (frames.float() - empty.float()).amax(1) / 255
     seen = ((excess - CONTRAST[0]) / (CONTRAST[1] - CONTRAST[0])).clamp(0, 1)
     side = 2 * round(BALL_BOX * height / 2) + 1
-    # Rows, then columns: the same box at a fraction of the cost for its size.
-    mass = F.avg_pool2d(seen[:, None], (side, 1), stride=1, padding=(side // 2, 0))
-    mass = F.avg_pool2d(mass, (1, side), stride=1, padding=(0, side // 2))[:, 0]
+    # Sums over boxes from sums over rows and columns, whatever the size of the box.
+    mass = _running(_running(seen, side, 1), side, 2)
     # The box that holds most of it is around the ball: what lies outside it is noise.
     best = mass.flatten(1).argmax(1)
     rows, columns = best // seen.shape[-1], best % seen.shape[-1]
@@ -94,8 +97,19 @@ def track(frames: Tensor, fps: float, empty: Tensor | None = None) -> Track:
     centres = torch.stack(
         [(weight.sum(1) * (x + 0.5)).sum(1), (weight.sum(2) * (y + 0.5)).sum(1)], dim=1
     )
-    kept = area / height**2 >= LEAST_AREA
-    return Track((centres / height).numpy(), kept.numpy(), fps)
+    area = area / height**2
+    kept = area >= LEAST_AREA
+    radius = float((area[kept].median() / torch.pi).sqrt()) if kept.any() else 0.0
+    return Track((centres / height).numpy(), kept.numpy(), fps, radius, frames.shape[-1] / height)
+
+
+def _running(x: Tensor, side: int, axis: int) -> Tensor:
+    """Sums over `side` neighbours along an axis of (T,H,W), zero beyond its ends: the same shape."""
+    before = [1 + side // 2, side // 2]
+    padding = [*before, 0, 0] if axis == 2 else [0, 0, *before]
+    total = F.pad(x, padding).double().cumsum(axis)
+    count = x.shape[axis]
+    return total.narrow(axis, side, count) - total.narrow(axis, 0, count)
 
 
 def kicks(path: Track) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 balls, duration -> paths (a list of flights per ball) and impacts
 
+A world ends when its balls rest, or goes on: then a ball that rests is thrown again after a pause.
 Lengths are in frame heights (so every picture size shows the same motion), y points down, times in
 seconds. Between impacts a ball follows one parabola; nothing is integrated in steps.
 """
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import combinations
-from math import inf, sqrt
+from math import cos, inf, pi, sin, sqrt
 
 import numpy as np
 
@@ -26,6 +27,12 @@ REST_SPEED = 7 / 64
 """A ball that would leave the floor more slowly than this stays down and rolls."""
 AUDIBLE_SPEED = 18 / 64
 """Hits slower than this are silent."""
+START_SPEEDS = (25 / 64, 90 / 64)
+"""Of a throw, frame heights per second."""
+LEAST_DROP = 0.3
+"""A throw begins at least so high above the floor line, in frame heights."""
+PAUSES = (0.3, 0.6)
+"""Seconds that a ball lies or rolls on the floor before it is thrown again, shortest and longest."""
 CONTACT_GRID = 1 / 1024
 """Seconds between the looks for two balls touching, then refined by bisection."""
 
@@ -76,12 +83,19 @@ class Flight:
         position: (2,) at `start`.
         velocity: (2,) at `start`.
         gravity: Frame heights per second squared.
+        thrown: Whether a ball that rested is thrown with it; no impact starts it, and it makes no sound.
     """
 
     start: float
     position: np.ndarray
     velocity: np.ndarray
     gravity: float
+    thrown: bool = False
+
+    @property
+    def rests(self) -> bool:
+        """Whether the ball has ceased to bounce: it lies on the floor, or rolls."""
+        return self.gravity == 0
 
     def at(self, time: float | np.ndarray) -> np.ndarray:
         """Position at `time` (N,) -> (N, 2), or a scalar -> (2,)."""
@@ -101,28 +115,50 @@ def positions(path: list[Flight], times: np.ndarray) -> np.ndarray:
     return np.stack([path[piece].at(time) for piece, time in zip(pieces, times, strict=True)])
 
 
+def draw_throw(
+    radius: float, width: float, rng: np.random.Generator
+) -> tuple[tuple[float, float], tuple[float, float]]:
+    """A place (x, y) in the upper part of a box `width` wide, and a velocity (x, y), of a throw."""
+    # Inside the walls, and high enough to fall.
+    inset = WALL_THICKNESS + radius
+    position = (rng.uniform(inset, width - inset), rng.uniform(inset, FLOOR_LEVEL - LEAST_DROP))
+    speed, heading = rng.uniform(*START_SPEEDS), rng.uniform(0, 2 * pi)
+    return position, (speed * cos(heading), speed * sin(heading))
+
+
 def simulate(
-    balls: list[Ball], width: float, duration: float
+    balls: list[Ball], width: float, duration: float, again: np.random.Generator | None = None
 ) -> tuple[list[list[Flight]], list[Impact]]:
-    """Paths, and impacts in time order, of `balls` in a box `width` wide for `duration` seconds."""
+    """Paths, and impacts in time order, of `balls` in a box `width` wide for `duration` seconds.
+
+    Args:
+        again: Draws when and how a ball that rests is thrown again; None: it is not.
+    """
     paths = [
         [Flight(0.0, np.array(ball.position), np.array(ball.velocity), GRAVITY)] for ball in balls
     ]
     impacts: list[Impact] = []
+    # When each ball is thrown again: never, until it rests.
+    due = [inf] * len(balls)
     now = 0.0
     while True:
-        # The next hit of a wall, and the first touch of two balls before it.
+        # The next hit of a wall or throw, and the first touch of two balls before it.
         flights = [path[-1] for path in paths]
         hits = [
             (*_next_surface(flight, ball.radius, width, now), index)
             for index, (flight, ball) in enumerate(zip(flights, balls, strict=True))
         ]
         time, surface, struck = min(hits)
-        contact, pair = _next_contact(flights, balls, now, min(time, duration))
-        if min(time, contact) >= duration:
+        throw = min(due)
+        contact, pair = _next_contact(flights, balls, now, min(time, throw, duration))
+        if min(time, throw, contact) >= duration:
             return paths, impacts
         # Whatever comes first ends one flight, or two, and starts others.
-        if contact < time:
+        if throw < min(time, contact):
+            now, thrown = throw, due.index(throw)
+            assert again is not None
+            paths[thrown].append(_throw_again(flights[thrown], balls[thrown], width, now, again))
+        elif contact < time:
             now = contact
             speed, outcomes = _collide(flights, balls, pair, now)
             impacts.append(Impact(now, pair[0], "ball", speed, speed > AUDIBLE_SPEED))
@@ -133,6 +169,22 @@ def simulate(
             speed, flight = _bounce(flights[struck], balls[struck], surface, now)
             impacts.append(Impact(now, struck, surface, speed, speed > AUDIBLE_SPEED))
             paths[struck].append(flight)
+        # The pause of a ball begins when it comes to rest, and ends with what takes it off the floor.
+        for index, path in enumerate(paths):
+            if not path[-1].rests:
+                due[index] = inf
+            elif again is not None and due[index] == inf:
+                due[index] = now + again.uniform(*PAUSES)
+
+
+def _throw_again(
+    flight: Flight, ball: Ball, width: float, now: float, rng: np.random.Generator
+) -> Flight:
+    """The flight of a ball thrown upwards from where it rests, with the energy of a throw that is drawn."""
+    (_, y), (vx, vy) = draw_throw(ball.radius, width, rng)
+    # As fast as a ball that leaves this floor has to be to pass the place that was drawn as it was drawn.
+    rise = sqrt(vy**2 + 2 * GRAVITY * (FLOOR_LEVEL - ball.radius - y))
+    return Flight(now, flight.at(now), np.array([vx, -rise]), GRAVITY, thrown=True)
 
 
 def _next_surface(flight: Flight, radius: float, width: float, now: float) -> tuple[float, str]:

@@ -1,6 +1,6 @@
 """Draws the impacts world: anti-aliased, motion-blurred balls with soft shadows in a fixed box.
 
-balls and their paths -> frames u8 (T, 3, H, W); frame i shows the instant i / fps
+balls and their paths -> frames u8 (T, 3, H, W); frame i shows the instant (first + i) / fps
 
 Coverage comes from the distance to the ball's edge, so that motion below one pixel stays visible;
 each frame is the mean of sub-frames over a shutter centred on its instant.
@@ -24,29 +24,31 @@ LIGHT = np.array([-0.42, -0.62, 0.66])
 _HALFWAY = (LIGHT + [0, 0, 1]) / np.linalg.norm(LIGHT + [0, 0, 1])
 
 
-def render(balls: list[Ball], paths: list[list[Flight]], spec: ClipSpec) -> np.ndarray:
-    """Frames u8 (T, 3, H, W) of a simulated clip."""
+def render(
+    balls: list[Ball], paths: list[list[Flight]], spec: ClipSpec, first: int = 0
+) -> np.ndarray:
+    """Frames u8 (T, 3, H, W) of a simulated world, from its frame `first` on."""
     # Instants of the sub-frames, spread over a shutter around each frame's own.
     size = spec.height
     subframes = max(4, size // 24)
     shutter = min(SHUTTER, 0.5 / spec.fps)
     offsets = ((np.arange(subframes) + 0.5) / subframes - 0.5) * shutter
-    instants = np.arange(spec.num_frames) / spec.fps
+    instants = np.arange(first, first + spec.num_frames) / spec.fps
     centres = [
         positions(path, (instants[:, None] + offsets).ravel()).reshape(-1, subframes, 2)
         for path in paths
     ]
     # All shadows below all balls.
     room = background(spec.height, spec.width)
-    frames = np.empty((spec.num_frames, spec.height, spec.width, 3), dtype=np.uint8)
+    frames = np.empty((spec.num_frames, 3, spec.height, spec.width), dtype=np.uint8)
     for index in range(spec.num_frames):
         canvas = room.copy()
         for ball, centre in zip(balls, centres, strict=True):
             _draw_shadow(canvas, centre[index].mean(0), ball.radius)
         for ball, centre in zip(balls, centres, strict=True):
             _draw_ball(canvas, centre[index], ball)
-        frames[index] = np.clip(canvas * 255 + 0.5, 0, 255)
-    return np.ascontiguousarray(frames.transpose(0, 3, 1, 2))
+        frames[index] = np.clip(canvas * 255 + 0.5, 0, 255).transpose(2, 0, 1)
+    return frames
 
 
 def background(height: int, width: int) -> np.ndarray:

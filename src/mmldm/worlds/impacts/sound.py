@@ -9,10 +9,12 @@ Source: modal synthesis, see `materials`.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from mmldm.types import ClipSpec
-from mmldm.worlds.impacts.materials import MATERIALS, REFERENCE_RADIUS
+from mmldm.worlds.impacts.materials import MATERIALS, REFERENCE_RADIUS, Material
 from mmldm.worlds.impacts.physics import Ball, Impact
 
 FULL_SPEED = 3.0
@@ -26,21 +28,49 @@ _QUIET = 12.0
 
 
 def render_sound(
-    balls: list[Ball], impacts: list[Impact], spec: ClipSpec, rng: np.random.Generator
+    balls: list[Ball],
+    impacts: list[Impact],
+    spec: ClipSpec,
+    rng: np.random.Generator,
+    begin: float = 0.0,
 ) -> np.ndarray:
-    """Waveform f32 (S,) of a simulated clip; `rng` draws the contact noise."""
+    """Waveform f32 (S,) of a simulated world.
+
+    Args:
+        impacts: From the start of the world on, whatever `begin` is.
+        rng: Draws the contact noise.
+        begin: The instant of sample 0 in seconds; earlier hits ring into it.
+    """
     waveform = np.zeros(spec.num_samples)
     for impact in impacts:
         if not impact.audible:
             continue
+        # Never before the hit. One that has died away only draws its noise: later hits sound the same then.
+        start = int(np.ceil((impact.time - begin) * spec.sample_rate))
+        material = MATERIALS[balls[impact.ball].material]
+        if start + _lengths(material, spec.sample_rate).ringing <= 0:
+            rng.standard_normal(_lengths(material, spec.sample_rate).noise)
+            continue
         struck = strike(balls[impact.ball], impact, spec.sample_rate, rng)
-        # Never before the hit; what rings beyond the clip is cut off.
-        start = int(np.ceil(impact.time * spec.sample_rate))
-        length = min(len(struck), spec.num_samples - start)
-        if length > 0:
-            waveform[start : start + length] += struck[:length]
-    waveform[0] = 0.0
+        # What rings before the first sample, and beyond the last one, is cut off.
+        struck = struck[max(-start, 0) : max(spec.num_samples - start, 0)]
+        start = max(start, 0)
+        waveform[start : start + len(struck)] += struck
     return _limit(waveform).astype(np.float32)
+
+
+class _Lengths(NamedTuple):
+    """How many samples a hit sounds in all, and its contact noise."""
+
+    ringing: int
+    noise: int
+
+
+def _lengths(material: Material, sample_rate: int) -> _Lengths:
+    slowest = min(min(material.decays), material.noise_decay)
+    return _Lengths(
+        int(_QUIET / slowest * sample_rate), int(_QUIET / material.noise_decay * sample_rate)
+    )
 
 
 def strike(ball: Ball, impact: Impact, sample_rate: int, rng: np.random.Generator) -> np.ndarray:
@@ -53,8 +83,8 @@ def strike(ball: Ball, impact: Impact, sample_rate: int, rng: np.random.Generato
     softness = material.dulling * (1 - min(force, 1.0))
 
     # Damped sinusoids; a partial near the Nyquist frequency would alias, and is left out.
-    duration = _QUIET / min(min(material.decays), material.noise_decay)
-    time = np.arange(int(duration * sample_rate), dtype=np.float32) / sample_rate
+    lengths = _lengths(material, sample_rate)
+    time = np.arange(lengths.ringing, dtype=np.float32) / sample_rate
     sound = np.zeros_like(time)
     for ratio, level, decay in zip(material.ratios, material.levels, material.decays, strict=True):
         frequency = pitch * ratio
@@ -67,7 +97,7 @@ def strike(ball: Ball, impact: Impact, sample_rate: int, rng: np.random.Generato
         )
 
     # Contact noise: white noise through a low pass whose cutoff rises with the force.
-    scrape = time[: int(_QUIET / material.noise_decay * sample_rate)]
+    scrape = time[: lengths.noise]
     cutoff = material.noise_cutoff * (0.35 + 0.65 * min(force, 1.0))
     bins = np.fft.rfftfreq(len(scrape), 1 / sample_rate)
     spectrum = np.fft.rfft(rng.standard_normal(len(scrape))) / (1 + (bins / cutoff) ** 4)
