@@ -17,6 +17,9 @@ from mmldm.models.layers import ResBlock, SelfAttention
 SLOTS = 3
 """Images of a tuple, stacked on the depth axis: audio image, earlier frame, later frame."""
 
+DETAIL_GAIN = 40.0
+"""Of what a mean of 3 x 3 pixels takes away."""
+
 
 class TupleDiscriminator(nn.Module):
     """Spatio-temporal levels with full attention over slots and cells where the grid is small.
@@ -71,7 +74,8 @@ class TupleDiscriminator(nn.Module):
 class PatchDiscriminator(nn.Module):
     """Judges small overlapping patches of an image: is it as sharp, and as grainy, as a real one?
 
-    It never convolves at full resolution: patches are folded into channels first. A score sees
+    It never convolves at full resolution: patches are folded into channels first. Fine details, whose
+    power is a thousandth of the rest's, go in amplified beside the image. A score sees about
     patch_size * (2 * len(multipliers) + 1) pixels each way; 28 by default.
 
     Args:
@@ -81,12 +85,12 @@ class PatchDiscriminator(nn.Module):
     """
 
     def __init__(
-        self, channels: int = 32, multipliers: Sequence[int] = (1, 2, 2), patch_size: int = 4
+        self, channels: int = 16, multipliers: Sequence[int] = (1, 2, 2), patch_size: int = 4
     ) -> None:
         super().__init__()
         # No norms: over an image they would tell a patch of the others, and hide how strong its grain is.
         layers: list[nn.Module] = [nn.PixelUnshuffle(patch_size)]
-        width = 3 * patch_size**2
+        width = 2 * 3 * patch_size**2
         for multiplier in multipliers:
             layers += [nn.Conv2d(width, channels * multiplier, 3, padding=1), nn.LeakyReLU(0.2)]
             width = channels * multiplier
@@ -94,7 +98,8 @@ class PatchDiscriminator(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (N,3,H,W) in [-1,1] -> scores (N,1,H/f,W/f), f the patch size; real is high."""
-        scores: Tensor = self.layers(images)
+        details = images - F.avg_pool2d(images, 3, 1, 1, count_include_pad=False)
+        scores: Tensor = self.layers(torch.cat([images, DETAIL_GAIN * details], dim=1))
         return scores
 
 

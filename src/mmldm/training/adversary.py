@@ -67,8 +67,8 @@ class PatchAdversary(Adversary):
         emphasis: AV[float],
         closeness: Tensor,
         micro: int,
-    ) -> Tensor:
-        """What the decoder pays, (); keeps real and fake images for the critic's turn.
+    ) -> tuple[Tensor, Tensor]:
+        """What the decoder pays, in balance and as the critic asks it, () each; leaves a hand-off.
 
         Args:
             decoded: With gradient, AV (N,3,H,W), as `images`.
@@ -99,7 +99,7 @@ class PatchAdversary(Adversary):
             for handoff, factor in zip(handoffs, emphasis, strict=True)
         )
         terms = AV(*paid).map(balanced, decoded, pull).map(torch.mul, emphasis)
-        return terms.audio + terms.video
+        return terms.audio + terms.video, torch.cat(paid).sum()
 
 
 class CriticTurn(nn.Module):

@@ -133,10 +133,10 @@ class VaeTurn(nn.Module):
             terms["perceptual"] = sum_of(distances.map(torch.mul, emphasis), share)
             loss = loss + self.weights.perceptual * terms["perceptual"]
         if self.adversary is not None and random.step >= self.adversary.start_step:
-            terms["adversarial"] = self.adversary.model_loss(
+            balanced, terms["adversarial"] = self.adversary.model_loss(
                 decoded, images, weights, share, emphasis, closeness, random.micro
             )
-            loss = loss + self.weights.adversarial * terms["adversarial"]
+            loss = loss + self.weights.adversarial * balanced
         return {"loss": loss, **{name: value.detach() for name, value in terms.items()}}
 
 
