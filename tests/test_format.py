@@ -78,7 +78,7 @@ def test_model_index_names_the_pinned_module_paths(folder: RunFolder) -> None:
     }
     assert {key for key in index if not isinstance(index[key], list)} == {
         "_class_name", "_diffusers_version", "clip_spec", "decoder_steps", "guidance_scale",
-        "num_inference_steps", "default_quality", "quality_rows",
+        "num_inference_steps", "default_quality", "quality_rows", "known_slots",
     }  # fmt: skip
     assert set(index["clip_spec"]) == {
         "num_frames", "fps", "height", "width", "sample_rate", "spectrogram",

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from mmldm.errors import MediaError
 from mmldm.media.clip import Clip
 from mmldm.media.reader import read_clip
 from mmldm.media.writer import write_wav
@@ -237,3 +238,34 @@ def _write_mute(path: Path) -> None:
                 packet.stream = stream
                 target.mux(packet)
     whole.unlink()
+
+
+def test_longer_clips_are_extended_and_retaken(run_folder: Path, tmp_path: Path) -> None:
+    model = ("--model", run_folder, "--out", tmp_path, "-n", 1)
+    mmldm("generate", *model, "--seconds", 1.1).succeeded()
+    clip = tmp_path / "joint_0_000.mp4"
+    long = CLIP.model_copy(update={"num_frames": 11})
+    assert read_clip(clip, 0, long).frames.shape[0] == 11
+    mmldm("extend", clip, *model, "--seconds", 0.5).succeeded()
+    longer = long.model_copy(update={"num_frames": 16})
+    made = read_clip(tmp_path / "extended_joint_0_000_0_000.mp4", 0, longer)
+    kept = read_clip(clip, 0, long).frames.float()
+    assert (made.frames[:11].float() - kept).abs().mean() < 6
+    mmldm("retake", clip, *model, "--from", 0.3, "--to", 0.6, "--only", "picture").succeeded()
+    taken = read_clip(tmp_path / "retaken_joint_0_000_0_000.mp4", 0, long).frames.float()
+    changed = (taken - kept).abs().flatten(1).mean(1)
+    assert changed[[0, 1, 8, 9]].max() < changed[3:6].max()
+
+
+def test_a_long_sound_makes_a_film_that_keeps_it(run_folder: Path, tmp_path: Path) -> None:
+    song = tmp_path / "song.wav"
+    write_wav(song, 0.3 * torch.sin(torch.arange(30_000) / 9.0), 24_000)
+    words = ("--model", run_folder, "--audio", song, "--out", tmp_path, "-n", 1)
+    mmldm("generate", *words).succeeded()
+    film = CLIP.model_copy(update={"num_frames": 12, "sample_rate": 24_000})
+    made = read_clip(tmp_path / "a2v_song_0_000.mp4", 0, film)
+    assert made.waveform.abs().max() > 0.25
+    mmldm("generate", *words, "--seconds", 0.4, "--at-model-rate").succeeded()
+    assert read_clip(tmp_path / "a2v_song_0_000.mp4", 0, CLIP).frames.shape[0] == 4
+    with pytest.raises(MediaError, match="ends before"):
+        read_clip(tmp_path / "a2v_song_0_000.mp4", 0, film)

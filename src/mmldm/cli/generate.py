@@ -117,7 +117,7 @@ def generate(
             source = GivenFile(given, "audio" if audio else "video", spec, start, seconds)
             source.say_what_is_used()
             parts = source.parts(
-                lambda read, claimed: line("seconds read", int(read), int(claimed))
+                lambda read, claimed: line.brief("seconds read", int(read), int(claimed))
             )
             asked = (
                 {"audio": (part.waveform for part in parts)}
@@ -140,7 +140,7 @@ def generate(
             num_inference_steps=steps,
             decoder_steps=decoder_steps,
             scheduler=scheduler,
-            progress=line,
+            progress=line.brief,
         )
         films = Films(out, name, spec, source, keep_original=not at_model_rate)
         films.write(pieces)

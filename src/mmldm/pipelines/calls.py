@@ -163,6 +163,8 @@ class Calls(FolderPipeline):
         """As `stream`, for several clips: those of a batch side by side, batch after batch.
 
         Args:
+            audio: As in `stream`: (S,), one per clip, or parts (s,).
+            frames: Likewise: (T,3,H,W), or parts (t,3,H,W).
             progress: Shows the sampler's steps, of all windows and batches; of clips that have an end.
 
         Yields:
