@@ -85,7 +85,8 @@ class PatchAdversary(Adversary):
             patches = F.adaptive_avg_pool2d(weights, scores.shape[-2:])
             shares = patches / patches.sum((1, 2, 3), keepdim=True) * share[:, None, None, None]
             paid = (adversarial_loss(scores) * shares).sum((1, 2, 3))
-            return paid, Handoff(real, fake.detach(), shares)
+            # Both as finely rounded: under autocast a fake has fewer bits, which a critic would see.
+            return paid, Handoff(real.to(fake.dtype), fake.detach(), shares)
 
         def balanced(paid: Tensor, fake: Tensor, pull: Tensor) -> Tensor:
             # What an image pays (N,), times how much weaker its gradient is than that of the pixels' terms.
