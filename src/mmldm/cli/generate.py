@@ -100,6 +100,7 @@ def generate(
     require_writable(out)
     started = time.monotonic()
 
+    from mmldm.pipelines.outliers import Watch
     from mmldm.pipelines.request import frames_in
 
     pipeline = load_model(model, device)
@@ -119,10 +120,11 @@ def generate(
             parts = source.parts(
                 lambda read, claimed: line.brief("seconds read", int(read), int(claimed))
             )
+            watch = Watch(pipeline.outlier_distances, "audio" if audio else "video", spec.duration)
             asked = (
-                {"audio": (part.waveform for part in parts)}
+                {"audio": watch.passing(part.waveform for part in parts)}
                 if audio
-                else {"frames": (part.frames for part in parts)}
+                else {"frames": watch.passing(part.frames for part in parts)}
             )
 
         # Files are named after the task, what was given and the class.
@@ -145,6 +147,9 @@ def generate(
         films = Films(out, name, spec, source, keep_original=not at_model_rate)
         films.write(pieces)
 
+    # What is given may be unlike all that the model knows: it is used all the same, and that is said.
+    if source is not None:
+        source.say(watch.sentences(source.path.name))
     titles = [f"{', '.join(words)}, seed {seed + i}" for i in range(num_samples)]
     sheet = films.save_sheet(titles)
     for file in films.files:
@@ -181,6 +186,8 @@ def reconstruct(
     from mmldm.evaluation.reconstruction import fidelity, side_by_side, through_image_vae, vae_spec
     from mmldm.media.spectrogram import AudioImage
     from mmldm.pipelines.decoding import save_clips
+    from mmldm.pipelines.outliers import sentences
+    from mmldm.pipelines.request import given_clips
 
     # What is kept: by an image VAE alone, or by a model's whole autoencoder.
     if vae is not None:
@@ -195,6 +202,9 @@ def reconstruct(
         spec = pipeline.clip_spec
         original = _window(clip, start, spec).clip(0, spec)
         kept = pipeline.reconstruct(original, decoder_steps=decoder_steps)
+        distances = pipeline.outlier_distances(given_clips(original, spec))
+        for sentence in sentences(distances, clip.name, spec.duration):
+            note(sentence)
 
     numbers = fidelity(kept, original, AudioImage(spec))
     name = f"reconstruction_{clip.stem}"

@@ -29,6 +29,7 @@ from mmldm.models.component import (
 from mmldm.models.generator import JointGenerator
 from mmldm.models.image_vae import IMAGE_VAES
 from mmldm.models.pretrained_vocoder import VOCODERS
+from mmldm.pipelines.outliers import Reference
 from mmldm.pipelines.settings import Qualities
 from mmldm.strict import did_you_mean, parse, read_json
 from mmldm.types import ClipSpec
@@ -54,6 +55,7 @@ SETTINGS = (
     "default_quality",
     "quality_rows",
     "known_slots",
+    "outliers",
 )
 PIPELINE = "SoundingVideoPipeline"
 PIPELINE_PATH = f"mmldm.pipelines.sounding_video.{PIPELINE}"
@@ -238,6 +240,9 @@ def _check_settings(index: Mapping[str, Any], folder: Path) -> None:
 
     if not isinstance(index.get("known_slots", False), bool):
         raise UserError(f"{where}: known_slots must be true or false")
+
+    if index.get("outliers") is not None:
+        parse(Reference, index["outliers"], f"{where}: outliers")
 
     # Rows of quality are checked by being used.
     own = {name: index[name] for name in OWN_SETTINGS if name in index}

@@ -22,6 +22,7 @@ from mmldm.models.pretrained_vocoder import Vocoder
 from mmldm.pipelines.calls import Calls, SoundingVideoOutput, StepCallback, whole_task
 from mmldm.pipelines.decoding import CLIPS_PER_CALL
 from mmldm.pipelines.loading import OPTIONAL, OWN_SETTINGS, check_parts
+from mmldm.pipelines.outliers import OutlierDetector, Reference
 from mmldm.pipelines.request import Labels, Media, Seeds
 from mmldm.pipelines.rollout import Manner
 from mmldm.pipelines.settings import Qualities, check_students
@@ -61,6 +62,8 @@ class SoundingVideoPipeline(Calls):
         quality_rows: Rows measured on this model, as JSON, over those of `pipelines.settings`.
         known_slots: Whether generator and student have learnt to go on from known slots, so that longer clips
             can be made window after window.
+        outliers: What clips of the model's world measure, as JSON (`pipelines.outliers.Reference`), so that
+            others are noticed; None: not calibrated.
     """
 
     _optional_components = list(OPTIONAL)
@@ -85,6 +88,7 @@ class SoundingVideoPipeline(Calls):
         default_quality: str = "best",
         quality_rows: dict[str, Any] | None = None,
         known_slots: bool = False,
+        outliers: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.register_modules(
@@ -108,6 +112,7 @@ class SoundingVideoPipeline(Calls):
             default_quality=default_quality,
             quality_rows=quality_rows,
             known_slots=known_slots,
+            outliers=outliers,
         )
 
         # Parts that do not belong together are refused here, not in the middle of a call.
@@ -117,6 +122,10 @@ class SoundingVideoPipeline(Calls):
         if vocoder is not None:
             check_vocoder(vocoder, self.clip_spec)
         check_students(self.qualities, student, student_scheduler)
+        self.outlier_reference = None
+        if outliers is not None:
+            self.outlier_reference = parse(Reference, dict(outliers), "outliers")
+            self.outlier_reference.check(autoencoder.latent_shapes.map(lambda shape: shape[0]))
 
     # They tell a type checker what comes back, and nothing of the arguments.
     @overload
@@ -200,4 +209,26 @@ class SoundingVideoPipeline(Calls):
         asked, maker, callback = self._asked(options)
         task = whole_task(asked, maker.coder)
         output = self._made(task, maker, asked, callback, decode=output_type == "clip")
-        return output if return_dict else output.to_tuple()
+        output.outlier_distances = self.outlier_distances(task.given, task.known)
+        return output if return_dict else (output.clips, output.latents)
+
+    def outlier_distances(
+        self,
+        media: AV[Tensor | None],
+        latents: AV[Tensor | None] = AV(None, None),  # noqa: B008 (a NamedTuple is immutable)
+    ) -> AV[Tensor | None]:
+        """How far media AV((B,S), (B,T,3,H,W) u8) are from the model's world, window by window, AV((B,W)).
+
+        Args:
+            latents: Of the media, AV((B,C,T',H',W')), where they are known.
+
+        Returns:
+            Distances: above 1 is an outlier (`pipelines.outliers`). None where no media are, and for a model
+            that was not calibrated.
+        """
+        if self.outlier_reference is None:
+            return AV(None, None)
+        detector = OutlierDetector(self._coder(), self.config.decoder_steps)
+        distances = detector.distances(media, latents, self.outlier_reference)
+        self.maybe_free_model_hooks()
+        return distances

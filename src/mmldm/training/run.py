@@ -8,7 +8,6 @@ and current, so the same command resumes wherever it stopped.
 from __future__ import annotations
 
 import gc
-import json
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from rich.console import Console
 from rich.text import Text
 
 from mmldm.config import RunConfig, parse
+from mmldm.data.cache_writer import json_of
 from mmldm.data.latents import Splits
 from mmldm.data.manifest import Manifest
 from mmldm.diffusion.schedules import ScheduleConfig, make_scheduler
@@ -32,6 +32,7 @@ from mmldm.models.pretrained_vocoder import load_vocoder
 from mmldm.pipelines.sounding_video import SoundingVideoPipeline
 from mmldm.sections import TrainConfig
 from mmldm.training import JOBS
+from mmldm.training.calibration import calibrated
 from mmldm.training.checkpoint import CheckpointFolder
 from mmldm.training.distributed import Process
 from mmldm.training.job_caches import JobCaches, Reader, unread
@@ -214,15 +215,29 @@ class Run:
             return
         with whole_folder(self.folder.model) as unfinished:
             shutil.copytree(generator, unfinished, dirs_exist_ok=True)
+            self._calibrate(unfinished)
             if self.config.vocoder is None or not vocoder.is_dir():
                 return
             # A component of a pipeline is a folder, and a line of the index that names its class.
             shutil.copytree(vocoder, unfinished / "vocoder")
             kind = type(load_vocoder(vocoder, self.config.clip))
             path = unfinished / "model_index.json"
-            index = json.loads(path.read_text(encoding="utf-8"))
+            index = json_of(path)
             index["vocoder"] = [kind.__module__, kind.__name__]
             write_json(path, index, indent=2)
+
+    def _calibrate(self, model: Path) -> None:
+        """Writes into a model's index how its clips measure; model/ may know it of these networks."""
+
+        def say(sentence: str) -> None:
+            self.console.print(Text(sentence), soft_wrap=True)
+
+        path, published = model / "model_index.json", self.folder.model / "model_index.json"
+        known = json_of(published).get("outliers") if published.is_file() else None
+        pipeline = SoundingVideoPipeline.from_pretrained(model).to(self.process.device)
+        pipeline.set_progress_bar_config(disable=True)
+        outliers = calibrated(pipeline, self.manifest, self.config.seed, say, known)
+        write_json(path, json_of(path) | {"outliers": outliers}, indent=2)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,93 @@
+"""The limits of a model's world: how its own clips measure, so that what is given can be told from them.
+
+clips of a manifest, pipeline -> `pipelines.outliers.Reference`, which is stored in the model's index
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.utils.data import default_collate
+
+from mmldm.data.cache_writer import cache_key, weights_key
+from mmldm.data.clips import WindowDataset, spread
+from mmldm.data.loader import Failed
+from mmldm.data.manifest import Manifest, Split
+from mmldm.errors import UserError
+from mmldm.pipelines.outliers import Measures, OutlierDetector, Reference, fit
+from mmldm.pipelines.sounding_video import SoundingVideoPipeline
+from mmldm.types import AV, MODALITIES, WindowBatch
+
+CLIPS = 512
+"""Of each split that are looked at: five held-out ones lie beyond a limit of 1 %."""
+BATCH = 32
+"""In memory at once."""
+
+
+def calibrated(
+    pipeline: SoundingVideoPipeline,
+    manifest: Manifest,
+    seed: int,
+    say: Callable[[str], object],
+    known: Any = None,
+) -> dict[str, Any] | None:
+    """What a model's index says of outliers.
+
+    Args:
+        pipeline: On the device that computes.
+        manifest: Clips of its training. Those that it holds out set the limits; where there are none,
+            training clips do.
+        say: Told why there is nothing to say of them.
+        known: What the index said before: it is kept if it is of the same networks.
+
+    Returns:
+        A `Reference` as JSON; None: no clip can be read any more.
+    """
+    networks = cache_key(
+        image_vae=weights_key(pipeline.vae), autoencoder=weights_key(pipeline.autoencoder)
+    )
+    if isinstance(known, dict) and known.get("networks") == networks:
+        return known
+    # A run that holds nothing out has its limits from the clips it is trained on.
+    complete, spec = manifest.complete, pipeline.clip_spec
+    splits: tuple[Split, ...] = ("train", "held_out" if complete.split("held_out") else "train")
+    try:
+        train, limits = (
+            _measured(pipeline, WindowDataset(complete, spec, split, seed)) for split in splits
+        )
+    except UserError as error:
+        say(f"the model will not notice clips that are unlike its own: {error}")
+        return None
+    own = train.map(fit, limits)
+    reference = Reference(
+        audio=own.audio, video=own.video, networks=networks, held_out=len(limits.audio.errors)
+    )
+    return reference.model_dump(mode="json")
+
+
+def _measured(pipeline: SoundingVideoPipeline, clips: WindowDataset) -> AV[Measures]:
+    """Both modalities of a window of at most `CLIPS` clips, evenly spread; unreadable ones are passed over.
+
+    Raises:
+        UserError: There is no such clip, or none can be read any more.
+    """
+    detector = OutlierDetector(pipeline._coder(), pipeline.config.decoder_steps)
+    chosen = spread(CLIPS, len(clips)) if len(clips) else []
+    parts: list[AV[Measures]] = []
+    for first in range(0, len(chosen), BATCH):
+        read = [clips[(0, i)] for i in chosen[first : first + BATCH]]
+        items = [item for item in read if not isinstance(item, Failed)]
+        if items:
+            windows: WindowBatch = default_collate(items)
+            media = AV(windows.waveforms, windows.frames)
+            parts.append(media.map(detector.measure, MODALITIES))
+    if not parts:
+        raise UserError("none of them with both sound and picture can be read")
+
+    def joined(measures: list[Measures]) -> Measures:
+        """Of parts of the windows -> of all."""
+        return Measures(*(torch.cat(values) for values in zip(*measures, strict=True)))
+
+    return AV.zip(parts).map(joined)
