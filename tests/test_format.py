@@ -80,9 +80,7 @@ def test_model_index_names_the_pinned_module_paths(folder: RunFolder) -> None:
         "_class_name", "_diffusers_version", "clip_spec", "decoder_steps", "guidance_scale",
         "num_inference_steps", "default_quality", "quality_rows", "known_slots", "outliers",
     }  # fmt: skip
-    assert set(index["outliers"]) == {"audio", "video", "networks", "held_out"}
-    for modality in ("audio", "video"):
-        assert set(index["outliers"][modality]) == {"mean", "std", "deviation", "error"}
+    assert index["outliers"] is None  # of six clips
     assert set(index["clip_spec"]) == {
         "num_frames", "fps", "height", "width", "sample_rate", "spectrogram",
         "native_audio",

@@ -22,6 +22,8 @@ from mmldm.types import AV, MODALITIES, WindowBatch
 
 CLIPS = 512
 """Of each split that are looked at: five held-out ones lie beyond a limit of 1 %."""
+LEAST_CLIPS = 50
+"""Held-out ones below which there are no limits: one in so many of its own clips would pass them."""
 BATCH = 32
 """In memory at once."""
 
@@ -43,7 +45,7 @@ def calibrated(
         known: What the index said before: it is kept if it is of the same networks.
 
     Returns:
-        A `Reference` as JSON; None: no clip can be read any more.
+        A `Reference` as JSON; None: there are too few clips, or none can be read any more.
     """
     networks = cache_key(
         image_vae=weights_key(pipeline.vae), autoencoder=weights_key(pipeline.autoencoder)
@@ -60,10 +62,14 @@ def calibrated(
     except UserError as error:
         say(f"the model will not notice clips that are unlike its own: {error}")
         return None
+    if (count := len(limits.audio.errors)) < LEAST_CLIPS:
+        say(
+            f"the model will not notice clips that are unlike its own: {count} held-out ones are too few to "
+            f"say where its world ends ({LEAST_CLIPS} are needed)"
+        )
+        return None
     own = train.map(fit, limits)
-    reference = Reference(
-        audio=own.audio, video=own.video, networks=networks, held_out=len(limits.audio.errors)
-    )
+    reference = Reference(audio=own.audio, video=own.video, networks=networks, held_out=count)
     return reference.model_dump(mode="json")
 
 
