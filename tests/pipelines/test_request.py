@@ -46,7 +46,7 @@ def test_unseeded_requests_differ_and_follow_the_global_seed():
         ({"num_samples": 0}, "at least 1"),
         ({"seed": [1, 2]}, "2 seeds or generators for 4 clips"),
         ({"seed": 1, "generator": torch.Generator()}, "not both"),
-        ({"audio": torch.zeros(5)}, r"\(5,\)"),
+        ({"audio": torch.zeros(5)}, "5 samples lasts .* and a frame"),
         ({"audio": torch.full((6400,), float("nan"))}, "finite"),
         ({"frames": torch.zeros(8, 3, 32, 32)}, "uint8"),
         ({"frames": torch.zeros(8, 3, 16, 16, dtype=torch.uint8)}, r"\(8, 3, 16, 16\)"),

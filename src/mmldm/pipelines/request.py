@@ -131,11 +131,6 @@ def given_media(
                 "channel, audio.mean(0), or say num_samples=2 for two clips"
             )
         batch, num_given = _batched(rows, (None,), "audio", "waveform samples (S,)")
-        if (lasts := batch.shape[1] / spec.sample_rate) <= 0.5 / spec.fps:
-            raise UserError(
-                f"audio of the shape {tuple(rows.shape)} lasts {1000 * lasts:.3g} ms, and a frame of this "
-                f"model {1000 / spec.fps:g} ms: give a longer one"
-            )
         return AV(checked_waveform(batch, "audio"), None), num_given
     if frames is not None:
         rows = _tensor(frames, "frames")
@@ -167,6 +162,21 @@ def given_clips(clips: Clip | Sequence[Clip], spec: ClipSpec) -> AV[Tensor]:
     video, _ = given_media(None, [clip.frames for clip in listed], spec)
     assert audio.audio is not None and video.video is not None
     return AV(audio.audio, video.video)
+
+
+def frames_of_sound(samples: int, spec: ClipSpec) -> int:
+    """Frames of a clip whose sound has so many samples.
+
+    Raises:
+        UserError: It is not even half a frame long.
+    """
+    frames = round(samples * spec.fps / spec.sample_rate)
+    if frames < 1:
+        raise UserError(
+            f"the audio of {samples} samples lasts {1000 * samples / spec.sample_rate:.3g} ms, and a frame "
+            f"of this model {1000 / spec.fps:g} ms: give a longer one"
+        )
+    return frames
 
 
 def frames_in(seconds: float, spec: ClipSpec) -> int:

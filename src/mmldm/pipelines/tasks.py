@@ -17,7 +17,7 @@ from mmldm.errors import UserError
 from mmldm.pipelines.canvas import NONE, Outline
 from mmldm.pipelines.decoding import ClipCoder
 from mmldm.pipelines.pieces import Around, Read
-from mmldm.pipelines.request import frames_in, given_media
+from mmldm.pipelines.request import frames_in, frames_of_sound, given_media
 from mmldm.pipelines.windows import TimeGrid
 from mmldm.types import AV, Modality
 
@@ -101,8 +101,7 @@ def from_given(media: AV[Tensor | None], coder: ClipCoder) -> Task:
         known = coder.encode(AV(None, frames))
     else:
         assert waveforms is not None
-        # A sound of less than a frame is a clip of one.
-        num_frames = max(1, round(waveforms.shape[1] * spec.fps / spec.sample_rate))
+        num_frames = frames_of_sound(waveforms.shape[1], spec)
         task = from_nothing(num_frames, grid)
         known = coder.encode(AV(waveforms[:, : len(task.outline.wanted) * grid.samples], None))
     unknown = task.outline.unknown.map(lambda gap, z: gap if z is None else NONE, media)
@@ -130,7 +129,7 @@ def from_parts(parts: Iterable[Tensor], modality: Modality, coder: ClipCoder) ->
             yield from (x for x in media if x is not None)
 
     latents = coder.encode_pieces(checked(), modality)
-    task = from_nothing(max(1, round(seen * spec.fps / spec.sample_rate)) if audio else seen, grid)
+    task = from_nothing(frames_of_sound(seen, spec) if audio else seen, grid)
     # Half a frame more of sound is no frame.
     slots = grid.slots.audio if audio else grid.slots.video
     latents = latents[:, :, : max(len(task.outline.wanted), grid.ticks) * slots]
