@@ -129,6 +129,7 @@ def train(
                 moved_to=None if data is None else str(data),
                 rescan=rescan,
                 keep=not dry_run,
+                sound_only=target == "vocoder",
             )
             chosen = settings or choose_recipe(manifest, process.device, minutes, changes)
             if one_job and target not in jobs_of(chosen):

@@ -171,6 +171,16 @@ class Run:
         """The autoencoder whose latents the generator learns."""
         return load_autoencoder(self.config.generator.autoencoder or self._finished("autoencoder"))
 
+    def passage(self) -> tuple[ImageVAE | None, MultiModalAutoencoder | None]:
+        """What the vocoder's `loss.decoded` rows pass through: an image VAE, and an autoencoder if any."""
+        job = self.config.vocoder
+        if job is None or not job.loss.decoded:
+            return None, None
+        vae = load_image_vae(job.image_vae) if job.image_vae else self.vae()
+        own = self.folder.export("autoencoder")
+        source = job.autoencoder or (own if own.is_dir() and not job.image_vae else None)
+        return vae, None if source is None else load_autoencoder(source)
+
     def image_latents(self, job: str = "", train_config: TrainConfig | None = None) -> Splits:
         """Image latents of every window, cached; for a job, or only to have them. See `JobCaches`."""
         reader = self._reader(job, train_config)
@@ -280,7 +290,7 @@ def _generator(run: Run) -> Stage:
 
 
 def _vocoder(run: Run) -> Stage:
-    return VocoderStage(run.config, run.manifest, run.process.device)
+    return VocoderStage(run.config, run.manifest, run.process.device, *run.passage())
 
 
 def _vocoder_as_it_is(config: RunConfig) -> Any:

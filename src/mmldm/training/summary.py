@@ -30,7 +30,7 @@ from mmldm.strict import bind
 from mmldm.training.jobs.autoencoder import autoencoder_arguments
 from mmldm.training.jobs.generator import generator_arguments
 from mmldm.training.jobs.vae import build_turns, build_vae
-from mmldm.training.jobs.vocoder import build_vocoder
+from mmldm.training.jobs.vocoder import build_adversary, build_vocoder
 from mmldm.training.optim import hidden_weights
 from mmldm.training.run import schedulers
 from mmldm.types import AV
@@ -200,9 +200,14 @@ def _vocoder(config: RunConfig) -> tuple[list[Part], list[JobSize]]:
         spec = vocoder.spectrogram
         columns = config.clip.model_copy(update={"spectrogram": spec}).num_columns
         flops, _ = count_flops(vocoder, torch.empty(1, spec.num_mels, columns))
+    networks: list[nn.Module] = [vocoder]
+    if job.critic is not None:
+        with _section("vocoder.critic.model"):
+            adversary = build_adversary(job.critic, job.loss, config.seed, torch.device("cpu"))
+        networks.append(adversary.critic)
     return (
         [Part("vocoder", _count(vocoder), flops)],
-        [_job("vocoder", job.train, [vocoder])],
+        [_job("vocoder", job.train, networks)],
     )
 
 
