@@ -164,21 +164,6 @@ def given_clips(clips: Clip | Sequence[Clip], spec: ClipSpec) -> AV[Tensor]:
     return AV(audio.audio, video.video)
 
 
-def frames_of_sound(samples: int, spec: ClipSpec) -> int:
-    """Frames of a clip whose sound has so many samples.
-
-    Raises:
-        UserError: It is not even half a frame long.
-    """
-    frames = round(samples * spec.fps / spec.sample_rate)
-    if frames < 1:
-        raise UserError(
-            f"the audio of {samples} samples lasts {1000 * samples / spec.sample_rate:.3g} ms, and a frame "
-            f"of this model {1000 / spec.fps:g} ms: give a longer one"
-        )
-    return frames
-
-
 def frames_in(seconds: float, spec: ClipSpec) -> int:
     """Frames of so many seconds.
 

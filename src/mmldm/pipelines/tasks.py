@@ -17,9 +17,9 @@ from mmldm.errors import UserError
 from mmldm.pipelines.canvas import NONE, Outline
 from mmldm.pipelines.decoding import ClipCoder
 from mmldm.pipelines.pieces import Around, Read
-from mmldm.pipelines.request import frames_in, frames_of_sound, given_media
+from mmldm.pipelines.request import frames_in, given_media
 from mmldm.pipelines.windows import TimeGrid
-from mmldm.types import AV, Modality
+from mmldm.types import AV, ClipSpec, Modality
 
 EDGE = 2
 """Ticks at the end of a sound that an encoder, which pads what it does not see, gets wrong by a fifth and a
@@ -234,6 +234,21 @@ def retaking(
         AV(sound if only == "picture" else None, clips.video if only == "sound" else None),
         Around(before if before.shape[1] else None, after if after.shape[1] else None),
     )
+
+
+def frames_of_sound(samples: int, spec: ClipSpec) -> int:
+    """Frames of a clip whose sound has so many samples.
+
+    Raises:
+        UserError: It is not even half a frame long.
+    """
+    frames = round(samples * spec.fps / spec.sample_rate)
+    if frames < 1:
+        raise UserError(
+            f"the audio of {samples} samples lasts {1000 * samples / spec.sample_rate:.3g} ms, and a frame "
+            f"of this model {1000 / spec.fps:g} ms: give a longer one"
+        )
+    return frames
 
 
 def rows_of(media: AV[Tensor | None], rows: slice) -> AV[Tensor | None]:
