@@ -150,7 +150,13 @@ def generate(
     # What is given may be unlike all that the model knows: it is used all the same, and that is said.
     if source is not None:
         source.say(watch.sentences(source.path.name))
-    titles = [f"{', '.join(words)}, seed {seed + i}" for i in range(num_samples)]
+    seeds = range(seed, seed + num_samples)
+    drawn = pipeline.drawn_classes(seeds) if task == "joint" and class_name is None else None
+    # A class that was not asked for is the seed's.
+    kinds = [
+        "" if drawn is None else f", {pipeline.class_names[drawn[i]]}" for i in range(len(seeds))
+    ]
+    titles = [f"{', '.join(words)}{kinds[i]}, seed {seed + i}" for i in range(num_samples)]
     sheet = films.save_sheet(titles)
     for file in films.files:
         typer.echo(file)

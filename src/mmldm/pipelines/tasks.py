@@ -17,7 +17,7 @@ from mmldm.errors import UserError
 from mmldm.pipelines.canvas import NONE, Outline
 from mmldm.pipelines.decoding import ClipCoder
 from mmldm.pipelines.pieces import Around, Read
-from mmldm.pipelines.request import frames_in, given_media
+from mmldm.pipelines.request import Request, frames_in, given_media
 from mmldm.pipelines.windows import TimeGrid
 from mmldm.types import AV, ClipSpec, Modality
 
@@ -254,3 +254,14 @@ def frames_of_sound(samples: int, spec: ClipSpec) -> int:
 def rows_of(media: AV[Tensor | None], rows: slice) -> AV[Tensor | None]:
     """Those clips of media (B,...); one that serves all clips, (1,...), stays, and None stays None."""
     return media.map(lambda x: x if x is None or len(x) == 1 else x[rows])
+
+
+def whole_task(asked: Request, coder: ClipCoder, endless: bool = False) -> Task:
+    """What a call for whole clips makes.
+
+    Args:
+        endless: Whether clips have no end where nothing says how long they are.
+    """
+    if any(media is not None for media in asked.media):
+        return from_given(asked.media, coder)
+    return from_nothing(None if endless else asked.num_frames, coder.grid)

@@ -237,7 +237,10 @@ class Run:
             write_json(path, index, indent=2)
 
     def _calibrate(self, model: Path) -> None:
-        """Writes into a model's index how its clips measure; model/ may know it of these networks."""
+        """Writes into a model's index how its clips measure, and how many are of each class.
+
+        model/ may know the first of these networks.
+        """
 
         def say(sentence: str) -> None:
             self.console.print(Text(sentence), soft_wrap=True)
@@ -247,7 +250,11 @@ class Run:
         pipeline = SoundingVideoPipeline.from_pretrained(model).to(self.process.device)
         pipeline.set_progress_bar_config(disable=True)
         outliers = calibrated(pipeline, self.manifest, self.config.seed, say, known)
-        write_json(path, json_of(path) | {"outliers": outliers}, indent=2)
+        facts: dict[str, Any] = {"outliers": outliers}
+        if pipeline.class_names:
+            names = [entry.class_name for entry in self.manifest.split("train")]
+            facts["class_shares"] = [max(names.count(name), 1) for name in pipeline.class_names]
+        write_json(path, json_of(path) | facts, indent=2)
 
 
 @dataclass(frozen=True)
