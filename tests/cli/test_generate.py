@@ -173,18 +173,32 @@ def test_what_is_used_of_a_given_file_is_said(
 ) -> None:
     path = numbered(tmp_path / "long.mp4")
     words = ("generate", "--model", run_folder, option, path, "--out", tmp_path, "-n", 1)
-    seconds = f"{CLIP.duration:g} s of 6.0 s are used"
+    copied = f"the sound of {path} (aac, 48000 Hz, 1 channel) is copied as it is"
     seen = [READ_AT] if option == "--video" else []
-    assert notes(mmldm(*words)) == [f"the first {seconds}; --start takes another part", *seen]
-    assert notes(mmldm(*words, "--start", 2.0)) == [f"{seconds}, from 2.000 s on", *seen]
-    assert notes(mmldm(*words, "--start", 2.04)) == [
-        "the clip starts at 2.000 s, at the source frame nearest to 2.04 s",
-        f"{seconds}, from 2.000 s on",
-        *seen,
+
+    def kept(sentence: str) -> list[str]:
+        """What is read of the picture, and what becomes of the original."""
+        about = f"the picture of {path} (h264, 80x16) is {sentence}"
+        return [*seen, about if option == "--video" else copied]
+
+    assert notes(mmldm(*words)) == kept("copied as it is")
+    again = "encoded once, as H.264 of crf 14 at 80x16: the cut is not at a key frame"
+    assert notes(mmldm(*words, "--start", 2.0)) == [
+        "it is used from 2.000 s to its end",
+        *kept(again),
     ]
+    assert notes(mmldm(*words, "--start", 2.04, "--seconds", 0.8)) == [
+        "the clip starts at 2.000 s, at the source frame nearest to 2.04 s",
+        "0.8 s of it are used, from 2.000 s on",
+        *kept(again),
+    ]
+    # At the model's rate nothing of the original is left to be said.
+    assert notes(mmldm(*words, "--start", 2.0, "--at-model-rate")) == [
+        "it is used from 2.000 s to its end", *seen
+    ]  # fmt: skip
     if option == "--video":
         made = read_clip(tmp_path / "v2a_long_0_000.mp4", 0, CLIP)
-        given = read_clip(path, 2.04, CLIP)
+        given = read_clip(path, 2.0, CLIP)
         assert (made.frames.float() - given.frames.float()).abs().mean() < 6
 
 
