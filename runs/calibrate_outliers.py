@@ -22,7 +22,9 @@ def main() -> None:
     parser.add_argument("--device")
     options = parser.parse_args()
     pipeline = load_model(str(options.model), options.device)
-    outliers = calibrated(pipeline, Manifest.load(options.manifest), options.seed, print)
+    outliers = calibrated(
+        pipeline.outlier_detector(), Manifest.load(options.manifest), options.seed, print
+    )
     if outliers is None:
         raise SystemExit(1)
     path = options.model / "model_index.json"

@@ -1,5 +1,6 @@
 """`mmldm generate` and `mmldm reconstruct`: what they print and write, and their refusals."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -283,3 +284,29 @@ def test_a_long_sound_makes_a_film_that_keeps_it(run_folder: Path, tmp_path: Pat
     assert read_clip(tmp_path / "a2v_song_0_000.mp4", 0, CLIP).frames.shape[0] == 4
     with pytest.raises(MediaError, match="ends before"):
         read_clip(tmp_path / "a2v_song_0_000.mp4", 0, film)
+
+
+def test_given_media_out_of_the_models_world_are_used_and_said_once(
+    run_folder: Path, clip: Path, tmp_path: Path
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(run_folder / "model", model)
+    # A world so narrow that every clip lies outside; this model's latents have four channels each.
+    narrow = {"mean": [0.0] * 8, "std": [1.0] * 8, "deviation": 1e-6, "error": 1e-6}
+    outliers = {"audio": narrow, "video": narrow, "networks": "of the test", "held_out": 50}
+    index = json.loads((model / "model_index.json").read_text()) | {"outliers": outliers}
+    (model / "model_index.json").write_text(json.dumps(index))
+
+    for option, what in (("--audio", "sound"), ("--video", "picture")):
+        words = ("--model", model, option, clip, "--out", tmp_path / what, "-n", 2)
+        result = mmldm("generate", *words)
+        result.succeeded()
+        assert result.err.count("unlike all that") == 1
+        assert (
+            f"the {what} of {clip.name} is in " in result.err
+            and " windows of 0.4 s unlike" in result.err
+        )
+        assert len(list((tmp_path / what).glob("*.mp4"))) == 2
+    result = mmldm("reconstruct", clip, "--model", model, "--out", tmp_path / "both")
+    result.succeeded()
+    assert result.err.count("is unlike all that") == 2

@@ -11,7 +11,6 @@ from mmldm.cli.generate import load_model
 from mmldm.errors import UserError
 from mmldm.pipelines.outliers import (
     Measures,
-    OutlierDetector,
     Reference,
     Watch,
     distances_of,
@@ -45,7 +44,7 @@ def pictures(count: int, seed: int) -> Tensor:
 def calibrated() -> SoundingVideoPipeline:
     pipeline = build_pipeline()
     pipeline.set_progress_bar_config(disable=True)
-    detector = OutlierDetector(pipeline._coder(), 1)
+    detector = pipeline.outlier_detector()
     own = [
         fit(*(detector.measure(make(60, seed), modality) for seed in (1, 2)))
         for make, modality in ((sounds, "audio"), (pictures, "video"))
@@ -70,7 +69,7 @@ def test_bundled_model_knows_its_world_from_grey_noise_and_silence() -> None:
             *(torch.stack(x) for x in zip(*((c.waveform, c.frames) for c in clips), strict=True))
         )
 
-    detector = OutlierDetector(pipeline._coder(), pipeline.config.decoder_steps)
+    detector = pipeline.outlier_detector()
     train, held_out, fresh = (media(seed).map(detector.measure, MODALITIES) for seed in (1, 2, 3))
     known = train.map(fit, held_out)
     # About one of 96 is expected beyond the farthest of 96 others.

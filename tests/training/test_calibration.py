@@ -51,15 +51,15 @@ def test_finished_run_stores_the_limits_of_its_world(run: Run) -> None:
 def test_what_is_known_of_the_same_networks_is_kept_without_any_clip(run: Run) -> None:
     pipeline = SoundingVideoPipeline.from_pretrained(run.folder.model)
     no_clips = run.manifest.model_copy(update={"entries": ()})
-    assert calibrated(pipeline, no_clips, 0, print, stored(run)) == stored(run)
+    assert calibrated(pipeline.outlier_detector(), no_clips, 0, print, stored(run)) == stored(run)
 
 
 def test_without_clips_or_with_too_few_it_says_so(run: Run) -> None:
     pipeline = SoundingVideoPipeline.from_pretrained(run.folder.model)
     said: list[str] = []
     no_clips = run.manifest.model_copy(update={"entries": ()})
-    assert calibrated(pipeline, no_clips, 0, said.append) is None
-    assert calibrated(pipeline, run.manifest, 0, said.append) is None
+    assert calibrated(pipeline.outlier_detector(), no_clips, 0, said.append) is None
+    assert calibrated(pipeline.outlier_detector(), run.manifest, 0, said.append) is None
     assert len(said) == 2
     assert "none of them" in said[0] and "too few" in said[1]
 
@@ -70,6 +70,6 @@ def test_other_networks_are_measured_anew(run: Run, monkeypatch: pytest.MonkeyPa
     known = stored(run)
     parameter = next(pipeline.autoencoder.parameters())
     parameter.data.add_(0.5)
-    made = calibrated(pipeline, run.manifest, 0, print, known)
+    made = calibrated(pipeline.outlier_detector(), run.manifest, 0, print, known)
     assert made is not None
     assert made["networks"] != known["networks"] and made["audio"] != known["audio"]

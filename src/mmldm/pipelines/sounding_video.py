@@ -220,6 +220,10 @@ class SoundingVideoPipeline(Calls):
         output.outlier_distances = self.outlier_distances(task.given, task.known)
         return output if return_dict else (output.clips, output.latents)
 
+    def outlier_detector(self) -> OutlierDetector:
+        """What measures media with this model's networks."""
+        return OutlierDetector(self._coder(), self.config.decoder_steps)
+
     def outlier_distances(
         self,
         media: AV[Tensor | None],
@@ -236,7 +240,6 @@ class SoundingVideoPipeline(Calls):
         """
         if self.outlier_reference is None:
             return AV(None, None)
-        detector = OutlierDetector(self._coder(), self.config.decoder_steps)
-        distances = detector.distances(media, latents, self.outlier_reference)
+        distances = self.outlier_detector().distances(media, latents, self.outlier_reference)
         self.maybe_free_model_hooks()
         return distances

@@ -1,6 +1,6 @@
 """The limits of a model's world: how its own clips measure, so that what is given can be told from them.
 
-clips of a manifest, pipeline -> `pipelines.outliers.Reference`, which is stored in the model's index
+clips of a manifest, detector -> `pipelines.outliers.Reference`, which is stored in the model's index
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from mmldm.data.loader import Failed
 from mmldm.data.manifest import Manifest, Split
 from mmldm.errors import UserError
 from mmldm.pipelines.outliers import Measures, OutlierDetector, Reference, fit
-from mmldm.pipelines.sounding_video import SoundingVideoPipeline
 from mmldm.types import AV, MODALITIES, WindowBatch
 
 CLIPS = 512
@@ -29,7 +28,7 @@ BATCH = 32
 
 
 def calibrated(
-    pipeline: SoundingVideoPipeline,
+    detector: OutlierDetector,
     manifest: Manifest,
     seed: int,
     say: Callable[[str], object],
@@ -38,7 +37,7 @@ def calibrated(
     """What a model's index says of outliers.
 
     Args:
-        pipeline: On the device that computes.
+        detector: With the model's networks, on the device that computes.
         manifest: Clips of its training. Those that it holds out set the limits; where there are none,
             training clips do.
         say: Told why there is nothing to say of them.
@@ -47,17 +46,18 @@ def calibrated(
     Returns:
         A `Reference` as JSON; None: there are too few clips, or none can be read any more.
     """
+    coder = detector.coder
     networks = cache_key(
-        image_vae=weights_key(pipeline.vae), autoencoder=weights_key(pipeline.autoencoder)
+        image_vae=weights_key(coder.vae), autoencoder=weights_key(coder.autoencoder)
     )
     if isinstance(known, dict) and known.get("networks") == networks:
         return known
     # A run that holds nothing out has its limits from the clips it is trained on.
-    complete, spec = manifest.complete, pipeline.clip_spec
+    complete, spec = manifest.complete, coder.spec
     splits: tuple[Split, ...] = ("train", "held_out" if complete.split("held_out") else "train")
     try:
         train, limits = (
-            _measured(pipeline, WindowDataset(complete, spec, split, seed)) for split in splits
+            _measured(detector, WindowDataset(complete, spec, split, seed)) for split in splits
         )
     except UserError as error:
         say(f"the model will not notice clips that are unlike its own: {error}")
@@ -73,13 +73,12 @@ def calibrated(
     return reference.model_dump(mode="json")
 
 
-def _measured(pipeline: SoundingVideoPipeline, clips: WindowDataset) -> AV[Measures]:
+def _measured(detector: OutlierDetector, clips: WindowDataset) -> AV[Measures]:
     """Both modalities of a window of at most `CLIPS` clips, evenly spread; unreadable ones are passed over.
 
     Raises:
         UserError: There is no such clip, or none can be read any more.
     """
-    detector = OutlierDetector(pipeline._coder(), pipeline.config.decoder_steps)
     chosen = spread(CLIPS, len(clips)) if len(clips) else []
     parts: list[AV[Measures]] = []
     for first in range(0, len(chosen), BATCH):

@@ -126,7 +126,8 @@ def _publish(run: Run) -> None:
     # The limits of its world are those of its decoder.
     known = pipeline.config.outliers
     pipeline.to(run.process.device)
-    outliers = calibrated(pipeline, run.manifest, run.config.seed, run.console.print, known)
+    detector = pipeline.outlier_detector()
+    outliers = calibrated(detector, run.manifest, run.config.seed, run.console.print, known)
     pipeline.register_to_config(outliers=outliers)
     with whole_folder(run.folder.distilled) as unfinished:
         pipeline.save_pretrained(unfinished)
