@@ -1,6 +1,7 @@
 """`mmldm generate` and `mmldm reconstruct`: what they print and write, and their refusals."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -302,10 +303,8 @@ def test_given_media_out_of_the_models_world_are_used_and_said_once(
         result = mmldm("generate", *words)
         result.succeeded()
         assert result.err.count("unlike all that") == 1
-        assert (
-            f"the {what} of {clip.name} is in " in result.err
-            and " windows of 0.4 s unlike" in result.err
-        )
+        part = r"is (in \d+ of \d+ windows of 0.4 s )?unlike"
+        assert re.search(rf"the {what} of {re.escape(clip.name)} {part}", result.err)
         assert len(list((tmp_path / what).glob("*.mp4"))) == 2
     result = mmldm("reconstruct", clip, "--model", model, "--out", tmp_path / "both")
     result.succeeded()
