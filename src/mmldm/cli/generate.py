@@ -100,6 +100,7 @@ def generate(
     require_writable(out)
     started = time.monotonic()
 
+    from mmldm.pipelines.outliers import Watch
     from mmldm.pipelines.request import frames_in
 
     pipeline = load_model(model, device)
@@ -117,12 +118,13 @@ def generate(
             source = GivenFile(given, "audio" if audio else "video", spec, start, seconds)
             source.say_what_is_used()
             parts = source.parts(
-                lambda read, claimed: line("seconds read", int(read), int(claimed))
+                lambda read, claimed: line.brief("seconds read", int(read), int(claimed))
             )
+            watch = Watch(pipeline.outlier_distances, "audio" if audio else "video", spec.duration)
             asked = (
-                {"audio": (part.waveform for part in parts)}
+                {"audio": watch.passing(part.waveform for part in parts)}
                 if audio
-                else {"frames": (part.frames for part in parts)}
+                else {"frames": watch.passing(part.frames for part in parts)}
             )
 
         # Files are named after the task, what was given and the class.
@@ -140,12 +142,21 @@ def generate(
             num_inference_steps=steps,
             decoder_steps=decoder_steps,
             scheduler=scheduler,
-            progress=line,
+            progress=line.brief,
         )
         films = Films(out, name, spec, source, keep_original=not at_model_rate)
         films.write(pieces)
 
-    titles = [f"{', '.join(words)}, seed {seed + i}" for i in range(num_samples)]
+    # What is given may be unlike all that the model knows: it is used all the same, and that is said.
+    if source is not None:
+        source.say(watch.sentences(source.path.name))
+    seeds = range(seed, seed + num_samples)
+    drawn = pipeline.drawn_classes(seeds) if task == "joint" and class_name is None else None
+    # A class that was not asked for is the seed's.
+    kinds = [
+        "" if drawn is None else f", {pipeline.class_names[drawn[i]]}" for i in range(len(seeds))
+    ]
+    titles = [f"{', '.join(words)}{kinds[i]}, seed {seed + i}" for i in range(num_samples)]
     sheet = films.save_sheet(titles)
     for file in films.files:
         typer.echo(file)
@@ -181,6 +192,8 @@ def reconstruct(
     from mmldm.evaluation.reconstruction import fidelity, side_by_side, through_image_vae, vae_spec
     from mmldm.media.spectrogram import AudioImage
     from mmldm.pipelines.decoding import save_clips
+    from mmldm.pipelines.outliers import sentences
+    from mmldm.pipelines.request import given_clips
 
     # What is kept: by an image VAE alone, or by a model's whole autoencoder.
     if vae is not None:
@@ -195,6 +208,9 @@ def reconstruct(
         spec = pipeline.clip_spec
         original = _window(clip, start, spec).clip(0, spec)
         kept = pipeline.reconstruct(original, decoder_steps=decoder_steps)
+        distances = pipeline.outlier_distances(given_clips(original, spec))
+        for sentence in sentences(distances, clip.name, spec.duration):
+            note(sentence)
 
     numbers = fidelity(kept, original, AudioImage(spec))
     name = f"reconstruction_{clip.stem}"

@@ -95,6 +95,7 @@ def train(
     from mmldm.training.run_clips import claim, find_manifest
     from mmldm.training.summary import summarise
 
+    silence_diffusers()
     # The recipe, if there is one already. Until one is chosen for the clips, the tiny one says how to look at
     # them.
     folder = RunFolder(out)

@@ -29,6 +29,8 @@ from mmldm.models.component import (
 from mmldm.models.generator import JointGenerator
 from mmldm.models.image_vae import IMAGE_VAES
 from mmldm.models.pretrained_vocoder import VOCODERS
+from mmldm.pipelines.outliers import Reference
+from mmldm.pipelines.seeds import check_shares
 from mmldm.pipelines.settings import Qualities
 from mmldm.strict import did_you_mean, parse, read_json
 from mmldm.types import ClipSpec
@@ -54,6 +56,8 @@ SETTINGS = (
     "default_quality",
     "quality_rows",
     "known_slots",
+    "outliers",
+    "class_shares",
 )
 PIPELINE = "SoundingVideoPipeline"
 PIPELINE_PATH = f"mmldm.pipelines.sounding_video.{PIPELINE}"
@@ -238,6 +242,10 @@ def _check_settings(index: Mapping[str, Any], folder: Path) -> None:
 
     if not isinstance(index.get("known_slots", False), bool):
         raise UserError(f"{where}: known_slots must be true or false")
+
+    check_shares(index.get("class_shares"), names, f"{where}: class_shares")
+    if index.get("outliers") is not None:
+        parse(Reference, index["outliers"], f"{where}: outliers")
 
     # Rows of quality are checked by being used.
     own = {name: index[name] for name in OWN_SETTINGS if name in index}

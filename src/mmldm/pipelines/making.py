@@ -32,10 +32,15 @@ class SoundingVideoOutput(BaseOutput):
         clips: One per sample; empty for `output_type="latent"`.
         latents: AV((B,C,T',H',W')) on the CPU, as the autoencoder encodes them (not normalised), of a
             window at least.
+        outlier_distances: How far what was given is from all that the model was trained on, window by
+            window, AV((B,W)), or (1,W) of one clip for all samples. Above 1, which 1 % of the model's own
+            clips exceed, it is an outlier. None: not given, or the model cannot tell. Of the call itself;
+            other calls leave it open.
     """
 
     clips: list[Clip]
     latents: AV[Tensor]
+    outlier_distances: AV[Tensor | None] = AV(None, None)  # noqa: RUF009 (a NamedTuple is immutable)
 
 
 @dataclass(frozen=True)

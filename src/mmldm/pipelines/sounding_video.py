@@ -19,12 +19,15 @@ from mmldm.models.autoencoder import MultiModalAutoencoder
 from mmldm.models.generator import JointGenerator
 from mmldm.models.image_vae import ImageVAE
 from mmldm.models.pretrained_vocoder import Vocoder
-from mmldm.pipelines.calls import Calls, SoundingVideoOutput, StepCallback, whole_task
+from mmldm.pipelines.calls import Calls, SoundingVideoOutput, StepCallback
 from mmldm.pipelines.decoding import CLIPS_PER_CALL
 from mmldm.pipelines.loading import OPTIONAL, OWN_SETTINGS, check_parts
-from mmldm.pipelines.request import Labels, Media, Seeds
+from mmldm.pipelines.outliers import OutlierDetector, Reference
+from mmldm.pipelines.request import Media
 from mmldm.pipelines.rollout import Manner
+from mmldm.pipelines.seeds import Labels, Seeds, check_shares
 from mmldm.pipelines.settings import Qualities, check_students
+from mmldm.pipelines.tasks import whole_task
 from mmldm.pipelines.vocoding import check_vocoder
 from mmldm.strict import parse
 from mmldm.types import AV, ClipSpec
@@ -61,6 +64,10 @@ class SoundingVideoPipeline(Calls):
         quality_rows: Rows measured on this model, as JSON, over those of `pipelines.settings`.
         known_slots: Whether generator and student have learnt to go on from known slots, so that longer clips
             can be made window after window.
+        class_shares: Of each class among the training clips. A clip that is made from nothing, and asked for
+            without a class, has one by its seed, in these shares; None: the generator chooses.
+        outliers: What clips of the model's world measure, as JSON (`pipelines.outliers.Reference`), so that
+            others are noticed; None: not calibrated.
     """
 
     _optional_components = list(OPTIONAL)
@@ -85,6 +92,8 @@ class SoundingVideoPipeline(Calls):
         default_quality: str = "best",
         quality_rows: dict[str, Any] | None = None,
         known_slots: bool = False,
+        outliers: dict[str, Any] | None = None,
+        class_shares: list[float] | None = None,
     ) -> None:
         super().__init__()
         self.register_modules(
@@ -108,6 +117,8 @@ class SoundingVideoPipeline(Calls):
             default_quality=default_quality,
             quality_rows=quality_rows,
             known_slots=known_slots,
+            outliers=outliers,
+            class_shares=class_shares,
         )
 
         # Parts that do not belong together are refused here, not in the middle of a call.
@@ -117,6 +128,11 @@ class SoundingVideoPipeline(Calls):
         if vocoder is not None:
             check_vocoder(vocoder, self.clip_spec)
         check_students(self.qualities, student, student_scheduler)
+        check_shares(class_shares, self.class_names, "class_shares")
+        self.outlier_reference = None
+        if outliers is not None:
+            self.outlier_reference = parse(Reference, dict(outliers), "outliers")
+            self.outlier_reference.check(autoencoder.latent_shapes.map(lambda shape: shape[0]))
 
     # They tell a type checker what comes back, and nothing of the arguments.
     @overload
@@ -157,7 +173,8 @@ class SoundingVideoPipeline(Calls):
                 list, one per clip: tensors or numpy arrays, mono. (2,S) may be stereo, so it is taken for
                 two clips only with num_samples=2, or as a list.
             frames: uint8 (T,3,H,W) for all clips, or (B,T,3,H,W) or a list, one per clip.
-            class_labels: Name or index for all clips, or one per clip.
+            class_labels: Name or index for all clips, or one per clip. Default: where nothing is given, by
+                the seed of each clip, in the shares of the training clips (`class_shares`); else none.
             quality: "best", "balanced", "fast" or another row of the model's; default: the model's
                 choice. The four arguments below change single settings of it; where the choice is a
                 row of a student, which has its own steps and guidance, they change "best".
@@ -197,7 +214,32 @@ class SoundingVideoPipeline(Calls):
             "images_per_call": images_per_call, "windows": windows,
             "callback_on_step_end": callback_on_step_end,
         }  # fmt: skip
-        asked, maker, callback = self._asked(options)
+        asked, maker, callback = self._asked(options, draws_class=True)
         task = whole_task(asked, maker.coder)
         output = self._made(task, maker, asked, callback, decode=output_type == "clip")
-        return output if return_dict else output.to_tuple()
+        output.outlier_distances = self.outlier_distances(task.given, task.known)
+        return output if return_dict else (output.clips, output.latents)
+
+    def outlier_detector(self) -> OutlierDetector:
+        """What measures media with this model's networks."""
+        return OutlierDetector(self._coder(), self.config.decoder_steps)
+
+    def outlier_distances(
+        self,
+        media: AV[Tensor | None],
+        latents: AV[Tensor | None] = AV(None, None),  # noqa: B008 (a NamedTuple is immutable)
+    ) -> AV[Tensor | None]:
+        """How far media AV((B,S), (B,T,3,H,W) u8) are from the model's world, window by window, AV((B,W)).
+
+        Args:
+            latents: Of the media, AV((B,C,T',H',W')), where they are known.
+
+        Returns:
+            Distances: above 1 is an outlier (`pipelines.outliers`). None where no media are, and for a model
+            that was not calibrated.
+        """
+        if self.outlier_reference is None:
+            return AV(None, None)
+        distances = self.outlier_detector().distances(media, latents, self.outlier_reference)
+        self.maybe_free_model_hooks()
+        return distances

@@ -87,7 +87,8 @@ class PatchAdversary(Adversary):
             patches = F.adaptive_avg_pool2d(weights, scores.shape[-2:])
             shares = patches / patches.sum((1, 2, 3), keepdim=True) * share[:, None, None, None]
             paid = (adversarial_loss(scores) * shares).sum((1, 2, 3))
-            return paid, Handoff(real, fake.detach(), shares)
+            # Both as finely rounded: under autocast a fake has fewer bits, which a critic would see.
+            return paid, Handoff(real.to(fake.dtype), fake.detach(), shares)
 
         paid, handoffs = zip(*decoded.map(judged, images, weights, share), strict=True)
         self.handoff[micro] = tuple(

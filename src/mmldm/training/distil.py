@@ -16,6 +16,7 @@ from mmldm.files import whole_folder
 from mmldm.pipelines.settings import student_row
 from mmldm.pipelines.sounding_video import SoundingVideoPipeline
 from mmldm.sections import DistillationConfig
+from mmldm.training.calibration import calibrated
 from mmldm.training.jobs.students import (
     DecoderDistillation,
     DistillationStage,
@@ -122,5 +123,11 @@ def _publish(run: Run) -> None:
         row = student_row(fast.config.num_inference_steps)
         rows = {**(pipeline.config.quality_rows or {}), "fast": row}
         pipeline.register_to_config(quality_rows=rows, default_quality="fast")
+    # The limits of its world are those of its decoder.
+    known = pipeline.config.outliers
+    pipeline.to(run.process.device)
+    detector = pipeline.outlier_detector()
+    outliers = calibrated(detector, run.manifest, run.config.seed, run.console.print, known)
+    pipeline.register_to_config(outliers=outliers)
     with whole_folder(run.folder.distilled) as unfinished:
         pipeline.save_pretrained(unfinished)

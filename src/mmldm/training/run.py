@@ -8,7 +8,6 @@ and current, so the same command resumes wherever it stopped.
 from __future__ import annotations
 
 import gc
-import json
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from rich.console import Console
 from rich.text import Text
 
 from mmldm.config import RunConfig, parse
+from mmldm.data.cache_writer import json_of
 from mmldm.data.latents import Splits
 from mmldm.data.manifest import Manifest
 from mmldm.diffusion.schedules import ScheduleConfig, make_scheduler
@@ -29,9 +29,12 @@ from mmldm.models.generator import JointGenerator
 from mmldm.models.image_vae import ImageVAE, load_image_vae
 from mmldm.models.pretrained import initialise_decoder, require_unet
 from mmldm.models.pretrained_vocoder import load_vocoder
+from mmldm.pipelines.decoding import ClipCoder
+from mmldm.pipelines.outliers import OutlierDetector
 from mmldm.pipelines.sounding_video import SoundingVideoPipeline
 from mmldm.sections import TrainConfig
 from mmldm.training import JOBS
+from mmldm.training.calibration import calibrated
 from mmldm.training.checkpoint import CheckpointFolder
 from mmldm.training.distributed import Process
 from mmldm.training.job_caches import JobCaches, Reader, unread
@@ -137,7 +140,7 @@ class Run:
             result = self.train(job.stage(self), train_config)
         # A job that a signal has stopped has exported nothing new.
         if job.in_model and not (result is not None and result.interrupted):
-            self.process.on_main(self._publish)
+            self.process.on_main(lambda: self._publish(name))
         # Networks and optimisers hang in reference cycles, and the next job needs the memory.
         gc.collect()
         return result
@@ -195,11 +198,8 @@ class Run:
         return caches
 
     def _caches(self) -> JobCaches:
-        def say(sentence: str) -> None:
-            self.console.print(Text(sentence), soft_wrap=True)
-
         folder = self.folder.root / "caches"
-        return JobCaches(self.config, self.manifest, folder, self.process, self.progress, say)
+        return JobCaches(self.config, self.manifest, folder, self.process, self.progress, self._say)
 
     def _reader(self, job: str, train_config: TrainConfig | None) -> Reader | None:
         return None if train_config is None else Reader(job, self.folder.job(job), train_config)
@@ -217,22 +217,53 @@ class Run:
         with whole_folder(self.folder.export(name)) as unfinished:
             model.save_pretrained(unfinished)
 
-    def _publish(self) -> None:
-        """Writes model/: the generator job's export, and the vocoder where both are finished."""
+    def _publish(self, name: str) -> None:
+        """Writes model/: the generator job's export, and the vocoder where both are finished.
+
+        Args:
+            name: Of the job that has ended.
+        """
         generator, vocoder = self.folder.export("generator"), self.folder.export("vocoder")
         if not generator.is_dir():
             return
         with whole_folder(self.folder.model) as unfinished:
             shutil.copytree(generator, unfinished, dirs_exist_ok=True)
+            self._calibrate(unfinished, measure=name == "generator")
             if self.config.vocoder is None or not vocoder.is_dir():
                 return
             # A component of a pipeline is a folder, and a line of the index that names its class.
             shutil.copytree(vocoder, unfinished / "vocoder")
             kind = type(load_vocoder(vocoder, self.config.clip))
             path = unfinished / "model_index.json"
-            index = json.loads(path.read_text(encoding="utf-8"))
+            index = json_of(path)
             index["vocoder"] = [kind.__module__, kind.__name__]
             write_json(path, index, indent=2)
+
+    def _calibrate(self, model: Path, measure: bool) -> None:
+        """Writes into a model's index how clips of its world measure, and how many are of each class.
+
+        Args:
+            measure: False: the first as far as model/ says it already.
+        """
+        path = model / "model_index.json"
+        index = json_of(path)
+        outliers = json_of(self.folder.model / "model_index.json").get("outliers")
+        if measure:
+            device = self.process.device
+            vae = load_image_vae(model / "vae").to(device)
+            autoencoder = load_autoencoder(model / "autoencoder").to(device)
+            scheduler, spec = schedulers(self.config)[1], self.config.clip
+            coder = ClipCoder(vae, autoencoder, scheduler, None, spec, device)
+            detector = OutlierDetector(coder, self.config.sample.decoder_steps)
+            outliers = calibrated(detector, self.manifest, self.config.seed, self._say, outliers)
+        facts: dict[str, Any] = {"outliers": outliers}
+        if index["class_names"]:
+            names = [entry.class_name for entry in self.manifest.split("train")]
+            facts["class_shares"] = [max(names.count(name), 1) for name in index["class_names"]]
+        write_json(path, index | facts, indent=2)
+
+    def _say(self, sentence: str) -> None:
+        self.console.print(Text(sentence), soft_wrap=True)
 
 
 @dataclass(frozen=True)

@@ -144,7 +144,7 @@ def summarise(config: RunConfig, num_classes: int) -> Summary:
                 turns = build_turns(config, trained_vae, torch.device("cpu"))
             if "critic" in turns:
                 rivals = [turns["critic"].critic]
-                rivals[0](torch.empty(1, 3, spec.height, spec.width))
+                sizes.map(lambda size: rivals[0](torch.empty(1, 3, *size)))
 
     # The others are never more than their shapes.
     with FakeTensorMode():

@@ -319,3 +319,12 @@ def test_sharp_run_from_end_to_end_validates_and_exports(
     rows = read_metrics(run.folder.job("vae") / METRICS)
     assert {"validate/sharpness/audio", "validate/sharpness/video"} < set().union(*rows)
     assert load_image_vae(run.folder.export("vae")).config.latent_channels == 4
+
+
+def test_critic_cannot_tell_fakes_by_their_rounding() -> None:
+    config = sharp_recipe()
+    turns = build_turns(config, build_vae(config), torch.device("cpu"))
+    with torch.autocast("cpu", torch.bfloat16):
+        turns["model"](windows(), StepRandom(0, 1, "model", batch_size=4))
+    for handoff in turns["critic"].handoff[0]:
+        assert handoff.real.dtype == handoff.fake.dtype == torch.bfloat16

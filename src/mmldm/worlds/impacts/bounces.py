@@ -44,6 +44,10 @@ SHARES = np.linspace(0.5, 0.98, 193)
 """Restitutions that are tried."""
 LIKELY = 0.03
 """Standard error of what arcs that meet say of a clip's restitution, as that of its next impact."""
+LIVELIEST = 1.2
+"""Restitution from which a ball was not struck by the floor, but thrown from it."""
+ON_FLOOR = 0.012
+"""Distance from the floor up to which a ball may lie there, as it is seen."""
 OFF_FLOOR = 0.03
 """Distance from the floor at which two arcs that meet there do not."""
 FOLLOWED = 0.012
@@ -95,13 +99,16 @@ def detect_impacts(path: Track, arcs: Arcs) -> Struck:
     a = 0
     while a < len(arcs.first):
         impacts, following = meetings[a], a + 1
-        if impacts is None or _off_the_floor(arcs, a, impacts, box):
+        if _rests(path, arcs, a, box):
+            impacts = []
+        elif impacts is None or _off_the_floor(arcs, a, impacts, box):
             followed, after = _followed(path, arcs, a, box)
             if impacts is None or followed:
                 impacts, following = followed, after
         found += impacts
         a = following
-    rows = np.array(sorted(x for x in found if x.speed > AUDIBLE_SPEED), dtype=float)
+    audible = (x for x in found if x.speed > AUDIBLE_SPEED and not x.restitution > LIVELIEST)
+    rows = np.array(sorted(audible), dtype=float)
     return Struck(*rows.reshape(-1, 3).T)
 
 
@@ -110,13 +117,19 @@ def _box(path: Track, arcs: Arcs, meetings: list[list[_Impact] | None]) -> _Box:
     floors, shares = [], []
     for a, impacts in enumerate(meetings):
         for impact in impacts or []:
-            if not np.isnan(impact.restitution):
+            if impact.restitution < LIVELIEST:
                 floors.append(arcs.at(a, impact.time)[1])
                 shares.append(impact.restitution)
     floor = float(np.median(floors)) if floors else FLOOR_LEVEL - path.radius
     inset = WALL_THICKNESS + FLOOR_LEVEL - floor
     restitution = float(np.median(shares)) if shares else float("nan")
     return _Box(floor, inset, path.width - inset, restitution)
+
+
+def _rests(path: Track, arcs: Arcs, a: int, box: _Box) -> bool:
+    """Whether the two frames of an arc show a ball on the floor: what moves it then is a throw."""
+    heights = path.centres[arcs.first[a] : arcs.last[a] + 1, 1] - box.floor
+    return len(heights) == 2 and bool((np.abs(heights) < ON_FLOOR).all())
 
 
 def _off_the_floor(arcs: Arcs, a: int, impacts: list[_Impact], box: _Box) -> bool:
