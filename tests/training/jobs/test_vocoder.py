@@ -214,6 +214,8 @@ def test_folder_of_sounds_alone_trains_a_vocoder(tmp_path: Path) -> None:
     for i, (codec, suffix) in enumerate([("flac", "flac"), ("pcm_s16le", "wav")] * 3):
         samples = 0.2 * torch.randn(1, 12_000, generator=generator).numpy()
         write_sound(sounds / f"{i}.{suffix}", samples, rate=16_000, codec=codec)
+    # Half as long as a clip.
+    write_sound(sounds / "short.wav", samples[:, :3200], rate=16_000, codec="pcm_s16le")
     recipe = tmp_path / "recipe.yaml"
     save_config(smallest_recipe(steps=2), recipe)
     out = tmp_path / "run"
@@ -232,7 +234,10 @@ def test_folder_of_sounds_alone_trains_a_vocoder(tmp_path: Path) -> None:
     assert FourierVocoder.from_pretrained(out / "vocoder" / "export").sample_rate == 8000
     # One is held out to be listened to, though none has a picture.
     manifest = Manifest.load(out / "manifest.jsonl")
-    assert [len(manifest.split(side)) for side in ("train", "held_out")] == [5, 1]
+    assert [len(manifest.split(side)) for side in ("train", "held_out")] == [6, 1]
+    [short] = [entry for entry in manifest.entries if entry.path == "short.wav"]
+    assert short.status == "used_with_note"
+    assert short.note == "no picture; 0.20 s of sound, continued with silence"
     assert list((out / "vocoder" / "previews").glob("*.mp4"))
 
 
