@@ -42,6 +42,9 @@ SEES = {
     "classes": {"other clips' sounds"},
     # Of these measures, metrics of the picture or the sound alone.
     "impacts-path": set(),
+    "impacts-timing": {"delay"},
+    "hits": {"smear"},
+    "sharpness": {"picture noise", "blur"},
     "material": set(),
 }
 """What the numbers of a measure, or of a metric, must notice at its grossest."""

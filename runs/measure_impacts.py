@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from mmldm import __version__
@@ -33,19 +34,34 @@ from mmldm.evaluation.pictures import write_pictures
 from mmldm.evaluation.protocol import Protocol
 from mmldm.evaluation.reconstruction import fidelity
 from mmldm.evaluation.report import as_json, save
-from mmldm.evaluation.sets import ClipSet, kept_manifest
-from mmldm.evaluation.sides import TASK_SETS, Finder, Sides, reconstruction_file
+from mmldm.evaluation.sets import ClipSet, ClipSource, kept_manifest
+from mmldm.evaluation.sides import (
+    TASK_SETS,
+    Finder,
+    Sides,
+    TaskSet,
+    model_sha256,
+    reconstruction_file,
+    sample_file,
+    write_samples,
+)
 from mmldm.files import write_json, write_text
+from mmldm.media.reader import read_clip
 from mmldm.media.spectrogram import AudioImage
 from mmldm.pipelines.sounding_video import SoundingVideoPipeline
 from mmldm.types import ClipSpec, Progress
-from mmldm.worlds.impacts.clips import true_impacts
+from mmldm.worlds.impacts.calibration import Truth, calibration, read_truth
 from mmldm.worlds.impacts.metrics import BUILDERS, METRICS
-from mmldm.worlds.impacts.table import TABLE_METRICS, calibration, impacts_report, markdown
+from mmldm.worlds.impacts.pairs import diversity
+from mmldm.worlds.impacts.sound import render_sound
+from mmldm.worlds.impacts.table import TABLE_METRICS, impacts_report, markdown
 
 HELD_OUT = 0.1
 """Share of a folder's clips that are held out, where CLIPS is no manifest."""
 LEAST_HELD_OUT, LEAST_TRAINING = 4, 12
+SEEDS = 4
+"""Sounds for one picture, for their diversity."""
+SEVERAL = TaskSet("video-to-audio, several seeds", "samples-v2a-seeds", "frames")
 
 
 def main() -> None:
@@ -53,6 +69,9 @@ def main() -> None:
     parser.add_argument("source", type=Path, metavar="CLIPS", help="folder or manifest.jsonl")
     parser.add_argument("model", nargs="?", type=Path, default=BUNDLED)
     parser.add_argument("--clips", type=int, default=500, help="per task")
+    parser.add_argument(
+        "--pictures", type=int, default=12, help="given to several seeds each; 0: none"
+    )
     parser.add_argument("--quality", help="best, balanced, fast; default: the model's")
     parser.add_argument("--guidance", type=float, help="default: the quality's")
     parser.add_argument("--steps", type=int, help="default: the quality's")
@@ -102,6 +121,20 @@ def main() -> None:
         sides = finder.model_sides(
             pipeline, options.model, known, list(TASK_SETS), options.clips, settings
         )
+        variety = {}
+        if options.pictures > 1:
+            some = taken(known.real, spread(options.pictures, len(known.real.clips)))
+            write_samples(
+                pipeline,
+                model_sha256(options.model),
+                out / SEVERAL.folder,
+                SEEDS * len(some.clips),
+                line,
+                SEVERAL,
+                some,
+                settings,
+            )
+            variety = diversities(out / SEVERAL.folder, some, real, spec)
         chosen = choose(TABLE_METRICS, spec.fps, further=METRICS)
         measures = build_measures(
             [metric.measure for metric in chosen],
@@ -114,12 +147,13 @@ def main() -> None:
         found = evaluate(sides, chosen, measures, rules, cache, options.workers, line)
 
     heard = found.sets["real"]
-    truths = [true_impacts(Path(real.origin) / clip.file) for clip in heard.clips.clips]
+    truths = [truth_of(clip, real, spec) for clip in heard.clips.clips]
     report = {
         "model": options.model.name,
         "clips": options.clips,
-        **impacts_report(found, unseen, classifiers.class_names),
-        "calibration": calibration(heard.findings["impacts"], truths),
+        **impacts_report(found, unseen, classifiers.class_names, rules, originals_of(sides)),
+        "calibration": calibration(heard.findings["impacts"], truths, spec.sample_rate),
+        "diversity": variety,
         "reconstruction": closeness(sides, spec),
     }
     text = markdown(report)
@@ -154,6 +188,45 @@ def trained_or_kept(
     if set(kept.class_names) != {clip.class_name for clip in clips.clips}:
         raise UserError(f"{folder} holds classifiers of {', '.join(kept.class_names)}")
     return kept
+
+
+def truth_of(clip: ClipSource, clips: ClipSet, spec: ClipSpec) -> Truth:
+    """What is true of a rendered clip, in the window that is read of it."""
+    return read_truth(Path(clips.origin) / clip.file, clip.start, spec.duration)
+
+
+def originals_of(sides: Sides) -> dict[str, dict[str, str]]:
+    """By set whose hits should sound as those of real clips: the real clip's name of each of its files."""
+    real = sides.known.real.clips
+    task = TASK_SETS["v2a"].name
+    count = len(sides.generated[task].clips)
+    return {
+        "reconstruction": {reconstruction_file(clip): clip.name for clip in real},
+        task: {sample_file(seed): real[seed % len(real)].name for seed in range(count)},
+    }
+
+
+def diversities(
+    folder: Path, given: ClipSet, real: ClipSet, spec: ClipSpec
+) -> dict[str, dict[str, float]]:
+    """How different the sounds of several seeds are, beside sounds of the same hits struck anew."""
+    count = len(given.clips)
+    audio_image = AudioImage(spec)
+    made, true = [], []
+    for number, clip in enumerate(given.clips):
+        files = (folder / sample_file(number + count * k) for k in range(SEEDS))
+        made.append(torch.stack([read_clip(file, 0.0, spec).waveform for file in files]))
+        # Another contact noise is all that differs between two sounds of the same hits.
+        truth = truth_of(clip, real, spec)
+        sounds = (
+            render_sound(truth.balls, truth.impacts, spec, np.random.default_rng([number, k]))
+            for k in range(SEEDS)
+        )
+        true.append(torch.stack([torch.from_numpy(sound) for sound in sounds]))
+    return {
+        name: diversity(torch.stack([audio_image.decibels(sounds) for sounds in group]))
+        for name, group in (("real", true), ("video-to-audio", made))
+    }
 
 
 def closeness(sides: Sides, spec: ClipSpec) -> dict[str, Any]:

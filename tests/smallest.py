@@ -56,6 +56,7 @@ def smallest_recipe(steps: int = 6, critic: bool = True, paper_form: bool = Fals
     base["autoencoder"]["target_frames"] = 2
     base["autoencoder"]["loss"]["conditioning_dropout"] = 0.1
     base["generator"]["model"].update(width=32, depth=2, heads=2)
+    base["generator"]["known_slots"] = None
     if paper_form:
         model = base["autoencoder"]["model"]
         model["audio_encoder_config"].update(latent_shape=[4, 1, 4, 4], time_axis="frames")

@@ -75,11 +75,13 @@ def test_model_index_names_the_pinned_module_paths(folder: RunFolder) -> None:
         "student": [None, None],
         "student_scheduler": [None, None],
         "class_names": ["glass", "wood"],
+        "class_shares": index["class_shares"],
     }
     assert {key for key in index if not isinstance(index[key], list)} == {
         "_class_name", "_diffusers_version", "clip_spec", "decoder_steps", "guidance_scale",
         "num_inference_steps", "default_quality", "quality_rows", "known_slots", "outliers",
     }  # fmt: skip
+    assert sum(index["class_shares"]) == 4 and len(index["class_shares"]) == 2  # of training clips
     assert index["outliers"] is None  # of six clips
     assert set(index["clip_spec"]) == {
         "num_frames", "fps", "height", "width", "sample_rate", "spectrogram",

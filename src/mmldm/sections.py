@@ -302,6 +302,13 @@ class VocoderLoss(Section):
     """Of the log-mel error in dB."""
     mel_noise: float = Field(0.0, ge=0)
     """Standard deviation in dB of noise on the spectrogram it reads: a decoded one is never exact."""
+    decoded: float = Field(0.0, ge=0, le=1)
+    """Share of rows that read the spectrogram as the image VAE gives it back, and an autoencoder where
+    there is one; what they are to sound like is the true sound."""
+    adversarial: float = Field(0.0, ge=0)
+    """Of the critic's term. At 1 it pulls a sound as hard as the other terms do."""
+    feature_matching: float = Field(1.0, ge=0)
+    """Of the distance of what the critic's layers see, inside the critic's term."""
 
 
 class VocoderConfig(Section):
@@ -311,7 +318,13 @@ class VocoderConfig(Section):
     spectrogram: SpectrogramSpec | None = None
     """What a pretrained one was trained on; None: what the clips' audio images hold."""
     model: dict[str, Any] | None = None
+    image_vae: str | None = None
+    """That `loss.decoded` rows pass through; None: this run's own."""
+    autoencoder: str | None = None
+    """Of that VAE's latents, the same; None: this run's own where its job is finished and `image_vae` is
+    None, else none."""
     loss: VocoderLoss = VocoderLoss()
+    critic: PatchCriticConfig | None = None
     train: MediaTrainConfig | None = None
 
     @model_validator(mode="after")
@@ -322,6 +335,10 @@ class VocoderConfig(Section):
             raise ValueError("a model needs a train section; a pretrained vocoder is used as it is")
         if self.model is not None and self.spectrogram is not None:
             raise ValueError("spectrogram describes a pretrained vocoder; a model reads the clips'")
+        if (self.loss.adversarial > 0) != (self.critic is not None):
+            raise ValueError("loss.adversarial above 0 and a critic section belong together")
+        if not self.loss.decoded and (self.image_vae or self.autoencoder):
+            raise ValueError("image_vae and autoencoder are for rows of loss.decoded, which is 0")
         return self
 
 

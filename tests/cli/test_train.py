@@ -228,7 +228,7 @@ def test_chosen_recipe_is_printed_for_the_clips_and_the_time(
         out = mmldm("train", long_enough, *words).succeeded()
         chosen = yaml.safe_load(out.partition(f"{long_enough}: 4 media files")[0])
         steps.append(chosen["generator"]["train"]["steps"])
-    assert steps == [round(60 * minutes * 0.4 / 0.25) for minutes in (10, 40)]
+    assert steps == [round(60 * minutes * 0.4 / 0.5) for minutes in (10, 40)]
     assert "too_short" in mmldm("train", clip_folder, "--dry-run").complaint()
 
 

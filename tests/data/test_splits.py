@@ -106,3 +106,10 @@ def test_every_class_keeps_a_training_clip_when_recordings_are_drawn(seed: int) 
 
 def test_things_that_share_marks_are_joined_through_others() -> None:
     assert joined([["a"], ["b"], None, ["b", "c"], [], ["a", "c"]]) == [[0, 1, 3, 5], [4]]
+
+
+def test_folder_of_sounds_alone_holds_some_out() -> None:
+    sounds = [entry(f"{i}.wav", has_video=False) for i in range(20)]
+    assert set(sides(sounds).values()) == {"train", "held_out"}
+    beside_a_film = sides([*sounds, entry("film.mp4")])
+    assert {beside_a_film[f"{i}.wav"] for i in range(20)} == {"train"}

@@ -392,8 +392,26 @@ def test_hostile_and_damaged_sources_are_sentences_or_what_can_be_read(
     with FilmWriter(tmp_path / "b.mp4", sample_rate=RATE, given=Given("video", cut)) as film:
         film.add(waveform=torch.zeros(RATE))
     assert streams(tmp_path / "b.mp4")["video"][1] > 0
+    with (
+        pytest.raises(MediaError, match="changes midway"),
+        FilmWriter(
+            tmp_path / "d.mp4",
+            sample_rate=RATE,
+            given=Given("video", made / "size_and_rate_change_midstream.ts"),
+        ) as film,
+    ):
+        film.add(waveform=torch.zeros(RATE))
     with pytest.raises(MediaError, match="NaN"):
         film_with_sound(tmp_path / "c.mp4", Given("audio", made / "nan_inf_float_audio.mkv"))
+
+
+@pytest.mark.parametrize("name", ["a.wav", "a.m4a"])
+def test_a_start_beyond_the_end_is_a_sentence(
+    tmp_path: Path, sound_file: Callable[[str], Path], name: str
+) -> None:
+    with pytest.raises(MediaError, match="ends before the film begins"):
+        film_with_sound(tmp_path / "a.mp4", Given("audio", sound_file(name), start=4.0))
+    assert not (tmp_path / "a.mp4").exists()
 
 
 def test_both_modalities_cannot_be_given_and_made(tmp_path: Path) -> None:

@@ -1,7 +1,12 @@
 import pytest
 import torch
 
-from mmldm.models.discriminator import PatchDiscriminator, TupleDiscriminator, tuples
+from mmldm.models.discriminator import (
+    PatchDiscriminator,
+    SpectrogramDiscriminator,
+    TupleDiscriminator,
+    tuples,
+)
 
 TINY = {"channels": 8, "multipliers": (1, 2, 2), "attention_levels": (1, 2), "patch_size": 2}
 
@@ -86,7 +91,54 @@ def test_patch_scores_see_their_surroundings_alone():
     scores = critic(images)
     assert scores.shape == (2, 1, 16, 8)
     changed = images.clone()
-    changed[:, :, :4, :4] += 1
+    changed[:, :, :3, :3] += 1
     moved = (critic(changed) != scores)[:, 0]
     assert moved[:, :3, :3].all() and not moved[:, 3:].any() and not moved[:, :, 3:].any()
     torch.testing.assert_close(critic(images[1:]), scores[1:])
+
+
+WINDOWS = (256, 64)
+
+
+def spectrogram_critic() -> SpectrogramDiscriminator:
+    torch.manual_seed(0)
+    return SpectrogramDiscriminator(WINDOWS, channels=8, depth=3)
+
+
+def test_every_resolution_has_its_patches_and_a_sound_is_scored_alone():
+    critic = spectrogram_critic()
+    sounds = 0.1 * torch.randn(3, 1600, generator=torch.Generator().manual_seed(0))
+    maps = critic.maps(sounds)
+    # Quarter windows apart, three halvings of window / 2 + 1 frequencies.
+    counts = [(1600 // (size // 4) + 1) * (size // 16 + 1) for size in WINDOWS]
+    assert [m[-1].shape[1] for m in maps] == counts
+    assert critic(sounds).shape == (3, sum(counts))
+    alone = torch.cat([critic(sound[None]) for sound in sounds])
+    assert torch.allclose(critic(sounds), alone, atol=1e-4)
+
+
+def test_silence_has_a_score_and_a_gradient():
+    silence = torch.zeros(1, 1600, requires_grad=True)
+    spectrogram_critic()(silence).sum().backward()
+    assert silence.grad.isfinite().all()
+
+
+def test_spectrogram_critic_learns_to_tell_a_hit_from_a_smeared_one():
+    critic, generator = spectrogram_critic(), torch.Generator().manual_seed(0)
+    optimizer = torch.optim.AdamW(critic.parameters(), lr=3e-3)
+    decay = torch.exp(-torch.arange(800) / 60)
+
+    def hits() -> tuple[torch.Tensor, torch.Tensor]:
+        noise = 0.3 * torch.randn(4, 800, generator=generator)
+        sharp = torch.cat([torch.zeros(4, 800), noise * decay], dim=1)
+        # The same energy, with a crescendo of 10 ms before it.
+        return sharp, 0.7 * (sharp + sharp.flip(1).roll(1, 1))
+
+    for _ in range(30):
+        real, fake = hits()
+        loss = torch.relu(1 - critic(real)).mean() + torch.relu(1 + critic(fake)).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    real, fake = hits()
+    assert (critic(real).mean(1) > critic(fake).mean(1)).all()

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from mmldm.errors import UserError
-from mmldm.pipelines.request import class_indices, clip_count, clip_seeds
+from mmldm.pipelines.request import clip_count
+from mmldm.pipelines.seeds import class_indices, clip_seeds, spread_classes
 
 
 def test_number_of_clips_is_asked_for_or_one_per_given_clip_or_four():
@@ -46,7 +47,7 @@ def test_unseeded_requests_differ_and_follow_the_global_seed():
         ({"num_samples": 0}, "at least 1"),
         ({"seed": [1, 2]}, "2 seeds or generators for 4 clips"),
         ({"seed": 1, "generator": torch.Generator()}, "not both"),
-        ({"audio": torch.zeros(5)}, r"\(5,\)"),
+        ({"audio": torch.zeros(5)}, "5 samples lasts .* and a frame"),
         ({"audio": torch.full((6400,), float("nan"))}, "finite"),
         ({"frames": torch.zeros(8, 3, 32, 32)}, "uint8"),
         ({"frames": torch.zeros(8, 3, 16, 16, dtype=torch.uint8)}, r"\(8, 3, 16, 16\)"),
@@ -66,3 +67,17 @@ def test_a_request_that_does_not_fit_is_answered_with_a_sentence(pipeline, reque
 def test_audio_and_frames_together_are_refused(pipeline, waveforms, frames):
     with pytest.raises(UserError, match="nothing is left to generate"):
         pipeline(audio=waveforms[0], frames=frames[0])
+
+
+def test_seeds_in_a_row_have_classes_by_their_shares_and_each_its_own():
+    even = spread_classes(range(1000), [1.0] * 6)
+    counts = torch.bincount(even, minlength=6)
+    assert counts.max() - counts.min() <= 4
+    assert len(set(spread_classes(range(4), [1] * 6).tolist())) == 4
+    # Wherever one starts, at the ends of what a seed may be, too.
+    for first in (12345, 2**63, 2**64 - 600):
+        skewed = spread_classes(range(first, first + 600), [3, 2, 1])
+        assert (
+            torch.bincount(skewed, minlength=3) - torch.tensor([300, 200, 100])
+        ).abs().max() <= 4
+    assert torch.equal(spread_classes([7, 3], [1] * 6), torch.stack([even[7], even[3]]))

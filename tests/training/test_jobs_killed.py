@@ -39,6 +39,10 @@ SHARP = (
     "--set", "vae.loss.perceptual=0.5", "--set", "vae.loss.adversarial=0.5",
     "--set", "vae.critic={start_step: 1, learning_rate: 0.001, model: {channels: 8}}",
 )  # fmt: skip
+VOICED = (
+    "--set", "vocoder.loss={adversarial: 0.5, decoded: 0.5}",
+    "--set", "vocoder.critic={start_step: 1, learning_rate: 0.001, model: {channels: 4}}",
+)  # fmt: skip
 DISTILLED = {"generator": ("generator_2", "steps=[2]"), "decoder": ("decoder_1", "steps=[1]")}
 
 
@@ -73,7 +77,9 @@ def distilling(part: str, folder: Path, *settings: str) -> tuple[str, ...]:
 
 
 @pytest.mark.parametrize(
-    ("job", "terms"), [*((job, ()) for job in JOBS), ("vae", SHARP)], ids=[*JOBS, "vae with critic"]
+    ("job", "terms"),
+    [*((job, ()) for job in JOBS), ("vae", SHARP), ("vocoder", VOICED)],
+    ids=[*JOBS, "vae with critic", "vocoder with critic and decoded rows"],
 )
 def test_real_job_killed_and_resumed_equals_the_unbroken_run(
     job: str, terms: tuple[str, ...], finished: Run, tmp_path: Path

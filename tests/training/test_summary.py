@@ -1,5 +1,7 @@
 """The numbers of a dry run are those of the real parts."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -16,6 +18,8 @@ from mmldm.types import AV
 from ..smallest import smallest_recipe
 
 pytestmark = pytest.mark.slow
+
+CRITIC = {"start_step": 1, "learning_rate": 1e-3}
 
 
 def changed(recipe: RunConfig, job: str, **sections: object) -> RunConfig:
@@ -117,3 +121,22 @@ def test_faulty_section_is_named() -> None:
     faulty = changed(recipe, "vae", model={**(recipe.vae.model or {}), "latent_channels": 0})
     with pytest.raises(UserError, match="vae.model: no network can be built"):
         summarise(faulty, 2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"critic": {**CRITIC, "model": {"patch_size": 3}}}, r"vae.critic.model: no network"),
+        ({"critic": {**CRITIC, "model": {"patchsize": 3}}}, r"vae.critic.model.patchsize: unknown"),
+        ({"features": "/nowhere"}, r"SqueezeNet needs its weights.*/nowhere"),
+    ],
+)
+def test_what_sharpens_the_image_vae_is_refused_before_its_job_starts(
+    changes: dict[str, Any], message: str
+) -> None:
+    base = smallest_recipe().model_dump(mode="json")
+    base["vae"].update(loss={"perceptual": 1.0, "adversarial": 1.0}, critic=CRITIC)
+    summarise(RunConfig.model_validate(base), 2)
+    base["vae"].update(changes)
+    with pytest.raises(UserError, match=message):
+        summarise(RunConfig.model_validate(base), 2)

@@ -71,7 +71,7 @@ def extend(
             quality=quality,
             seed=seed,
             batch_size=BATCH,
-            progress=line,
+            progress=line.brief,
         )
         films = Films(out, f"extended_{clip.stem}_{seed}", spec)
         films.write(made)
@@ -107,7 +107,7 @@ def retake(
             quality=quality,
             seed=seed,
             batch_size=BATCH,
-            progress=line,
+            progress=line.brief,
         )
         films = Films(out, f"retaken_{clip.stem}_{seed}", pipeline.clip_spec)
         films.write((i, [taken]) for i, taken in enumerate(made.clips))

@@ -118,7 +118,7 @@ def generate(
             source = GivenFile(given, "audio" if audio else "video", spec, start, seconds)
             source.say_what_is_used()
             parts = source.parts(
-                lambda read, claimed: line("seconds read", int(read), int(claimed))
+                lambda read, claimed: line.brief("seconds read", int(read), int(claimed))
             )
             watch = Watch(pipeline.outlier_distances, "audio" if audio else "video", spec.duration)
             asked = (
@@ -142,7 +142,7 @@ def generate(
             num_inference_steps=steps,
             decoder_steps=decoder_steps,
             scheduler=scheduler,
-            progress=line,
+            progress=line.brief,
         )
         films = Films(out, name, spec, source, keep_original=not at_model_rate)
         films.write(pieces)
@@ -150,7 +150,13 @@ def generate(
     # What is given may be unlike all that the model knows: it is used all the same, and that is said.
     if source is not None:
         source.say(watch.sentences(source.path.name))
-    titles = [f"{', '.join(words)}, seed {seed + i}" for i in range(num_samples)]
+    seeds = range(seed, seed + num_samples)
+    drawn = pipeline.drawn_classes(seeds) if task == "joint" and class_name is None else None
+    # A class that was not asked for is the seed's.
+    kinds = [
+        "" if drawn is None else f", {pipeline.class_names[drawn[i]]}" for i in range(len(seeds))
+    ]
+    titles = [f"{', '.join(words)}{kinds[i]}, seed {seed + i}" for i in range(num_samples)]
     sheet = films.save_sheet(titles)
     for file in films.files:
         typer.echo(file)

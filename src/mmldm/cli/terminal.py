@@ -99,6 +99,11 @@ class ProgressLine:
             self.console.print(Text(f"{what} {done}/{total}"), soft_wrap=True)
             self._said = time.monotonic()
 
+    def brief(self, what: str, done: int, total: int) -> None:
+        """The same without the plain line at the end: work that is over soon leaves no line in a log."""
+        if self.console.is_terminal or done < total:
+            self(what, done, total)
+
     def _show(self, what: str, done: int, total: int) -> None:
         # Other work gets a bar of its own.
         if self._bar is None or what != self._what:

@@ -95,6 +95,7 @@ def train(
     from mmldm.training.run_clips import claim, find_manifest
     from mmldm.training.summary import summarise
 
+    silence_diffusers()
     # The recipe, if there is one already. Until one is chosen for the clips, the tiny one says how to look at
     # them.
     folder = RunFolder(out)
@@ -129,6 +130,7 @@ def train(
                 moved_to=None if data is None else str(data),
                 rescan=rescan,
                 keep=not dry_run,
+                sound_only=target == "vocoder",
             )
             chosen = settings or choose_recipe(manifest, process.device, minutes, changes)
             if one_job and target not in jobs_of(chosen):

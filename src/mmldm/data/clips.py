@@ -93,7 +93,7 @@ class WindowDataset:
 def held_out_windows(
     manifest: Manifest, spec: ClipSpec, seed: int, count: int
 ) -> tuple[WindowBatch, dict[str, str]]:
-    """At most `count` held-out clips that have both sound and picture, one window of each.
+    """At most `count` held-out clips of those of a manifest, one window of each.
 
     They are spread over the manifest, so that every class is looked at. A run that holds nothing
     out looks at training clips.
@@ -106,7 +106,7 @@ def held_out_windows(
     """
     # At the starts of epoch 0: the same windows each time.
     split: Split = "held_out" if manifest.split("held_out") else "train"
-    dataset = WindowDataset(manifest.complete, spec, split, seed)
+    dataset = WindowDataset(manifest, spec, split, seed)
     read = [dataset[(0, i)] for i in spread(count, len(dataset))]
     failures = {item.file: item.reason for item in read if isinstance(item, Failed)}
     items = [item for item in read if not isinstance(item, Failed)]

@@ -132,6 +132,12 @@ class Manifest(BaseModel):
         entries = tuple(entry for entry in self.entries if entry.complete)
         return self.model_copy(update={"entries": entries})
 
+    @property
+    def sounding(self) -> Manifest:
+        """Without the files that lack sound."""
+        entries = tuple(entry for entry in self.entries if entry.has_audio)
+        return self.model_copy(update={"entries": entries})
+
     def file(self, entry: Entry) -> Path:
         """Where the entry's file is, to read it; a process reads its content once to see that it is the same.
 

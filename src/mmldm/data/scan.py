@@ -195,7 +195,12 @@ def _measured_entry(
     del info["path"], info["num_frames"]
     info |= {name: info[f"{name[4:]}_codec"] is not None for name in ("has_audio", "has_video")}
     reason: str | None = None
-    if info["duration"] < spec.duration - TOLERANCE:
+    is_short = info["duration"] < spec.duration - TOLERANCE
+    if is_short and not info["has_video"] and not info["decode_errors"]:
+        # A sound ends in silence anyway; a picture would have to stand still.
+        said = f"{info['duration']:.2f} s of sound, continued with silence"
+        note, is_short = "; ".join(filter(None, [note, said])), False
+    if is_short:
         reason = "corrupt" if info["decode_errors"] else "too_short"
         note = f"{info['duration']:.2f} s can be used, a clip needs {spec.duration:g} s"
     elif skip_silent and (info["silent_share"] or 0) >= SILENT_SHARE:

@@ -23,7 +23,7 @@ def assign_splits(entries: Sequence[Entry], held_out: float, seed: int) -> list[
     to the held-out side, if they stand on both. A training entry whose content is held out is skipped.
 
     Every class keeps a training clip, and from four clips on at least one is held out. What lacks
-    sound or picture trains, because held-out clips are for measuring.
+    sound or picture trains, as held-out clips are for measuring; unless all do, as in a folder of sounds.
     """
     entries = _without_copies(entries)
     units = together(entries)
@@ -31,6 +31,7 @@ def assign_splits(entries: Sequence[Entry], held_out: float, seed: int) -> list[
     # Who has a side already: by the data set, by what belongs to it, or for lack of sound or picture.
     sides: dict[int, Split] = {}
     drawn: list[list[int]] = []
+    any_complete = any(entries[i].complete for unit in units for i in unit)
     for unit in units:
         stated = {entries[i].split for i in unit} - {None}
         if stated:
@@ -38,7 +39,8 @@ def assign_splits(entries: Sequence[Entry], held_out: float, seed: int) -> list[
             sides |= {i: entries[i].split or side for i in unit}
         else:
             sides |= dict.fromkeys(unit, "train")
-            drawn += [unit] if all(entries[i].complete for i in unit) else []
+            may_draw = not any_complete or all(entries[i].complete for i in unit)
+            drawn += [unit] if may_draw else []
 
     # The others draw.
     draws = {unit[0]: draw(_name([entries[i] for i in unit]), seed) for unit in drawn}

@@ -84,6 +84,7 @@ class Events(Measure):
     """Times in seconds of onsets (N,), of peaks (M,) and rests (K,) of motion; see `events`."""
 
     name = "events"
+    identity = "onsets to a sample"
 
     def __call__(self, clips: Sequence[Clip]) -> list[Findings]:
         return [

@@ -22,11 +22,12 @@ class Protocol(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
-    version: int = 2
+    version: int = 3
     """Rises when the same clips get other numbers.
 
     In version 1 each frame was the last one shown by its instant; since 2 it is the nearest, and windows
-    begin at source frames.
+    begin at source frames. Since 3 onsets are timed to a sample where they were to 5 ms, and impacts are
+    where arcs of flight meet.
     """
     spec: ClipSpec
     """Frames, rates and the size all pictures are brought to, before networks bring them to their own."""

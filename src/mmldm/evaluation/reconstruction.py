@@ -26,6 +26,10 @@ WINDOWS = (1024, 512, 256, 128)
 """In samples; each moves on by a quarter."""
 QUIET = 1e-4
 """Magnitude (of a full-scale sine: 1) below which logarithms level off."""
+QUIET_RANGE = 20.0
+"""dB above the floor of the log-mel levels up to which a cell counts as quiet: tails and room."""
+BELOW = 30.0
+"""dB below that floor that are told apart."""
 
 
 class Fidelity(NamedTuple):
@@ -62,6 +66,22 @@ def mel_error(waveform: Tensor, reference: Tensor, audio_image: AudioImage) -> T
     """Mean absolute difference (B,) in dB of the log-mel levels of waveforms (B,S)."""
     levels, wanted = audio_image.decibels(waveform), audio_image.decibels(reference)
     return (levels - wanted).abs().flatten(1).mean(1)
+
+
+def quiet_difference(waveform: Tensor, reference: Tensor, audio_image: AudioImage) -> Tensor:
+    """How much louder than a reference (B,S) a waveform (B,S) is where that is quiet, in dB, (B,).
+
+    Mean over cells whose log-mel level in the reference is up to QUIET_RANGE above the floor; NaN where there
+    is none. A gate makes it negative, hiss positive.
+    """
+    floor = audio_image.spec.spectrogram.db_min
+    # Below the floor, too, or what a gate takes away would be cut off.
+    levels, wanted = (
+        20 * torch.log10(audio_image.mel(sound).clamp(min=10 ** ((floor - BELOW) / 20)))
+        for sound in (waveform, reference)
+    )
+    quiet = (wanted > floor) & (wanted < floor + QUIET_RANGE)
+    return ((levels - wanted) * quiet).flatten(1).sum(1) / quiet.flatten(1).sum(1)
 
 
 def spectral_distance(waveform: Tensor, reference: Tensor) -> SpectralDistance:

@@ -46,6 +46,7 @@ class ClipSource:
         read: Gives the clip; raises MediaError where it cannot be read.
         content: The sha256 of the file; None where it is of no file.
         group: The recording that the file is a part of, where that is known.
+        start: Of the window in the file, in seconds.
     """
 
     name: str
@@ -55,6 +56,7 @@ class ClipSource:
     read: Callable[[ClipSpec], Clip]
     content: str | None = None
     group: str | None = None
+    start: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -227,6 +229,7 @@ def clip_set(
             read=partial(read_clip, manifest.root / entry.path, start),
             content=contents[entry.path],
             group=entry.group,
+            start=start,
         )
         for entry, start in chosen
         if entry.path in contents

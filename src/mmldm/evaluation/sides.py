@@ -171,7 +171,7 @@ class Finder:
             # What is given keeps its class.
             given = known.real.clips if task.given else ()
             classes = {
-                _sample(folder, seed).name: given[seed % len(given)].class_name
+                sample_file(seed): given[seed % len(given)].class_name
                 for seed in range(count if given else 0)
             }
             generated[task.name] = _in_classes(self._folder(task.name, folder), classes)
@@ -243,11 +243,11 @@ def write_samples(
         ).hexdigest()
     # A folder holds clips of one origin; seeds that are there are not made again.
     _claim(folder, owner)
-    if _sample(folder, count).is_file():
+    if (folder / sample_file(count)).is_file():
         raise UserError(
             f"{folder} holds more than {count} samples; name another --out, or ask for them"
         )
-    missing = [seed for seed in range(count) if not _sample(folder, seed).is_file()]
+    missing = [seed for seed in range(count) if not (folder / sample_file(seed)).is_file()]
     for start in range(0, len(missing), BATCH):
         seeds = missing[start : start + BATCH]
         progress(task.folder, count - len(missing) + start, count)
@@ -263,7 +263,7 @@ def write_samples(
             num_samples=len(seeds), seed=seeds, batch_size=BATCH, **given, **(settings or {})
         )
         for seed, clip in zip(seeds, made.clips, strict=True):
-            clip.save(_sample(folder, seed))
+            clip.save(folder / sample_file(seed))
     progress(task.folder, count, count)
 
 
@@ -294,8 +294,9 @@ def write_reconstructions(
     progress("reconstructions", len(clips.clips), len(clips.clips))
 
 
-def _sample(folder: Path, seed: int) -> Path:
-    return folder / f"{seed:06d}.mp4"
+def sample_file(seed: int) -> str:
+    """Name of the file that holds the sample of a seed."""
+    return f"{seed:06d}.mp4"
 
 
 def reconstruction_file(clip: ClipSource) -> str:

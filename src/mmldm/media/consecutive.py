@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mmldm.media.clock import NOTED_LAG, Beginning
+from mmldm.media.clock import NOTED_LAG, TOLERANCE, Beginning
 from mmldm.media.container import AUDIO_FORMATS, VIDEO_FORMATS, Limits
 from mmldm.media.decoding import MediaFile
 from mmldm.media.picture import FrameConverter, Picture
@@ -50,7 +50,8 @@ class ConsecutiveWindows:
     """The windows of a file from `start` to its end, or for some seconds; iterate once.
 
     The last window may outlast the file, and a file shorter than one window gives one: the last frame and
-    silence fill it. Where picture and sound are both wanted, the longer one counts.
+    silence fill it. The file may outlast the last window by 20 ms, which are left out. Where picture and
+    sound are both wanted, the longer one counts.
 
     Args:
         path: Of a video; of a sound file, where the picture is not wanted.
@@ -157,9 +158,12 @@ class ConsecutiveWindows:
             line.finish()
         read = max(line.end for line in lines)
         self.length = read if self._seconds is None else min(read, self._seconds)
-        while self._is_wanted(index) and (index == 0 or self._ends(index - 1) < self.length - 1e-6):
+        while self._is_wanted(index) and (
+            index == 0 or self._ends(index - 1) < self.length - TOLERANCE
+        ):
             yield self._window(index, pictures, sounds, max(0.0, self._ends(index) - read))
             index += 1
+        self.length = min(self.length, self._ends(index - 1))
         self._note_what_is_missing(media, pictures, sounds)
 
     def _first(self, index: int) -> int:
@@ -172,7 +176,9 @@ class ConsecutiveWindows:
 
     def _is_wanted(self, index: int) -> bool:
         """Whether the windows before end before what is wanted does."""
-        return index == 0 or self._seconds is None or self._ends(index - 1) < self._seconds - 1e-6
+        return (
+            index == 0 or self._seconds is None or self._ends(index - 1) < self._seconds - TOLERANCE
+        )
 
     def _window(
         self,

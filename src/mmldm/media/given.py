@@ -17,6 +17,7 @@ from av.audio.stream import AudioStream
 from av.container import OutputContainer
 from av.video.stream import VideoStream
 
+from mmldm.errors import MediaError
 from mmldm.media.clock import Beginning
 from mmldm.media.container import Limits
 from mmldm.media.decoding import MediaFile
@@ -102,6 +103,27 @@ class GivenTrack(Generic[Kind]):
     def encoded(self, output: OutputContainer, reason: str) -> Iterator[float]:
         """As `copied`, with packets made anew, and says the reason."""
         raise NotImplementedError
+
+    def mux(self, output: OutputContainer, packet: av.Packet) -> None:
+        """Writes a packet of the file.
+
+        Raises:
+            MediaError: `corrupt`: mp4 does not take it.
+        """
+        try:
+            output.mux(packet)
+        except (av.ArgumentError, av.InvalidDataError) as error:
+            raise MediaError(
+                "corrupt",
+                f"{self.media.path} is damaged or changes midway, and cannot be copied; re-encode it",
+            ) from error
+
+    def ends_before(self, what: str) -> MediaError:
+        """The refusal of a file whose sound or picture is over before the film begins."""
+        return MediaError(
+            "too_short",
+            f"the {what} of {self.media.path} ends before the film begins; start earlier",
+        )
 
     def packets(self) -> Iterator[av.Packet]:
         """Those of the stream, up to where the file can be read."""

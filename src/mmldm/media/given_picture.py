@@ -14,7 +14,6 @@ import torch
 from av.container import OutputContainer
 from av.video.stream import VideoStream
 
-from mmldm.errors import MediaError
 from mmldm.media.clock import TIE
 from mmldm.media.encoders import PictureEncoder
 from mmldm.media.given import GivenTrack
@@ -85,7 +84,7 @@ class GivenPicture(GivenTrack[VideoStream]):
                 continue
             last, latest = min(decoded, shown), max(latest, shown)
             packet.pts, packet.dts, packet.stream = shown, last, copy
-            output.mux(packet)
+            self.mux(output, packet)
             yield last * tick
         # Later pictures are decoded before earlier ones that need them.
         if latest >= over:
@@ -99,10 +98,7 @@ class GivenPicture(GivenTrack[VideoStream]):
         pictures = self._decoded()
         first = next(pictures, None)
         if first is None:
-            raise MediaError(
-                "too_short",
-                f"the picture of {self.media.path} ends before the film begins; start earlier",
-            )
+            raise self.ends_before("picture")
         width, height = first[1].upright_size
         converter = FrameConverter(self.media.path, height, width, self.media.limits)
         rate = Fraction(1 / self.beginning.clock.nominal).limit_denominator(1001)

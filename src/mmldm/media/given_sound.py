@@ -15,7 +15,6 @@ import numpy as np
 from av.audio.stream import AudioStream
 from av.container import OutputContainer
 
-from mmldm.errors import MediaError
 from mmldm.media.clock import TIE
 from mmldm.media.encoders import AAC_RATES, SoundEncoder
 from mmldm.media.given import GivenTrack
@@ -67,7 +66,7 @@ class GivenSound(GivenTrack[AudioStream]):
         written = -math.inf
         for position, packet in self._laid(rate):
             if position >= over:
-                return
+                break
             # Times must rise: of packets that overlap for good, those that come too late are left out.
             if position <= written:
                 continue
@@ -76,18 +75,17 @@ class GivenSound(GivenTrack[AudioStream]):
             packet.stream, packet.time_base = copy, Fraction(1, rate)
             packet.pts = packet.dts = position
             packet.duration = max(1, int(min(length, over - position)))
-            output.mux(packet)
+            self.mux(output, packet)
             yield position / rate
+        if written == -math.inf:
+            raise self.ends_before("sound")
 
     def encoded(self, output: OutputContainer, reason: str) -> Iterator[float]:
         """As `GivenTrack.encoded`: with all its channels, as AAC."""
         sounds = self._decoded()
         first = next(sounds, None)
         if first is None:
-            raise MediaError(
-                "too_short",
-                f"the sound of {self.media.path} ends before the film begins; start earlier",
-            )
+            raise self.ends_before("sound")
         # Channels stay as they are where AAC has them.
         count = len(first.channels)
         layout = self.stream.codec_context.layout.name
@@ -114,6 +112,8 @@ class GivenSound(GivenTrack[AudioStream]):
         else:
             for part in joined.finish():
                 encoder.add(_until(part, joined.count, over))
+        if not joined.count:
+            raise self.ends_before("sound")
         encoder.finish()
         self.said += self.media.notes
 

@@ -2,6 +2,7 @@
 
 images <audio image, frame i, frame j> (N,3,3,H,W) -> scores (N,)
 images (N,3,H,W) -> scores of patches (N,1,H/f,W/f), for the image VAE (Isola et al. 2017, "PatchGAN")
+waveforms (N,S) -> scores of patches of spectrograms (N,P), for the vocoder (Jang et al. 2021, "UnivNet")
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ from mmldm.models.layers import ResBlock, SelfAttention
 
 SLOTS = 3
 """Images of a tuple, stacked on the depth axis: audio image, earlier frame, later frame."""
+
+DETAIL_GAIN = 40.0
+"""Of what a mean of 3 x 3 pixels takes away."""
 
 
 class TupleDiscriminator(nn.Module):
@@ -71,7 +75,8 @@ class TupleDiscriminator(nn.Module):
 class PatchDiscriminator(nn.Module):
     """Judges small overlapping patches of an image: is it as sharp, and as grainy, as a real one?
 
-    It never convolves at full resolution: patches are folded into channels first. A score sees
+    It never convolves at full resolution: patches are folded into channels first. Fine details, whose
+    power is a thousandth of the rest's, go in amplified beside the image. A score sees about
     patch_size * (2 * len(multipliers) + 1) pixels each way; 28 by default.
 
     Args:
@@ -81,12 +86,12 @@ class PatchDiscriminator(nn.Module):
     """
 
     def __init__(
-        self, channels: int = 32, multipliers: Sequence[int] = (1, 2, 2), patch_size: int = 4
+        self, channels: int = 16, multipliers: Sequence[int] = (1, 2, 2), patch_size: int = 4
     ) -> None:
         super().__init__()
         # No norms: over an image they would tell a patch of the others, and hide how strong its grain is.
         layers: list[nn.Module] = [nn.PixelUnshuffle(patch_size)]
-        width = 3 * patch_size**2
+        width = 2 * 3 * patch_size**2
         for multiplier in multipliers:
             layers += [nn.Conv2d(width, channels * multiplier, 3, padding=1), nn.LeakyReLU(0.2)]
             width = channels * multiplier
@@ -94,8 +99,64 @@ class PatchDiscriminator(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (N,3,H,W) in [-1,1] -> scores (N,1,H/f,W/f), f the patch size; real is high."""
-        scores: Tensor = self.layers(images)
+        details = images - F.avg_pool2d(images, 3, 1, 1, count_include_pad=False)
+        scores: Tensor = self.layers(torch.cat([images, DETAIL_GAIN * details], dim=1))
         return scores
+
+
+class SpectrogramDiscriminator(nn.Module):
+    """Judges patches of a sound's log-magnitude spectrograms at several resolutions, each by its own layers.
+
+    Short windows see when an attack begins, and what was before it; long ones tell pitches apart.
+
+    Args:
+        windows: Samples of each resolution's window, which moves on by a quarter.
+        channels: Width of the layers.
+        depth: Layers of a resolution; each halves the frequencies.
+    """
+
+    def __init__(
+        self, windows: Sequence[int] = (1024, 256, 64), channels: int = 16, depth: int = 4
+    ) -> None:
+        super().__init__()
+        self.windows = tuple(windows)
+        stacks = []
+        for _ in self.windows:
+            # No norms, as in `PatchDiscriminator`.
+            layers: list[nn.Module] = []
+            for level in range(depth):
+                width = channels if level else 1
+                conv = nn.Conv2d(width, channels, (5, 3), stride=(2, 1), padding=(2, 1))
+                layers.append(nn.Sequential(conv, nn.LeakyReLU(0.2)))
+            stacks.append(nn.ModuleList([*layers, nn.Conv2d(channels, 1, 1)]))
+        self.stacks = nn.ModuleList(stacks)
+
+    def forward(self, waveforms: Tensor) -> Tensor:
+        """Waveforms (N,S) in [-1,1] -> scores (N,P), P patches of all resolutions; real is high."""
+        return torch.cat([maps[-1] for maps in self.maps(waveforms)], dim=1)
+
+    def maps(self, waveforms: Tensor) -> list[list[Tensor]]:
+        """Waveforms (N,S) -> for each resolution what its layers see (N,C,F',L), and its scores (N,P')."""
+        found = []
+        for size, stack in zip(self.windows, self.stacks, strict=True):
+            h = self._levels(waveforms, size)
+            maps: list[Tensor] = []
+            for layer in stack.children():
+                h = layer(h)
+                maps.append(h.float())
+            found.append([*maps[:-1], maps[-1].flatten(1)])
+        return found
+
+    @staticmethod
+    def _levels(waveforms: Tensor, size: int) -> Tensor:
+        """Log magnitudes (N,1,F,L) of waveforms (N,S): -1 is 100 dB below a full-scale sine, 1 that sine."""
+        window = torch.hann_window(size, device=waveforms.device)
+        spectrum = torch.stft(
+            waveforms.float(), size, size // 4, window=window, center=True, return_complex=True
+        )
+        power = (spectrum.real.square() + spectrum.imag.square()) * (2 / window.sum()) ** 2
+        # The floor is in the sum: the logarithm of nothing has no gradient.
+        return (0.2 * torch.log10(power + 1e-10) + 1)[:, None]
 
 
 def tuples(

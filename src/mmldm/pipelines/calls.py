@@ -6,6 +6,7 @@ Clip, seconds -> clips that go on; nothing -> pieces without an end; media <-> l
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal, cast, overload
 
 import torch
@@ -30,19 +31,18 @@ from mmldm.pipelines.request import (
     asked_for,
     checked_images,
     checked_windows,
-    clip_seeds,
     given_clips,
 )
 from mmldm.pipelines.rollout import Sampler
+from mmldm.pipelines.seeds import clip_seeds, spread_classes
 from mmldm.pipelines.settings import Qualities, Settings
 from mmldm.pipelines.tasks import (
     Task,
     extension,
-    from_given,
-    from_nothing,
     from_parts,
     retaking,
     rows_of,
+    whole_task,
 )
 from mmldm.types import AV, MODALITIES, ClipSpec, Progress
 
@@ -163,6 +163,8 @@ class Calls(FolderPipeline):
         """As `stream`, for several clips: those of a batch side by side, batch after batch.
 
         Args:
+            audio: As in `stream`: (S,), one per clip, or parts (s,).
+            frames: Likewise: (T,3,H,W), or parts (t,3,H,W).
             progress: Shows the sampler's steps, of all windows and batches; of clips that have an end.
 
         Yields:
@@ -170,8 +172,14 @@ class Calls(FolderPipeline):
         """
         parts = AV(audio, frames).map(lambda x: x if isinstance(x, Iterator) else None)
         whole = AV(audio, frames).map(lambda x: None if isinstance(x, Iterator) else x)
+        nothing = audio is None and frames is None and after is None
         asked, maker, callback = self._asked(
-            options, num_samples=num_samples, audio=whole.audio, frames=whole.video, seconds=seconds
+            options,
+            nothing,
+            num_samples=num_samples,
+            audio=whole.audio,
+            frames=whole.video,
+            seconds=seconds,
         )
         coder = maker.coder
         if after is not None:
@@ -205,6 +213,12 @@ class Calls(FolderPipeline):
         if progress is not None and decoding:
             progress("windows decoded", decoding, decoding)
         self.maybe_free_model_hooks()
+
+    def drawn_classes(self, seeds: Sequence[int]) -> Tensor | None:
+        """The classes, (B,) long, that clips of these seeds have if they are made from nothing and asked for
+        without a class; None: the generator chooses."""
+        shares = self.config.class_shares
+        return None if shares is None else spread_classes(seeds, shares)
 
     def settings(self, quality: str | None = None, **asked: Any) -> Settings:
         """What a call with these arguments samples with.
@@ -291,12 +305,13 @@ class Calls(FolderPipeline):
         )
 
     def _asked(
-        self, options: Mapping[str, Any], **asked: Any
+        self, options: Mapping[str, Any], draws_class: bool = False, **asked: Any
     ) -> tuple[Request, Maker, StepCallback | None]:
         """Arguments of a call, checked: what is asked for, and with what it is made.
 
         Args:
             options: What the person asked for by name.
+            draws_class: Whether the clips are made from nothing: without a class, one has that of its seed.
             asked: Arguments of `request.asked_for` that the call itself sets.
         """
         wanted = {**options, **asked}
@@ -306,6 +321,9 @@ class Calls(FolderPipeline):
             wanted.pop("quality", None), **{name: wanted.pop(name, None) for name in SETTINGS}
         )
         request = asked_for(self.clip_spec, self.class_names, **wanted)
+        # Nothing is known of these clips, so that none of it could contradict a class.
+        if draws_class and request.class_labels is None and request.media == (None, None):
+            request = replace(request, class_labels=self.drawn_classes(request.seeds))
         # Of the two generators a call uses one.
         model, scheduler = self.generator, self.scheduler
         if chosen.student:
@@ -380,14 +398,3 @@ class Calls(FolderPipeline):
                 clips += whole.clips(spec.fps, spec.sample_rate)
         self.maybe_free_model_hooks()
         return SoundingVideoOutput(clips=clips, latents=AV.zip(latents).map(torch.cat))
-
-
-def whole_task(asked: Request, coder: ClipCoder, endless: bool = False) -> Task:
-    """What a call for whole clips makes.
-
-    Args:
-        endless: Whether clips have no end where nothing says how long they are.
-    """
-    if any(media is not None for media in asked.media):
-        return from_given(asked.media, coder)
-    return from_nothing(None if endless else asked.num_frames, coder.grid)

@@ -30,6 +30,7 @@ from mmldm.models.generator import JointGenerator
 from mmldm.models.image_vae import IMAGE_VAES
 from mmldm.models.pretrained_vocoder import VOCODERS
 from mmldm.pipelines.outliers import Reference
+from mmldm.pipelines.seeds import check_shares
 from mmldm.pipelines.settings import Qualities
 from mmldm.strict import did_you_mean, parse, read_json
 from mmldm.types import ClipSpec
@@ -56,6 +57,7 @@ SETTINGS = (
     "quality_rows",
     "known_slots",
     "outliers",
+    "class_shares",
 )
 PIPELINE = "SoundingVideoPipeline"
 PIPELINE_PATH = f"mmldm.pipelines.sounding_video.{PIPELINE}"
@@ -241,6 +243,7 @@ def _check_settings(index: Mapping[str, Any], folder: Path) -> None:
     if not isinstance(index.get("known_slots", False), bool):
         raise UserError(f"{where}: known_slots must be true or false")
 
+    check_shares(index.get("class_shares"), names, f"{where}: class_shares")
     if index.get("outliers") is not None:
         parse(Reference, index["outliers"], f"{where}: outliers")
 

@@ -210,7 +210,7 @@ class Watch:
     """Looks at one modality of a clip of any length while its parts go by, in constant memory.
 
     Args:
-        distances: `SoundingVideoPipeline.outlier_distances`.
+        distances: `SoundingVideoPipeline.outlier_distances`: AV((B,S), (B,T,3,H,W) u8) -> AV((B,W)).
         modality: Of the parts.
         duration: Seconds of a window.
     """

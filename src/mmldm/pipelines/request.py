@@ -7,7 +7,6 @@ class and seed per clip. How it is sampled is `settings`.
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast, get_args
@@ -20,15 +19,12 @@ from mmldm.errors import UserError
 from mmldm.media.clip import Clip
 from mmldm.pipelines.decoding import CLIPS_PER_CALL
 from mmldm.pipelines.rollout import Manner
+from mmldm.pipelines.seeds import Labels, Seeds, at_least_one, class_indices, clip_seeds
 from mmldm.pipelines.settings import unknown
 from mmldm.types import AV, ClipSpec
 
 Array = Tensor | np.ndarray[Any, Any]
 Media = Array | Sequence[Array]
-Labels = int | str | Sequence[int | str]
-Seeds = int | Sequence[int]
-SEEDS = 1 << 64
-"""torch's generators know so many."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +71,7 @@ def asked_for(
         UserError: One does not fit the model, or they do not fit each other.
     """
     # How many clips: what is said first, then what is given.
-    asked = None if num_samples is None else _at_least_one(num_samples, "num_samples")
+    asked = None if num_samples is None else at_least_one(num_samples, "num_samples")
     media, num_given = given_media(audio, frames, spec, asked)
     count = clip_count(asked, num_given)
     num_frames = spec.num_frames if seconds is None else frames_in(seconds, spec)
@@ -87,7 +83,7 @@ def asked_for(
         num_frames=num_frames,
         class_labels=class_indices(class_labels, class_names, count),
         seeds=clip_seeds(count, seed, generator),
-        batch_size=_at_least_one(batch_size, "batch_size"),
+        batch_size=at_least_one(batch_size, "batch_size"),
         images_per_call=checked_images(images_per_call),
     )
 
@@ -98,7 +94,7 @@ def checked_images(images_per_call: int | None) -> int | None:
     Raises:
         UserError: It is not positive.
     """
-    return None if images_per_call is None else _at_least_one(images_per_call, "images_per_call")
+    return None if images_per_call is None else at_least_one(images_per_call, "images_per_call")
 
 
 def given_media(
@@ -131,11 +127,6 @@ def given_media(
                 "channel, audio.mean(0), or say num_samples=2 for two clips"
             )
         batch, num_given = _batched(rows, (None,), "audio", "waveform samples (S,)")
-        if (lasts := batch.shape[1] / spec.sample_rate) <= 0.5 / spec.fps:
-            raise UserError(
-                f"audio of the shape {tuple(rows.shape)} lasts {1000 * lasts:.3g} ms, and a frame of this "
-                f"model {1000 / spec.fps:g} ms: give a longer one"
-            )
         return AV(checked_waveform(batch, "audio"), None), num_given
     if frames is not None:
         rows = _tensor(frames, "frames")
@@ -298,99 +289,3 @@ def clip_count(num_samples: int | None, num_given: int) -> int:
             "give one clip for all samples, or one for each"
         )
     return num_samples
-
-
-def class_indices(labels: Labels | None, names: Sequence[str], count: int) -> Tensor | None:
-    """Class names or indices, one or `count` of them -> (count,) long.
-
-    Raises:
-        UserError: A class is unknown, or the number of labels does not fit.
-    """
-    if labels is None:
-        return None
-    if not names:
-        raise UserError("this model was trained without classes: leave class_labels out")
-    one = isinstance(labels, str) or _whole(labels) is not None
-    listed = [labels] * count if one else _listed(labels, "class_labels")
-    if len(listed) != count:
-        raise UserError(f"{len(listed)} class labels for {count} clips: give one, or one per clip")
-    return torch.tensor([_class_index(label, names) for label in listed])
-
-
-def _class_index(label: Any, names: Sequence[str]) -> int:
-    """The index of a class given by name or index, or a UserError that lists those there are."""
-    if isinstance(label, str) and label in names:
-        return names.index(label)
-    index = _whole(label)
-    if index is not None and 0 <= index < len(names):
-        return index
-    raise unknown("class", label, names)
-
-
-def clip_seeds(
-    count: int,
-    seed: Seeds | None,
-    generator: torch.Generator | Sequence[torch.Generator] | None,
-) -> list[int]:
-    """One seed per clip.
-
-    A seed s stands for s, s + 1, ... From generators, of any device, one seed per clip is drawn.
-
-    Raises:
-        UserError: Both are given, their number does not fit, or one is no integer from 0 to 2**64 - 1.
-    """
-    if seed is not None and generator is not None:
-        raise UserError("give seed or generator, not both")
-    if seed is not None:
-        # One seed stands for consecutive ones, so that more clips are the same clips and some.
-        first = _whole(seed)
-        listed = _listed(seed, "seed") if first is None else [first + i for i in range(count)]
-    elif generator is None or isinstance(generator, torch.Generator):
-        listed = _draw(count, generator)
-    else:
-        listed = [_draw(1, one)[0] for one in generator]
-    if len(listed) != count:
-        raise UserError(f"{len(listed)} seeds or generators for {count} clips: give one per clip")
-    return [_seed(value) for value in listed]
-
-
-def _seed(value: Any) -> int:
-    """A seed of torch's generators, or a UserError."""
-    number = _whole(value)
-    if number is None or not 0 <= number < SEEDS:
-        raise UserError(f"a seed is an integer from 0 to 2**64 - 1, and {value!r:.80} is none")
-    return number
-
-
-def _draw(count: int, generator: torch.Generator | None) -> list[int]:
-    """Seeds drawn from a generator, or from torch's global one."""
-    device = None if generator is None else generator.device
-    return torch.randint(2**62, (count,), generator=generator, device=device).tolist()
-
-
-def _whole(value: Any) -> int | None:
-    """Python's integer of an integer of Python, numpy or torch; None for all else, truth values too."""
-    if isinstance(value, bool | np.bool_) or getattr(value, "dtype", None) == torch.bool:
-        return None
-    if isinstance(value, np.ndarray | Tensor) and value.ndim > 0:
-        return None  # an array of one integer counts as a list of one
-    try:
-        return operator.index(value)
-    except TypeError:
-        return None
-
-
-def _listed(values: Any, name: str) -> list[Any]:
-    """A list of an argument's values, of which a string is one."""
-    try:
-        return list(values) if not isinstance(values, str) else [values]
-    except TypeError:
-        raise UserError(f"{name} {values!r:.80} is neither an integer nor a list") from None
-
-
-def _at_least_one(value: Any, name: str) -> int:
-    """A positive integer of an argument, or a UserError that names it."""
-    number = _whole(value)
-    if number is None or number < 1:
-        raise UserError(f"{name} must be at least 1, a whole number, not {value!r:.80}")
-    return number

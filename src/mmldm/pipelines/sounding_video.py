@@ -19,13 +19,15 @@ from mmldm.models.autoencoder import MultiModalAutoencoder
 from mmldm.models.generator import JointGenerator
 from mmldm.models.image_vae import ImageVAE
 from mmldm.models.pretrained_vocoder import Vocoder
-from mmldm.pipelines.calls import Calls, SoundingVideoOutput, StepCallback, whole_task
+from mmldm.pipelines.calls import Calls, SoundingVideoOutput, StepCallback
 from mmldm.pipelines.decoding import CLIPS_PER_CALL
 from mmldm.pipelines.loading import OPTIONAL, OWN_SETTINGS, check_parts
 from mmldm.pipelines.outliers import OutlierDetector, Reference
-from mmldm.pipelines.request import Labels, Media, Seeds
+from mmldm.pipelines.request import Media
 from mmldm.pipelines.rollout import Manner
+from mmldm.pipelines.seeds import Labels, Seeds, check_shares
 from mmldm.pipelines.settings import Qualities, check_students
+from mmldm.pipelines.tasks import whole_task
 from mmldm.pipelines.vocoding import check_vocoder
 from mmldm.strict import parse
 from mmldm.types import AV, ClipSpec
@@ -62,6 +64,8 @@ class SoundingVideoPipeline(Calls):
         quality_rows: Rows measured on this model, as JSON, over those of `pipelines.settings`.
         known_slots: Whether generator and student have learnt to go on from known slots, so that longer clips
             can be made window after window.
+        class_shares: Of each class among the training clips. A clip that is made from nothing, and asked for
+            without a class, has one by its seed, in these shares; None: the generator chooses.
         outliers: What clips of the model's world measure, as JSON (`pipelines.outliers.Reference`), so that
             others are noticed; None: not calibrated.
     """
@@ -89,6 +93,7 @@ class SoundingVideoPipeline(Calls):
         quality_rows: dict[str, Any] | None = None,
         known_slots: bool = False,
         outliers: dict[str, Any] | None = None,
+        class_shares: list[float] | None = None,
     ) -> None:
         super().__init__()
         self.register_modules(
@@ -113,6 +118,7 @@ class SoundingVideoPipeline(Calls):
             quality_rows=quality_rows,
             known_slots=known_slots,
             outliers=outliers,
+            class_shares=class_shares,
         )
 
         # Parts that do not belong together are refused here, not in the middle of a call.
@@ -122,6 +128,7 @@ class SoundingVideoPipeline(Calls):
         if vocoder is not None:
             check_vocoder(vocoder, self.clip_spec)
         check_students(self.qualities, student, student_scheduler)
+        check_shares(class_shares, self.class_names, "class_shares")
         self.outlier_reference = None
         if outliers is not None:
             self.outlier_reference = parse(Reference, dict(outliers), "outliers")
@@ -166,7 +173,8 @@ class SoundingVideoPipeline(Calls):
                 list, one per clip: tensors or numpy arrays, mono. (2,S) may be stereo, so it is taken for
                 two clips only with num_samples=2, or as a list.
             frames: uint8 (T,3,H,W) for all clips, or (B,T,3,H,W) or a list, one per clip.
-            class_labels: Name or index for all clips, or one per clip.
+            class_labels: Name or index for all clips, or one per clip. Default: where nothing is given, by
+                the seed of each clip, in the shares of the training clips (`class_shares`); else none.
             quality: "best", "balanced", "fast" or another row of the model's; default: the model's
                 choice. The four arguments below change single settings of it; where the choice is a
                 row of a student, which has its own steps and guidance, they change "best".
@@ -206,7 +214,7 @@ class SoundingVideoPipeline(Calls):
             "images_per_call": images_per_call, "windows": windows,
             "callback_on_step_end": callback_on_step_end,
         }  # fmt: skip
-        asked, maker, callback = self._asked(options)
+        asked, maker, callback = self._asked(options, draws_class=True)
         task = whole_task(asked, maker.coder)
         output = self._made(task, maker, asked, callback, decode=output_type == "clip")
         output.outlier_distances = self.outlier_distances(task.given, task.known)

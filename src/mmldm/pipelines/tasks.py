@@ -17,9 +17,9 @@ from mmldm.errors import UserError
 from mmldm.pipelines.canvas import NONE, Outline
 from mmldm.pipelines.decoding import ClipCoder
 from mmldm.pipelines.pieces import Around, Read
-from mmldm.pipelines.request import frames_in, given_media
+from mmldm.pipelines.request import Request, frames_in, given_media
 from mmldm.pipelines.windows import TimeGrid
-from mmldm.types import AV, Modality
+from mmldm.types import AV, ClipSpec, Modality
 
 EDGE = 2
 """Ticks at the end of a sound that an encoder, which pads what it does not see, gets wrong by a fifth and a
@@ -101,8 +101,7 @@ def from_given(media: AV[Tensor | None], coder: ClipCoder) -> Task:
         known = coder.encode(AV(None, frames))
     else:
         assert waveforms is not None
-        # A sound of less than a frame is a clip of one.
-        num_frames = max(1, round(waveforms.shape[1] * spec.fps / spec.sample_rate))
+        num_frames = frames_of_sound(waveforms.shape[1], spec)
         task = from_nothing(num_frames, grid)
         known = coder.encode(AV(waveforms[:, : len(task.outline.wanted) * grid.samples], None))
     unknown = task.outline.unknown.map(lambda gap, z: gap if z is None else NONE, media)
@@ -130,7 +129,7 @@ def from_parts(parts: Iterable[Tensor], modality: Modality, coder: ClipCoder) ->
             yield from (x for x in media if x is not None)
 
     latents = coder.encode_pieces(checked(), modality)
-    task = from_nothing(max(1, round(seen * spec.fps / spec.sample_rate)) if audio else seen, grid)
+    task = from_nothing(frames_of_sound(seen, spec) if audio else seen, grid)
     # Half a frame more of sound is no frame.
     slots = grid.slots.audio if audio else grid.slots.video
     latents = latents[:, :, : max(len(task.outline.wanted), grid.ticks) * slots]
@@ -237,6 +236,32 @@ def retaking(
     )
 
 
+def frames_of_sound(samples: int, spec: ClipSpec) -> int:
+    """Frames of a clip whose sound has so many samples.
+
+    Raises:
+        UserError: It is not even half a frame long.
+    """
+    frames = round(samples * spec.fps / spec.sample_rate)
+    if frames < 1:
+        raise UserError(
+            f"the audio of {samples} samples lasts {1000 * samples / spec.sample_rate:.3g} ms, and a frame "
+            f"of this model {1000 / spec.fps:g} ms: give a longer one"
+        )
+    return frames
+
+
 def rows_of(media: AV[Tensor | None], rows: slice) -> AV[Tensor | None]:
     """Those clips of media (B,...); one that serves all clips, (1,...), stays, and None stays None."""
     return media.map(lambda x: x if x is None or len(x) == 1 else x[rows])
+
+
+def whole_task(asked: Request, coder: ClipCoder, endless: bool = False) -> Task:
+    """What a call for whole clips makes.
+
+    Args:
+        endless: Whether clips have no end where nothing says how long they are.
+    """
+    if any(media is not None for media in asked.media):
+        return from_given(asked.media, coder)
+    return from_nothing(None if endless else asked.num_frames, coder.grid)

@@ -1,7 +1,8 @@
 """A model against its critic, in two turns of a step: what the model has made, the critic's turn judges.
 
 real (B,...), fake (B,...) -> what the model pays, () -> hand-off -> the critic's hinge loss, (). Paper Eq. 2.
-The job `autoencoder` plays with tuples of images, the job `vae` with patches of single ones.
+The job `autoencoder` plays with tuples of images, `vae` with patches of single ones, `vocoder`
+with patches of spectrograms.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmldm.models.discriminator import SpectrogramDiscriminator
 from mmldm.training.losses import adversarial_loss, critic_loss
 from mmldm.training.randomness import StepRandom
 from mmldm.types import AV
@@ -67,8 +69,8 @@ class PatchAdversary(Adversary):
         emphasis: AV[float],
         closeness: Tensor,
         micro: int,
-    ) -> Tensor:
-        """What the decoder pays, (); keeps real and fake images for the critic's turn.
+    ) -> tuple[Tensor, Tensor]:
+        """What the decoder pays, in balance and as the critic asks it, () each; leaves a hand-off.
 
         Args:
             decoded: With gradient, AV (N,3,H,W), as `images`.
@@ -85,13 +87,8 @@ class PatchAdversary(Adversary):
             patches = F.adaptive_avg_pool2d(weights, scores.shape[-2:])
             shares = patches / patches.sum((1, 2, 3), keepdim=True) * share[:, None, None, None]
             paid = (adversarial_loss(scores) * shares).sum((1, 2, 3))
-            return paid, Handoff(real, fake.detach(), shares)
-
-        def balanced(paid: Tensor, fake: Tensor, pull: Tensor) -> Tensor:
-            # What an image pays (N,), times how much weaker its gradient is than that of the pixels' terms.
-            [push] = torch.autograd.grad(paid.sum(), fake, retain_graph=True)
-            wanted, found = (gradient.flatten(1).norm(dim=1) for gradient in (pull, push))
-            return (paid * (wanted / found.clamp_min(1e-12)).clamp_max(MOST_BALANCE)).sum()
+            # Both as finely rounded: under autocast a fake has fewer bits, which a critic would see.
+            return paid, Handoff(real.to(fake.dtype), fake.detach(), shares)
 
         paid, handoffs = zip(*decoded.map(judged, images, weights, share), strict=True)
         self.handoff[micro] = tuple(
@@ -99,7 +96,70 @@ class PatchAdversary(Adversary):
             for handoff, factor in zip(handoffs, emphasis, strict=True)
         )
         terms = AV(*paid).map(balanced, decoded, pull).map(torch.mul, emphasis)
-        return terms.audio + terms.video
+        return terms.audio + terms.video, torch.cat(paid).sum()
+
+
+class SpectrogramAdversary(Adversary):
+    """The spectrogram critic's side of the model turn: its hinges, and what its layers see of both sounds.
+
+    Args:
+        critic: Scores waveforms.
+        start_step: First step with an adversarial term.
+        feature_matching: Weight of the distance of what the critic's layers see, against its hinges.
+    """
+
+    critic: SpectrogramDiscriminator
+
+    def __init__(
+        self, critic: SpectrogramDiscriminator, start_step: int, feature_matching: float
+    ) -> None:
+        super().__init__(critic, start_step)
+        self.feature_matching = feature_matching
+
+    def model_loss(
+        self, made: Tensor, real: Tensor, share: Tensor, closeness: Tensor, micro: int
+    ) -> tuple[Tensor, Tensor]:
+        """What the vocoder pays, in balance and as the critic asks it, () each; leaves a hand-off.
+
+        Args:
+            made: Waveforms (B,S), with gradient, as `real`.
+            share: Of each sound in a mean over all, (B,).
+            closeness: The other terms, (), whose gradients say how strong this one's are to be.
+        """
+        [pull] = torch.autograd.grad(closeness, made, retain_graph=True)
+        seen = self.critic.maps(made)
+        with torch.no_grad():
+            wanted = self.critic.maps(real)
+
+        # Every resolution counts alike, however many patches it has: shares (B,P) of the whole loss.
+        scores = [maps[-1] for maps in seen]
+        parts = [torch.full_like(s, 1 / (len(scores) * s.shape[1])) for s in scores]
+        shares = torch.cat(parts, dim=1) * share[:, None]
+        paid = (adversarial_loss(torch.cat(scores, dim=1)) * shares).sum(1)
+        self.handoff[micro] = (Handoff(real, made.detach(), shares),)
+
+        # Feature matching (Larsen et al. 2016), relative to how much the layer says of the real sound.
+        if self.feature_matching:
+            distances = [
+                (ours - theirs).abs().flatten(1).mean(1)
+                / theirs.abs().flatten(1).mean(1).clamp_min(1e-6)
+                for resolution, target in zip(seen, wanted, strict=True)
+                for ours, theirs in zip(resolution, target, strict=True)
+            ]
+            paid = paid + self.feature_matching * torch.stack(distances).mean(0) * share
+        return balanced(paid, made, pull), paid.sum()
+
+
+def balanced(paid: Tensor, fake: Tensor, pull: Tensor) -> Tensor:
+    """What fakes pay, (N,), times how much weaker its gradient is than that of the other terms, summed: ().
+
+    Args:
+        fake: (N,...), with gradient, from which `paid` came.
+        pull: Gradient of the other terms at the fakes, (N,...).
+    """
+    [push] = torch.autograd.grad(paid.sum(), fake, retain_graph=True)
+    wanted, found = (gradient.flatten(1).norm(dim=1) for gradient in (pull, push))
+    return (paid * (wanted / found.clamp_min(1e-12)).clamp_max(MOST_BALANCE)).sum()
 
 
 class CriticTurn(nn.Module):

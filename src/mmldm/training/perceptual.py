@@ -28,6 +28,9 @@ LAPLACIAN_LEVELS = 4
 CONTRAST_FLOOR = 0.1
 """Local amplitude, in image units of [-1, 1], below which a band of the pyramid is no longer amplified."""
 
+AMPLITUDE_FLOOR = 0.01
+"""The same, below which its logarithm levels off: a grey level of 255."""
+
 
 class SqueezeNetMaps(nn.Module):
     """Early maps of SqueezeNet at the images' own size, as unit vectors of channels."""
@@ -72,18 +75,22 @@ class ClassifierMaps(nn.Module):
 
 
 class LaplacianMaps(nn.Module):
-    """Bands of a Laplacian pyramid, each divided by the amplitude around it: contrast, scale by scale."""
+    """Bands of a Laplacian pyramid, each divided by the amplitude around it, and the log of that amplitude.
+
+    The first say where structure is, the second how strong it is: a blurred texture is far in them
+    even where the best guess of its pixels is none.
+    """
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Images (N,3,H,W) in [-1,1] -> bands (N,3,h,w), finest first."""
-        bands = []
+        """Images (N,3,H,W) in [-1,1] -> bands (N,3,h,w) and amplitudes (N,1,h,w), finest first."""
+        maps = []
         for _ in range(LAPLACIAN_LEVELS):
             coarse = F.avg_pool2d(images, 2)
             band = images - F.interpolate(coarse, images.shape[-2:], mode="bilinear")
             around = F.avg_pool2d(band.abs().mean(1, keepdim=True), 5, 1, 2)
-            bands.append(band / (around + CONTRAST_FLOOR))
+            maps += [band / (around + CONTRAST_FLOOR), (around + AMPLITUDE_FLOOR).log()]
             images = coarse
-        return bands
+        return maps
 
 
 class PerceptualDistance(nn.Module):

@@ -29,7 +29,7 @@ WINDOW_SECONDS, HOP_SECONDS = 0.024, 0.00625
 """Of the spectrogram: the window and hop that lost least of an attack (docs/lab-notes.md)."""
 HIGHEST_FREQUENCY = 20_000.0
 """In Hz, of the spectrogram: what one hears."""
-SECONDS_PER_STEP = {"vae": 0.8, "autoencoder": 0.95, "generator": 0.25}
+SECONDS_PER_STEP = {"vae": 1.0, "autoencoder": 1.1, "generator": 0.5}
 """Of the tiny recipe's jobs on the machine whose trial speed is REFERENCE_SPEED."""
 REFERENCE_SPEED = 105e9
 """FLOP/s of `relative_speed`'s trial on one core of the machine the steps were timed on."""

@@ -173,6 +173,16 @@ class Run:
         """The autoencoder whose latents the generator learns."""
         return load_autoencoder(self.config.generator.autoencoder or self._finished("autoencoder"))
 
+    def passage(self) -> tuple[ImageVAE | None, MultiModalAutoencoder | None]:
+        """What the vocoder's `loss.decoded` rows pass through: an image VAE, and an autoencoder if any."""
+        job = self.config.vocoder
+        if job is None or not job.loss.decoded:
+            return None, None
+        vae = load_image_vae(job.image_vae) if job.image_vae else self.vae()
+        own = self.folder.export("autoencoder")
+        source = job.autoencoder or (own if own.is_dir() and not job.image_vae else None)
+        return vae, None if source is None else load_autoencoder(source)
+
     def image_latents(self, job: str = "", train_config: TrainConfig | None = None) -> Splits:
         """Image latents of every window, cached; for a job, or only to have them. See `JobCaches`."""
         reader = self._reader(job, train_config)
@@ -230,12 +240,13 @@ class Run:
             write_json(path, index, indent=2)
 
     def _calibrate(self, model: Path, measure: bool) -> None:
-        """Writes into a model's index how clips of its world measure.
+        """Writes into a model's index how clips of its world measure, and how many are of each class.
 
         Args:
-            measure: False: as far as model/ says it already.
+            measure: False: the first as far as model/ says it already.
         """
         path = model / "model_index.json"
+        index = json_of(path)
         outliers = json_of(self.folder.model / "model_index.json").get("outliers")
         if measure:
             device = self.process.device
@@ -245,7 +256,11 @@ class Run:
             coder = ClipCoder(vae, autoencoder, scheduler, None, spec, device)
             detector = OutlierDetector(coder, self.config.sample.decoder_steps)
             outliers = calibrated(detector, self.manifest, self.config.seed, self._say, outliers)
-        write_json(path, json_of(path) | {"outliers": outliers}, indent=2)
+        facts: dict[str, Any] = {"outliers": outliers}
+        if index["class_names"]:
+            names = [entry.class_name for entry in self.manifest.split("train")]
+            facts["class_shares"] = [max(names.count(name), 1) for name in index["class_names"]]
+        write_json(path, index | facts, indent=2)
 
     def _say(self, sentence: str) -> None:
         self.console.print(Text(sentence), soft_wrap=True)
@@ -291,7 +306,7 @@ def _generator(run: Run) -> Stage:
 
 
 def _vocoder(run: Run) -> Stage:
-    return VocoderStage(run.config, run.manifest, run.process.device)
+    return VocoderStage(run.config, run.manifest, run.process.device, *run.passage())
 
 
 def _vocoder_as_it_is(config: RunConfig) -> Any:

@@ -40,6 +40,7 @@ def find_manifest(
     moved_to: str | None = None,
     rescan: bool = False,
     keep: bool = True,
+    sound_only: bool = False,
 ) -> Manifest:
     """The run's manifest: the one in the run folder, else a fresh scan of `source`.
 
@@ -52,6 +53,7 @@ def find_manifest(
         moved_to: Where the clips of the manifest are now.
         rescan: Takes the folder as it is today: see `scan`, `known`.
         keep: Whether an interrupted scan leaves its results in the run folder for the next one.
+        sound_only: Whether clips without a picture will do for what is trained.
 
     Raises:
         UserError: There is neither, no clip is usable, the run is about other clips, or clips
@@ -70,10 +72,15 @@ def find_manifest(
             progress=lambda done, total: progress("scan", done, total),
         )
         manifest.require_clips()
-        if not manifest.complete.split("train"):
+        clips, what = (
+            (manifest.sounding, "sound")
+            if sound_only
+            else (manifest.complete, "both sound and picture")
+        )
+        if not clips.split("train"):
             raise UserError(
-                f"{_shown(manifest.root)}: no clip with both sound and picture is left to train on; the "
-                "others are held out or lack one of them."
+                f"{_shown(manifest.root)}: no clip with {what} is left to train on; the others are held "
+                "out or lack it."
             )
         return manifest
 

@@ -101,7 +101,7 @@ class MediaStage:
         network: What is averaged and exported.
 
     Attributes:
-        sound_only: Whether the pictures need not be read.
+        sound_only: Whether clips without a picture will do, and pictures need not be read.
     """
 
     name: str
@@ -161,7 +161,9 @@ class MediaStage:
 
     def held_out(self, count: int) -> WindowBatch:
         """Windows of at most `count` held-out clips, on the CPU."""
-        windows, failures = held_out_windows(self.manifest, self.spec, self.seed, count)
+        # A job on sound is content with clips that have no picture.
+        clips = self.manifest.sounding if self.sound_only else self.manifest.complete
+        windows, failures = held_out_windows(clips, self.spec, self.seed, count)
         self.held_out_failures |= failures
         return windows
 

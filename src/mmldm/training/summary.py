@@ -29,8 +29,8 @@ from mmldm.sections import TrainConfig
 from mmldm.strict import bind
 from mmldm.training.jobs.autoencoder import autoencoder_arguments
 from mmldm.training.jobs.generator import generator_arguments
-from mmldm.training.jobs.vae import build_vae
-from mmldm.training.jobs.vocoder import build_vocoder
+from mmldm.training.jobs.vae import build_turns, build_vae
+from mmldm.training.jobs.vocoder import build_adversary, build_vocoder
 from mmldm.training.optim import hidden_weights
 from mmldm.training.run import schedulers
 from mmldm.types import AV
@@ -136,6 +136,16 @@ def summarise(config: RunConfig, num_classes: int) -> Summary:
         decoding = costs.audio.decode + spec.num_frames * costs.video.decode
         shapes = costs.map(lambda cost: cost.shape)
 
+    # What its job plays against and looks with: missing weights are said now, not when it starts.
+    rivals: list[nn.Module] = []
+    if config.vae.train is not None:
+        with FakeTensorMode(allow_non_fake_inputs=True), _section("vae.critic.model"):
+            with unset_fake_temporarily():
+                turns = build_turns(config, trained_vae, torch.device("cpu"))
+            if "critic" in turns:
+                rivals = [turns["critic"].critic]
+                sizes.map(lambda size: rivals[0](torch.empty(1, 3, *size)))
+
     # The others are never more than their shapes.
     with FakeTensorMode():
         with _section("autoencoder.model"):
@@ -171,7 +181,7 @@ def summarise(config: RunConfig, num_classes: int) -> Summary:
             *vocoder_parts,
         ),
         jobs=(
-            _job("vae", config.vae.train, [trained_vae]),
+            _job("vae", config.vae.train, [trained_vae, *rivals]),
             _job("autoencoder", config.autoencoder.train, [autoencoder, *critics], [vae]),
             _job("generator", config.generator.train, [generator], [vae, autoencoder]),
             *vocoder_jobs,
@@ -190,9 +200,14 @@ def _vocoder(config: RunConfig) -> tuple[list[Part], list[JobSize]]:
         spec = vocoder.spectrogram
         columns = config.clip.model_copy(update={"spectrogram": spec}).num_columns
         flops, _ = count_flops(vocoder, torch.empty(1, spec.num_mels, columns))
+    networks: list[nn.Module] = [vocoder]
+    if job.critic is not None:
+        with _section("vocoder.critic.model"):
+            adversary = build_adversary(job.critic, job.loss, config.seed, torch.device("cpu"))
+        networks.append(adversary.critic)
     return (
         [Part("vocoder", _count(vocoder), flops)],
-        [_job("vocoder", job.train, [vocoder])],
+        [_job("vocoder", job.train, networks)],
     )
 
 

@@ -16,7 +16,8 @@ from mmldm.models.image_vae import PatchAutoencoderKL, TinyImageAutoencoder, loa
 from mmldm.pipelines.decoding import decode_to_image_latents
 from mmldm.pipelines.sounding_video import SoundingVideoPipeline
 from mmldm.training.adversary import PatchAdversary
-from mmldm.training.jobs.vae import VaeStage, VaeTurn, build_turns, build_vae
+from mmldm.training.jobs.vae import VaeStage, VaeTurn, build_turns, build_vae, sum_of
+from mmldm.training.losses import adversarial_loss
 from mmldm.training.randomness import StepRandom
 from mmldm.training.report import METRICS, read_metrics
 from mmldm.training.run import Run
@@ -199,12 +200,14 @@ def test_critics_term_pulls_each_image_as_hard_as_its_pixels_do() -> None:
     errors = decoded.map(torch.sub, images).map(lambda e: e.square().mean((1, 2, 3)))
     closeness = sum(part.sum() for part in errors.map(torch.mul, share))
     assert isinstance(closeness, torch.Tensor)
-    loss = adversary.model_loss(decoded, images, weights, share, AV(0.5, 1.0), closeness, 0)
+    loss, paid = adversary.model_loss(decoded, images, weights, share, AV(0.5, 1.0), closeness, 0)
     pull = torch.autograd.grad(closeness, tuple(decoded), retain_graph=True)
     push = torch.autograd.grad(loss, tuple(decoded))
     for emphasis, wanted, found in zip((0.5, 1.0), pull, push, strict=True):
         norms = [gradient.flatten(1).norm(dim=1) for gradient in (emphasis * wanted, found)]
         torch.testing.assert_close(*norms)
+    scores = decoded.map(lambda x: adversarial_loss(adversary.critic(x)).mean((1, 2, 3)))
+    assert paid.item() == pytest.approx(sum_of(scores, share).item(), rel=1e-4)
     assert not push[0][1].any()  # an image that is not there
     assert [handoff.share.sum().item() for handoff in adversary.handoff[0]] == pytest.approx(
         [0.1, 0.6]
@@ -316,3 +319,12 @@ def test_sharp_run_from_end_to_end_validates_and_exports(
     rows = read_metrics(run.folder.job("vae") / METRICS)
     assert {"validate/sharpness/audio", "validate/sharpness/video"} < set().union(*rows)
     assert load_image_vae(run.folder.export("vae")).config.latent_channels == 4
+
+
+def test_critic_cannot_tell_fakes_by_their_rounding() -> None:
+    config = sharp_recipe()
+    turns = build_turns(config, build_vae(config), torch.device("cpu"))
+    with torch.autocast("cpu", torch.bfloat16):
+        turns["model"](windows(), StepRandom(0, 1, "model", batch_size=4))
+    for handoff in turns["critic"].handoff[0]:
+        assert handoff.real.dtype == handoff.fake.dtype == torch.bfloat16

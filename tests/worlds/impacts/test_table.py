@@ -3,11 +3,9 @@
 import dataclasses
 import json
 
-import numpy as np
 import pytest
 import torch
 
-from mmldm.errors import UserError
 from mmldm.evaluation.evaluate import evaluate
 from mmldm.evaluation.features import Classes, Fingerprints, Measures
 from mmldm.evaluation.measuring import FeatureCache
@@ -16,10 +14,9 @@ from mmldm.evaluation.protocol import Protocol
 from mmldm.evaluation.sets import ClipSet, ClipSource
 from mmldm.evaluation.sides import RealSets, Sides
 from mmldm.types import ClipSpec
-from mmldm.worlds.impacts.clips import ImpactsConfig, synthesize, true_impacts
 from mmldm.worlds.impacts.metrics import METRICS, Impacts
 from mmldm.worlds.impacts.motion import background
-from mmldm.worlds.impacts.table import TABLE_METRICS, calibration, impacts_report, markdown, share
+from mmldm.worlds.impacts.table import TABLE_METRICS, impacts_report, markdown, share
 
 pytestmark = pytest.mark.slow
 
@@ -70,7 +67,9 @@ def report(rendered, real, empty, classifiers, tmp_path_factory):
     cache = FeatureCache(tmp_path_factory.mktemp("cache"), rules.spec)
     chosen = choose(TABLE_METRICS, rules.spec.fps, further=METRICS)
     found = evaluate(Sides(generated, known), chosen, measures, rules, cache)
-    return impacts_report(found, reference, NAMES)
+    return impacts_report(
+        found, reference, NAMES, rules, {"broken": {f"{i}": f"{i}" for i in range(24)}}
+    )
 
 
 def met(report, name):
@@ -102,7 +101,7 @@ def test_foreign_sounds_break_agreement_sync_and_the_distance_of_both(report):
     assert both["distance"] > 4 * both["floor"]
     assert found["frechet"]["video"]["distance"] == real["frechet"]["video"]["distance"]
     assert not met(report, "generated")["seen class = heard class"]
-    for target in ("recall at 50 ms over real", "precision at 100 ms over real"):
+    for target in ("recall at 20 ms over real", "precision at 50 ms over real"):
         assert not met(report, "generated")[target]
     assert met(report, "generated")["departure of impacts a clip"]
 
@@ -142,7 +141,9 @@ def test_measuring_does_not_depend_on_the_batch(real, empty, classifiers):
         assert len(whole) == 6
         for one, other in zip(whole, parts, strict=True):
             assert one.keys() == other.keys()
-            assert all(torch.allclose(one[name], other[name], atol=1e-5) for name in one)
+            assert all(
+                torch.allclose(one[name], other[name], atol=1e-5, equal_nan=True) for name in one
+            )
 
 
 @pytest.mark.parametrize(
@@ -155,38 +156,35 @@ def test_intervals_of_shares_are_wilsons(hits, count, low, high):
     assert found["interval"] == pytest.approx([low, high], abs=1e-3)
 
 
-def moments(impacts, onsets):
-    return {
-        "onsets": torch.tensor(onsets, dtype=torch.float64),
-        "impacts": torch.tensor(impacts, dtype=torch.float64),
-        "last": torch.tensor(1.5),
-    }
+def test_hits_and_edges_are_told_by_material_and_beside_the_same_hits(report):
+    for name in ("real", "generated", "broken"):
+        found = report["sets"][name]
+        assert found["materials"].keys() == set(NAMES)
+        for material, values in found["materials"].items():
+            assert values["attack"]["value"] < 8
+            low, high = values["laplacian"]["interval"]
+            assert low <= values["laplacian"]["value"] <= high
+            if name != "broken":
+                assert found["fine_over_real"][material] == 1
+    same = report["sets"]["broken"]["same_hits"]
+    assert same["attack_excess"].keys() == {"all", *NAMES}
+    every = same["attack_excess"]["all"]
+    assert (every["value"], every["interval"]) == (0, (0, 0)) and every["n"] > 30
+    assert same["loudness_bias"]["value"] == same["loudness_spread"]["value"] == 0
+    assert report["sets"]["generated"]["same_hits"] is None
 
 
-def test_calibration_counts_what_can_be_seen_and_what_can_be_heard():
-    truths = [np.array([0.2, 0.8, 1.55]), np.array([0.5])]
-    found = [moments([0.21, 0.87], [0.2, 0.8, 1.55]), moments([], [0.49, 1.0])]
-    report = calibration(found, truths)
-    close, loose = report["impacts"]
-    assert (close["recall"], close["precision"]) == (1 / 3, 1 / 2)
-    assert (loose["recall"], loose["precision"]) == (2 / 3, 1)
-    assert loose["offset_ms"] == pytest.approx(40)
-    assert loose["sd_ms"] == pytest.approx(30)
-    onsets = report["onsets"][0]
-    assert (onsets["recall"], onsets["precision"]) == (1, 4 / 5)
-    assert calibration([moments([], [])], [np.array([0.3])])["impacts"][0]["precision"] is None
-
-
-def test_detectors_find_the_truth_beside_rendered_files(rendered, empty, tmp_path):
-    synthesize(tmp_path, ImpactsConfig(seed=11, materials=NAMES), clips=3, workers=1)
-    for index in range(3):
-        truth = true_impacts(tmp_path / NAMES[index] / f"{index:06d}.mp4")
-        assert truth.tolist() == [i.time for i in rendered[index].impacts if i.audible]
-    truths = [np.array([i.time for i in r.impacts if i.audible]) for r in rendered[:24]]
-    found = Impacts(empty)([r.clip for r in rendered[:24]])
-    for detector in calibration(found, truths).values():
-        assert detector[0]["recall"] > 0.8
-        assert detector[0]["precision"] > 0.85
-        assert detector[0]["sd_ms"] < 20
-    with pytest.raises(UserError, match="no ground truth"):
-        true_impacts(tmp_path / "drum" / "000001.mp4")
+def test_real_pictures_and_sounds_meet_what_is_wanted_of_them(report):
+    verdicts = met(report, "generated")
+    for target in (
+        "attack over real, ms",
+        "attack over real, any material, ms",
+        "before a hit, rubber, dB",
+        "before a hit over real, drum, dB",
+        "path jitter, px",
+        "fine power over real, any material, least",
+        "fine power over real, any material, most",
+        "largest class over smallest",
+    ):
+        assert verdicts[target], target
+    assert not verdicts["sound from picture, ms"]

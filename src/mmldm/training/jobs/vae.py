@@ -133,10 +133,10 @@ class VaeTurn(nn.Module):
             terms["perceptual"] = sum_of(distances.map(torch.mul, emphasis), share)
             loss = loss + self.weights.perceptual * terms["perceptual"]
         if self.adversary is not None and random.step >= self.adversary.start_step:
-            terms["adversarial"] = self.adversary.model_loss(
+            balanced, terms["adversarial"] = self.adversary.model_loss(
                 decoded, images, weights, share, emphasis, closeness, random.micro
             )
-            loss = loss + self.weights.adversarial * terms["adversarial"]
+            loss = loss + self.weights.adversarial * balanced
         return {"loss": loss, **{name: value.detach() for name, value in terms.items()}}
 
 
@@ -179,15 +179,30 @@ class Passage:
         self.scheduler, self.steps = scheduler, steps
 
     @torch.no_grad()
-    def __call__(self, images: AV[Tensor], chosen: Tensor, random: StepRandom) -> AV[Tensor]:
-        """Images AV (B,1,3,H,W), (B,T,3,H,W) and frames (B,F) -> raw latents AV (B,1,c,h,w), (B,F,c,h,w)."""
+    def __call__(
+        self,
+        images: AV[Tensor],
+        chosen: Tensor,
+        random: StepRandom,
+        rows: Tensor | None = None,
+        alone: Tensor | None = None,
+    ) -> AV[Tensor]:
+        """Images AV (B,1,3,H,W), (B,T,3,H,W) and frames (B,F) -> raw latents AV (B,1,c,h,w), (B,F,c,h,w).
+
+        Args:
+            rows: Of the batch, (B,), which these images are; None: all.
+            alone: (B,) bool: clips whose modalities tell each other nothing, because one is missing.
+        """
         given = images.map(self.codec.encode, MODALITIES)
         latents = self.autoencoder.encode(given).map(lambda posterior: posterior.mode())
-        conditions = self.autoencoder.condition(latents, chosen)
-        clips, frames = chosen.shape
-        noise = AV(1, frames).map(
-            lambda count, like: random.normal((clips, count, *like.shape[2:])), given
-        )
+        hidden = None if alone is None else AV(alone, alone)
+        conditions = self.autoencoder.condition(latents, chosen, alone=hidden)
+
+        def drawn(count: int, like: Tensor) -> Tensor:
+            noise = random.normal((len(random.rows), count, *like.shape[2:]))
+            return noise if rows is None else noise[rows]
+
+        noise = AV(1, chosen.shape[1]).map(drawn, given)
         denoise = decoder_denoiser(self.autoencoder, conditions)
         back = sample(denoise, noise, self.scheduler, self.steps)
         return back.map(self.codec.denormalise, MODALITIES)

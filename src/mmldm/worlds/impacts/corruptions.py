@@ -96,12 +96,38 @@ def delay(clip: Clip, milliseconds: float, rng: np.random.Generator) -> Clip:
     return replace(clip, waveform=clip.waveform.roll(shift))
 
 
+def smear(clip: Clip, milliseconds: float, rng: np.random.Generator) -> Clip:
+    """Every band of the sound some milliseconds early or late, by a normal deviation: an all-pass filter.
+
+    Spectrum and energy stay; what was struck at once swells before its moment and rises late, as after an
+    inverted spectrogram.
+    """
+    samples = len(clip.waveform)
+    # Padded, so that nothing comes in again at the other end.
+    padding = round(6 * milliseconds / 1000 * clip.sample_rate)
+    count = samples + 2 * padding
+    spectrum = torch.fft.rfft(F.pad(clip.waveform.double(), (padding, padding)))
+    # Delays drawn for bands as far apart as the smear can tell, and joined by straight lines.
+    width = 1000 / milliseconds
+    frequencies = np.arange(len(spectrum)) * clip.sample_rate / count
+    bands = np.arange(0, clip.sample_rate / 2 + 2 * width, width)
+    delays = np.interp(frequencies, bands, rng.standard_normal(len(bands)) * milliseconds / 1000)
+    # A phase falls by 2 pi times the delay for each hertz.
+    phase = -2 * np.pi * np.cumsum(delays) * clip.sample_rate / count
+    turned = spectrum * torch.polar(
+        torch.ones(len(phase), dtype=torch.float64), torch.from_numpy(phase)
+    )
+    sound = torch.fft.irfft(turned, count)[padding : padding + samples]
+    return replace(clip, waveform=sound.clamp(-1, 1).to(clip.waveform.dtype))
+
+
 CORRUPTIONS = (
     Corruption("picture noise", "8-bit steps", (4, 16, 64), "picture", noise),
     Corruption("blur", "% of the side", (0.5, 1, 2), "picture", blur),
     Corruption("frame order", "share of frames", (0.25, 0.5, 1), "picture", shuffle_frames),
     Corruption("hiss", "dB below the sound", (30, 15, 0), "sound", hiss),
     Corruption("gain", "dB", (-6, -12, -24), "sound", gain),
+    Corruption("smear", "ms", (2.5, 5, 10), "sound", smear),
     Corruption("delay", "ms", (100, 200, 400, 800), "pair", delay),
     Corruption("other clips' sounds", "share of clips", (0.25, 0.5, 1), "pair", None),
 )

@@ -4,7 +4,8 @@ clips -> Impacts: what is seen and heard of the hits of each -> metrics by name
 
 `mmldm evaluate` hands `METRICS` and `BUILDERS` to the evaluator, which knows no world. Everything comes from
 pixels and waveform; no ground truth is used, so real, reconstructed and generated clips pass through the same
-instruments: `evaluation.events` and `hits` for the sound, `motion`, `arcs` and `sharpness` for the picture.
+instruments: `evaluation.events` and `hits` for the sound, `motion`, `arcs`, `bounces` and
+`sharpness` for the picture.
 For clips with one ball.
 """
 
@@ -31,7 +32,9 @@ from mmldm.evaluation.sets import ClipSet
 from mmldm.evaluation.values import Metric, Number, Value
 from mmldm.media.clip import Clip
 from mmldm.types import Progress
-from mmldm.worlds.impacts import arcs, motion
+from mmldm.worlds.impacts import motion
+from mmldm.worlds.impacts.arcs import fit
+from mmldm.worlds.impacts.bounces import detect_impacts, jitter
 from mmldm.worlds.impacts.clips import CONFIG_FILE
 from mmldm.worlds.impacts.hits import hear
 from mmldm.worlds.impacts.sharpness import sharpness
@@ -49,7 +52,7 @@ class Impacts(Measure):
 
     Of the sound: "onsets" (N,) in seconds, and of each "attacks" (N,) in ms, "before" (N,) and "loudness"
     (N,) in dB, as `hits` has them. Of the picture: "impacts" (M,) in seconds, and of each "speeds" (M,) in
-    frame heights a second and "restitutions" (M,), as `arcs` has them; "jitter" () of the path in pixels;
+    frame heights a second and "restitutions" (M,), as `bounces` has them; "jitter" () of the path in pixels;
     "laplacian" () and "fine" () on the ball, as `sharpness` has them. NaN where something cannot be told.
 
     "last" () is the time of the last frame: later onsets have nothing to be seen with. "kept" () is the share
@@ -82,8 +85,8 @@ class Impacts(Measure):
                 )
             # The picture by the ball's path, the sound by its onsets.
             path = motion.track(clip.frames, clip.fps, self.empty)
-            cut = arcs.fit(path)
-            struck = arcs.detect_impacts(path, cut)
+            cut = fit(path)
+            struck = detect_impacts(path, cut)
             sharp = sharpness(clip.frames, path, cut)
             onsets = detect_onsets(clip.waveform, clip.sample_rate)
             heard = hear(clip.waveform, clip.sample_rate, onsets)
@@ -93,7 +96,7 @@ class Impacts(Measure):
                 "impacts": struck.times,
                 "speeds": struck.speeds,
                 "restitutions": struck.restitutions,
-                "jitter": arcs.jitter(path, cut, struck) * clip.frames.shape[-2],
+                "jitter": jitter(path, cut, struck) * clip.frames.shape[-2],
                 "laplacian": sharp.laplacian,
                 "fine": sharp.fine,
                 "last": (len(clip.frames) - 1) / clip.fps,

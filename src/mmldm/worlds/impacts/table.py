@@ -1,9 +1,9 @@
 """How good a model of the impacts world is: the numbers beside their anchors, targets met or missed.
 
-Evaluation -> report: numbers by set, targets, the detectors' own error -> tables of Markdown
+Evaluation -> report: numbers by set and material, the same hits, targets, the instruments' own error -> text
 
 What needs more than the findings of one measure in one clip stands here and not among the metrics: clips
-broken in either way, classes named right, Fréchet distances over the floor of real clips.
+broken in either way, classes named right, materials, Fréchet distances over the floor of real clips.
 """
 
 from __future__ import annotations
@@ -12,26 +12,28 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from mmldm.evaluation.classifiers import accuracy
 from mmldm.evaluation.distances import compare
-from mmldm.evaluation.evaluate import Evaluation
-from mmldm.evaluation.events import lags
-from mmldm.evaluation.features import Findings
+from mmldm.evaluation.evaluate import Evaluation, by_number
 from mmldm.evaluation.intervals import wilson
 from mmldm.evaluation.measuring import Measured
 from mmldm.evaluation.page import markdown_table
+from mmldm.evaluation.protocol import Protocol
 from mmldm.evaluation.sets import ClipSet
 from mmldm.types import AV
-from mmldm.worlds.impacts.metrics import TOLERANCES
+from mmldm.worlds.impacts.metrics import METRICS
+from mmldm.worlds.impacts.pairs import evenness, same_hits
+from mmldm.worlds.impacts.targets import targets
 
 TABLE_METRICS = (
     "impacts",
     "impacts-timing",
     "impacts-path",
+    "hits",
+    "sharpness",
     "material",
     "agreement",
     "memorisation",
@@ -39,20 +41,16 @@ TABLE_METRICS = (
 """The metrics that the table is made of."""
 LIKE_REAL = ("impacts-per-clip", "onsets-per-clip", "ballistic", "ball-kept")
 """Numbers that stand beside their ratio to real clips'."""
-LEAST_SYNC = {50: 0.90}
-"""Recall and precision of generated clips over real ones', by tolerance in ms."""
-LEAST_SYNC_KEPT = {50: 0.97}
-"""The same of reconstructions."""
-MOST_DEPARTURE = 0.10
-"""Of impacts per clip and of the ballistic share, relative to real clips."""
-LEAST_AGREEMENT = 0.95
-MOST_BROKEN = 0.02
-MOST_FRECHET = 2.0
-"""Times the distance between real clips and other real clips."""
+BY_MATERIAL = ("hits", "sharpness")
+"""Metrics that are also told of each material alone."""
 
 
 def impacts_report(
-    found: Evaluation, unseen: ClipSet, class_names: Sequence[str], seed: int = 0
+    found: Evaluation,
+    unseen: ClipSet,
+    class_names: Sequence[str],
+    protocol: Protocol,
+    originals: Mapping[str, Mapping[str, str]] | None = None,
 ) -> dict[str, Any]:
     """Reports on the sets of an evaluation by the metrics `TABLE_METRICS`.
 
@@ -61,7 +59,8 @@ def impacts_report(
         unseen: Clips of the reference that the classifiers were not trained on; twice as many as a set holds,
             so that Fréchet distances and their floor are of the set's size.
         class_names: Of the classifiers.
-        seed: Of the splits.
+        protocol: Of the evaluation; its seed is that of splits and bootstraps.
+        originals: By name of a set whose hits should be those of real clips: the real clip's name by file.
 
     Returns:
         A JSON-ready dict: `sets` by name, "real" first, and `targets` by name of every set but "real".
@@ -80,25 +79,81 @@ def impacts_report(
         own = {number: value.value for number, value in numbers[name].items()}
         classes = AV(*(_column(measured, which).long() for which in ("heard", "seen")))
         lost = torch.tensor([clip["kept"].item() < 1 for clip in measured.findings["impacts"]])
+        shares = {
+            modality: (own.bincount(minlength=len(class_names)) / len(own)).tolist()
+            for modality, own in classes._asdict().items()
+        }
+        # Hits and edges by what the ball is made of, as it is known or else seen.
+        seen = [class_names[number] for number in classes.video.tolist()]
+        known = [clip.class_name for clip in measured.clips.clips]
+        materials = [own or other for own, other in zip(known, seen, strict=True)]
+        by_material = _by_material(measured, materials, protocol)
+        real = reports["real"]["materials"] if reports else by_material
         reports[name] = {
             "clips": len(measured),
             "numbers": {number: asdict(value) for number, value in numbers[name].items()},
             "over_real": {
                 number: _ratio(own[number], numbers["real"][number].value) for number in LIKE_REAL
             },
+            "materials": by_material,
+            "fine_over_real": {
+                material: _ratio(
+                    values["fine-power"]["value"], real[material]["fine-power"]["value"]
+                )
+                for material, values in by_material.items()
+                if material in real
+            },
+            "same_hits": _same_hits(
+                measured, found.sets["real"], materials, (originals or {}).get(name), protocol.seed
+            ),
             "broken": share(lost | (_column(measured, "changed") > 0)),
             "accuracy": _accuracy(measured, classes, class_names),
-            "class_shares": {
-                modality: (own.bincount(minlength=len(class_names)) / len(own)).tolist()
-                for modality, own in classes._asdict().items()
-            },
-            "frechet": _frechet(measured, others, seed),
+            "class_shares": shares,
+            "evenness": evenness(shares["video"], len(measured)),
+            "frechet": _frechet(measured, others, protocol.seed),
             "memorisation": found.memorisation[name],
         }
-    targets = {
-        name: _targets(reports[name], reports["real"], name) for name in order if name != "real"
+    verdicts = {
+        name: targets(reports[name], reports["real"], name) for name in order if name != "real"
     }
-    return {"sets": reports, "targets": targets}
+    return {"sets": reports, "targets": verdicts}
+
+
+def _by_material(
+    measured: Measured, materials: Sequence[str], protocol: Protocol
+) -> dict[str, dict[str, Any]]:
+    """Numbers of `BY_MATERIAL` of each material's clips, by material."""
+    chosen = [metric for metric in METRICS if metric.name in BY_MATERIAL]
+    found = {}
+    for material in sorted(set(materials)):
+        part = measured.take([i for i, own in enumerate(materials) if own == material])
+        values = by_number(chosen, part.findings, part.findings, protocol)
+        found[material] = {number: asdict(value) for number, value in values.items()}
+    return found
+
+
+def _same_hits(
+    measured: Measured,
+    real: Measured,
+    materials: Sequence[str],
+    originals: Mapping[str, str] | None,
+    seed: int,
+) -> dict[str, Any] | None:
+    """The hits of a set beside those that they should be; None where they need not be any."""
+    if originals is None:
+        return None
+    known = {
+        clip.name: findings
+        for clip, findings in zip(real.clips.clips, real.findings["impacts"], strict=True)
+    }
+    rows = [
+        ((findings, known[originals[clip.file]]), material)
+        for clip, findings, material in zip(
+            measured.clips.clips, measured.findings["impacts"], materials, strict=True
+        )
+        if originals.get(clip.file) in known
+    ]
+    return same_hits([pair for pair, _ in rows], [material for _, material in rows], seed)
 
 
 def _column(measured: Measured, name: str) -> Tensor:
@@ -147,98 +202,58 @@ def _frechet(measured: Measured, real: Measured, seed: int) -> dict[str, dict[st
     return found
 
 
-def _targets(own: dict[str, Any], real: dict[str, Any], name: str) -> dict[str, dict[str, Any]]:
-    """What was wanted of a set, what it reached, and whether that is enough."""
-    least: dict[str, tuple[float, float]] = {}
-    most: dict[str, tuple[float, float]] = {}
-    # Sync and motion beside real clips'; what real clips themselves lack is no target.
-    for ms, wanted in (LEAST_SYNC_KEPT if name == "reconstruction" else LEAST_SYNC).items():
-        for number in ("recall", "precision"):
-            value, other = (r["numbers"][f"sync-{number}-{ms}"]["value"] for r in (own, real))
-            if other:
-                least[f"{number} at {ms} ms over real"] = ((value or 0.0) / other, wanted)
-    for number, words in (("impacts-per-clip", "impacts a clip"), ("ballistic", "ballistic")):
-        ratio = own["over_real"][number]
-        if ratio is not None:
-            most[f"departure of {words}"] = (abs(ratio - 1), MOST_DEPARTURE)
-    # What is whole, and as varied as real clips.
-    least["seen class = heard class"] = (own["numbers"]["agreement"]["value"], LEAST_AGREEMENT)
-    most["broken clips"] = (own["broken"]["value"], MOST_BROKEN)
-    farthest = max(pair["distance"] / pair["floor"] for pair in own["frechet"].values())
-    most["Fréchet distance over floor"] = (farthest, MOST_FRECHET)
-    # Held-out clips themselves vary: what is not below their interval is not nearer than they are.
-    near = own["memorisation"]
-    for quantile, words in {"median": "median", "quantile_5": "5 % quantile"}.items():
-        bound = near[f"{quantile}_held_out_interval"][0]
-        least[f"nearest training clip, {words}"] = (near[quantile], bound)
-    return {
-        **{n: {"value": v, "target": t, "met": v >= t} for n, (v, t) in least.items()},
-        **{n: {"value": v, "target": t, "met": v <= t} for n, (v, t) in most.items()},
-    }
-
-
-def calibration(found: Sequence[Findings], truths: Sequence[np.ndarray]) -> dict[str, Any]:
-    """What the two detectors find of the true impacts of real clips.
-
-    Args:
-        found: Of the measure `Impacts`.
-        truths: True times (N,) of each clip; those after its last frame can be heard, not seen.
-
-    Returns:
-        A JSON-ready dict by detector: for each tolerance recall, precision, standard deviation and
-        mean (`offset_ms`, positive: found late) of the error in ms. None where nothing was found.
-    """
-    # What comes after the last frame cannot be seen, but heard.
-    clips = list(zip(found, truths, strict=True))
-    detected = {
-        "impacts": [(c["impacts"].numpy(), t[t <= c["last"].item()]) for c, t in clips],
-        "onsets": [(c["onsets"].numpy(), t) for c, t in clips],
-    }
-    report: dict[str, Any] = {}
-    for detector, pairs in detected.items():
-        report[detector] = []
-        claimed, wanted = (sum(len(pair[i]) for pair in pairs) for i in (0, 1))
-        for tolerance in TOLERANCES:
-            errors = np.concatenate([1000 * lags(*pair, tolerance) for pair in pairs])
-            row = {
-                "tolerance": tolerance,
-                "recall": len(errors) / wanted if wanted else None,
-                "precision": len(errors) / claimed if claimed else None,
-                "sd_ms": float(errors.std()) if len(errors) else None,
-                "offset_ms": float(errors.mean()) if len(errors) else None,
-            }
-            report[detector].append(row)
-    return report
-
-
 def markdown(report: Mapping[str, Any]) -> str:
-    """The numbers, the targets, and, where the report has it, the detectors' own error."""
-    sets, targets = report["sets"], report["targets"]
+    """The numbers, the targets, and, where the report has it, the instruments' own error."""
+    sets, wanted = report["sets"], report["targets"]
     # Numbers, then targets met or missed.
     columns = [_cells(own) for own in sets.values()]
-    wanted = dict.fromkeys(name for of in targets.values() for name in of)
+    rows = dict.fromkeys(row for column in columns for row in column)
+    names = dict.fromkeys(name for of in wanted.values() for name in of)
     tables = [
-        (["", *sets], [[words, *(cells[words] for cells in columns)] for words in columns[0]]),
+        (["", *sets], [[words, *(cells.get(words, "-") for cells in columns)] for words in rows]),
         (
-            ["target", *targets],
-            [[name, *(_verdict(of.get(name)) for of in targets.values())] for name in wanted],
+            ["target", *wanted],
+            [[name, *(_verdict(of.get(name)) for of in wanted.values())] for name in names],
         ),
     ]
-    # How far the detectors themselves are to be trusted.
+    if report.get("diversity"):
+        different = [
+            [name, *(_number(row[key], 2) for key in ("same", "others", "ratio"))]
+            for name, row in report["diversity"].items()
+        ]
+        head = ["sounds of several seeds", "same picture, dB", "different pictures, dB", "ratio"]
+        tables.append((head, different))
+    # How far the instruments themselves are to be trusted.
     if "calibration" in report:
         errors = [
             [
                 detector,
                 f"{1000 * row['tolerance']:.0f} ms",
                 *(_number(row[name], 3) for name in ("recall", "precision")),
-                *(_number(row[name], 1) for name in ("sd_ms", "offset_ms")),
+                *(_number(row[name], 2) for name in ("median_ms", "sd_ms", "offset_ms")),
             ]
-            for detector, rows in report["calibration"].items()
+            for detector, rows in report["calibration"]["detectors"].items()
             for row in rows
         ]
-        tables.append(
-            (["detector", "within", "recall", "precision", "sd, ms", "offset, ms"], errors)
-        )
+        head = [
+            "detector",
+            "within",
+            "recall",
+            "precision",
+            "median error, ms",
+            "sd, ms",
+            "offset, ms",
+        ]
+        tables.append((head, errors))
+        instruments = [
+            [
+                f"{name}, {row['unit']}",
+                str(row["n"]),
+                *(_number(row[key], 2) for key in ("median", "quantile_90", "offset")),
+            ]
+            for name, row in report["calibration"]["errors"].items()
+        ]
+        tables.append((["instrument", "hits", "median error", "90 %", "offset"], instruments))
     return "\n\n".join(markdown_table(head, rows) for head, rows in tables)
 
 
@@ -256,8 +271,19 @@ ROWS = (
     ("onsets a clip", "onsets-per-clip", 2),
     ("ballistic", "ballistic", 2),
     ("ball kept", "ball-kept", 2),
+    ("path jitter, px, median", "jitter", 2),
+    ("restitution in a clip, sd, median", "restitution-spread", 3),
+    ("loudness against speed, r in a clip", "loudness-speed", 2),
+    ("attack, ms, median", "attack", 1),
+    ("before a hit, dB, median", "pre-echo", 0),
 )
 """What a row of the table is called, its number, and digits after the point."""
+MATERIAL_ROWS = (
+    ("attack, ms", "attack", 1),
+    ("before a hit, dB", "pre-echo", 0),
+    ("variance of the Laplacian", "laplacian", 0),
+)
+"""The same of a material."""
 
 
 def _cells(own: Mapping[str, Any]) -> dict[str, str]:
@@ -274,11 +300,26 @@ def _cells(own: Mapping[str, Any]) -> dict[str, str]:
             cells[words] += f" ({value['shuffled']:.{min(digits, 2)}f})"
         if ratio is not None:
             cells[words] += f" ×{ratio:.2f}"
+    for words, name, digits in MATERIAL_ROWS:
+        for material, values in own["materials"].items():
+            cells[f"{words}, {material}"] = _interval(values[name], digits)
+    for material, ratio in own["fine_over_real"].items():
+        cells[f"fine power over real, {material}"] = _number(ratio, 2)
+    if own["same_hits"] is not None:
+        for material, value in own["same_hits"]["attack_excess"].items():
+            cells[f"attack over the same hit's, ms, {material}"] = _interval(value, 1)
+        for words, key in (("bias", "loudness_bias"), ("sd", "loudness_spread")):
+            cells[f"loudness over the same hit's, dB, {words}"] = _interval(
+                own["same_hits"][key], 1
+            )
     cells["broken (either)"] = _interval(own["broken"], 3)
     for words, modality in (("seen", "video"), ("heard", "audio")):
         right = own["accuracy"] and own["accuracy"][modality]
         cells[f"{words} class right"] = _number(right, 3)
     cells["share of the rarest class, seen"] = f"{min(own['class_shares']['video']):.3f}"
+    even = own["evenness"]
+    ratio = _number(even["largest_over_smallest"], 2)
+    cells["largest class over smallest, seen"] = f"{ratio} (p = {even['p']:.2g})"
     for words, key in (("picture", "video"), ("sound", "audio"), ("both", "both")):
         pair = own["frechet"][key]
         floor = f"{pair['floor']:.3g} ± {pair['floor_deviation']:.1g}"
@@ -298,7 +339,8 @@ def _verdict(target: Mapping[str, Any] | None) -> str:
     if target is None:
         return "-"
     word = "met" if target["met"] else "**missed**"
-    return f"{word}: {target['value']:.3g} for {target['target']:.3g}"
+    value = "undefined" if target["value"] is None else f"{target['value']:.3g}"
+    return f"{word}: {value} for {target['target']:.3g}"
 
 
 def _interval(value: Mapping[str, Any], digits: int) -> str:
