@@ -219,8 +219,9 @@ def _evaluate_long(
         # What is followed: of the world where the real clips are its own, and features of what there is.
         world = is_synthesized(sides.anchor)
         numbers = watched(rules) if world else []
+        onsets_of = "impacts" if world else "events"
         own = [
-            "events",
+            onsets_of,
             "level",
             "fingerprints",
             *(number.measure for number in numbers),
@@ -239,7 +240,7 @@ def _evaluate_long(
         features = [m.name for m in measures.built if m.name in ("classes", *NETWORKS)]
         found = evaluate_long(
             sides,
-            [*numbers, *followed(rules, features)],
+            [*numbers, *followed(rules, features, onsets_of)],
             measures,
             rules,
             FeatureCache(cache, rules.spec),

@@ -64,11 +64,14 @@ def levels_of(*_: object) -> Levels:
     return Levels()
 
 
-def followed(protocol: Protocol, features: Sequence[str] = ("classes",)) -> list[Watched]:
+def followed(
+    protocol: Protocol, features: Sequence[str] = ("classes",), onsets_of: str = "events"
+) -> list[Watched]:
     """The numbers of films of anything.
 
     Args:
         features: Measures whose features are compared: "classes", or names of networks.
+        onsets_of: The measure that has taken down the onsets; AV-Align is told by "events" alone.
     """
     spec = protocol.spec
 
@@ -81,11 +84,12 @@ def followed(protocol: Protocol, features: Sequence[str] = ("classes",)) -> list
     onsets = Number("onsets-per-second", "onsets a second", "like real")
     loudness = Number("loudness", "loudness, median", "like real", "dB")
     found: list[Watched] = [
-        WatchedRatio(ClipRatio("events", onsets, "events", rate)),
+        WatchedRatio(ClipRatio("onsets", onsets, onsets_of, rate)),
         WatchedMedian(ClipMedian("level", loudness, "level", level)),
     ]
     every = [m for m in metrics(spec.fps) if isinstance(m, ClipRatio)]
-    found += [WatchedRatio(m) for m in every if m.name == "av-align"]
+    if onsets_of == "events":
+        found += [WatchedRatio(m) for m in every if m.name == "av-align"]
     for measure in features:
         if measure == "classes":
             found += _of_classes()

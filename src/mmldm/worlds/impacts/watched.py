@@ -39,8 +39,9 @@ FOLLOWED = (
 class Kicks(Measure):
     """Kicks at the beginning of each frame but the first, in pixels: "kicks" (T-1,).
 
-    A kick is what gravity does not explain of a second difference of the ball's path; two of them cross the
-    beginning of a frame, and their mean is told. NaN at both ends, and where the ball is not seen.
+    A kick is what gravity does not explain of a second difference of the ball's path. Two of them cross the
+    beginning of a frame, and the smaller one is told: a hit before or after shows in one of them, a ball that
+    jumps there in both. NaN at both ends, and where the ball is not seen.
 
     Args:
         empty: Background (3,H,W) u8.
@@ -50,7 +51,7 @@ class Kicks(Measure):
 
     def __init__(self, empty: Tensor) -> None:
         self.empty = empty
-        self.identity = hashlib.sha256(empty.numpy().tobytes()).hexdigest()
+        self.identity = f"{hashlib.sha256(empty.numpy().tobytes()).hexdigest()}, the smaller"
 
     def __call__(self, clips: Sequence[Clip]) -> list[Findings]:
         found: list[Findings] = []
@@ -59,7 +60,7 @@ class Kicks(Measure):
             sizes = np.linalg.norm(motion.kicks(path), axis=1) * clip.frames.shape[-2]
             seen = path.kept[:-2] & path.kept[1:-1] & path.kept[2:]
             sizes = np.where(seen, sizes, np.nan)
-            between = (sizes[:-1] + sizes[1:]) / 2
+            between = np.minimum(sizes[:-1], sizes[1:])
             found.append({"kicks": torch.from_numpy(np.pad(between, 1, constant_values=np.nan))})
         return found
 
