@@ -168,6 +168,7 @@ def window_plot(report: Mapping[str, Any]) -> Figure:
     for axis, number in zip(axes, numbers, strict=False):
         axis.set_title(number["title"], loc="left", fontsize="small", parse_math=False)
         axis.spines[["top", "right"]].set_visible(False)
+        axis.locator_params("x", integer=True)
         for (name, told), colour in zip(number["sets"].items(), COLOURS, strict=False):
             known = [i for i, value in enumerate(told["values"]) if value is not None]
             axis.plot(
