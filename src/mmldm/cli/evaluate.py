@@ -205,7 +205,9 @@ def _evaluate_long(
         )
     if asked.task not in FILM_SETS:
         raise UserError(f"--task: unknown {asked.task!r}; known are {', '.join(FILM_SETS)}.")
-    task = FILM_SETS[asked.task]
+    task, whole = FILM_SETS[asked.task], count * rules.spec.duration
+    if abs(whole - asked.seconds) > 1 / rules.spec.fps:
+        note(f"films are whole windows of {rules.spec.duration:g} s: {whole:g} s")
     run_device = choose_device(device)
     folder = _model_folder(asked.generated)
     pipeline = None if folder is None else load_model(str(asked.generated), device)
