@@ -185,7 +185,7 @@ def _evaluate_long(
     from mmldm.evaluation.drift import LEAST_WINDOWS
     from mmldm.evaluation.features import Measures, build_measures
     from mmldm.evaluation.joins import joins_of
-    from mmldm.evaluation.long import NETWORKS, OF_PAIRS, evaluate_long, followed, levels_of
+    from mmldm.evaluation.long import NETWORKS, OF_JOINS, evaluate_long, followed, levels_of
     from mmldm.evaluation.long_page import save_long, tables
     from mmldm.evaluation.measuring import FeatureCache
     from mmldm.evaluation.pictures import NO_PLOTS, can_plot
@@ -230,7 +230,7 @@ def _evaluate_long(
             "classes",
         ]
         if sides.made.instants:
-            own += OF_PAIRS if world else ["joins"]
+            own += OF_JOINS if world else ["joins"]
         further = {**BUILDERS, "level": levels_of, "joins": joins_of, "kicks": kicks_of}
         anchor = sides.anchor
         measures = build_measures(own, anchor, rules, line, weights, run_device, further)
@@ -248,7 +248,7 @@ def _evaluate_long(
             FeatureCache(cache, rules.spec),
             workers,
             line,
-            task.given,
+            None if task.given is None else "audio" if task.given == "audio" else "video",
         )
         protocol: dict[str, Any] = rules.model_dump(mode="json")
         facts = {"protocol": protocol, "protocol_sha256": rules.sha256}

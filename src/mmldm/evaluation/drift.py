@@ -22,6 +22,7 @@ from mmldm.evaluation.features import Findings
 from mmldm.evaluation.intervals import STUDENT, Interval
 from mmldm.evaluation.protocol import Protocol
 from mmldm.evaluation.values import Number, Side
+from mmldm.types import Modality
 
 LEAST_WINDOWS = 4
 """Of a film: a line needs three after the first."""
@@ -109,10 +110,12 @@ class Watched(ABC):
     Attributes:
         number: What it is.
         measure: Whose findings it reads.
+        of: The modality that it tells of alone; None: both.
     """
 
     number: Number
     measure: str
+    of: Modality | None = None
 
     @abstractmethod
     def curve(self, films: Sequence[Side], real: Side, protocol: Protocol) -> Curve:
@@ -129,11 +132,14 @@ class WatchedRatio(Watched):
 
     Args:
         metric: Gives each window's share.
+        of: As above.
         from_first: Whether it is given window 1 of the film as what is heard.
     """
 
-    def __init__(self, metric: ClipRatio, from_first: bool = False) -> None:
-        self.number, self.measure = metric.number, metric.measure
+    def __init__(
+        self, metric: ClipRatio, of: Modality | None = None, from_first: bool = False
+    ) -> None:
+        self.number, self.measure, self.of = metric.number, metric.measure, of
         self.metric, self.from_first = metric, from_first
 
     def curve(self, films: Sequence[Side], real: Side, protocol: Protocol) -> Curve:
@@ -156,10 +162,11 @@ class WatchedMedian(Watched):
 
     Args:
         metric: Gives each window's values.
+        of: As above.
     """
 
-    def __init__(self, metric: ClipMedian) -> None:
-        self.number, self.measure = metric.number, metric.measure
+    def __init__(self, metric: ClipMedian, of: Modality | None = None) -> None:
+        self.number, self.measure, self.of = metric.number, metric.measure, of
         self.metric = metric
 
     def curve(self, films: Sequence[Side], real: Side, protocol: Protocol) -> Curve:
@@ -179,10 +186,11 @@ class WatchedDistance(Watched):
         number: What it is.
         measure: Whose findings it reads.
         key: Of the features in them: (D,), or (N,D) of which the mean counts.
+        of: As above.
     """
 
-    def __init__(self, number: Number, measure: str, key: str) -> None:
-        self.number, self.measure, self.key = number, measure, key
+    def __init__(self, number: Number, measure: str, key: str, of: Modality | None = None) -> None:
+        self.number, self.measure, self.key, self.of = number, measure, key, of
 
     def features(self, side: Side) -> torch.Tensor:
         """(N,D) of N windows."""

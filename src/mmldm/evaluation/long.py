@@ -36,15 +36,15 @@ from mmldm.evaluation.metrics import metrics
 from mmldm.evaluation.protocol import Protocol
 from mmldm.evaluation.rollouts import LongSides
 from mmldm.evaluation.values import Number, Side
-from mmldm.types import Progress
+from mmldm.types import Modality, Progress
 
 FORMAT, VERSION = "mmldm-long-evaluation", 1
 MOST_WORSE = 0.10
 """Wanted of the share by which a number is worse in the last window than in window 2."""
-NETWORKS = ("squeezenet", "yamnet")
-"""Whose features stand in where there are no classes."""
-OF_PAIRS = ("kicks", "joins")
-"""Measures of windows around joins."""
+NETWORKS: dict[str, Modality] = {"squeezenet": "video", "yamnet": "audio"}
+"""Whose features stand in where there are no classes, and what they read."""
+OF_JOINS: dict[str, Modality] = {"kicks": "video", "joins": "audio"}
+"""Measures of windows around joins, and what they read."""
 
 
 class Levels(Measure):
@@ -84,8 +84,8 @@ def followed(
     onsets = Number("onsets-per-second", "onsets a second", "like real")
     loudness = Number("loudness", "loudness, median", "like real", "dB")
     found: list[Watched] = [
-        WatchedRatio(ClipRatio("onsets", onsets, onsets_of, rate)),
-        WatchedMedian(ClipMedian("level", loudness, "level", level)),
+        WatchedRatio(ClipRatio("onsets", onsets, onsets_of, rate), "audio"),
+        WatchedMedian(ClipMedian("level", loudness, "level", level), "audio"),
     ]
     every = [m for m in metrics(spec.fps) if isinstance(m, ClipRatio)]
     if onsets_of == "events":
@@ -95,7 +95,7 @@ def followed(
             found += _of_classes()
             found += [WatchedRatio(m) for m in every if m.name == "agreement"]
         else:
-            found += _of_features(measure, "features", measure)
+            found += _of_features(measure, "features", measure, NETWORKS[measure])
     return found
 
 
@@ -106,16 +106,18 @@ def _of_classes() -> list[Watched]:
         return float(first[key] == own[key]), 1.0
 
     found: list[Watched] = []
-    for key, words in (("seen", "seen"), ("heard", "heard")):
-        number = Number(f"class-kept-{key}", f"class {words} is that of window 1", "higher")
+    of: dict[str, Modality] = {"seen": "video", "heard": "audio"}
+    for key, modality in of.items():
+        number = Number(f"class-kept-{key}", f"class {key} is that of window 1", "higher")
         metric = ClipRatio("class-kept", number, "classes", partial(kept, key))
-        found.append(WatchedRatio(metric, from_first=True))
-    for key in ("picture", "sound"):
-        found += _of_features("classes", key, f"{key}, classifier")
+        found.append(WatchedRatio(metric, modality, from_first=True))
+    of = {"picture": "video", "sound": "audio"}
+    for key, modality in of.items():
+        found += _of_features("classes", key, f"{key}, classifier", modality)
     return found
 
 
-def _of_features(measure: str, key: str, words: str) -> list[Watched]:
+def _of_features(measure: str, key: str, words: str, of: Modality) -> list[Watched]:
     """Fréchet distance from real windows, and how far a window is from the first of its film."""
 
     def moved(first: Findings, own: Findings) -> Counts:
@@ -128,8 +130,8 @@ def _of_features(measure: str, key: str, words: str) -> list[Watched]:
     distance = Number(f"frechet-{name}", f"Fréchet, {words}", "lower", biased=True)
     far = Number(f"moved-{name}", f"features from window 1's, {words}", "like real")
     return [
-        WatchedDistance(distance, measure, key),
-        WatchedRatio(ClipRatio("moved", far, measure, moved), from_first=True),
+        WatchedDistance(distance, measure, key, of),
+        WatchedRatio(ClipRatio("moved", far, measure, moved), of, from_first=True),
     ]
 
 
@@ -141,14 +143,14 @@ def evaluate_long(
     cache: FeatureCache,
     workers: int = 1,
     progress: Progress | None = None,
-    given: str | None = None,
+    given: Modality | None = None,
 ) -> dict[str, Any]:
     """Measures films and compares them with real ones.
 
     Args:
         watched: Numbers to follow.
-        measures: Those of the numbers, "fingerprints", and of `OF_PAIRS` those that are to be told.
-        given: Which modality was given: "audio", "frames" or None; nothing of it is joined.
+        measures: Those of the numbers, "fingerprints", and of `OF_JOINS` those that are to be told.
+        given: Which modality was given, as real films have it: nothing is told of it.
 
     Returns:
         A JSON-ready report, without what it was made of.
@@ -157,8 +159,10 @@ def evaluate_long(
         UserError: A set has fewer than two films that can be read.
     """
     speed = Speed()
-    of_joins = [measure for measure in measures.built if measure.name in OF_PAIRS]
-    of_windows = [measure for measure in measures.built if measure.name not in OF_PAIRS]
+    watched = [own for own in watched if given is None or own.of != given]
+    needed = {"fingerprints", *(own.measure for own in watched)}
+    of_windows = [measure for measure in measures.built if measure.name in needed]
+    of_joins = [m for m in measures.built if m.name in OF_JOINS and OF_JOINS[m.name] != given]
     needs_real = {"fingerprints", *(w.measure for w in watched if isinstance(w, WatchedDistance))}
 
     def found(films: Films, chosen: Sequence[Measure]) -> tuple[Measured, Measured | None]:
@@ -201,7 +205,7 @@ def evaluate_long(
         "reference_windows": len(anchor),
         "joins": len(instants),
         "numbers": numbers,
-        "seams": _seams(measured, instants, protocol, given),
+        "seams": _seams(measured, instants, protocol),
         "loops": as_dict(loops(prints, protocol)),
         "continuations": None,
         "undefined": measures.missing,
@@ -286,9 +290,8 @@ def _seams(
     measured: Mapping[str, tuple[Measured, Measured | None]],
     instants: Sequence[float],
     protocol: Protocol,
-    given: str | None,
 ) -> dict[str, dict[str, Any]]:
-    """Numbers of the joins by name and set; of a modality that was given none."""
+    """Numbers of the joins by name and set."""
     told: dict[str, dict[str, Any]] = {}
 
     def tell(number: str, key: str, ratio: Ratio) -> None:
@@ -298,10 +301,10 @@ def _seams(
         if joins is None or not len(joins):
             continue
         films = {m: by_film(found, len(instants)) for m, found in joins.findings.items()}
-        if "joins" in films and given != "audio":
+        if "joins" in films:
             tell("steps", key, at_boundaries(films["joins"], "steps", instants, protocol))
             tell("onsets", key, onset_rates(films["joins"], protocol))
-        if "kicks" in films and given != "frames":
+        if "kicks" in films:
             tell("kicks", key, at_boundaries(films["kicks"], "kicks", instants, protocol))
     return told
 

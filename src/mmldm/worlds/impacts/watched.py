@@ -20,20 +20,20 @@ from mmldm.evaluation.protocol import Protocol
 from mmldm.evaluation.sets import ClipSet
 from mmldm.evaluation.values import Number
 from mmldm.media.clip import Clip
-from mmldm.types import Progress
+from mmldm.types import Modality, Progress
 from mmldm.worlds.impacts import motion
 from mmldm.worlds.impacts.metrics import METRICS, Impacts, impacts_of
 
-FOLLOWED = (
-    "sync-recall-20",
-    "sync-precision-20",
-    "sync-recall-50",
-    "sync-precision-50",
-    "ball-kept",
-    "ballistic",
-    "jitter",
-)
-"""Of the world's numbers of clips."""
+FOLLOWED: dict[str, Modality | None] = {
+    "sync-recall-20": None,
+    "sync-precision-20": None,
+    "sync-recall-50": None,
+    "sync-precision-50": None,
+    "ball-kept": "video",
+    "ballistic": "video",
+    "jitter": "video",
+}
+"""Of the world's numbers of clips, and the modality that each tells of alone."""
 
 
 class Kicks(Measure):
@@ -85,7 +85,7 @@ def watched(protocol: Protocol) -> list[Watched]:
         if names[0] not in FOLLOWED:
             continue
         if isinstance(metric, ClipRatio):
-            found.append(WatchedRatio(metric))
+            found.append(WatchedRatio(metric, FOLLOWED[names[0]]))
         elif isinstance(metric, ClipMedian):
-            found.append(WatchedMedian(metric))
-    return [*found, WatchedRatio(ClipRatio("impacts-path", rate, Impacts.name, counts))]
+            found.append(WatchedMedian(metric, FOLLOWED[names[0]]))
+    return [*found, WatchedRatio(ClipRatio("impacts-path", rate, Impacts.name, counts), "video")]
