@@ -290,6 +290,47 @@ def test_model_is_sampled_reconstructed_and_not_sampled_again(world: Path, tmp_p
     assert "holds clips of another model" in evaluate(model, world, out, *words).complaint()
 
 
+def test_films_are_followed_from_window_to_window_beside_real_ones(tmp_path: Path) -> None:
+    spec = ClipSpec(num_frames=64)
+    for name, seed in (("real", 1), ("theirs", 2)):
+        config = ImpactsConfig(seed=seed, materials=("wood", "glass"), spec=spec, throws_again=True)
+        synthesize(tmp_path / name, config, 8, workers=1)
+    out, real = tmp_path / "out", tmp_path / "real"
+    words = ("--long", "--seconds", 6.4, "--rollouts", 6)
+    printed = evaluate(tmp_path / "theirs", real, out, *words).succeeded()
+    assert "| films | window 1 | window 2 | window 4 | drift |" in printed
+    found = report(out)
+    assert found["films"] == {"generated": 6, "real": 4} and found["undefined"] == {}
+    told = {number["name"]: number["sets"] for number in found["numbers"]}
+    assert {"sync-recall-50", "jitter", "class-kept-seen", "frechet-classes-sound"} <= told.keys()
+    # Films of the same world: nothing drifts that real ones do not.
+    assert told["ball-kept"]["generated"]["values"] == [1, 1, 1, 1]
+    for name in ("class-kept-seen", "sync-recall-50"):
+        assert min(told[name]["generated"]["values"]) > 0.7
+    assert (
+        "All clips had been measured before."
+        in evaluate(tmp_path / "theirs", real, out, *words).succeeded()
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("--seconds", 4), "--seconds: 6.4 are the least"),
+        (("--task", "t2v"), "--task: unknown 't2v'; known are joint, a2v, v2a"),
+        (("--metrics", "av-align"), "--metrics is for clips"),
+        (("--samples", 8), "--samples is for clips"),
+        (("--task", "a2v"), "what films of a folder were given is not known"),
+        ((), "holds 0 films of 32 s with sound"),
+    ],
+)
+def test_mistake_about_films_is_one_sentence(
+    world: Path, evaluated: Path, tmp_path: Path, words: tuple[object, ...], sentence: str
+) -> None:
+    shutil.copytree(evaluated / "sets", tmp_path / "sets")
+    assert sentence in evaluate(world, world, tmp_path, "--long", *words).complaint()
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [

@@ -1,19 +1,21 @@
-"""`mmldm evaluate`: how good a folder of clips, or a model, is beside real clips."""
+"""`mmldm evaluate`: how good a folder of clips, or a model, is beside real clips; with `--long`, of films."""
 
 from __future__ import annotations
 
 import os
 import shlex
 import sys
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from mmldm import __version__
 from mmldm.cli.generate import load_model
 from mmldm.cli.terminal import DeviceOption, ProgressLine, note, require_writable, say
+from mmldm.errors import UserError
 
 
 def evaluate(
@@ -55,10 +57,34 @@ def evaluate(
     workers: Annotated[
         int | None, typer.Option(min=1, help="For decoding. Default: all cores.")
     ] = None,
+    long: Annotated[
+        bool,
+        typer.Option("--long", help="Films instead of clips: what drifts, and what joins show."),
+    ] = False,
+    seconds: Annotated[
+        float, typer.Option(min=0.1, max=3600, help="With --long: of a film.")
+    ] = 32.0,
+    rollouts: Annotated[int, typer.Option(min=2, help="With --long: films of a set.")] = 60,
+    task: Annotated[
+        str, typer.Option(help="With --long: joint; a2v or v2a, of one modality of real films.")
+    ] = "joint",
     device: DeviceOption = None,
 ) -> None:
     """Measures quality, alignment, variety and memorisation of clips, beside what real clips reach."""
     require_writable(out)
+    if long:
+        for name, value in (("metrics", metrics), ("samples", samples), ("against", against)):
+            if value is not None:
+                raise UserError(f"--{name} is for clips: leave it out with --long.")
+        _evaluate_long(
+            _Long(generated, reference, held_out, protocol, out, seconds, rollouts, task),
+            seed,
+            weights,
+            cache or out / "cache",
+            workers or os.cpu_count() or 1,
+            device,
+        )
+        return
 
     import torch
 
@@ -87,8 +113,8 @@ def evaluate(
         known = finder.real_sets(reference, held_out)
         if other is not None:
             require_comparable(rules.sha256, known.reference.sha256, other)
-        if any((generated / sign).is_file() for sign in ("config.yaml", "model_index.json")):
-            model = generated / "model" if (generated / "model").is_dir() else generated
+        model = _model_folder(generated)
+        if model is not None:
             sides = finder.model_sides(load_model(str(generated), device), model, known)
         else:
             sides = finder.folder_sides(generated, known)
@@ -105,12 +131,7 @@ def evaluate(
 
         store = FeatureCache(cache or out / "cache", rules.spec)
         found = compare(sides, chosen, measures, rules, store, threads, line)
-        about = {
-            "command": shlex.join(["mmldm", *sys.argv[1:]]),
-            "date": datetime.now(UTC).date().isoformat(),
-            "mmldm": __version__,
-            "torch": torch.__version__,
-        }
+        about = {**_about(), "torch": torch.__version__}
         report = as_json(found, rules, measures.built, about)
         page = save(report, write_pictures(found, rules.spec, out), out)
 
@@ -125,3 +146,122 @@ def evaluate(
     if other is not None:
         say(f"\n{differences(report, other)}")
     say(f"\nreport: {page}")
+
+
+def _about() -> dict[str, str]:
+    """What a report says of its making."""
+    return {
+        "command": shlex.join(["mmldm", *sys.argv[1:]]),
+        "date": datetime.now(UTC).date().isoformat(),
+        "mmldm": __version__,
+    }
+
+
+def _model_folder(folder: Path) -> Path | None:
+    """The model that a model or run folder holds; None of a folder of clips."""
+    if not any((folder / sign).is_file() for sign in ("config.yaml", "model_index.json")):
+        return None
+    return folder / "model" if (folder / "model").is_dir() else folder
+
+
+@dataclass(frozen=True)
+class _Long:
+    """What is asked of `--long`: the command's arguments of these names."""
+
+    generated: Path
+    reference: Path
+    held_out: Path | None
+    protocol: str
+    out: Path
+    seconds: float
+    rollouts: int
+    task: str
+
+
+def _evaluate_long(
+    asked: _Long, seed: int, weights: Path | None, cache: Path, workers: int, device: str | None
+) -> None:
+    """Films of many windows: made, or found in a folder, and measured beside real ones."""
+    from mmldm.evaluation.drift import LEAST_WINDOWS
+    from mmldm.evaluation.features import Measures, build_measures
+    from mmldm.evaluation.joins import joins_of
+    from mmldm.evaluation.long import NETWORKS, OF_JOINS, evaluate_long, followed, levels_of
+    from mmldm.evaluation.long_page import save_long, tables
+    from mmldm.evaluation.measuring import FeatureCache
+    from mmldm.evaluation.pictures import NO_PLOTS, can_plot
+    from mmldm.evaluation.protocol import find_protocol
+    from mmldm.evaluation.rollouts import FILM_SETS, long_sides
+    from mmldm.evaluation.sides import Finder
+    from mmldm.training.distributed import choose_device
+    from mmldm.worlds.impacts.metrics import BUILDERS, is_synthesized
+    from mmldm.worlds.impacts.watched import kicks_of, watched
+
+    # Refused before anything is made.
+    rules = find_protocol(asked.protocol, None, seed)
+    count = round(asked.seconds / rules.spec.duration)
+    if count < LEAST_WINDOWS:
+        raise UserError(
+            f"--seconds: {LEAST_WINDOWS * rules.spec.duration:g} are the least that can drift."
+        )
+    if asked.task not in FILM_SETS:
+        raise UserError(f"--task: unknown {asked.task!r}; known are {', '.join(FILM_SETS)}.")
+    task, whole = FILM_SETS[asked.task], count * rules.spec.duration
+    if abs(whole - asked.seconds) > 1 / rules.spec.fps:
+        note(f"films are whole windows of {rules.spec.duration:g} s: {whole:g} s")
+    run_device = choose_device(device)
+    folder = _model_folder(asked.generated)
+    pipeline = None if folder is None else load_model(str(asked.generated), device)
+
+    with ProgressLine() as line:
+        finder = Finder(asked.out, rules, workers, line)
+        sides = long_sides(
+            finder, asked.generated, folder, pipeline, asked.reference, asked.held_out, task, count,
+            asked.rollouts,
+        )  # fmt: skip
+        # What is followed: of the world where the real clips are its own, and features of what there is.
+        world = is_synthesized(sides.anchor)
+        numbers = watched(rules) if world else []
+        onsets_of = "impacts" if world else "events"
+        own = [
+            onsets_of,
+            "level",
+            "fingerprints",
+            *(number.measure for number in numbers),
+            "classes",
+        ]
+        if sides.made.instants:
+            own += OF_JOINS if world else ["joins"]
+        further = {**BUILDERS, "level": levels_of, "joins": joins_of, "kicks": kicks_of}
+        anchor = sides.anchor
+        measures = build_measures(own, anchor, rules, line, weights, run_device, further)
+        if "classes" in measures.missing:
+            others = build_measures(NETWORKS, anchor, rules, line, weights, run_device)
+            measures = Measures(
+                [*measures.built, *others.built], {**measures.missing, **others.missing}
+            )
+        features = [m.name for m in measures.built if m.name in ("classes", *NETWORKS)]
+        found = evaluate_long(
+            sides,
+            [*numbers, *followed(rules, features, onsets_of)],
+            measures,
+            rules,
+            FeatureCache(cache, rules.spec),
+            workers,
+            line,
+            None if task.given is None else "audio" if task.given == "audio" else "video",
+        )
+        protocol: dict[str, Any] = rules.model_dump(mode="json")
+        facts = {"protocol": protocol, "protocol_sha256": rules.sha256}
+        facts["reference_sha256"] = sides.anchor.sha256
+        report = {**_about(), **facts, **found}
+        page = save_long(report, asked.out)
+
+    if not can_plot():
+        note(NO_PLOTS)
+    if sides.real is None:
+        note(
+            f"the real clips hold no two films of {found['seconds']:g} s, so drift stands beside none: "
+            "mmldm synthesize makes such films with --seconds"
+        )
+    say(tables(report))
+    say(f"\n{report['speed']}\n\nreport: {page}")

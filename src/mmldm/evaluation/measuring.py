@@ -18,7 +18,6 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
@@ -84,8 +83,8 @@ def _sha256(findings: Findings) -> str:
     digest = hashlib.sha256()
     for name, x in sorted(findings.items()):
         digest.update(f"{name} {x.dtype} {tuple(x.shape)} ".encode())
-        if x.numel():  # What is empty may have strides that no view of bytes takes.
-            digest.update(x.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())
+        # Not by a view of bytes: what holds one number, or none, may have strides that no view takes.
+        digest.update(x.detach().cpu().numpy().tobytes())
     return digest.hexdigest()
 
 

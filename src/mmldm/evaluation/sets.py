@@ -219,23 +219,40 @@ def clip_set(
 
     windows_of = Counter(entry.path for entry, _ in chosen)
     clips = [
-        ClipSource(
-            name=entry.path if windows_of[entry.path] == 1 else f"{entry.path} at {start:.2f} s",
-            file=entry.path,
-            key=hashlib.sha256(
-                f"{contents[entry.path]} {start:.6f} {READING}".encode()
-            ).hexdigest(),
-            class_name=entry.class_name,
-            read=partial(read_clip, manifest.root / entry.path, start),
-            content=contents[entry.path],
-            group=entry.group,
-            start=start,
+        window_of(
+            manifest,
+            entry,
+            start,
+            contents[entry.path],
+            entry.path if windows_of[entry.path] == 1 else None,
         )
         for entry, start in chosen
         if entry.path in contents
     ]
     return ClipSet(
         name, str(manifest.root), tuple(clips), tuple(skipped), tuple(_notes(usable, spec))
+    )
+
+
+def window_of(
+    manifest: Manifest, entry: Entry, start: float, sha256: str, name: str | None = None
+) -> ClipSource:
+    """A window of an entry's file.
+
+    Args:
+        start: Of the window in the file, in seconds.
+        sha256: Of the file.
+        name: None: file and start.
+    """
+    return ClipSource(
+        name=name or f"{entry.path} at {start:.2f} s",
+        file=entry.path,
+        key=hashlib.sha256(f"{sha256} {start:.6f} {READING}".encode()).hexdigest(),
+        class_name=entry.class_name,
+        read=partial(read_clip, manifest.root / entry.path, start),
+        content=sha256,
+        group=entry.group,
+        start=start,
     )
 
 

@@ -113,7 +113,7 @@ class Finder:
         Raises:
             UserError: A set has too few clips that can be used.
         """
-        manifest = self._manifest("reference", reference)
+        manifest = self.manifest("reference", reference)
         split = manifest.split("held_out") if held_out is None else []
         entries = [entry for entry in manifest.entries if not split or entry.split != "held_out"]
         whole = self._named(clip_set("reference", manifest, entries, self.protocol), reference)
@@ -182,7 +182,7 @@ class Finder:
         return Sides(generated, known, _in_classes(self._folder("reconstruction", kept), classes))
 
     def _folder(self, name: str, source: Path) -> ClipSet:
-        manifest = self._manifest(name, source)
+        manifest = self.manifest(name, source)
         return self._named(
             clip_set(name, manifest, manifest.entries, self.protocol), source
         ).require()
@@ -191,7 +191,12 @@ class Finder:
         """With a folder's path as it was typed: reports hold no other."""
         return replace(clips, origin=str(source)) if source.is_dir() else clips
 
-    def _manifest(self, name: str, source: Path) -> Manifest:
+    def manifest(self, name: str, source: Path) -> Manifest:
+        """What a folder, manifest or list holds; scanned once.
+
+        Raises:
+            UserError: It holds no media file.
+        """
         kept = self.out / "sets" / f"{name}.jsonl"
         return kept_manifest(source, kept, self.protocol.spec, self.workers, self.progress)
 
@@ -242,7 +247,7 @@ def write_samples(
             "\n".join(x.key for x in held_out.clips).encode()
         ).hexdigest()
     # A folder holds clips of one origin; seeds that are there are not made again.
-    _claim(folder, owner)
+    claim(folder, owner)
     if (folder / sample_file(count)).is_file():
         raise UserError(
             f"{folder} holds more than {count} samples; name another --out, or ask for them"
@@ -280,7 +285,7 @@ def write_reconstructions(
     Raises:
         UserError: The folder holds reconstructions by another model.
     """
-    _claim(folder, {"sha256": sha256})
+    claim(folder, {"sha256": sha256})
     for done, source in enumerate(clips.clips):
         path = folder / reconstruction_file(source)
         if path.is_file():
@@ -304,7 +309,7 @@ def reconstruction_file(clip: ClipSource) -> str:
     return f"{clip.key[:16]}.mp4"
 
 
-def _claim(folder: Path, owner: Mapping[str, Any]) -> None:
+def claim(folder: Path, owner: Mapping[str, Any]) -> None:
     """Makes a folder this model's, or checks that it is."""
     path = folder / OWNER
     if not path.is_file():

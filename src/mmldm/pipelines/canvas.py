@@ -71,8 +71,9 @@ class Canvas:
         length = max(outline.length or 0, grid.ticks)
 
         def row(shape: tuple[int, ...], slots: int, value: Tensor | None) -> Tensor:
-            """(B,C,T',H',W') of `length` ticks."""
-            latents = torch.zeros(count, shape[0], length * slots, *shape[2:], device=device)
+            """(B,C,T',H',W') of `length` ticks; of clips without an end, of all that are known."""
+            held = length * slots if value is None else max(length * slots, value.shape[2])
+            latents = torch.zeros(count, shape[0], held, *shape[2:], device=device)
             if value is not None:
                 latents[:, :, : value.shape[2]] = value.to(device)
             return latents
