@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from mmldm.cli.films import Films, GivenFile
+from mmldm.cli.films import Films, GivenFile, note_joins
 from mmldm.cli.generate import BATCH, OutOption, load_model
 from mmldm.cli.terminal import (
     DeviceOption,
     ModelOption,
     ProgressLine,
     QualityOption,
-    note,
     require_writable,
 )
 from mmldm.errors import UserError
@@ -115,15 +114,18 @@ def retake(
 
 
 def _read(path: Path, pipeline: SoundingVideoPipeline) -> Clip:
-    """A clip at the model's rates and size, after notes on what of it is not so."""
-    file = GivenFile(path, None, pipeline.clip_spec)
+    """A clip at the model's rates and size, after notes on what of it is not so, or not of its world."""
+    from mmldm.pipelines.outliers import sentences
+    from mmldm.pipelines.request import given_clips
+
+    spec = pipeline.clip_spec
+    file = GivenFile(path, None, spec)
     file.say_what_is_used()
-    if not pipeline.config.known_slots:
-        note(
-            "this model has not learnt to go on from what it knows, so where old and new meet may be seen "
-            "and heard"
-        )
-    return file.whole()
+    note_joins(pipeline)
+    clip = file.whole()
+    distances = pipeline.outlier_distances(given_clips(clip, spec))
+    file.say(sentences(distances, path.name, spec.duration))
+    return clip
 
 
 def _tell(films: Films, titles: Sequence[str], started: float) -> None:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from mmldm.media.given import Given
     from mmldm.media.sheet import FilmSheet
     from mmldm.media.writer import FilmWriter
+    from mmldm.pipelines.sounding_video import SoundingVideoPipeline
     from mmldm.types import ClipSpec, Modality
 
 NOTED_DIFFERENCE = 0.001
@@ -71,6 +72,11 @@ class GivenFile:
         if self.modality is None:
             return None
         return Given(self.modality, self.path, self._windows.begins, self.seconds)
+
+    @property
+    def claimed(self) -> float | None:
+        """Seconds that are used of it, as the file claims; None where it does not."""
+        return self._windows.claimed
 
     def parts(self, progress: Callable[[float, float], None] | None = None) -> Iterator[Clip]:
         """Consecutive parts, of a window at most; a modality that is not read is empty.
@@ -147,6 +153,15 @@ def picture_differences(
         )
 
 
+def note_joins(pipeline: SoundingVideoPipeline) -> None:
+    """Says of a model which makes more than a window that it has not learnt to."""
+    if not pipeline.config.known_slots:
+        note(
+            "this model has not learnt to go on from what it knows, so where windows meet may be seen and "
+            "heard; train its generator with known_slots to mend that"
+        )
+
+
 class Films:
     """Writes clips that come piece by piece to files, and in the end the sheet of all.
 
@@ -171,6 +186,7 @@ class Films:
         self._out, self._name, self._spec, self._given = out, name, spec, given
         self._original = given.original if given is not None and keep_original else None
         self._sheets: list[FilmSheet] = []
+        self._replaces = False
         self.files: list[Path] = []
 
     def write(self, pieces: Iterable[tuple[int, Sequence[Clip]]]) -> None:
@@ -206,8 +222,12 @@ class Films:
 
         spec, original = self._spec, self._original
         kept = None if original is None else original.modality
+        path = self._out / f"{self._name}_{number:03d}.mp4"
+        if path.exists() and not self._replaces:
+            self._replaces = True
+            note(f"{path} was there before: files of these names are replaced")
         film = FilmWriter(
-            self._out / f"{self._name}_{number:03d}.mp4",
+            path,
             fps=None if kept == "video" else spec.fps,
             sample_rate=None if kept == "audio" else spec.sample_rate,
             given=original,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mmldm.cli.films import NOTED_DIFFERENCE, Films, GivenFile, picture_differences
+from mmldm.cli.films import NOTED_DIFFERENCE, Films, GivenFile, note_joins, picture_differences
 from mmldm.cli.terminal import (
     DeviceOption,
     ModelOption,
@@ -107,8 +107,9 @@ def generate(
     if class_name is not None and not pipeline.class_names:
         raise UserError("this model was trained without classes: leave --class out.")
     spec = pipeline.clip_spec
-    if seconds is not None:
-        frames_in(seconds, spec)
+    frames = spec.num_frames if seconds is None else frames_in(seconds, spec)
+    if given is None and frames > spec.num_frames:
+        note_joins(pipeline)
 
     # What is given, from its file: a sound in parts (s,), or frames in parts (t,3,H,W).
     asked: dict[str, Any] = {"seconds": spec.duration if seconds is None else seconds}
@@ -117,6 +118,8 @@ def generate(
         if given is not None:
             source = GivenFile(given, "audio" if audio else "video", spec, start, seconds)
             source.say_what_is_used()
+            if source.claimed is None or source.claimed > spec.duration + NOTED_REST:
+                note_joins(pipeline)
             parts = source.parts(
                 lambda read, claimed: line.brief("seconds read", int(read), int(claimed))
             )
