@@ -214,6 +214,9 @@ class AutoencoderConfig(Section):
     image_vae: str | None = None
     decoder_init: str | None = None
     """Pretrained U-Net that the signal decoder starts from (folder, file or hub name)."""
+    pretrained: str | None = None
+    """Autoencoder of the shape of `model` (folder) to go on with. Its encoders stay frozen, so latents made
+    with it stay valid."""
     latent_scale: float | None = Field(None, gt=0)
     """Image latents are multiplied by it (0.18215: what Stable Diffusion's U-Net was trained on); None:
     standardised per channel and modality by the training split's statistics."""
@@ -229,6 +232,10 @@ class AutoencoderConfig(Section):
     def _check(self) -> AutoencoderConfig:
         if (self.loss.adversarial > 0) != (self.critic is not None):
             raise ValueError("loss.adversarial above 0 and a critic section belong together")
+        if self.pretrained is not None and self.decoder_init is not None:
+            raise ValueError(
+                "pretrained and decoder_init exclude each other: its decoder is trained already"
+            )
         return self
 
 

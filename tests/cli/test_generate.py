@@ -318,7 +318,7 @@ def test_given_media_out_of_the_models_world_are_used_and_said_once(
         assert re.search(rf"the {what} of {re.escape(clip.name)} {part}", result.err)
         assert len(list((tmp_path / what).glob("*.mp4"))) == 2
     changed = ("extend", clip, "--seconds", 0.4), ("retake", clip, "--from", 0.1, "--to", 0.3)
-    for words in (("reconstruct", clip), *changed):
-        result = mmldm(*words, "--model", model, "--out", tmp_path / "both")
+    for command in (("reconstruct", clip), *changed):
+        result = mmldm(*command, "--model", model, "--out", tmp_path / "both")
         result.succeeded()
         assert result.err.count("unlike all that") == 2

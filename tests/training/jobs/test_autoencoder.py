@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 from mmldm.data.latents import Splits
+from mmldm.errors import UserError
+from mmldm.models.autoencoder import load_autoencoder
 from mmldm.models.image_vae import load_image_vae
 from mmldm.training.distributed import Process
 from mmldm.training.jobs.autoencoder import AutoencoderStage
@@ -136,6 +138,41 @@ def test_latent_scale_takes_the_place_of_fitted_statistics(finished: Run) -> Non
     raw = caches.train[torch.tensor([0])].mean.video
     assert torch.allclose(stage.codec.normalise(raw, "video"), 0.18215 * raw)
     assert stage.autoencoder.image_statistics.audio.std == (1 / 0.18215,) * 4
+
+
+def going_on(finished: Run, **changed: Any) -> AutoencoderStage:
+    """A job that goes on with the finished run's autoencoder."""
+    recipe = smallest_recipe(critic=False)
+    section = recipe.autoencoder.model_copy(
+        update={"pretrained": str(finished.folder.export("autoencoder")), **changed}
+    )
+    return AutoencoderStage(
+        recipe.model_copy(update={"autoencoder": section}),
+        load_image_vae(finished.folder.export("vae")),
+        Splits.open(finished.folder.cache("image_latents")),
+        torch.device("cpu"),
+    )
+
+
+def test_pretrained_autoencoder_goes_on_with_its_encoders_frozen(finished: Run) -> None:
+    stage = going_on(finished)
+    trained = load_autoencoder(finished.folder.export("autoencoder")).state_dict()
+    assert all(torch.equal(trained[k], v) for k, v in stage.autoencoder.state_dict().items())
+    turn = Turn("model", stage.turns["model"], stage.job.train, 1e-3, Process())
+    for step, batch in zip(range(3), batches(stage), strict=False):
+        turn.open(trainable=True)
+        turn.step([batch], 0, step, 1.0)
+    moved = {k for k, v in stage.autoencoder.state_dict().items() if not torch.equal(trained[k], v)}
+    assert {name.split(".")[0] for name in moved} >= {"decoder", "adapters", "projectors"}
+    assert not [name for name in moved if name.startswith("encoders.")]
+
+
+def test_pretrained_autoencoder_of_another_shape_is_refused(finished: Run) -> None:
+    model = {**smallest_recipe().autoencoder.model, "prompt_tokens": 3}
+    with pytest.raises(
+        UserError, match=r"pretrained: .* differs from this recipe in prompt_tokens"
+    ):
+        going_on(finished, model=model)
 
 
 def test_critic_stays_out_before_its_start_step(stage: AutoencoderStage) -> None:

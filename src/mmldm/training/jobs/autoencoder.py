@@ -9,6 +9,7 @@ the critic stay frozen.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,11 @@ from mmldm.config import RunConfig
 from mmldm.data.clips import NO_CLASS
 from mmldm.data.latents import LatentCache, Splits
 from mmldm.diffusion.schedules import NoiseProcess, ScheduleConfig, make_scheduler
+from mmldm.errors import UserError
 from mmldm.evaluation.reconstruction import psnr
 from mmldm.media.clip import images_to_frames
 from mmldm.media.spectrogram import AudioImage
-from mmldm.models.autoencoder import MultiModalAutoencoder
+from mmldm.models.autoencoder import MultiModalAutoencoder, load_autoencoder
 from mmldm.models.discriminator import TupleDiscriminator, tuples
 from mmldm.models.image_codec import ImageCodec, LatentStatistics
 from mmldm.models.image_vae import ImageVAE
@@ -231,11 +233,10 @@ class AutoencoderStage(CachedStage):
     ) -> None:
         super().__init__(config.autoencoder.train, caches, config.seed, device)
         self.config, self.job = config, config.autoencoder
-        # Networks: a frozen image VAE with what makes its latents normal, and a fresh autoencoder.
+        # Networks: a frozen image VAE, the autoencoder, and what makes its image latents normal.
         self.vae = vae.to(device).eval().requires_grad_(False)
-        statistics = image_statistics(config, caches.train)
-        self.codec = ImageCodec(self.vae, statistics).to(device)
         self.autoencoder = build_autoencoder(config, caches.train).to(device).train()
+        self.codec = ImageCodec(self.vae, self.autoencoder.image_statistics).to(device)
         schedule = parse(ScheduleConfig, self.job.schedule, "autoencoder.schedule")
         self.process = NoiseProcess(schedule).to(device)
         # Several processes require that whatever is trainable takes part in every step's loss.
@@ -257,7 +258,11 @@ class AutoencoderStage(CachedStage):
         return ("model", "critic") if playing else ("model",)
 
     def fingerprint(self) -> dict[str, Any]:
-        return {"job": self.job.model_dump(exclude={"train"}), "cache": self.caches.train.identity}
+        """As every job; a key that is off says nothing, as before there was such a key."""
+        job = self.job.model_dump(exclude={"train"})
+        if job["pretrained"] is None:
+            del job["pretrained"]
+        return {"job": job, "cache": self.caches.train.identity}
 
     def _encoded(self, batch: Latents) -> tuple[AV[Tensor], AV[Tensor]]:
         """Normalised image latents AV (B,1,c,h,w), (B,T,c,h,w) and latents AV (B,C,T',H',W'), all means."""
@@ -341,12 +346,35 @@ def image_statistics(config: RunConfig, cache: LatentCache) -> LatentStatistics:
 
 
 def build_autoencoder(config: RunConfig, cache: LatentCache) -> MultiModalAutoencoder:
-    """A fresh autoencoder whose shapes and normalisation come from the cached image latents."""
+    """A fresh autoencoder whose shapes and normalisation come from the cached image latents, or the recipe's
+    pretrained one, its encoders frozen.
+
+    Raises:
+        UserError: That does not load, or is built otherwise.
+    """
     statistics = image_statistics(config, cache).to_dict()
     shapes = cache.shapes.map(lambda shape: shape[1:])
     arguments = autoencoder_arguments(config, shapes, statistics, len(cache.extra["classes"]))
     torch.manual_seed(config.seed)
-    return MultiModalAutoencoder(**arguments)
+    fresh = MultiModalAutoencoder(**arguments)
+    source = config.autoencoder.pretrained
+    if source is None:
+        return fresh
+
+    # Its statistics are its own: its encoders know no others.
+    pretrained = load_autoencoder(source)
+    own, wanted = (
+        {key: json.dumps(value, sort_keys=True) for key, value in dict(model.config).items()}
+        for model in (pretrained, fresh)
+    )
+    different = [key for key in arguments if key != "latent_statistics" and own[key] != wanted[key]]
+    if different:
+        raise UserError(
+            f"autoencoder.pretrained: {source} differs from this recipe in {', '.join(different)}: take its "
+            "recipe, or leave the key out"
+        )
+    pretrained.encoders.requires_grad_(False)
+    return pretrained
 
 
 def build_adversary(config: CriticConfig, codec: ImageCodec) -> TupleAdversary:
