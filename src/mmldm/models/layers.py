@@ -103,19 +103,6 @@ class ResBlock(nn.Module):
         return self.skip(x) + self.conv2(F.silu(h))
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Queries, keys and values, each (B, heads, N, D/heads) -> (B, heads, N, D/heads).
-
-    On a CPU it is computed in float32 also under autocast: torch's gradient of attention takes five
-    times longer there in bfloat16 than in float32 (docs/performance.md).
-    """
-    if q.device.type != "cpu" or q.dtype != torch.bfloat16:
-        return F.scaled_dot_product_attention(q, k, v)
-    with torch.autocast("cpu", enabled=False):
-        attended = F.scaled_dot_product_attention(q.float(), k.float(), v.float())
-    return attended.to(v.dtype)
-
-
 class SelfAttention(nn.Module):
     """Residual self-attention over the cells of one frame, one cell through time, or everything.
 
@@ -146,7 +133,7 @@ class SelfAttention(nn.Module):
         # batch N 3 heads D/heads -> 3 batch heads N D/heads
         qkv = self.qkv(self.norm(tokens)).unflatten(-1, (3, self.heads, C // self.heads))
         q, k, v = qkv.permute(2, 0, 3, 1, 4)
-        attended = attend(q, k, v).transpose(1, 2).flatten(2)
+        attended = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
         update = self.out(attended).reshape(grid.shape)
         inverse = (0, 4, 3, 1, 2) if self.axes == "temporal" else (0, 4, 1, 2, 3)
         return x + update.permute(inverse)

@@ -9,8 +9,9 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from mmldm.models.layers import attend, sinusoidal_embedding
+from mmldm.models.layers import sinusoidal_embedding
 
 
 def grid_positions(size: tuple[int, int], width: int) -> Tensor:
@@ -60,7 +61,7 @@ class JointAttention(nn.Module):
         batch, num_tokens, width = x.shape
         # B N 3 heads D/heads -> 3 B heads N D/heads
         q, k, v = self.qkv(x).reshape(batch, num_tokens, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        attended = attend(q, k, v)
+        attended = F.scaled_dot_product_attention(q, k, v)
         return self.out(attended.transpose(1, 2).reshape(batch, num_tokens, width))
 
 
