@@ -12,12 +12,17 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} # small networks: a second thread c
 mmldm synthesize "$out/clips" --latest-start 20 --clips 8000 --size 128
 mmldm train "$out/clips" --config impacts --out "$out/run" --set vae.train.precision=$precision \
     --set autoencoder.train.precision=$precision --set generator.train.precision=$precision
-# The same latents through an image decoder of a quarter of the operations, which learns from what the autoencoder
-# gives back, with a patch critic; and the generator in 8 steps of one evaluation.
+# What decodes the generator's latents learns longer, its encoder frozen; then an image decoder of a third of the
+# operations, from what the signal decoder gives back; and the generator in 8 steps of one evaluation.
+mmldm train autoencoder --config "$out/run/config.yaml" --out "$out/decoder" \
+    --set "autoencoder.image_vae=$out/run/vae/export" --set "autoencoder.pretrained=$out/run/autoencoder/export" \
+    --set autoencoder.train.steps=4000
 mmldm train vae --config "$out/run/config.yaml" --out "$out/light" --set vae.model=null --set "vae.pretrained=$out/run/vae/export" \
-    --set "vae.autoencoder=$out/run/autoencoder/export" \
-    --set "vae.decoder={decoder_channels: 64, decoder_blocks: 2, upsample_channels: [32, 8]}" --set vae.train.steps=3000
+    --set "vae.autoencoder=$out/decoder/autoencoder/export" \
+    --set "vae.decoder={decoder_channels: 64, decoder_blocks: 2, upsample_channels: [32, 16]}" --set vae.train.steps=3000
 mmldm distill generator "$out/run" --set "distill_generator.steps=[8]" --set distill_generator.train.steps=6000
-python runs/bundle_model.py "$out/run/distilled" --vae "$out/light/vae/export" --out "$out/model"
+python runs/bundle_model.py "$out/run/distilled" --autoencoder "$out/decoder/autoencoder/export" \
+    --vae "$out/light/vae/export" --out "$out/model"
+python runs/calibrate_outliers.py "$out/run/manifest.jsonl" "$out/model"
 python runs/measure_impacts.py "$out/run/manifest.jsonl" "$out/model" --classifiers "$out/classifiers" --out "$out/table"
 python runs/show.py "$out/model" --clips "$out/run/manifest.jsonl" --images "$out/images" --media "$out/media"
