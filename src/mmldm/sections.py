@@ -262,6 +262,8 @@ class GeneratorConfig(Section):
     """The joint generator; `autoencoder` None: this run's own autoencoder job."""
 
     autoencoder: str | None = None
+    pretrained: str | None = None
+    """Generator of the shape of `model`, and of the same latents and classes (folder), to go on with."""
     schedule: dict[str, Any]
     model: dict[str, Any]
     tasks: dict[str, float]

@@ -9,7 +9,8 @@ with NaN.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -63,6 +64,31 @@ def load_component(name: str | Path, classes: Classes, part: str, what: str) -> 
     except (OSError, SafetensorError, RuntimeError, TypeError, ValueError) as error:
         raise UserError(f"{name}: the {what} cannot be read: {error}") from error
     return network.eval()
+
+
+def refuse_other_build(
+    pretrained: Any, fresh: Any, settings: Iterable[str], key: str, source: str | Path
+) -> None:
+    """Refuses a network to go on with that is built otherwise than the recipe's.
+
+    Args:
+        pretrained: With a `config`, as has
+        fresh: The recipe's.
+        settings: Names in these configs that must agree.
+        key: Of the recipe, that names `source`.
+
+    Raises:
+        UserError: They differ.
+    """
+    own, wanted = (
+        {name: json.dumps(model.config[name], sort_keys=True) for name in settings}
+        for model in (pretrained, fresh)
+    )
+    if different := [name for name in own if own[name] != wanted[name]]:
+        raise UserError(
+            f"{key}: {source} differs from the recipe in {', '.join(different)}: take its recipe, or leave "
+            "the key out"
+        )
 
 
 def find_config(name: str, part: str, what: str) -> tuple[dict[str, Any], str]:

@@ -7,6 +7,7 @@ through zero-initialised projections. Its guidance, Eq. 8, is `pipelines.guidanc
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -16,6 +17,7 @@ from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
 
 from mmldm.errors import UserError
+from mmldm.models.component import load_component
 from mmldm.models.image_codec import ChannelStatistics, LatentStatistics
 from mmldm.models.layers import zero_init
 from mmldm.models.transformer import (
@@ -277,3 +279,17 @@ class JointGenerator(ModelMixin, ConfigMixin):
 
         audio, video = hidden.split([x.shape[1] for x in embedded], dim=1)
         return AV(self.audio.project(audio, conditioning), self.video.project(video, conditioning))
+
+
+GENERATORS = {JointGenerator.__name__: JointGenerator}
+"""What a generator may be."""
+
+
+def load_generator(name_or_path: str | Path) -> JointGenerator:
+    """Loads a generator in eval mode, float32, from a folder (itself or a model's) or hub name.
+
+    Raises:
+        UserError: Nothing usable is there; the sentence says what is wrong.
+    """
+    model: JointGenerator = load_component(name_or_path, GENERATORS, "generator", "generator")
+    return model

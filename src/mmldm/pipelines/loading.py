@@ -26,7 +26,7 @@ from mmldm.models.component import (
     download,
     settings_of,
 )
-from mmldm.models.generator import JointGenerator
+from mmldm.models.generator import GENERATORS
 from mmldm.models.image_vae import IMAGE_VAES
 from mmldm.models.pretrained_vocoder import VOCODERS
 from mmldm.pipelines.outliers import Reference
@@ -35,15 +35,14 @@ from mmldm.pipelines.settings import Qualities
 from mmldm.strict import did_you_mean, parse, read_json
 from mmldm.types import ClipSpec
 
-_GENERATORS: Classes = {"JointGenerator": JointGenerator}
 COMPONENTS: Mapping[str, Classes] = {
     "vae": IMAGE_VAES,
     "autoencoder": AUTOENCODERS,
-    "generator": _GENERATORS,
+    "generator": GENERATORS,
     "scheduler": SCHEDULER_CLASSES,
     "decoder_scheduler": SCHEDULER_CLASSES,
     "vocoder": VOCODERS,
-    "student": _GENERATORS,
+    "student": GENERATORS,
     "student_scheduler": SCHEDULER_CLASSES,
 }
 """What each component of a model may be."""

@@ -9,7 +9,6 @@ the critic stay frozen.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +20,11 @@ from mmldm.config import RunConfig
 from mmldm.data.clips import NO_CLASS
 from mmldm.data.latents import LatentCache, Splits
 from mmldm.diffusion.schedules import NoiseProcess, ScheduleConfig, make_scheduler
-from mmldm.errors import UserError
 from mmldm.evaluation.reconstruction import psnr
 from mmldm.media.clip import images_to_frames
 from mmldm.media.spectrogram import AudioImage
 from mmldm.models.autoencoder import MultiModalAutoencoder, load_autoencoder
+from mmldm.models.component import refuse_other_build
 from mmldm.models.discriminator import TupleDiscriminator, tuples
 from mmldm.models.image_codec import ImageCodec, LatentStatistics
 from mmldm.models.image_vae import ImageVAE
@@ -363,16 +362,8 @@ def build_autoencoder(config: RunConfig, cache: LatentCache) -> MultiModalAutoen
 
     # Its statistics are its own: its encoders know no others.
     pretrained = load_autoencoder(source)
-    own, wanted = (
-        {key: json.dumps(value, sort_keys=True) for key, value in dict(model.config).items()}
-        for model in (pretrained, fresh)
-    )
-    different = [key for key in arguments if key != "latent_statistics" and own[key] != wanted[key]]
-    if different:
-        raise UserError(
-            f"autoencoder.pretrained: {source} differs from this recipe in {', '.join(different)}: take its "
-            "recipe, or leave the key out"
-        )
+    settings = arguments.keys() - {"latent_statistics"}
+    refuse_other_build(pretrained, fresh, sorted(settings), "autoencoder.pretrained", source)
     pretrained.encoders.requires_grad_(False)
     return pretrained
 

@@ -27,7 +27,8 @@ from mmldm.config import RunConfig
 from mmldm.data.clips import NO_CLASS
 from mmldm.data.latents import LatentCache, Splits
 from mmldm.diffusion.schedules import NoiseProcess, ScheduleConfig
-from mmldm.models.generator import JointGenerator
+from mmldm.models.component import refuse_other_build
+from mmldm.models.generator import JointGenerator, load_generator
 from mmldm.pipelines.sounding_video import SoundingVideoPipeline
 from mmldm.sections import TASKS, GeneratorConfig
 from mmldm.strict import bind, parse
@@ -195,7 +196,11 @@ class GeneratorStage(PipelineStage):
         self.ema_modules["generator"] = self.generator
 
     def fingerprint(self) -> dict[str, Any]:
-        return {"job": self.job.model_dump(exclude={"train"}), "cache": self.caches.train.identity}
+        """As every job; a key that is off says nothing, as before there was such a key."""
+        job = self.job.model_dump(exclude={"train"})
+        if job["pretrained"] is None:
+            del job["pretrained"]
+        return {"job": job, "cache": self.caches.train.identity}
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
@@ -252,7 +257,21 @@ def generator_arguments(
 
 
 def build_generator(config: RunConfig, cache: LatentCache, classes: int) -> JointGenerator:
-    """A fresh generator whose shapes and normalisation come from the cached latents."""
+    """A fresh generator whose shapes and normalisation come from the cached latents, or the recipe's
+    pretrained one.
+
+    Raises:
+        UserError: That does not load, or is built otherwise.
+    """
     statistics = cache.extra["statistics"]
     torch.manual_seed(config.seed)
-    return JointGenerator(**generator_arguments(config, cache.shapes, statistics, classes))
+    arguments = generator_arguments(config, cache.shapes, statistics, classes)
+    fresh = JointGenerator(**arguments)
+    source = config.generator.pretrained
+    if source is None:
+        return fresh
+    # Its statistics are its own: its layers know no others.
+    pretrained = load_generator(source)
+    settings = arguments.keys() - {"latent_statistics"}
+    refuse_other_build(pretrained, fresh, sorted(settings), "generator.pretrained", source)
+    return pretrained
