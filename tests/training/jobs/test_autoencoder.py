@@ -169,9 +169,7 @@ def test_pretrained_autoencoder_goes_on_with_its_encoders_frozen(finished: Run) 
 
 def test_pretrained_autoencoder_of_another_shape_is_refused(finished: Run) -> None:
     model = {**smallest_recipe().autoencoder.model, "prompt_tokens": 3}
-    with pytest.raises(
-        UserError, match=r"pretrained: .* differs from the recipe in prompt_tokens"
-    ):
+    with pytest.raises(UserError, match=r"pretrained: .* differs from the recipe in prompt_tokens"):
         going_on(finished, model=model)
 
 

@@ -1,6 +1,7 @@
 """The generator job: what each task shows, and that being given the other modality is worth something."""
 
 import json
+from typing import Any
 
 import pytest
 import torch
@@ -8,10 +9,11 @@ from pydantic import ValidationError
 
 from mmldm.data.latents import Splits
 from mmldm.errors import UserError
+from mmldm.models.generator import JointGenerator, load_generator
 from mmldm.pipelines.sounding_video import SoundingVideoPipeline
 from mmldm.sections import TASKS, KnownSlotsConfig
 from mmldm.training.checkpoint import refuse_changes
-from mmldm.training.jobs.generator import GeneratorStage, GeneratorTurn
+from mmldm.training.jobs.generator import GeneratorStage, GeneratorTurn, build_generator
 from mmldm.training.randomness import StepRandom
 from mmldm.training.run import Run
 from mmldm.training.summary import summarise
@@ -192,6 +194,22 @@ def test_known_slots_of_latents_without_a_time_axis_are_refused_before_any_train
     recipe = recipe.model_copy(update={"generator": recipe.generator.model_validate(section)})
     with pytest.raises(UserError, match=r"known_slots: latents without a time axis"):
         summarise(recipe, 0)
+
+
+def test_pretrained_generator_goes_on_and_another_shape_is_refused(finished: Run) -> None:
+    source = str(finished.folder.export("generator"))
+    trained = load_generator(source).state_dict()
+    cache = Splits.open(finished.folder.cache("latents")).train
+
+    def going_on(model: dict[str, Any]) -> JointGenerator:
+        recipe = smallest_recipe()
+        section = recipe.generator.model_copy(update={"pretrained": source, "model": model})
+        return build_generator(recipe.model_copy(update={"generator": section}), cache, 2)
+
+    model = smallest_recipe().generator.model
+    assert all(torch.equal(trained[k], v) for k, v in going_on(model).state_dict().items())
+    with pytest.raises(UserError, match=r"generator.pretrained: .* the recipe in depth: take its"):
+        going_on({**model, "depth": 3})
 
 
 def test_held_out_gap_is_logged_for_both_directions(stage: GeneratorStage) -> None:

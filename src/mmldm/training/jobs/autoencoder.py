@@ -257,11 +257,7 @@ class AutoencoderStage(CachedStage):
         return ("model", "critic") if playing else ("model",)
 
     def fingerprint(self) -> dict[str, Any]:
-        """As every job; a key that is off says nothing, as before there was such a key."""
-        job = self.job.model_dump(exclude={"train"})
-        if job["pretrained"] is None:
-            del job["pretrained"]
-        return {"job": job, "cache": self.caches.train.identity}
+        return {"job": self.job.model_dump(exclude={"train"}), "cache": self.caches.train.identity}
 
     def _encoded(self, batch: Latents) -> tuple[AV[Tensor], AV[Tensor]]:
         """Normalised image latents AV (B,1,c,h,w), (B,T,c,h,w) and latents AV (B,C,T',H',W'), all means."""

@@ -196,11 +196,7 @@ class GeneratorStage(PipelineStage):
         self.ema_modules["generator"] = self.generator
 
     def fingerprint(self) -> dict[str, Any]:
-        """As every job; a key that is off says nothing, as before there was such a key."""
-        job = self.job.model_dump(exclude={"train"})
-        if job["pretrained"] is None:
-            del job["pretrained"]
-        return {"job": job, "cache": self.caches.train.identity}
+        return {"job": self.job.model_dump(exclude={"train"}), "cache": self.caches.train.identity}
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
