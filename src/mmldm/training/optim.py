@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -115,8 +115,10 @@ class Turn:
         for micro, batch in enumerate(passes):
             is_last = micro == len(passes) - 1
             reseed(seed, step, self.name, self._process.rank, micro, self._process.device)
-            with self._unsynchronised(not is_last):
-                with self._precision():
+            with self._unsynchronised(not is_last), self._attention():
+                with torch.autocast(
+                    self._process.device.type, torch.bfloat16, enabled=self._bfloat16
+                ):
                     terms = self._forward(batch, self._random(seed, step, micro, len(passes)))
                 (terms["loss"] / len(passes)).backward()
             for name, value in terms.items():
@@ -184,17 +186,13 @@ class Turn:
             seed, step, self.name, self._config.batch_size, rows, micro, self._process.device
         )
 
-    @contextmanager
-    def _precision(self) -> Iterator[None]:
-        """Of the recipe, and attention as that is fast in it."""
-        kind = self._process.device.type
-        with ExitStack() as stack:
-            stack.enter_context(torch.autocast(kind, torch.bfloat16, enabled=self._bfloat16))
-            if self._bfloat16 and kind == "cpu":
-                # The gradient of torch's fused attention takes five times longer there in bfloat16 than in
-                # float32; that of plain products is faster than both (docs/performance.md).
-                stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-            yield
+    def _attention(self) -> AbstractContextManager[Any]:
+        """Attention in the form that is fast here, for both passes: a block computed again is the same."""
+        if self._bfloat16 and self._process.device.type == "cpu":
+            # The gradient of torch's fused attention takes five times longer there in bfloat16 than in
+            # float32; that of plain products is faster than both (docs/performance.md).
+            return sdpa_kernel(SDPBackend.MATH)
+        return nullcontext()
 
     def _unsynchronised(self, wanted: bool) -> AbstractContextManager[Any]:
         if wanted and isinstance(self._forward, DistributedDataParallel):
