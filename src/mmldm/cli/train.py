@@ -97,12 +97,14 @@ def train(
     from mmldm.training.distributed import process_group
     from mmldm.training.recipe import choose_recipe, tiny_recipe
     from mmldm.training.report import write_report_page
-    from mmldm.training.rounds import given_minutes, shortfall, standings, to_remake
+    from mmldm.training.rounds import given_minutes, require_time, shortfall, standings, to_remake
     from mmldm.training.run import Run, RunFolder, jobs_of
     from mmldm.training.run_clips import claim, find_manifest
     from mmldm.training.summary import summarise
 
     silence_diffusers()
+    if minutes is not None:
+        require_time(minutes)
     # The recipe, if there is one already. Until one is chosen for the clips, the tiny one says how to look at
     # them.
     folder = RunFolder(out)

@@ -221,7 +221,8 @@ class _Training:
         if due.end:
             self.schedule = self.schedule.ending(self.step, due.end, self.config)
         total, sentence = self.budget.plan(self.step, self.schedule)
-        self.report.expect(total)
+        if total:
+            self.report.expect(total)
         if sentence:
             self.report.note(sentence, once=True)
         return due

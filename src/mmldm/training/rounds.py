@@ -66,6 +66,19 @@ def left_over(config: RunConfig, standing: Mapping[str, Standing], job: str) -> 
     return minutes
 
 
+def require_time(minutes: float) -> None:
+    """Refuses minutes in which nothing can be learnt.
+
+    Raises:
+        UserError: They are below LEAST_MINUTES.
+    """
+    if minutes < LEAST_MINUTES:
+        raise UserError(
+            f"--minutes {minutes:g} is too short to learn anything: give at least {LEAST_MINUTES:g}, better "
+            f"{DEFAULT_MINUTES:g}, or --set JOB.train.steps=N for a try."
+        )
+
+
 def given_minutes(
     config: RunConfig, folder: Path, minutes: float, jobs: Sequence[str] | None = None
 ) -> RunConfig:
@@ -110,7 +123,7 @@ def in_next_round(
     Raises:
         UserError: As `in_first_round`, or that many minutes are used already.
     """
-    _require_time(minutes)
+    require_time(minutes)
     trained, earlier = trained_jobs(config), own.budget
     named = None if jobs is None else _named(config, jobs, minutes)
     config = _with_own_minutes(config, own)
@@ -201,20 +214,12 @@ def shortfall(config: RunConfig, standing: Mapping[str, Standing]) -> str:
 
 def _named(config: RunConfig, jobs: Sequence[str], minutes: float) -> tuple[str, ...]:
     """The jobs in their order; refuses those that train nothing, and minutes that are none."""
-    _require_time(minutes)
+    require_time(minutes)
     trained = trained_jobs(config)
     for job in jobs:
         if job not in trained:
             raise UserError(f"{job} is not a job that this recipe trains: {', '.join(trained)}.")
     return tuple(job for job in trained if job in jobs)
-
-
-def _require_time(minutes: float) -> None:
-    if minutes < LEAST_MINUTES:
-        raise UserError(
-            f"--minutes {minutes:g} is too short to learn anything: give at least {LEAST_MINUTES:g}, better "
-            f"{DEFAULT_MINUTES:g}, or --set JOB.train.steps=N for a try."
-        )
 
 
 def _minutes(config: RunConfig, job: str) -> float:
