@@ -161,3 +161,28 @@ def test_bundled_index_names_only_pinned_module_paths(finished: Run) -> None:
     assert index["autoencoder"] == ["mmldm.models.autoencoder", "MultiModalAutoencoder"]
     assert index["generator"] == ["mmldm.models.generator", "JointGenerator"]
     assert index["scheduler"][0] == index["decoder_scheduler"][0] == "diffusers"
+
+
+def test_job_begins_anew_where_the_one_before_it_was_trained_further(
+    finished: Run, tmp_path: Path
+) -> None:
+    """Only where that is wanted; what it was is kept, and the model stays until its own job is done."""
+    folder = Path(shutil.copytree(finished.folder.root, tmp_path / "run"))
+    recipe = finished.config.model_dump(mode="json")
+    recipe["vae"]["train"]["steps"] += 2
+    run = new_run(type(finished.config).model_validate(recipe), finished.manifest, folder)
+    run.run("vae")
+    with pytest.raises(UserError, match=r"caches.image_vae was .* --jobs autoencoder"):
+        run.run("autoencoder")
+    assert not (folder / "before").exists()
+
+    run.anew = ("autoencoder",)
+    run.run("autoencoder")
+    assert (
+        "begins anew on what the jobs before it"
+        in (folder / "autoencoder" / "train.log").read_text()
+    )
+    old = folder / "before" / "autoencoder_1"
+    assert (old / "export").is_dir() and (old / METRICS).is_file()
+    index = json.loads((folder / "model" / "model_index.json").read_text())
+    assert index["autoencoder"][1] == "MultiModalAutoencoder"

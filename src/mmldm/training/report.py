@@ -99,6 +99,11 @@ class Report:
                     with suppress(OSError):
                         self._board.close()
 
+    def expect(self, total: int) -> None:
+        """Says how many steps there will be, where that was not known from the start."""
+        self._total = total
+        self._bar.update(self._task, total=total)
+
     def advance(self, step: int) -> None:
         """Moves the progress bar."""
         self._bar.update(self._task, completed=step)
