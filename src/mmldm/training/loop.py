@@ -75,11 +75,11 @@ def train(
     process: Process | None = None,
     console: Console | None = None,
     notes: Sequence[str] = (),
+    page: Callable[[], object] | None = None,
 ) -> TrainResult:
     """Trains a stage to its last step, from the newest checkpoint in `folder` where there is one.
 
-    The first SIGINT or SIGTERM finishes the step, saves and returns; a second one has its usual
-    effect.
+    The first SIGINT or SIGTERM finishes the step, saves and returns; a second has its usual effect.
 
     Args:
         stage: The job.
@@ -89,6 +89,7 @@ def train(
         process: This process; None: alone on the CPU.
         console: For progress; None: standard error.
         notes: Sentences for the head of the log.
+        page: Called after each preview: shows what there is now.
 
     Returns:
         Where it ended, and why.
@@ -103,7 +104,7 @@ def train(
             f"batch_size {config.batch_size} cannot be split over {process.world} processes "
             f"with accumulate {config.accumulate}"
         )
-    report = Report(folder, stage.name, config.steps, process.is_main, console)
+    report = Report(folder, stage.name, config.steps, process.is_main, console, page)
     with ExitStack() as held, stop_signals(config.max_minutes, process) as stop:
         # Hold the folder: before that, nothing is written in it.
         process.on_main(lambda: held.enter_context(run_lock(folder, report.note)))
@@ -261,9 +262,9 @@ class _Training:
         if due(config.log_every):
             self._log()
         if due(config.validate_every):
-            self._look(self._validate)
+            self._look(self._validate, "validation")
         if due(config.preview_every):
-            self._look(self._preview)
+            self._look(self._preview, "preview")
         if due(config.save_every) and not last:
             self.save(final=False)
 
@@ -281,10 +282,9 @@ class _Training:
             * learning_rate_factor(self.step - 1, self.config),
             "skipped_updates": counts.total,
             "data/waited": self.waited / (now - self.logged),
+            **({"data/failed": len(unreadable)} if unreadable else {}),
         }
         self.logged, self.waited = now, 0.0
-        if unreadable:
-            values["data/failed"] = len(unreadable)
         self.report.metrics(self.step, values)
         self.report.progress(self.step, {k: v for k, v in means.items() if k.endswith("/loss")})
 
@@ -301,9 +301,9 @@ class _Training:
                 "Lower the learning rate or clip_norm, or look at the data."
             )
 
-    def _look(self, at: Callable[[], None]) -> None:
+    def _look(self, at: Callable[[], None], what: str) -> None:
         """Lets rank 0 look at the averaged model, whole."""
-        with self._averaged(), unsharded(self.turns["model"].module):
+        with self.report.doing(what), self._averaged(), unsharded(self.turns["model"].module):
             self.process.on_main(at)
         self.tell(self.unreadable.held_out())
 
@@ -316,6 +316,7 @@ class _Training:
             self.stage.preview(self.folder / "previews", self.step)
         except UserError as error:
             self.report.note(f"no preview at step {self.step}: {error}")
+        self.report.page()
 
     @contextmanager
     def _averaged(self) -> Iterator[None]:

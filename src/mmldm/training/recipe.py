@@ -16,6 +16,7 @@ import torch
 from mmldm.config import RECIPES, RunConfig, changed, load_config, parse
 from mmldm.data.manifest import Entry, Manifest
 from mmldm.training.distributed import wait_for
+from mmldm.training.outlook import DEFAULT_MINUTES
 from mmldm.types import GRID, ClipSpec, SpectrogramSpec
 
 SHARES = {"vae": 0.2, "autoencoder": 0.4, "generator": 0.4}
@@ -24,7 +25,6 @@ TARGET_WINDOWS = 2000
 """Cached windows a small data set is spread to."""
 WINDOW_OVERLAP = 4
 """At most this many windows per clip length of material, on average."""
-DEFAULT_MINUTES = 60.0
 WINDOW_SECONDS, HOP_SECONDS = 0.024, 0.00625
 """Of the spectrogram: the window and hop that lost least of an attack (docs/lab-notes.md)."""
 HIGHEST_FREQUENCY = 20_000.0

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.text import Text
 
 from mmldm.config import RunConfig, parse
 from mmldm.data.cache_writer import json_of
@@ -42,7 +41,9 @@ from mmldm.training.jobs.autoencoder import AutoencoderStage
 from mmldm.training.jobs.generator import GeneratorStage, build_generator
 from mmldm.training.jobs.vae import VaeStage, build_vae
 from mmldm.training.jobs.vocoder import VocoderStage, build_vocoder
+from mmldm.training.live import say
 from mmldm.training.loop import TrainResult, train
+from mmldm.training.report_page import write_report_page
 from mmldm.training.stage import Stage
 from mmldm.types import Progress
 
@@ -149,15 +150,29 @@ class Run:
         """Trains one job in its folder."""
         # The notes are this job's alone.
         notes, self.notes = self.notes, []
-        return train(
-            stage,
-            train_config,
-            self.folder.job(stage.name),
-            seed=self.config.seed,
-            process=self.process,
-            console=self.console,
-            notes=notes,
-        )
+        # The page stands from the first step on, and shows the last one however the job ends.
+        self.process.on_main(self.page)
+        try:
+            return train(
+                stage,
+                train_config,
+                self.folder.job(stage.name),
+                seed=self.config.seed,
+                process=self.process,
+                console=self.console,
+                notes=notes,
+                page=self.page,
+            )
+        finally:
+            if self.process.is_main:
+                self.page()
+
+    def page(self) -> None:
+        """Writes report.html; that the disk refuses it is said and stops nothing."""
+        try:
+            write_report_page(self.folder.root)
+        except (OSError, UserError) as error:
+            self._say(f"the page is left as it was: {error}")
 
     def decoder_init(self) -> str | None:
         """Where the signal decoder starts from; None once the job has a checkpoint of its own."""
@@ -263,7 +278,7 @@ class Run:
         write_json(path, index | facts, indent=2)
 
     def _say(self, sentence: str) -> None:
-        self.console.print(Text(sentence), soft_wrap=True)
+        say(self.console, sentence)
 
 
 @dataclass(frozen=True)
