@@ -104,6 +104,7 @@ def train(
             line.say(outlook(start, (target,) if one_job else JOBS))
 
         from mmldm.training.distributed import process_group
+        from mmldm.training.memory import memory_table
         from mmldm.training.recipe import choose_recipe, tiny_recipe
         from mmldm.training.report_page import write_report_page
         from mmldm.training.run import Run, RunFolder, jobs_of
@@ -160,6 +161,8 @@ def train(
                 line.say(outlook(chosen))
             if dry_run:
                 typer.echo(f"\n{summary}")
+                table = memory_table(chosen, len(manifest.classes), summary.jobs)
+                typer.echo(f"\n{table}")
             return chosen, manifest
 
         # On the other processes a recipe is at hand, and the manifest will be.
