@@ -281,6 +281,21 @@ def test_three_clips_of_no_class_or_one_are_enough(
     assert "trained without classes" in complaint
 
 
+def test_page_survives_a_kill_and_goes_on_with_the_run(
+    clip_folder: Path, recipe: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    words = ["train", clip_folder, "--config", recipe, "--out", run, "--device", "cpu"]
+    words += ["--set", "vae.train.steps=6", "--set", "vae.train.preview_every=2"]
+    result = in_process(*words, strike=("turn", 4, "SIGKILL", run / "vae"))
+    assert result.code == -9
+    page = (run / "report.html").read_text()
+    assert page.endswith("</html>\n") and "At step 2<" in page and "data:video/mp4" in page
+    mmldm(*words).succeeded()
+    page = (run / "report.html").read_text()
+    assert "<td>6 of 6</td><td>finished</td>" in page and "At step 6<" in page
+
+
 def test_interrupt_saves_and_a_full_disk_costs_no_checkpoint(
     clip_folder: Path, recipe: Path, tmp_path: Path
 ) -> None:
@@ -290,6 +305,7 @@ def test_interrupt_saves_and_a_full_disk_costs_no_checkpoint(
     words += ["--set", "vae.train.preview_every=0", "--set", "vae.train.validate_every=0"]
     result = in_process(*words, strike=("turn", 4, "SIGINT", run / "vae"))
     assert "stopped in vae, nothing lost: the same command goes on" in result.succeeded()
+    assert "stopped by SIGINT" in (run / "report.html").read_text()
     checkpoints = CheckpointFolder(run / "vae" / "checkpoints", 2, print)
     [stopped] = checkpoints.steps()
     assert stopped == 4

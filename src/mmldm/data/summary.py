@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 TOO_FEW, FEW = 20, 200
 """Training clips below which a model repeats them, and below which it may."""
-TOO_FEW_OF_A_CLASS = 5
 MOST_NOTES = 6
 """Kinds of notes that are shown."""
 
@@ -73,7 +72,7 @@ def summary_lines(manifest: Manifest) -> Iterator[str]:
 
 
 def _few(manifest: Manifest) -> Iterator[str]:
-    """Too little to learn from: clips, or clips of a class."""
+    """Too few clips to learn from."""
     train = manifest.split("train")
     count = f"{len(train)} clip{'s' * (len(train) != 1)} to train on"
     if 0 < len(train) < TOO_FEW:
@@ -83,15 +82,6 @@ def _few(manifest: Manifest) -> Iterator[str]:
         )
     elif 0 < len(train) < FEW:
         yield f"  warning: {count}: few; expect repeats. A few hundred are a start"
-    sizes = Counter(entry.class_name for entry in train if entry.class_name is not None)
-    small = [name for name in manifest.classes if sizes[name] < TOO_FEW_OF_A_CLASS]
-    if small:
-        named = ", ".join(f"{printable(name)} {sizes[name]}" for name in small[:MOST_NOTES])
-        more = f" and {len(small) - MOST_NOTES} more" if len(small) > MOST_NOTES else ""
-        yield (
-            f"  warning: classes with next to no clip to train on: {named}{more}; asked for, they give these "
-            "clips again or another class"
-        )
 
 
 def _notes(usable: Sequence[Entry]) -> Iterator[str]:
