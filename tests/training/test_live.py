@@ -93,10 +93,11 @@ def test_steps_are_told_by_the_clock_where_reports_are_rare(
     report = Report(tmp_path, "vae", 100, True, Console(file=file, width=200))
     with report.begun(0):
         report.advance(1)
-        monkeypatch.setattr(live, "EVERY", float("inf"))
         report.advance(2)
+        monkeypatch.setattr(live, "EVERY", float("inf"))
+        report.advance(3)
     lines = [line for line in file.getvalue().splitlines() if line.startswith("vae ")]
-    assert len(lines) == 1 and lines[0].startswith("vae 1/100") and "ends about" in lines[0]
+    assert len(lines) == 1 and lines[0].startswith("vae 2/100") and "ends about" in lines[0]
     assert "training, step 0/100" in (tmp_path / "train.log").read_text()
 
 

@@ -61,7 +61,7 @@ class Report:
         self._clock = (time.monotonic(), 0)
         self._step = 0
         self._what = self._losses = self._rate = ""
-        self._told = -math.inf
+        self._told, self._due = -math.inf, False
         self._board: Any = None
         self._bar = Bar(
             TextColumn("{task.description}"),
@@ -151,8 +151,11 @@ class Report:
             return
         if self._console.is_terminal and isinstance(self._console, LiveConsole):
             self._console.heard()
-        if step > self._clock[1] and time.monotonic() - self._told >= live.EVERY:
+        # A step later than it is due: the loop may be about to report the same step with its losses.
+        is_due = step > self._clock[1] and time.monotonic() - self._told >= live.EVERY
+        if is_due and self._due:
             self._tell()
+        self._due = is_due
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Records numbers of a step; one that is not finite becomes null in the file.
