@@ -27,9 +27,7 @@ def main(clips: str, out: str, minutes: str = "60", *changes: str) -> Path:
         print(manifest.summary())
 
         # Sizes and steps for these clips and this machine, unless the folder has a recipe.
-        recipe = (
-            reading if begun else choose_recipe(manifest, process.device, float(minutes), changes)
-        )
+        recipe = reading if begun else choose_recipe(manifest, float(minutes), changes)
 
         # Image VAE, autoencoder, generator; each is skipped where it is finished.
         with claim(folder, recipe, manifest, process) as recorded:

@@ -227,7 +227,7 @@ def _gradients(frames: Tensor) -> float:
     return float(across + down)
 
 
-def table(results: dict[tuple[str, ...], list[dict[str, float]]], steps: int) -> str:
+def table(results: dict[tuple[str, ...], list[dict[str, float]]], steps: int | None) -> str:
     """Markdown: a tick for each part; mean over seeds, and the standard deviation where there are several."""
     parts = list(dict.fromkeys(part for row in results for part in row))
     seeds = max(len(runs) for runs in results.values())

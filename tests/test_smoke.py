@@ -91,7 +91,7 @@ def test_recipe_chosen_without_a_config_trains(place: Path) -> None:
     """The default sizes, for two steps a job."""
     clips = place / "default"
     mmldm("synthesize", clips, "--clips", 4)
-    words = ["train", clips, "--out", place / "chosen", "--minutes", 0.1, "--device", "cpu"]
+    words = ["train", clips, "--out", place / "chosen", "--minutes", 1, "--device", "cpu"]
     for job in ("vae", "autoencoder", "generator"):
         words += ["--set", f"{job}.train.steps=2"]
     mmldm(*words, "--set", "vae.train.workers=0", "--set", "data.windows_per_clip=1")

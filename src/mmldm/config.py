@@ -31,6 +31,16 @@ RECIPES = Path(__file__).parent / "recipes"
 """Recipes that come with the package; `load_config` takes their names."""
 
 
+class BudgetConfig(Section):
+    """The last `--minutes` that a run was given; `mmldm train` writes it, to know the same command again."""
+
+    minutes: float = Field(gt=0)
+    jobs: tuple[str, ...]
+    """That the minutes are shared over."""
+    before: dict[str, float] = {}
+    """Minutes that these jobs had before."""
+
+
 class RunConfig(Section):
     """One recipe, one system."""
 
@@ -45,6 +55,8 @@ class RunConfig(Section):
     distill_decoder: DistillationConfig | None = None
     """`mmldm distill` writes both; `mmldm train` reads neither."""
     sample: SampleConfig = SampleConfig()
+    budget: BudgetConfig | None = None
+    """The last `--minutes`, to know the same command again."""
     seed: int = Field(0, ge=0)
 
     @model_validator(mode="after")

@@ -63,9 +63,16 @@ class DataConfig(Section):
 
 
 class TrainConfig(Section):
-    """One training job: length, optimiser and cadence. Cadences count steps; 0 means never."""
+    """One training job: length, optimiser and cadence. Cadences count steps; 0 means never.
 
-    steps: int = Field(gt=0)
+    With `minutes` the three cadences but `log_every` are by the clock, however large they are, or never.
+    """
+
+    steps: int | None = Field(None, gt=0)
+    """The last one; with `minutes` at most so many, and None: as many as there is time for."""
+    minutes: float | None = Field(None, gt=0)
+    """Wall clock that the job fills with steps, in all its starts. The learning rate stays after its warm-up,
+    and falls in the last fifth. None: `steps`, with a rate that falls from the warm-up on."""
     batch_size: int = Field(gt=0)
     """Rows per optimiser step, over all processes and accumulated passes."""
     learning_rate: float = Field(gt=0)
@@ -75,7 +82,7 @@ class TrainConfig(Section):
     accumulate: int = Field(1, gt=0)
     warmup_steps: int = Field(0, ge=0)
     final_learning_rate: float = Field(0.03, ge=0, le=1)
-    """Share of the learning rate that the linear decay reaches at the last step."""
+    """Share of the learning rate that its linear fall reaches at the last step."""
     betas: tuple[float, float] = (0.9, 0.99)
     weight_decay: float = Field(0.01, ge=0)
     clip_norm: float = Field(1.0, gt=0)
@@ -113,6 +120,8 @@ class TrainConfig(Section):
 
     @model_validator(mode="after")
     def _check(self) -> TrainConfig:
+        if self.steps is None and self.minutes is None:
+            raise ValueError("steps or minutes must be given: how long does it train?")
         if self.batch_size % self.accumulate:
             raise ValueError(
                 f"batch_size {self.batch_size} is not a multiple of accumulate {self.accumulate}"

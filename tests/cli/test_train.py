@@ -142,7 +142,11 @@ def test_what_does_not_go_together_is_a_sentence(
 ) -> None:
     out = tmp_path / "run"
     words = ("--config", recipe, "--out", out)
-    assert "give only one" in mmldm("train", clip_folder, *words, "--minutes", 3).complaint()
+    complaint = mmldm("train", clip_folder, *words, "--minutes", 0.1).complaint()
+    assert "--minutes 0.1 is too short to learn anything: give at least 1" in complaint
+    assert "too short" in mmldm("train", clip_folder, "--out", out, "--minutes", 0.1).complaint()
+    complaint = mmldm("train", clip_folder, *words, "--minutes", 3, "--jobs", "vae").complaint()
+    assert "--jobs names the jobs of an earlier run" in complaint
     assert "device banana" in mmldm("train", clip_folder, *words, "--device", "banana").complaint()
     assert "device meta" in mmldm("train", clip_folder, *words, "--device", "meta").complaint()
     assert "needs --config" in mmldm("train", "vae", "--out", out).complaint()
@@ -242,18 +246,17 @@ def test_dry_run_prints_the_recipe_and_writes_nothing(
 
 
 def test_chosen_recipe_is_printed_for_the_clips_and_the_time(
-    clip_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    clip_folder: Path, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("mmldm.training.recipe.relative_speed", lambda device: 1.0)
     long_enough = tmp_path / "clips"
     mmldm("synthesize", long_enough, "--clips", 4, "--workers", 1).succeeded()
-    steps = []
+    given = []
     for minutes in (10, 40):
         words = ("--minutes", minutes, "--dry-run", "--out", tmp_path / "run", "--device", "cpu")
         out = mmldm("train", long_enough, *words).succeeded()
         chosen = yaml.safe_load(out.partition(f"{long_enough}: 4 media files")[0])
-        steps.append(chosen["generator"]["train"]["steps"])
-    assert steps == [round(60 * minutes * 0.4 / 0.5) for minutes in (10, 40)]
+        given.append(chosen["generator"]["train"]["minutes"])
+    assert given == [4.0, 16.0]
     assert "too_short" in mmldm("train", clip_folder, "--dry-run").complaint()
 
 
@@ -316,3 +319,29 @@ def test_interrupt_saves_and_a_full_disk_costs_no_checkpoint(
     assert contents(checkpoints.folder(stopped)) == before
     assert checkpoints.newest_whole() == stopped
     assert not list((run / "vae" / "checkpoints").glob(".*"))
+
+
+def test_minutes_go_to_a_run_that_counts_steps_and_again_to_its_generator(
+    copied_run: Path, clip_folder: Path
+) -> None:
+    """Obeyed beside a recipe: a finished run has a new round, and --jobs says what is made with the old."""
+    words = ("train", clip_folder, "--out", copied_run, "--device", "cpu")
+    complaint = mmldm(*words, "--minutes", 5, "--jobs", "painter").complaint()
+    assert "painter is not a job that this recipe trains: vae, autoencoder, generator" in complaint
+    before = contents(copied_run / "generator" / "export")
+
+    # Stopped in its third step: asked for again, it is in the midst of its round.
+    result = in_process(
+        *words, "--minutes", 5, strike=("turn", 3, "SIGINT", copied_run / "generator")
+    )
+    assert "stopped in generator, nothing lost" in result.succeeded()
+    config = load_config(copied_run / "config.yaml")
+    assert config.budget is not None and config.budget.jobs == ("generator",)
+    assert config.generator.train.minutes == 5 and config.vae.train is not None
+    assert config.vae.train.minutes is None
+    assert contents(copied_run / "generator" / "export") == before
+    checkpoints = CheckpointFolder(copied_run / "generator" / "checkpoints", 2, print)
+    assert checkpoints.steps()[-1] == 2 + 3
+    saved = checkpoints.load(5).values
+    # Its rate was still rising, and goes on to.
+    assert saved["schedule"]["start"] == 0 and saved["schedule"]["end"] is None

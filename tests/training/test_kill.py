@@ -8,7 +8,7 @@ import pytest
 
 from mmldm.training.checkpoint import CheckpointFolder
 
-from .killing import TINY, assert_same_run, finish, run_until_done_with_kills, struck
+from .killing import TINY, assert_same_run, finish, kill, run_until_done_with_kills, struck
 
 pytestmark = pytest.mark.slow
 
@@ -73,3 +73,40 @@ def test_full_disk_keeps_the_last_checkpoint_and_fails_at_the_end(tmp_path: Path
     assert finish(command(tmp_path, *settings))[0] == 0
     assert finish(command(tmp_path / "whole", *settings))[0] == 0
     assert_same_run(tmp_path / "whole", tmp_path)
+
+
+BY_CLOCK = ("minutes=600", "pause=0.01")
+"""Its steps end it, at a step that no clock moves; checkpoints by the clock do not come in this time."""
+
+
+def test_job_with_minutes_killed_before_and_in_its_fall_resumes_to_the_same_bits(
+    tmp_path: Path,
+) -> None:
+    """The fall begins at step 48 of 60; the checkpoint of its decision is struck, too."""
+    settings = ("steps=60", *BY_CLOCK)
+    code, output = finish(command(tmp_path / "whole", *settings))
+    assert code == 0, output
+    broken = tmp_path / "broken"
+    strikes = [("turn", 23), ("write", 2), ("turn", 101), ("turn", 9)]
+    run_until_done_with_kills(command(broken, *settings), broken, strikes)
+    assert CheckpointFolder(broken / "checkpoints", 2, print).steps() == [48, 60]
+    assert_same_run(tmp_path / "whole", broken)
+
+
+def test_job_killed_while_it_goes_on_has_lost_nothing(tmp_path: Path) -> None:
+    """From 60 to 80 steps: while the fall is taken back, right after, and in the new fall."""
+    for name in ("whole", "broken"):
+        assert finish(command(tmp_path / name, "steps=60", *BY_CLOCK))[0] == 0
+    longer = ("steps=80", *BY_CLOCK)
+    assert finish(command(tmp_path / "whole", *longer))[0] == 0
+    broken = tmp_path / "broken"
+    exported = (broken / "export" / "model.safetensors").read_bytes()
+    kill(command(broken, *longer), broken, ("write", 2))
+    assert CheckpointFolder(broken / "checkpoints", 2, print).steps() == [48, 60]
+    kill(command(broken, *longer), broken, ("turn", 5))
+    assert CheckpointFolder(broken / "checkpoints", 2, print).steps() == [48]
+    kill(command(broken, *longer), broken, ("turn", 40))
+    assert CheckpointFolder(broken / "checkpoints", 2, print).steps() == [48, 64]
+    assert (broken / "export" / "model.safetensors").read_bytes() == exported
+    assert finish(command(broken, *longer))[0] == 0
+    assert_same_run(tmp_path / "whole", broken)

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import pytest
-import torch
 
 from mmldm.config import load_config
 from mmldm.data.manifest import Entry, Manifest
@@ -11,11 +10,6 @@ from mmldm.training.recipe import TARGET_WINDOWS, choose_recipe
 
 LONGER = {"frames": ("clip.num_frames=32",), "rate": ("clip.fps=5",)}
 """Clips of 3.2 s, by either setting."""
-
-
-@pytest.fixture(autouse=True)
-def known_speed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mmldm.training.recipe.relative_speed", lambda device: 1.0)
 
 
 def material(*durations: float) -> Manifest:
@@ -32,7 +26,7 @@ def material(*durations: float) -> Manifest:
 
 
 def chosen(manifest: Manifest, *changes: str) -> int:
-    recipe = choose_recipe(manifest, torch.device("cpu"), 10, changes)
+    recipe = choose_recipe(manifest, 10, changes)
     return recipe.data.windows_per_clip
 
 
@@ -62,14 +56,21 @@ def test_windows_asked_for_by_name_stand() -> None:
 
 
 def test_the_rest_is_the_shipped_recipe() -> None:
-    """What follows from clips, machine and minutes differs from the bundled model's recipe; nothing else."""
-    recipe = choose_recipe(material(*[10.0] * 40), torch.device("cpu"), 600).model_dump()
+    """What follows from clips and minutes differs from the bundled model's recipe; nothing else."""
+    recipe = choose_recipe(material(*[10.0] * 40), 600).model_dump()
     shipped = load_config("impacts").model_dump()
     assert recipe["data"].pop("folder") == "/clips"
     shipped["data"].pop("folder")
+    minutes: list[float | None] = []
     for section in (recipe, shipped):
         section["data"].pop("windows_per_clip")
         for job in ("vae", "autoencoder", "generator"):
-            for chosen_here in ("steps", "validate_every", "preview_every", "save_every"):
-                assert section[job]["train"].pop(chosen_here) > 0
+            minutes.append(section[job]["train"].pop("minutes"))
+    assert minutes == [120.0, 240.0, 240.0, None, None, None]
+    assert recipe.pop("budget")["minutes"] == 600 and shipped.pop("budget") is None
     assert recipe == shipped
+
+
+def test_batch_is_no_larger_than_the_windows_at_hand() -> None:
+    recipe = choose_recipe(material(1.6, 1.6, 1.6), 60)
+    assert recipe.generator.train.batch_size == 3

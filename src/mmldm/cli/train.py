@@ -51,7 +51,12 @@ def train(
     ] = None,
     changes: ChangesOption = None,
     minutes: Annotated[
-        float | None, typer.Option(min=0.1, help="Time budget the chosen recipe is sized for.")
+        float | None,
+        typer.Option(help="Wall clock to fill (60); to a finished run: so many more, see --jobs."),
+    ] = None,
+    jobs: Annotated[
+        str | None,
+        typer.Option(help="With --minutes: jobs that get them, as vae,autoencoder."),
     ] = None,
     device: DeviceOption = None,
     data: Annotated[
@@ -79,10 +84,11 @@ def train(
         )
     if not one_job and data is None and not Path(target).exists():
         raise UserError(f"{target} is neither clips nor one of the jobs {', '.join(JOBS)}.")
-    if config is not None and minutes is not None:
+    if jobs is not None and (minutes is None or one_job or not (out / "config.yaml").is_file()):
         raise UserError(
-            "--minutes sizes the recipe that is chosen without --config; give only one."
+            "--jobs names the jobs of an earlier run that get --minutes: give these, too."
         )
+    given_to = (target,) if one_job else tuple(jobs.split(",")) if jobs else None
     require_writable(out)
 
     # Something stands on the screen before anything heavy is loaded, and goes on to.
@@ -107,11 +113,20 @@ def train(
         from mmldm.training.memory import memory_table
         from mmldm.training.recipe import choose_recipe, tiny_recipe
         from mmldm.training.report_page import write_report_page
+        from mmldm.training.rounds import (
+            given_minutes,
+            require_time,
+            shortfall,
+            standings,
+            to_remake,
+        )
         from mmldm.training.run import Run, RunFolder, jobs_of
         from mmldm.training.run_clips import claim, find_manifest
         from mmldm.training.summary import summarise
 
         silence_diffusers()
+    if minutes is not None:
+        require_time(minutes)
     # The recipe, if there is one already. Until one is chosen for the clips, the tiny one says how to look at
     # them.
     folder = RunFolder(out)
@@ -121,6 +136,8 @@ def train(
     # A run's own recipe was written by a program; only what a person wrote needs a word, and one.
     told = note if config is not None and os.environ.get("RANK", "0") == "0" else None
     settings = load_config(recipe, changes, told) if recipe else None
+    if settings is not None and minutes is not None:
+        settings = changed(given_minutes(settings, out, minutes, given_to), changes)
     reading = settings or changed(tiny_recipe(), changes)
 
     # The clips. A run's own recipe names their folder as it was typed once; its manifest knows where that is.
@@ -149,7 +166,7 @@ def train(
                 keep=not dry_run,
                 sound_only=target == "vocoder",
             )
-            chosen = settings or choose_recipe(manifest, process.device, minutes, changes)
+            chosen = settings or choose_recipe(manifest, minutes, changes)
             if one_job and target not in jobs_of(chosen):
                 raise UserError(f"the recipe has no {target} section, see docs/training.md")
             # Every part is built once, so that no wrong setting shows up hours later.
@@ -173,8 +190,11 @@ def train(
         # From here on the folder is this run's alone.
         with claim(folder, chosen, scanned, process) as manifest:
             line.record_in(folder.root, process.is_main)
-            run = Run(chosen, folder, manifest, process, line.console, line)
-            for job in (target,) if one_job else jobs_of(chosen):
+            run = Run(chosen, folder, manifest, process, line.console, line, given_to or ())
+            todo = (target,) if one_job else jobs_of(chosen)
+            if jobs is not None and given_to is not None:
+                todo = todo[: max(map(todo.index, given_to)) + 1]
+            for job in todo:
                 if _stopped(run.run(job), job, process.is_main):
                     return
             page = process.on_main(lambda: write_report_page(folder.root))
@@ -185,6 +205,14 @@ def train(
                 if model is not None:
                     typer.echo(f"model:  {model}")
                 typer.echo(f"report: {page}")
+                state = standings(chosen, out)
+                if stale := to_remake(given_to or (), state) if minutes is not None else []:
+                    typer.echo(
+                        f"made with what was before, to be made anew: {', '.join(stale)} "
+                        f"(--jobs {','.join(stale)} --minutes N)"
+                    )
+                if short := shortfall(chosen, state):
+                    typer.echo(f"short:  {short}")
                 if model is not None:
                     typer.echo(f"next:   mmldm generate --model {out}")
 

@@ -12,7 +12,7 @@ import itertools
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -39,6 +39,18 @@ _KIND_OF = {dtype: kind for kind, dtype in KINDS.items()}
 
 class SaveError(UserError):
     """A checkpoint could not be written; the ones before are untouched."""
+
+
+class ChangedError(UserError):
+    """A setting that alters the numbers has changed.
+
+    Args:
+        keys: Names of the changed settings.
+    """
+
+    def __init__(self, sentence: str, keys: frozenset[str]) -> None:
+        super().__init__(sentence)
+        self.keys = keys
 
 
 class DamagedError(UserError):
@@ -86,6 +98,11 @@ class CheckpointFolder:
         self._keep = keep
         self._note = note
 
+    @property
+    def job(self) -> Path:
+        """Folder of the job whose checkpoints these are."""
+        return self._path.parent
+
     def clean(self) -> None:
         """Removes what a killed process left half-written or half-deleted; the caller holds the run's lock.
 
@@ -130,8 +147,12 @@ class CheckpointFolder:
         """Where the checkpoint of `step` is."""
         return self._path / f"step_{step:08d}"
 
-    def save(self, checkpoint: Checkpoint) -> Path:
+    def save(self, checkpoint: Checkpoint, spared: int | None = None) -> Path:
         """Writes a checkpoint, then retires the oldest.
+
+        Args:
+            checkpoint: Takes the place of an earlier one of its step.
+            spared: Step of a checkpoint that stays beside the newest.
 
         Raises:
             SaveError: The disk refused; what was there before is untouched.
@@ -154,15 +175,23 @@ class CheckpointFolder:
             # Whatever the disk says, the other processes count on these collective calls.
             for _ in wholes:
                 pass
-        # Old ones go only now. Renamed first, so that a half-deleted one cannot pass for a checkpoint.
-        for step in self.steps()[: -self._keep]:
+        # Old ones go only now.
+        self._retire(step for step in self.steps()[: -self._keep] if step != spared)
+        return target
+
+    def cut(self, step: int) -> None:
+        """Retires what comes after a step, the newest first: training goes on from there another way."""
+        self._retire(later for later in reversed(self.steps()) if later > step)
+
+    def _retire(self, steps: Iterable[int]) -> None:
+        """Deletes; renamed first, so that a half-deleted one cannot pass for a checkpoint."""
+        for step in steps:
             retired = self._path / f".{self.folder(step).name}.retired"
             try:
                 self.folder(step).rename(retired)
                 shutil.rmtree(retired)
             except OSError as error:
                 self._note(f"{self.folder(step)}: could not be deleted ({error})")
-        return target
 
     def load(self, step: int) -> Checkpoint:
         """Reads and verifies a checkpoint.
@@ -208,24 +237,26 @@ class CheckpointFolder:
         self._note(f"{reason}; set aside as {aside.name}{rest}")
 
 
-def refuse_changes(saved: Mapping[str, Any], current: Mapping[str, Any], where: str) -> None:
+def refuse_changes(
+    saved: Mapping[str, Any],
+    current: Mapping[str, Any],
+    where: str,
+    advice: str = "Put the old values back, or start in another folder.",
+) -> None:
     """Refuses to resume when a setting that alters the numbers has changed.
 
     Raises:
-        UserError: Naming every changed setting with its old and new value.
+        ChangedError: Naming every changed setting with its old and new value.
     """
     # Through JSON, as the saved ones went: a tuple comes back as a list.
     old, new = _flat(saved), _flat(json.loads(json.dumps(current)))
-    changes = [
-        f"{key} was {json.dumps(old.get(key))} and is now {json.dumps(new.get(key))}"
-        for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key)
-    ]
-    if changes:
-        raise UserError(
-            f"{where}: cannot resume, because {'; '.join(changes)}. "
-            "Put the old values back, or start in another folder."
+    keys = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
+    if keys:
+        changes = "; ".join(
+            f"{key} was {json.dumps(old.get(key))} and is now {json.dumps(new.get(key))}"
+            for key in keys
         )
+        raise ChangedError(f"{where}: cannot resume, because {changes}. {advice}", frozenset(keys))
 
 
 def library_versions() -> dict[str, str]:

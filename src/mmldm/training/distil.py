@@ -25,6 +25,7 @@ from mmldm.training.jobs.students import (
     section_of,
 )
 from mmldm.training.loop import TrainResult
+from mmldm.training.rounds import known_steps
 from mmldm.training.run import Run
 
 STEPS: dict[DistilledPart, tuple[int, ...]] = {"generator": (16, 8, 4), "decoder": (20, 4, 2, 1)}
@@ -39,12 +40,17 @@ def with_distillation(config: RunConfig, part: DistilledPart) -> RunConfig:
     if getattr(config, name) is not None:
         return config
     train = (config.generator if part == "generator" else config.autoencoder).train
-    matrices, steps = train.matrix_learning_rate, max(1, train.steps // SHARE)
+    # A teacher that was trained for minutes alone may have had any number of steps.
+    teacher_steps = train.steps or known_steps(
+        "generator" if part == "generator" else "autoencoder"
+    )
+    matrices, steps = train.matrix_learning_rate, max(1, (teacher_steps or SHARE) // SHARE)
     shorter = {
         "steps": steps,
         "warmup_steps": min(train.warmup_steps, steps // 10),
         "learning_rate": train.learning_rate / 2,
         "matrix_learning_rate": None if matrices is None else matrices / 2,
+        "minutes": None,
         "max_minutes": None,
     }
     teacher, *students = STEPS[part]

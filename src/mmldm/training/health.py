@@ -18,6 +18,8 @@ from mmldm.data.loader import refuse_many
 from mmldm.training.distributed import Process
 from mmldm.training.stage import Stage
 
+MAX_BAD_STEPS = 10
+"""Withheld updates in a row after which a run is stopped."""
 REMEMBERED = 4
 """Withheld steps whose numbers are kept between two reports."""
 NAMED = 64
@@ -31,6 +33,22 @@ class Counts:
     in_a_row: int
     most: int
     total: int
+
+
+def means_of(terms: Mapping[str, list[Tensor]], process: Process) -> dict[str, float]:
+    """Mean of each term over its finite values () and over processes; one transfer for all."""
+    if not terms:
+        return {}
+    values = [torch.stack(steps) for steps in terms.values()]
+    means = torch.stack([v.where(v.isfinite(), torch.nan).nanmean() for v in values])
+    return dict(zip(terms, process.mean(means).tolist(), strict=True))
+
+
+def untold(window: Mapping[str, Sequence[float]], device: torch.device) -> dict[str, list[Tensor]]:
+    """Terms () of the steps since the last report, by name, as a checkpoint has them."""
+    return {
+        name: list(torch.tensor(values, device=device).unbind()) for name, values in window.items()
+    }
 
 
 class Withheld:
@@ -103,6 +121,21 @@ class Withheld:
         untold = state.get("withheld", {"told": total, "steps": []})
         self._told = untold["told"]
         self._steps[: len(untold["steps"])] = torch.tensor(untold["steps"], dtype=torch.int64)
+
+
+def gone_wrong(job: str, step: int, counts: Counts, last: Sequence[int]) -> str:
+    """Why a job is ended that has gone wrong for good.
+
+    Args:
+        step: Now.
+        last: Step of its last checkpoint, if there is one.
+    """
+    return (
+        f"{job}: loss or gradients were not finite for {counts.most} steps in a row "
+        f"before step {step} (now {counts.in_a_row}); the weights were left alone. "
+        f"Last checkpoint: {f'step {last[0]}' if last else 'none'}. "
+        "Lower the learning rate or clip_norm, or look at the data."
+    )
 
 
 def _listed(clips: Sequence[str]) -> str:

@@ -24,11 +24,13 @@ from mmldm.sections import TrainConfig
 from mmldm.text import printable
 from mmldm.training.caching import LEFT_OUT, Encoding, latents_parts
 from mmldm.training.checkpoint import CheckpointFolder, refuse_changes
-from mmldm.training.stopping import was_out_of_time
+from mmldm.training.going_on import has_ended
 from mmldm.types import AV, MODALITIES, Latents
 
 VERSIONS = ("format", "reading")
 """What a cache depends on besides recipe, clips and networks."""
+NETWORKS = frozenset({"caches.image_vae", "caches.autoencoder"})
+"""What an earlier job that was trained further has changed of a job's caches."""
 
 
 @dataclass(frozen=True)
@@ -71,9 +73,7 @@ class Begun:
             with suppress(KeyError, TypeError):
                 state = json_of(checkpoints.folder(step) / "state.json")
                 cache = state["identity"][reader.name]["cache"]
-                ended = step == train.steps or was_out_of_time(
-                    folder, step, train.max_minutes, _hush
-                )
+                ended = has_ended(state, step, folder, train)
                 return cls(reader, step, cache, ended and (folder / "export").is_dir())
         return None
 
@@ -109,7 +109,11 @@ class Begun:
                 "its caches were made with have changed since. Put the old ones back, or start in "
                 "another folder."
             )
-        refuse_changes({"caches": saved}, {"caches": now}, str(folder))
+        advice = (
+            f"Put the old ones back, or train it anew on the new ones: --jobs {self.reader.name}, with those "
+            "after it, and --minutes."
+        )
+        refuse_changes({"caches": saved}, {"caches": now}, str(folder), advice)
 
     def remembered(self, manifest: Manifest) -> Splits:
         """What an ended job knows of its caches: it needs no rows of them any more."""

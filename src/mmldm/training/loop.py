@@ -7,8 +7,8 @@ saves and leaves. The host waits for the device only where it reports or saves.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,9 +22,11 @@ from torch.utils import _pytree as pytree
 from mmldm.errors import UserError
 from mmldm.files import whole_folder
 from mmldm.sections import TrainConfig
-from mmldm.training.checkpoint import Checkpoint, CheckpointFolder, library_versions, refuse_changes
+from mmldm.training.budget import Budget, Due, Schedule
+from mmldm.training.checkpoint import Checkpoint, CheckpointFolder
 from mmldm.training.distributed import Process, reassemble, unsharded
-from mmldm.training.health import Unreadable, Withheld
+from mmldm.training.going_on import identity_of, take_up
+from mmldm.training.health import MAX_BAD_STEPS, Unreadable, Withheld, gone_wrong, means_of, untold
 from mmldm.training.optim import Average, Turn, learning_rate_factor
 from mmldm.training.report import Report
 from mmldm.training.stage import Stage
@@ -32,17 +34,15 @@ from mmldm.training.stopping import (
     SIGNALS,
     Stop,
     mark_out_of_time,
+    reason_to_leave,
     run_lock,
     stop_signals,
-    was_out_of_time,
 )
 
-MAX_BAD_STEPS = 10
-"""Withheld updates in a row after which a run is stopped."""
-HARMLESS = {
-    "workers", "max_minutes", "log_every", "validate_every", "preview_every", "save_every", "keep",
-    "gradient_checkpointing", "compile", "sharding",
-}  # fmt: skip
+HARMLESS = frozenset({
+    "workers", "minutes", "max_minutes", "log_every", "validate_every", "preview_every", "save_every",
+    "keep", "gradient_checkpointing", "compile", "sharding",
+})  # fmt: skip
 """Settings that a resumed run may change: no number depends on them, but for the last line's rounding."""
 
 
@@ -75,11 +75,13 @@ def train(
     process: Process | None = None,
     console: Console | None = None,
     notes: Sequence[str] = (),
+    budget: Budget | None = None,
     page: Callable[[], object] | None = None,
 ) -> TrainResult:
     """Trains a stage to its last step, from the newest checkpoint in `folder` where there is one.
 
-    The first SIGINT or SIGTERM finishes the step, saves and returns; a second has its usual effect.
+    Asked for more than a finished or stopped job was, it goes on (`going_on`). The first SIGINT or SIGTERM
+    finishes the step, saves and returns; a second one has its usual effect.
 
     Args:
         stage: The job.
@@ -89,6 +91,7 @@ def train(
         process: This process; None: alone on the CPU.
         console: For progress; None: standard error.
         notes: Sentences for the head of the log.
+        budget: The time of a job with minutes; None: as the recipe says, from now on.
         page: Called after each preview: shows what there is now.
 
     Returns:
@@ -104,7 +107,9 @@ def train(
             f"batch_size {config.batch_size} cannot be split over {process.world} processes "
             f"with accumulate {config.accumulate}"
         )
-    report = Report(folder, stage.name, config.steps, process.is_main, console, page)
+    if budget is None and config.minutes is not None:
+        budget = Budget(config.minutes, config.steps)
+    report = Report(folder, stage.name, config.steps or 0, process.is_main, console, page)
     with ExitStack() as held, stop_signals(config.max_minutes, process) as stop:
         # Hold the folder: before that, nothing is written in it.
         process.on_main(lambda: held.enter_context(run_lock(folder, report.note)))
@@ -112,7 +117,7 @@ def train(
             report.note(sentence)
 
         # Open, or resume where the newest whole checkpoint left off.
-        training = _Training(stage, config, folder, seed, process, report)
+        training = _Training(stage, config, folder, seed, process, report, budget)
         training.resume()
 
         # Step, report, look and save until the last step or a reason to leave; then save and export.
@@ -135,9 +140,10 @@ class _Training:
         seed: int,
         process: Process,
         report: Report,
+        budget: Budget | None,
     ) -> None:
         self.stage, self.config, self.folder, self.seed = stage, config, folder, seed
-        self.process, self.report = process, report
+        self.process, self.report, self.budget = process, report, budget
         rates = stage.learning_rates
         self.turns = {
             name: Turn(name, module, config, rates.get(name, config.learning_rate), process)
@@ -149,11 +155,12 @@ class _Training:
         self.checkpoints = CheckpointFolder(folder / "checkpoints", config.keep, report.note)
         # What a resumed run must share, or its numbers would be another run's.
         self.identity = {
-            "train": {k: v for k, v in config.model_dump().items() if k not in HARMLESS},
+            "train": identity_of(config, HARMLESS),
             "seed": seed,
             stage.name: stage.fingerprint(),
         }
-        self.step = self.saved = 0
+        self.step, self.schedule, self.spent = 0, Schedule.opening(config), 0.0
+        self.saved = (0, self.schedule)  # What the newest checkpoint holds.
         self.recent: dict[str, list[Tensor]] = {}
         """Terms () of the steps since the last report, on the device."""
         self.logged, self.waited = time.perf_counter(), 0.0
@@ -162,34 +169,21 @@ class _Training:
     # Open or resume
 
     def resume(self) -> None:
-        """Takes over the newest checkpoint that is whole, if there is one."""
-
-        def newest() -> int:
-            self.checkpoints.clean()
-            return self.checkpoints.newest_whole()
-
-        self.step = self.saved = self.process.from_main(self.process.on_main(newest) or 0)
-        if self.step == 0:
+        """Takes over the newest checkpoint that is whole, or the one that the job goes on from."""
+        folder, note = self.checkpoints, self.report.note
+        taken = take_up(folder, self.config, self.identity, self.process, note)
+        if taken is None:
             return
-        saved = self.checkpoints.load(self.step)
-        refuse_changes(saved.values["identity"], self.identity, str(self.folder))
+        saved, self.step, self.schedule = taken.checkpoint, taken.checkpoint.step, taken.schedule
+        self.saved = (self.step, self.schedule)
+        self.spent = float(saved.values.get("seconds", 0.0))
         for name, turn in self.turns.items():
             turn.load(saved.tensors[name])
             turn.load_optimizer_state(saved.tensors["optimizer"])
         self.average.load(saved.tensors["ema"])
         # Bad steps in a row begin anew: a new start has its own ten chances.
         self.withheld.load(saved.values)
-        self.recent = {
-            name: list(torch.tensor(values, device=self.process.device).unbind())
-            for name, values in saved.values["window"].items()
-        }
-        done = self.step == self.config.steps
-        self.report.note("already done" if done else f"resumed at step {self.step}")
-        if saved.values["versions"] != library_versions():
-            self.report.note(
-                f"the checkpoint is from {saved.values['versions']}, this is {library_versions()}: "
-                "numbers may differ in rounding from here on"
-            )
+        self.recent = untold(saved.values["window"], self.process.device)
 
     # Step
 
@@ -198,29 +192,19 @@ class _Training:
         first = self.step
         batches = self.stage.batches(first, self.process.rank, self.process.world)
         self.logged = time.perf_counter()
+        if self.budget is not None:
+            self.budget.begin(first, self.spent)
         while True:
             # One pass more than steps: each looks back at the step before it.
+            due = self._plan()
             if self.step > first:
-                self._report_and_save()
-            if self.step == self.config.steps:
+                self._report_and_save(due)
+            if self.step == self.schedule.kept(self.config):
+                self.save(final=False)
+            if self.step == self.schedule.end:
                 return None
-            # The same budget, used up by an earlier start, is not given twice.
-            used_up = was_out_of_time(
-                self.folder,
-                self.step,
-                self.config.max_minutes,
-                partial(self.report.note, once=True),
-            )
-            reason = "max_minutes" if used_up else stop.reason(self.step)
-            if reason == "max_minutes":
-                self.report.note(
-                    f"max_minutes are over after step {self.step}; a larger budget goes on"
-                )
-            elif reason is not None:
-                self.report.note(
-                    f"stopped by {reason} after step {self.step}; the same command resumes"
-                )
-            if reason is not None:
+            limit, note = self.config.max_minutes, self.report.note
+            if reason := reason_to_leave(stop, self.folder, self.step, limit, note):
                 return reason
 
             asked = time.perf_counter()
@@ -228,6 +212,22 @@ class _Training:
             self.waited += time.perf_counter() - asked
             self._train_step(batch)
             self.report.advance(self.step)
+            if self.budget is not None:
+                self.budget.took(self.step)
+
+    def _plan(self) -> Due:
+        """What the clock asks for after a step; the last step is decided here, once."""
+        if self.budget is None:
+            return Due()
+        due = self.budget.due(self.step, self.schedule, self.process)
+        if due.end:
+            self.schedule = self.schedule.ending(self.step, due.end, self.config)
+        total, sentence = self.budget.plan(self.step, self.schedule)
+        if total:
+            self.report.expect(total)
+        if sentence:
+            self.report.note(sentence, once=True)
+        return due
 
     def _train_step(self, batch: Any) -> None:
         """One step of every active turn on this process's rows: a nest of tensors (rows, ...)."""
@@ -235,7 +235,7 @@ class _Training:
         device, passes = self.process.device, self.config.accumulate
         batch = pytree.tree_map(lambda x: x.to(device, non_blocking=True), batch)
         cuts = [pytree.tree_map(partial(_cut, number, passes), batch) for number in range(passes)]
-        factor = learning_rate_factor(self.step, self.config)
+        factor = learning_rate_factor(self.step, self.config, self.schedule)
         withheld = torch.zeros((), dtype=torch.bool, device=device)
         # One turn after the other. While one runs, the weights of the others get no gradients.
         for active in self.stage.active_turns(self.step):
@@ -251,27 +251,28 @@ class _Training:
 
     # Report, look, save
 
-    def _report_and_save(self) -> None:
+    def _report_and_save(self, clock: Due) -> None:
         """What is due after a step. After the last one all is, but that is saved by the caller."""
         config, step = self.config, self.step
-        last = step == config.steps
+        last = step == self.schedule.end
 
-        def due(every: int) -> bool:
-            return every > 0 and (step % every == 0 or last)
+        def due(every: int, asked: bool = False, by_clock: bool = self.budget is not None) -> bool:
+            return every > 0 and (last or (asked if by_clock else step % every == 0))
 
-        if due(config.log_every):
+        if due(config.log_every, by_clock=False):
             self._log()
-        if due(config.validate_every):
-            self._look(self._validate, "validation")
-        if due(config.preview_every):
-            self._look(self._preview, "preview")
-        if due(config.save_every) and not last:
+        with nullcontext() if self.budget is None else self.budget.looking():
+            if due(config.validate_every, clock.look):
+                self._look(self._validate, "validation")
+            if due(config.preview_every, clock.look):
+                self._look(self._preview, "preview")
+        if due(config.save_every, clock.save) and not last:
             self.save(final=False)
 
     def _log(self) -> None:
         """Reports the means since the last time, and ends a run that has gone wrong for good."""
         # Here the host waits for the device, and for the other processes.
-        means = _means(self.recent, self.process)
+        means = means_of(self.recent, self.process)
         self.recent.clear()
         counts = self.withheld.read()
         unreadable = self.unreadable.gather()
@@ -279,7 +280,7 @@ class _Training:
         values = {
             **means,
             "learning_rate": self.config.learning_rate
-            * learning_rate_factor(self.step - 1, self.config),
+            * learning_rate_factor(self.step - 1, self.config, self.schedule),
             "skipped_updates": counts.total,
             "data/waited": self.waited / (now - self.logged),
             **({"data/failed": len(unreadable)} if unreadable else {}),
@@ -294,12 +295,7 @@ class _Training:
             self.report.note(sentence)
         if counts.most >= MAX_BAD_STEPS:
             steps = self.checkpoints.steps()
-            raise UserError(
-                f"{self.stage.name}: loss or gradients were not finite for {counts.most} steps in a row "
-                f"before step {self.step} (now {counts.in_a_row}); the weights were left alone. "
-                f"Last checkpoint: {f'step {steps[-1]}' if steps else 'none'}. "
-                "Lower the learning rate or clip_norm, or look at the data."
-            )
+            raise UserError(gone_wrong(self.stage.name, self.step, counts, steps[-1:]))
 
     def _look(self, at: Callable[[], None], what: str) -> None:
         """Lets rank 0 look at the averaged model, whole."""
@@ -339,7 +335,7 @@ class _Training:
 
     def save(self, final: bool) -> None:
         """Writes a checkpoint; a collective call. Training goes on without one, unless it is the last."""
-        if self.step == self.saved:
+        if (self.step, self.schedule) == self.saved:
             return
         tensors: dict[str, dict[str, Tensor]] = {
             name: turn.module.state_dict() for name, turn in self.turns.items()
@@ -353,17 +349,20 @@ class _Training:
             **self.withheld.state(),
             # Steps since the last report: a resumed run reports the same means.
             "window": {k: torch.stack(v).tolist() for k, v in self.recent.items()},
+            **self.schedule.in_state(self.config),
         }
+        if self.budget is not None:
+            values["seconds"] = self.budget.seconds
         checkpoint = Checkpoint(self.step, tensors, values)
 
         def write() -> None:
             # What was told up to a checkpoint is on the disk when it is.
             self.report.sync()
-            self.checkpoints.save(checkpoint)
+            self.checkpoints.save(checkpoint, self.schedule.kept(self.config))
 
         try:
             self.process.on_main(write, checkpoint.gather)
-            self.saved = self.step
+            self.saved = (self.step, self.schedule)
         except UserError as error:
             if final:
                 raise
@@ -389,12 +388,3 @@ class _Training:
 def _cut(number: int, passes: int, tensor: Tensor) -> Tensor:
     """The rows of a tensor (rows, ...) that an accumulated pass sees, (rows / passes, ...)."""
     return tensor.chunk(passes)[number]
-
-
-def _means(terms: Mapping[str, list[Tensor]], process: Process) -> dict[str, float]:
-    """Mean of each term over its finite values () and over processes; one transfer for all."""
-    if not terms:
-        return {}
-    values = [torch.stack(steps) for steps in terms.values()]
-    means = torch.stack([v.where(v.isfinite(), torch.nan).nanmean() for v in values])
-    return dict(zip(terms, process.mean(means).tolist(), strict=True))

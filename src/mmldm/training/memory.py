@@ -140,8 +140,9 @@ def saved_bytes(call: Callable[[], Any], network: nn.Module) -> int:
 
 
 def _through(vae: Any) -> Callable[[Tensor], Tensor]:
+    """What takes images (N,3,H,W) through an image VAE and back."""
+
     def passed(images: Tensor) -> Tensor:
-        """Images (N,3,H,W) there and back."""
         decoded: Tensor = vae.decode(vae.encode(images).latent_dist.mean).sample
         return decoded
 

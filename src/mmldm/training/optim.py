@@ -17,6 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.parallel import DistributedDataParallel
 
 from mmldm.sections import TrainConfig
+from mmldm.training.budget import Schedule
 from mmldm.training.distributed import Process, part_of, prepare, shard, whole
 from mmldm.training.randomness import StepRandom, reseed
 
@@ -202,17 +203,20 @@ class Turn:
         return nullcontext()
 
 
-def learning_rate_factor(step: int, config: TrainConfig) -> float:
-    """Linear warm-up, then linear decay to `final_learning_rate` at the last step.
+def learning_rate_factor(step: int, config: TrainConfig, schedule: Schedule) -> float:
+    """Linear warm-up, then 1, then a linear fall to `final_learning_rate` at the last step.
 
     Args:
         step: Steps completed before this one.
-        config: Gives steps, warmup_steps, final_learning_rate.
+        config: Gives warmup_steps, final_learning_rate.
+        schedule: Where warm-up and fall begin. A fall that is due before the warm-up ends multiplies it.
     """
-    if step < config.warmup_steps:
-        return (step + 1) / (config.warmup_steps + 1)
-    share = (step - config.warmup_steps) / max(config.steps - 1 - config.warmup_steps, 1)
-    return 1 + share * (config.final_learning_rate - 1)
+    warmed = step - schedule.start
+    rise = min(1.0, (warmed + 1) / (config.warmup_steps + 1))
+    if schedule.fall is None or schedule.end is None or step < schedule.fall:
+        return rise
+    share = (step - schedule.fall) / max(schedule.end - 1 - schedule.fall, 1)
+    return rise * (1 + share * (config.final_learning_rate - 1))
 
 
 class Muon(torch.optim.Optimizer):

@@ -1,26 +1,22 @@
-"""A recipe chosen for the data and the machine: what `mmldm train FOLDER` runs when no config is named.
+"""A recipe chosen for the data: what `mmldm train FOLDER` runs when no config is named.
 
-manifest, device, minutes -> RunConfig. It starts from the bundled model's recipe, which trains
-on a CPU: one video token a frame, one audio token a column. Every number stands in the run folder's
-config.yaml afterwards, to be read and edited; nothing is decided later.
+manifest, minutes -> RunConfig. It starts from the bundled model's recipe, which trains on a CPU: one video
+token a frame, one audio token a column. Every number stands in the run folder's config.yaml afterwards, to be
+read and edited. How many steps there is time for, each job finds out while it trains (`budget`, `rounds`).
 """
 
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Sequence
-
-import torch
 
 from mmldm.config import RECIPES, RunConfig, changed, load_config, parse
 from mmldm.data.manifest import Entry, Manifest
-from mmldm.training.distributed import wait_for
+from mmldm.training import JOBS
 from mmldm.training.outlook import DEFAULT_MINUTES
+from mmldm.training.rounds import in_first_round
 from mmldm.types import GRID, ClipSpec, SpectrogramSpec
 
-SHARES = {"vae": 0.2, "autoencoder": 0.4, "generator": 0.4}
-"""How a time budget is split over the jobs."""
 TARGET_WINDOWS = 2000
 """Cached windows a small data set is spread to."""
 WINDOW_OVERLAP = 4
@@ -29,10 +25,6 @@ WINDOW_SECONDS, HOP_SECONDS = 0.024, 0.00625
 """Of the spectrogram: the window and hop that lost least of an attack (docs/lab-notes.md)."""
 HIGHEST_FREQUENCY = 20_000.0
 """In Hz, of the spectrogram: what one hears."""
-SECONDS_PER_STEP = {"vae": 1.0, "autoencoder": 1.1, "generator": 0.5}
-"""Of the tiny recipe's jobs on the machine whose trial speed is REFERENCE_SPEED."""
-REFERENCE_SPEED = 105e9
-"""FLOP/s of `relative_speed`'s trial on one core of the machine the steps were timed on."""
 
 
 def tiny_recipe() -> RunConfig:
@@ -42,15 +34,15 @@ def tiny_recipe() -> RunConfig:
 
 
 def choose_recipe(
-    manifest: Manifest, device: torch.device, minutes: float | None, changes: Sequence[str] = ()
+    manifest: Manifest, minutes: float | None, changes: Sequence[str] = ()
 ) -> RunConfig:
-    """Settings for these clips on this machine.
+    """Settings for these clips and this time.
 
-    Windows per clip make about TARGET_WINDOWS of the whole set (`choose_windows`); step counts fill the time
-    budget at the speed this machine shows in a short trial.
+    Windows per clip make about TARGET_WINDOWS of the whole set (`choose_windows`). The bundled model's
+    numbers of steps are the most that its jobs take in their minutes.
 
     Args:
-        minutes: Time budget for all three jobs; None: DEFAULT_MINUTES.
+        minutes: Time budget for all jobs; None: DEFAULT_MINUTES.
         changes: `a.b=value` settings that override the choice.
     """
     asked = changed(tiny_recipe(), changes)
@@ -60,20 +52,13 @@ def choose_recipe(
     # What follows from the clips.
     recipe["data"]["windows_per_clip"] = windows
     recipe["data"]["folder"] = str(manifest.root)
-
-    # What follows from machine and minutes: the steps that there is time for, and eight looks at them.
-    speed = relative_speed(device)
-    for job, share in SHARES.items():
-        section = recipe[job]["train"]
-        seconds = 60 * (minutes or DEFAULT_MINUTES) * share
-        section["steps"] = max(20, round(seconds * speed / SECONDS_PER_STEP[job]))
-        section["batch_size"] = min(section["batch_size"], max(2, cached))
-        for cadence in ("validate_every", "preview_every", "save_every"):
-            section[cadence] = max(10, section["steps"] // 8)
-        section["warmup_steps"] = min(section["warmup_steps"], section["steps"] // 10)
+    for job in JOBS:
+        if recipe[job] is not None and (section := recipe[job]["train"]) is not None:
+            section["batch_size"] = min(section["batch_size"], max(2, cached))
 
     # Once more: what was asked for by name stands, whatever was chosen around it.
-    return changed(parse(RunConfig, recipe, "the chosen recipe"), changes)
+    chosen = parse(RunConfig, recipe, "the chosen recipe")
+    return changed(in_first_round(chosen, minutes or DEFAULT_MINUTES), changes)
 
 
 def fitting_spectrogram(spec: ClipSpec) -> SpectrogramSpec:
@@ -123,19 +108,3 @@ def choose_windows(clips: Sequence[Entry], spec: ClipSpec) -> tuple[int, int]:
     most = math.ceil(WINDOW_OVERLAP * sum(roomy) / (len(roomy) * spec.duration))
     windows = max(1, min(wanted, most))
     return windows, single + windows * len(roomy)
-
-
-def relative_speed(device: torch.device) -> float:
-    """Convolution speed of this machine in a trial of about half a second, over REFERENCE_SPEED."""
-    layer = torch.nn.Conv2d(64, 64, 3, padding=1).to(device)
-    x = torch.randn(64, 64, 16, 16, device=device)
-    flops_per_pass = 2 * 2 * 64 * 64 * 9 * x[:, 0].numel()  # forward and weight gradient
-    passes, start = 0, 0.0
-    while passes < 3 or time.perf_counter() - start < 0.5:
-        layer(x).square().mean().backward()
-        passes += 1
-        if passes == 3:  # the first ones choose algorithms
-            wait_for(device)
-            start = time.perf_counter()
-    wait_for(device)
-    return (passes - 3) * flops_per_pass / (time.perf_counter() - start) / REFERENCE_SPEED

@@ -31,6 +31,7 @@ from mmldm.training import JOBS
 from mmldm.training.curves import LOSS, charts, figure, is_number
 from mmldm.training.live import LOG
 from mmldm.training.report import METRICS, read_metrics
+from mmldm.types import Say
 
 PAGE = "report.html"
 LARGEST_SAMPLE, LARGEST_PAGE = 2 << 20, 8 << 20
@@ -124,6 +125,14 @@ def write_report_page(folder: Path) -> Path:
     path = folder / PAGE
     write_text(path, "\n".join([head, *page.parts, "</body></html>\n"]))
     return path
+
+
+def refresh(folder: Path, note: Say) -> None:
+    """Writes the page anew while a run is at work; that the disk refuses it is said and stops nothing."""
+    try:
+        write_report_page(folder)
+    except (OSError, UserError) as error:
+        note(f"the page is left as it was: {error}")
 
 
 # ------------------------------------------------------------------------------------------ how far it is

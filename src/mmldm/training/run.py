@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import gc
 import shutil
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,17 +35,20 @@ from mmldm.pipelines.outliers import OutlierDetector
 from mmldm.pipelines.sounding_video import SoundingVideoPipeline
 from mmldm.sections import TrainConfig
 from mmldm.training import JOBS
+from mmldm.training.budget import Budget
 from mmldm.training.calibration import calibrated
-from mmldm.training.checkpoint import CheckpointFolder
+from mmldm.training.checkpoint import ChangedError, CheckpointFolder
 from mmldm.training.distributed import Process
-from mmldm.training.job_caches import JobCaches, Reader, unread
+from mmldm.training.going_on import set_aside
+from mmldm.training.job_caches import NETWORKS, JobCaches, Reader, unread
 from mmldm.training.jobs.autoencoder import AutoencoderStage
 from mmldm.training.jobs.generator import GeneratorStage, build_generator
 from mmldm.training.jobs.vae import VaeStage, build_vae
 from mmldm.training.jobs.vocoder import VocoderStage, build_vocoder
 from mmldm.training.live import say
 from mmldm.training.loop import TrainResult, train
-from mmldm.training.report_page import write_report_page
+from mmldm.training.report_page import refresh
+from mmldm.training.rounds import budget_of
 from mmldm.training.stage import Stage
 from mmldm.types import Progress
 
@@ -109,6 +114,7 @@ class Run:
         process: Device and rank; rank 0 writes.
         console: For progress.
         progress: For the encoding of caches.
+        anew: Jobs that begin anew where the networks that they learn from have changed.
 
     Attributes:
         notes: Sentences for the head of the next job's log, such as which files its caches lack.
@@ -120,6 +126,7 @@ class Run:
     process: Process
     console: Console
     progress: Progress
+    anew: Sequence[str] = ()
     notes: list[str] = field(default_factory=list, init=False)
 
     def run(self, name: str) -> TrainResult | None:
@@ -128,7 +135,7 @@ class Run:
         Raises:
             UserError: A job before it is not finished, or as `train`.
         """
-        job, train_config = TABLE[name], getattr(self.config, name).train
+        job, train_config, began = TABLE[name], getattr(self.config, name).train, time.monotonic()
         if name == "vae" and (unet := self.decoder_init()) is not None:
             # The next job starts from it, hours later: that it is missing is said now.
             require_unet(unet)
@@ -138,7 +145,9 @@ class Run:
         if train_config is None:
             self.process.on_main(lambda: self._take_as_it_is(name, job))
         else:
-            result = self.train(job.stage(self), train_config)
+            stage = self._stage(name)
+            budget = budget_of(self.config, self.folder.root, name, began)
+            result = self.train(stage, train_config, budget)
         # A job that a signal has stopped has exported nothing new.
         if job.in_model and not (result is not None and result.interrupted):
             self.process.on_main(lambda: self._publish(name))
@@ -146,12 +155,28 @@ class Run:
         gc.collect()
         return result
 
-    def train(self, stage: Stage, train_config: TrainConfig) -> TrainResult:
+    def _stage(self, name: str) -> Stage:
+        """What a job trains; it begins anew where that is wanted and what it learns from has changed."""
+        try:
+            return TABLE[name].stage(self)
+        except UserError as error:
+            networks = isinstance(error, ChangedError) and error.keys <= NETWORKS
+            if name not in self.anew or not self.process.from_main(networks):
+                raise
+        root = self.folder.root
+        aside = self.process.on_main(lambda: set_aside(root, name))
+        self.notes.append(f"begins anew on what the jobs before it have made; before: {aside}")
+        return TABLE[name].stage(self)
+
+    def train(
+        self, stage: Stage, train_config: TrainConfig, budget: Budget | None = None
+    ) -> TrainResult:
         """Trains one job in its folder."""
         # The notes are this job's alone.
         notes, self.notes = self.notes, []
         # The page stands from the first step on, and shows the last one however the job ends.
-        self.process.on_main(self.page)
+        page = partial(refresh, self.folder.root, self._say)
+        self.process.on_main(page)
         try:
             return train(
                 stage,
@@ -161,18 +186,12 @@ class Run:
                 process=self.process,
                 console=self.console,
                 notes=notes,
-                page=self.page,
+                budget=budget,
+                page=page,
             )
         finally:
             if self.process.is_main:
-                self.page()
-
-    def page(self) -> None:
-        """Writes report.html; that the disk refuses it is said and stops nothing."""
-        try:
-            write_report_page(self.folder.root)
-        except (OSError, UserError) as error:
-            self._say(f"the page is left as it was: {error}")
+                page()
 
     def decoder_init(self) -> str | None:
         """Where the signal decoder starts from; None once the job has a checkpoint of its own."""

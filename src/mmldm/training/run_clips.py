@@ -17,7 +17,7 @@ from mmldm.data.scan import scan
 from mmldm.errors import UserError
 from mmldm.files import is_blank, whole_file
 from mmldm.text import printable
-from mmldm.training.checkpoint import refuse_changes
+from mmldm.training.checkpoint import SaveError, refuse_changes
 from mmldm.training.distributed import Process
 from mmldm.training.run import RunFolder
 from mmldm.training.stopping import run_lock
@@ -275,9 +275,10 @@ def _recorded(folder: RunFolder, config: RunConfig, manifest: Manifest | None) -
         save_config(config, folder.config)
         try:
             yield
-        # A job may refuse a setting that it cannot resume with: the run keeps the recipe that it can.
-        except UserError:
-            if not is_blank(earlier):
+        # A job may refuse a setting that it cannot resume with: the run keeps the recipe that it can. A full
+        # disk refuses none.
+        except UserError as error:
+            if not is_blank(earlier) and not isinstance(error, SaveError):
                 with whole_file(folder.config) as partial:
                     partial.write_bytes(earlier)
             raise

@@ -13,8 +13,9 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -138,6 +139,24 @@ def stop_signals(max_minutes: float | None, process: Process) -> Iterator[Stop]:
         yield stop
     finally:
         restore()
+
+
+def reason_to_leave(
+    stop: Stop, folder: Path, step: int, max_minutes: float | None, note: Callable[..., None]
+) -> str | None:
+    """Why to leave a job after `step`, said; None: there is no reason. A collective call.
+
+    Args:
+        folder: Of the job, whose mark tells that the same `max_minutes` were used up by an earlier start.
+        note: Called with a sentence, and with `once` where it may come again.
+    """
+    used_up = was_out_of_time(folder, step, max_minutes, partial(note, once=True))
+    reason = "max_minutes" if used_up else stop.reason(step)
+    if reason == "max_minutes":
+        note(f"max_minutes are over after step {step}; a larger budget goes on")
+    elif reason is not None:
+        note(f"stopped by {reason} after step {step}; the same command resumes")
+    return reason
 
 
 def mark_out_of_time(folder: Path, step: int, minutes: float | None) -> None:

@@ -102,7 +102,10 @@ class Summary:
             stored, held = (
                 f"{n / 2**20:.1f} MiB" for n in (job.checkpoint_bytes, job.memory_bytes)
             )
-            steps, batch = job.train.steps, job.train.batch_size
+            train, batch = job.train, job.train.batch_size
+            steps = (
+                "by time" if train.steps is None else f"{'<= ' * bool(train.minutes)}{train.steps}"
+            )
             lines.append(f"  {job.name:<12}{steps:>8}{batch:>8}{stored:>14}{held:>18}")
         lines.append(
             "  held: weights, average, moments, gradients, frozen parts; activations come on top, below"
