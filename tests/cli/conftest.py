@@ -14,7 +14,7 @@ from .commandline import mmldm
 @pytest.fixture(autouse=True)
 def no_lines_by_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     """A slow machine gets more lines of progress: what is printed must not depend on it."""
-    monkeypatch.setattr("mmldm.cli.terminal.PLAIN_EVERY", float("inf"))
+    monkeypatch.setattr("mmldm.training.live.EVERY", float("inf"))
 
 
 @pytest.fixture(scope="session")

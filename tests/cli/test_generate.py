@@ -132,7 +132,17 @@ def test_cut_weights_and_unfinished_runs_are_named(run_folder: Path, tmp_path: P
     run.mkdir()
     shutil.copy(run_folder / "manifest.jsonl", run)
     complaint = mmldm("generate", "--model", run, "--out", tmp_path / "out").complaint()
-    assert "training run without a finished model" in complaint
+    assert "its generator job has no checkpoint yet" in complaint
+
+
+def test_unfinished_run_gives_its_newest_average_weights(run_folder: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(run_folder, tmp_path / "run"))
+    shutil.rmtree(run / "model")
+    shutil.rmtree(run / "generator" / "export")
+    result = mmldm("generate", "--model", run, "--out", tmp_path / "out", "-n", 1)
+    result.succeeded()
+    assert f"note: {run} is not finished: its generator's average weights at step 2" in result.err
+    assert list((tmp_path / "out").rglob("*.mp4"))
 
 
 def test_full_disk_is_a_sentence_and_leaves_no_half_file(run_folder: Path, tmp_path: Path) -> None:

@@ -30,6 +30,31 @@ def test_run_folder_holds_what_is_printed(run_folder: Path, clip_folder: Path) -
     assert "<svg" in (run_folder / "report.html").read_text()
 
 
+def test_first_lines_say_what_is_to_come_and_stand_in_the_log(
+    clip_folder: Path, recipe: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    result = mmldm("train", clip_folder, "--config", recipe, "--out", out, "--device", "cpu")
+    result.succeeded()
+    first, second, *_ = result.err.splitlines()
+    assert first == f"mmldm train {clip_folder}, into {out}"
+    assert second.startswith("jobs: vae 2 steps, autoencoder 2 steps, generator 2 steps")
+    log = (out / "train.log").read_text()
+    assert first in log and second in log and "image latents, train" in log
+    for job in ("vae", "autoencoder", "generator"):
+        assert "training, step 0/2" in (out / job / "train.log").read_text()
+    page = (out / "report.html").read_text()
+    assert "<video controls" in page and "data:video/mp4;base64," in page and "too few" in page
+
+
+def test_dry_run_says_memory_by_picture_and_batch(clip_folder: Path, recipe: Path) -> None:
+    out = mmldm("train", clip_folder, "--config", recipe, "--dry-run").succeeded()
+    table = out.partition("memory of a training step")[2]
+    for size in ("16x16", "32x32", "64x64"):
+        assert size in table
+    assert "too few" in out
+
+
 def test_finished_run_is_left_as_it_is(run_folder: Path, clip_folder: Path) -> None:
     def results() -> dict[str, bytes]:
         files = contents(run_folder).items()
@@ -259,6 +284,21 @@ def test_three_clips_of_no_class_or_one_are_enough(
     assert "trained without classes" in complaint
 
 
+def test_page_survives_a_kill_and_goes_on_with_the_run(
+    clip_folder: Path, recipe: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    words = ["train", clip_folder, "--config", recipe, "--out", run, "--device", "cpu"]
+    words += ["--set", "vae.train.steps=6", "--set", "vae.train.preview_every=2"]
+    result = in_process(*words, strike=("turn", 4, "SIGKILL", run / "vae"))
+    assert result.code == -9
+    page = (run / "report.html").read_text()
+    assert page.endswith("</html>\n") and "At step 2<" in page and "data:video/mp4" in page
+    mmldm(*words).succeeded()
+    page = (run / "report.html").read_text()
+    assert "<td>6 of 6</td><td>finished</td>" in page and "At step 6<" in page
+
+
 def test_interrupt_saves_and_a_full_disk_costs_no_checkpoint(
     clip_folder: Path, recipe: Path, tmp_path: Path
 ) -> None:
@@ -268,6 +308,7 @@ def test_interrupt_saves_and_a_full_disk_costs_no_checkpoint(
     words += ["--set", "vae.train.preview_every=0", "--set", "vae.train.validate_every=0"]
     result = in_process(*words, strike=("turn", 4, "SIGINT", run / "vae"))
     assert "stopped in vae, nothing lost: the same command goes on" in result.succeeded()
+    assert "stopped by SIGINT" in (run / "report.html").read_text()
     checkpoints = CheckpointFolder(run / "vae" / "checkpoints", 2, print)
     [stopped] = checkpoints.steps()
     assert stopped == 4

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from mmldm.training.report import Report, read_metrics, write_report_page
+from mmldm.training.report import Report, read_metrics
+from mmldm.training.report_page import write_report_page
 
 from ..power import Disk
 

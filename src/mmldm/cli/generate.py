@@ -264,15 +264,12 @@ def load_model(model: str | None, device: str | None) -> SoundingVideoPipeline:
     if model is None and not BUNDLED.is_dir():
         raise UserError("the bundled model is not in this installation: name one with --model.")
 
-    # A run folder holds its model in model/.
+    # A run folder has its model in distilled/ or model/, and before that in its newest checkpoint.
     name = str(BUNDLED) if model is None else model
+    if (Path(name) / "manifest.jsonl").is_file():
+        return _of_run(Path(name)).to(chosen)
     if (Path(name) / "model" / "model_index.json").is_file():
         name = str(Path(name) / "model")
-    elif (Path(name) / "manifest.jsonl").is_file():
-        raise UserError(
-            f"{name} is a training run without a finished model: the generator job writes model/ "
-            "at its end, so repeat the mmldm train command."
-        )
     # What is not here may be on the hub; its error says in brackets what only a programmer reads.
     try:
         pipeline = SoundingVideoPipeline.from_pretrained(name)
@@ -285,3 +282,21 @@ def load_model(model: str | None, device: str | None) -> SoundingVideoPipeline:
         ) from error
     pipeline.set_progress_bar_config(disable=True)
     return pipeline.to(chosen)
+
+
+def _of_run(run: Path) -> SoundingVideoPipeline:
+    """The model of a run folder, finished or not; what is taken is said where it could be something else."""
+    from mmldm.pipelines.sounding_video import SoundingVideoPipeline
+    from mmldm.training.unfinished import finished_model, newer_step, newest_pipeline
+
+    finished, step = finished_model(run), newer_step(run)
+    if finished is not None and (step is None or finished.name == "distilled"):
+        if finished.name == "distilled":
+            newer = "" if step is None else f", made before step {step} of the generator"
+            note(f"{finished} is taken: the model with its students{newer}")
+        pipeline = SoundingVideoPipeline.from_pretrained(finished)
+    else:
+        pipeline, step = newest_pipeline(run)
+        note(f"{run} is not finished: its generator's average weights at step {step} are taken")
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline

@@ -7,19 +7,20 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.text import Text
 
 from mmldm.errors import UserError
 from mmldm.text import printable_lines
+from mmldm.training import live
+from mmldm.training.live import LiveConsole
+from mmldm.training.live import say as say_on
 
-PLAIN_EVERY = 30.0
-"""Seconds between two plain lines of progress."""
 ModelOption = Annotated[
     str | None, typer.Option(help="Model or run folder, or hub name. Default: the bundled one.")
 ]
@@ -77,38 +78,76 @@ class ProgressLine:
     On a terminal it is a bar, which comes with the first call and goes with the last: it owns the terminal
     only while its work lasts, so that a training job can show its own line afterwards. As a context manager
     it also ends the bar of work that fails half-way. Elsewhere it is a plain line now and then, and at the
-    end.
+    end. Inside its context a live console is never silent for long, whatever takes the time.
+
+    Args:
+        console: None: standard error.
+        aim: What all the work is for; said while nothing else can be.
+
+    Attributes:
+        aim: May change while it lasts.
     """
 
-    def __init__(self, console: Console | None = None) -> None:
-        self.console = console or Console(stderr=True)
-        self._what: str | None = None
+    def __init__(self, console: Console | None = None, aim: str = "at work") -> None:
+        self.console = console or LiveConsole(stderr=True)
+        self.aim, self._what, self._begun = aim, "", 0.0
+        self._far = self._shown = ""
         self._bar: Progress | None = None
         self._said = time.monotonic()
+        self._inside = ExitStack()
 
     def __enter__(self) -> ProgressLine:
+        self._inside.enter_context(live.doing(self.console, self._now))
         return self
 
     def __exit__(self, *error: object) -> None:
+        self._inside.close()
         self._stop()
 
     def __call__(self, what: str, done: int, total: int) -> None:
+        if what != self._what:
+            self._what, self._begun = what, time.monotonic()
+        self._far = f"{what} {done}/{total}{self._left(done, total)}"
         if self.console.is_terminal:
             self._show(what, done, total)
-        elif done >= total or time.monotonic() - self._said > PLAIN_EVERY:
-            self.console.print(Text(f"{what} {done}/{total}"), soft_wrap=True)
+        elif done >= total or time.monotonic() - self._said > live.EVERY:
+            say_on(self.console, self._far)
             self._said = time.monotonic()
+        if done >= total:
+            self._what = self._far = ""
 
     def brief(self, what: str, done: int, total: int) -> None:
         """The same without the plain line at the end: work that is over soon leaves no line in a log."""
         if self.console.is_terminal or done < total:
             self(what, done, total)
+        else:
+            self._what = self._far = ""
+
+    def say(self, sentence: str) -> None:
+        """Prints a line, which is in the log, too."""
+        say_on(self.console, sentence)
+
+    def record_in(self, folder: Path, is_main: bool) -> None:
+        """From here on what is said stands in a log of that folder, with what was said before."""
+        if is_main and isinstance(self.console, LiveConsole):
+            self.console.record_in(folder / live.LOG)
+
+    def _now(self) -> str:
+        """What is being done."""
+        return self._far or self.aim
+
+    def _left(self, done: int, total: int) -> str:
+        """How long it will still take, once that can be told."""
+        spent = time.monotonic() - self._begun
+        if not 0 < done < total or spent < live.EVERY / 2:
+            return ""
+        return f", about {live.span(spent / done * (total - done))} left"
 
     def _show(self, what: str, done: int, total: int) -> None:
         # Other work gets a bar of its own.
-        if self._bar is None or what != self._what:
+        if self._bar is None or what != self._shown:
             self._stop()
-            self._what = what
+            self._shown = what
             self._bar = Progress(
                 TextColumn("{task.description}"),
                 BarColumn(bar_width=20),
@@ -119,6 +158,8 @@ class ProgressLine:
             self._bar.start()
             self._task = self._bar.add_task(what, total=total)
         self._bar.update(self._task, completed=done, total=total)
+        if isinstance(self.console, LiveConsole):
+            self.console.heard()
         if done >= total:
             self._stop()
 

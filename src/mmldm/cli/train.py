@@ -91,18 +91,40 @@ def train(
     given_to = (target,) if one_job else tuple(jobs.split(",")) if jobs else None
     require_writable(out)
 
-    import yaml
+    # Something stands on the screen before anything heavy is loaded, and goes on to.
+    line = ProgressLine(aim="loading the libraries")
+    is_main = os.environ.get("RANK", "0") == "0"
+    if is_main:
+        line.say(f"mmldm train {target}, into {out}")
+    with line:
+        import yaml
 
-    from mmldm.config import changed, load_config
-    from mmldm.training.distributed import process_group
-    from mmldm.training.recipe import choose_recipe, tiny_recipe
-    from mmldm.training.report import write_report_page
-    from mmldm.training.rounds import given_minutes, require_time, shortfall, standings, to_remake
-    from mmldm.training.run import Run, RunFolder, jobs_of
-    from mmldm.training.run_clips import claim, find_manifest
-    from mmldm.training.summary import summarise
+        from mmldm.config import RECIPES, changed, load_config
+        from mmldm.training.outlook import first_outlook, outlook
 
-    silence_diffusers()
+        if recipe is None and is_main:
+            start = changed(load_config(RECIPES / "impacts.yaml"), list(changes or []))
+            line.say(first_outlook(start, minutes))
+        elif recipe is not None and is_main:
+            start = load_config(recipe, list(changes or []))
+            line.say(outlook(start, (target,) if one_job else JOBS))
+
+        from mmldm.training.distributed import process_group
+        from mmldm.training.memory import memory_table
+        from mmldm.training.recipe import choose_recipe, tiny_recipe
+        from mmldm.training.report_page import write_report_page
+        from mmldm.training.rounds import (
+            given_minutes,
+            require_time,
+            shortfall,
+            standings,
+            to_remake,
+        )
+        from mmldm.training.run import Run, RunFolder, jobs_of
+        from mmldm.training.run_clips import claim, find_manifest
+        from mmldm.training.summary import summarise
+
+        silence_diffusers()
     if minutes is not None:
         require_time(minutes)
     # The recipe, if there is one already. Until one is chosen for the clips, the tiny one says how to look at
@@ -124,7 +146,8 @@ def train(
         named = config is not None or any(change.startswith("data.folder") for change in changes)
         source = reading.data.folder if named or not folder.manifest.is_file() else None
 
-    with ProgressLine() as line, process_group(device) as process:
+    line.aim = "getting ready"
+    with line, process_group(device) as process:
         if settings is None and process.world > 1:
             raise UserError(
                 "several processes need a recipe: write one with --dry-run in one process and give "
@@ -151,8 +174,12 @@ def train(
             if dry_run:
                 typer.echo(yaml.safe_dump(chosen.model_dump(mode="json"), sort_keys=False))
             say(manifest.summary())
+            if settings is None:
+                line.say(outlook(chosen))
             if dry_run:
                 typer.echo(f"\n{summary}")
+                table = memory_table(chosen, len(manifest.classes), summary.jobs)
+                typer.echo(f"\n{table}")
             return chosen, manifest
 
         # On the other processes a recipe is at hand, and the manifest will be.
@@ -162,6 +189,7 @@ def train(
 
         # From here on the folder is this run's alone.
         with claim(folder, chosen, scanned, process) as manifest:
+            line.record_in(folder.root, process.is_main)
             run = Run(chosen, folder, manifest, process, line.console, line, given_to or ())
             todo = (target,) if one_job else jobs_of(chosen)
             if jobs is not None and given_to is not None:
@@ -203,16 +231,17 @@ def distill(
     from mmldm.config import changed, load_config
     from mmldm.training.distil import distil, with_distillation
     from mmldm.training.distributed import process_group
-    from mmldm.training.report import write_report_page
+    from mmldm.training.report_page import write_report_page
     from mmldm.training.run import Run, RunFolder
     from mmldm.training.run_clips import claim, find_manifest
 
     silence_diffusers()
     folder = RunFolder(run)
     config = changed(with_distillation(load_config(run / "config.yaml"), part.value), changes or [])
-    with ProgressLine() as line, process_group(device) as process:
+    with ProgressLine(aim="getting ready") as line, process_group(device) as process:
         scanned = process.on_main(lambda: find_manifest(folder, None, config, line))
         with claim(folder, config, scanned, process) as manifest:
+            line.record_in(folder.root, process.is_main)
             started = Run(config, folder, manifest, process, line.console, line)
             if _stopped(distil(started, part.value), part.value, process.is_main):
                 return

@@ -16,6 +16,8 @@ from mmldm.text import printable
 if TYPE_CHECKING:
     from mmldm.data.manifest import Manifest
 
+TOO_FEW, FEW = 20, 200
+"""Training clips below which a model repeats them, and below which it may."""
 MOST_NOTES = 6
 """Kinds of notes that are shown."""
 
@@ -61,11 +63,25 @@ def summary_lines(manifest: Manifest) -> Iterator[str]:
     silent = sum((entry.silent_share or 0) >= SILENT_SHARE for entry in usable)
     if silent:
         yield f"  warning: {silent} usable clips are silent; skip_silent leaves them out"
+    yield from _few(manifest)
     if usable and not held_out:
         yield "  warning: nothing is held out; measurements will be on training clips"
     classes = {entry.class_name for entry in usable}
     if None in classes and any(classes):
         yield "  warning: some clips have a class and some have none"
+
+
+def _few(manifest: Manifest) -> Iterator[str]:
+    """Too few clips to learn from."""
+    train = manifest.split("train")
+    count = f"{len(train)} clip{'s' * (len(train) != 1)} to train on"
+    if 0 < len(train) < TOO_FEW:
+        yield (
+            f"  warning: {count}: too few to learn a kind of clip from; what comes will repeat them, and "
+            "held-out numbers say next to nothing"
+        )
+    elif 0 < len(train) < FEW:
+        yield f"  warning: {count}: few; expect repeats. A few hundred are a start"
 
 
 def _notes(usable: Sequence[Entry]) -> Iterator[str]:

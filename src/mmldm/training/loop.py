@@ -76,6 +76,7 @@ def train(
     console: Console | None = None,
     notes: Sequence[str] = (),
     budget: Budget | None = None,
+    page: Callable[[], object] | None = None,
 ) -> TrainResult:
     """Trains a stage to its last step, from the newest checkpoint in `folder` where there is one.
 
@@ -91,6 +92,7 @@ def train(
         console: For progress; None: standard error.
         notes: Sentences for the head of the log.
         budget: The time of a job with minutes; None: as the recipe says, from now on.
+        page: Called after each preview: shows what there is now.
 
     Returns:
         Where it ended, and why.
@@ -107,7 +109,7 @@ def train(
         )
     if budget is None and config.minutes is not None:
         budget = Budget(config.minutes, config.steps)
-    report = Report(folder, stage.name, config.steps or 0, process.is_main, console)
+    report = Report(folder, stage.name, config.steps or 0, process.is_main, console, page)
     with ExitStack() as held, stop_signals(config.max_minutes, process) as stop:
         # Hold the folder: before that, nothing is written in it.
         process.on_main(lambda: held.enter_context(run_lock(folder, report.note)))
@@ -261,9 +263,9 @@ class _Training:
             self._log()
         with nullcontext() if self.budget is None else self.budget.looking():
             if due(config.validate_every, clock.look):
-                self._look(self._validate)
+                self._look(self._validate, "validation")
             if due(config.preview_every, clock.look):
-                self._look(self._preview)
+                self._look(self._preview, "preview")
         if due(config.save_every, clock.save) and not last:
             self.save(final=False)
 
@@ -281,10 +283,9 @@ class _Training:
             * learning_rate_factor(self.step - 1, self.config, self.schedule),
             "skipped_updates": counts.total,
             "data/waited": self.waited / (now - self.logged),
+            **({"data/failed": len(unreadable)} if unreadable else {}),
         }
         self.logged, self.waited = now, 0.0
-        if unreadable:
-            values["data/failed"] = len(unreadable)
         self.report.metrics(self.step, values)
         self.report.progress(self.step, {k: v for k, v in means.items() if k.endswith("/loss")})
 
@@ -296,9 +297,9 @@ class _Training:
             steps = self.checkpoints.steps()
             raise UserError(gone_wrong(self.stage.name, self.step, counts, steps[-1:]))
 
-    def _look(self, at: Callable[[], None]) -> None:
+    def _look(self, at: Callable[[], None], what: str) -> None:
         """Lets rank 0 look at the averaged model, whole."""
-        with self._averaged(), unsharded(self.turns["model"].module):
+        with self.report.doing(what), self._averaged(), unsharded(self.turns["model"].module):
             self.process.on_main(at)
         self.tell(self.unreadable.held_out())
 
@@ -311,6 +312,7 @@ class _Training:
             self.stage.preview(self.folder / "previews", self.step)
         except UserError as error:
             self.report.note(f"no preview at step {self.step}: {error}")
+        self.report.page()
 
     @contextmanager
     def _averaged(self) -> Iterator[None]:

@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from mmldm.config import RECIPES, RunConfig, changed, load_config, parse
 from mmldm.data.manifest import Entry, Manifest
 from mmldm.training import JOBS
-from mmldm.training.rounds import DEFAULT_MINUTES, in_first_round
+from mmldm.training.outlook import DEFAULT_MINUTES
+from mmldm.training.rounds import in_first_round
 from mmldm.types import GRID, ClipSpec, SpectrogramSpec
 
 TARGET_WINDOWS = 2000

@@ -1,43 +1,35 @@
-"""What a run tells: metrics, log, TensorBoard where installed, a progress line, and at the end a page.
+"""What a job tells while it is trained: metrics, log, TensorBoard where installed, and lines of progress.
 
-{"model/loss": float} per reported step -> files and console. Only rank 0's report writes.
-run folder (metrics.jsonl, previews) -> report.html: curves, held-out numbers and previews in one HTML file,
-without a script or a request to anywhere.
+{"model/loss": float} per reported step -> files and console. Only rank 0's report writes. What a person
+sees of all jobs is `report_page`.
 """
 
 from __future__ import annotations
 
-import html
 import itertools
 import json
 import math
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
-from rich.text import Text
 
 from mmldm.errors import UserError
 from mmldm.files import sync, whole_file, write_text
 from mmldm.text import printable
-from mmldm.training import JOBS
+from mmldm.training import live
+from mmldm.training.live import LOG, LiveConsole, clock, doing, say, span
 
 METRICS = "metrics.jsonl"
-LOG = "train.log"
-WIDTH, HEIGHT = 640, 160
-"""Of a curve on the page, pixels."""
-PREVIEWS_SHOWN = 3
-STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:1400px;margin:2em auto;padding:0 1em}
-table{border-collapse:collapse}td,th{padding:.2em .8em;border-bottom:1px solid #ccc;text-align:right}
-th:first-child,td:first-child{text-align:left}img{max-width:100%}svg{background:#f6f6f6}"""
+A_YEAR = 365 * 24 * 3600.0
+"""Seconds: an end that is further away is none."""
 
 
 class Report:
@@ -46,19 +38,30 @@ class Report:
     Args:
         folder: Of the job.
         name: Job's name, first on the line.
-        total: Steps in all.
+        total: Steps in all; 0: not known yet, see `expect`.
         active: Whether this process writes.
-        console: Where the line goes; None: standard error.
+        console: Where the lines go; None: standard error. A live one is never silent for long.
+        page: Writes the page of all jobs, and never fails for the disk's sake; None: there is none.
     """
 
     def __init__(
-        self, folder: Path, name: str, total: int, active: bool, console: Console | None = None
+        self,
+        folder: Path,
+        name: str,
+        total: int,
+        active: bool,
+        console: Console | None = None,
+        page: Callable[[], object] | None = None,
     ) -> None:
         self._folder, self._name, self._total, self._active = folder, name, total, active
-        self._console = console or Console(stderr=True)
+        self._console = console or LiveConsole(stderr=True)
+        self._page = page
         self._pending: list[str] = []
         self._said: set[str] = set()
-        self._clock = (time.perf_counter(), 0)
+        self._clock = (time.monotonic(), 0)
+        self._step = 0
+        self._what = self._losses = self._rate = ""
+        self._told, self._due = -math.inf, False
         self._board: Any = None
         self._bar = Bar(
             TextColumn("{task.description}"),
@@ -71,7 +74,7 @@ class Report:
             redirect_stdout=False,
             redirect_stderr=False,
         )
-        self._task = self._bar.add_task(name, total=total, line="")
+        self._task = self._bar.add_task(name, total=total or None, line="")
 
     @contextmanager
     def begun(self, step: int) -> Iterator[Report]:
@@ -80,17 +83,19 @@ class Report:
         Metrics written after that step by an interrupted run are dropped, so that the file reads as one
         unbroken run. Notes are heard before, too.
         """
-        self._clock = (time.perf_counter(), step)
+        self._clock = (time.monotonic(), step)
         self.advance(step)
         # Files first, then the bar: a note in between would tear it.
         if self._active:
             for sentence in _rewind(self._folder / METRICS, step):
                 self.note(sentence)
+            if step < self._total or not self._total:
+                self.note(f"training, step {self._at(step)}")
             try:
                 self._board = _summary_writer(self._folder / "tensorboard", step)
             except OSError as error:
                 self.note(f"TensorBoard cannot write ({error}) and is left out")
-        with self._bar:
+        with self._bar, self._watched():
             try:
                 yield self
             finally:
@@ -99,14 +104,58 @@ class Report:
                     with suppress(OSError):
                         self._board.close()
 
+    @contextmanager
+    def doing(self, what: str) -> Iterator[None]:
+        """Inside, the line says that this is being done, such as a validation."""
+        before, self._what = self._what, what
+        self._show()
+        try:
+            with self._watched():
+                yield
+        finally:
+            self._what = before
+            self._show()
+            # The steps' own time, without what was done between them.
+            self._clock = (time.monotonic(), self._step)
+
+    @contextmanager
+    def _watched(self) -> Iterator[None]:
+        if not self._active:
+            yield
+            return
+        with doing(self._console, self._where):
+            yield
+
+    def _where(self) -> str:
+        """What is being done just now."""
+        return f"{self._name} {self._at(self._step)}: {self._what or 'at the next step'}"
+
+    def _at(self, step: int) -> str:
+        return f"{step}/{self._total or '?'}"
+
+    def page(self) -> None:
+        """Has the page of all jobs written, where there is one."""
+        if self._page is not None and self._active:
+            self._page()
+
     def expect(self, total: int) -> None:
         """Says how many steps there will be, where that was not known from the start."""
         self._total = total
         self._bar.update(self._task, total=total)
 
     def advance(self, step: int) -> None:
-        """Moves the progress bar."""
+        """Moves the progress bar; where there is none, says now and then how far the job is."""
+        self._step = step
         self._bar.update(self._task, completed=step)
+        if not self._active:
+            return
+        if self._console.is_terminal and isinstance(self._console, LiveConsole):
+            self._console.heard()
+        # A step later than it is due: the loop may be about to report the same step with its losses.
+        is_due = step > self._clock[1] and time.monotonic() - self._told >= live.EVERY
+        if is_due and self._due:
+            self._tell()
+        self._due = is_due
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Records numbers of a step; one that is not finite becomes null in the file.
@@ -129,20 +178,34 @@ class Report:
                 self.note(f"TensorBoard cannot write ({error}) and is left out from here")
 
     def progress(self, step: int, values: Mapping[str, float]) -> None:
-        """Shows losses and speed."""
+        """Shows losses, speed, and when the job will have ended."""
         if not self._active:
             return
-        now = time.perf_counter()
+        self._step = step
+        self._losses = " ".join(f"{k.removesuffix('/loss')} {v:.4g}" for k, v in values.items())
+        self._tell()
+        self._clock = (time.monotonic(), step)
+
+    def _tell(self) -> None:
+        """A line: how far, losses, speed and the end. On a terminal the bar has it, and the log."""
+        self._told = time.monotonic()
         before, done = self._clock
-        self._clock = (now, step)
-        speed = (step - done) / max(now - before, 1e-9)
-        losses = " ".join(f"{k.removesuffix('/loss')} {v:.4g}" for k, v in values.items())
-        self._bar.update(self._task, completed=step, line=f"{losses}  {speed:.3g} it/s")
-        # In a file or a pipe there is no bar to move: a line now and then.
+        speed = (self._step - done) / max(self._told - before, 1e-9)
+        self._rate = f"{self._losses}  {speed:.3g} it/s"
+        self._show()
+        left = (self._total - self._step) / max(speed, 1e-9)
+        is_known = 0 <= left < A_YEAR and self._total
+        end = f"{span(left)} left, ends about {clock(left)}" if is_known else "end not known yet"
+        line = f"{self._name} {self._at(self._step)}  {self._rate.strip()}  {end}"
+        # In a file or a pipe there is no bar to move.
         if not self._console.is_terminal:
-            minutes, seconds = divmod(round((self._total - step) / max(speed, 1e-9)), 60)
-            left = f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d} left"
-            self._print(f"{self._name} {step}/{self._total}  {losses}  {speed:.3g} it/s  {left}")
+            self._print(line)
+        elif isinstance(self._console, LiveConsole):
+            self._console.write_down(line)
+
+    def _show(self) -> None:
+        """On the bar: what is being done, or losses and speed."""
+        self._bar.update(self._task, completed=self._step, line=self._what or self._rate)
 
     def note(self, sentence: str, once: bool = False) -> None:
         """Says something on the console and in train.log; with `once`, only the first time."""
@@ -184,7 +247,7 @@ class Report:
             self._pending.clear()
 
     def _print(self, line: str) -> None:
-        self._console.print(Text(line), soft_wrap=True)
+        say(self._console, line)
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -243,76 +306,3 @@ def _summary_writer(folder: Path, start: int) -> Any:
     except ImportError:
         return None
     return SummaryWriter(str(folder), purge_step=start + 1)
-
-
-def write_report_page(folder: Path) -> Path:
-    """Writes report.html into a run folder and returns its path."""
-    parts = [f"<!doctype html><meta charset=utf-8><title>mmldm run</title><style>{STYLE}</style>"]
-    parts.append(f"<h1>{_shown(folder.name)}</h1>")
-    # The jobs in their order, then the students of `mmldm distill`.
-    jobs = {path.parent.name for path in folder.glob(f"*/{METRICS}")}
-    for job in (*(j for j in JOBS if j in jobs), *sorted(jobs - set(JOBS))):
-        try:
-            records = read_metrics(folder / job / METRICS)
-        except OSError as error:
-            parts.append(f"<h2>{_shown(job)}</h2><p>{_shown(f'no metrics: {error}')}</p>")
-        else:
-            parts.append(_job_section(folder, job, records))
-    page = folder / "report.html"
-    write_text(page, "\n".join(parts))
-    return page
-
-
-def _job_section(folder: Path, job: str, records: list[dict[str, Any]]) -> str:
-    parts = [f"<h2>{_shown(job)}</h2>", _curve(records, "model/loss")]
-    held_out = [
-        record for record in records if any(name.startswith("validate/") for name in record)
-    ]
-    if held_out:
-        parts.append(_table(held_out[-1]))
-    previews = sorted((folder / job / "previews").glob("[!.]*.png"))
-    for picture in previews[-PREVIEWS_SHOWN:]:
-        name = _shown(picture.name)
-        source = quote(picture.relative_to(folder).as_posix())
-        parts.append(
-            f"<figure><img src='{source}' alt='{name}'><figcaption>{name}</figcaption></figure>"
-        )
-    return "\n".join(parts)
-
-
-def _shown(name: str) -> str:
-    return html.escape(printable(name))
-
-
-def _curve(records: list[dict[str, Any]], name: str) -> str:
-    """One quantity over steps as an SVG line, on a scale from its smallest to its largest value."""
-    points = [(r["step"], r[name]) for r in records if _is_number(r.get(name))]
-    if len(points) < 2:
-        return ""
-    # The y axis of SVG points down: the smallest value lies lowest, with a margin of 4 pixels.
-    steps, values = zip(*points, strict=True)
-    low, high = min(values), max(values)
-    span = (high - low) or 1.0
-    line = " ".join(
-        f"{WIDTH * (s - steps[0]) / max(steps[-1] - steps[0], 1):.1f},"
-        f"{HEIGHT - (HEIGHT - 8) * (v - low) / span - 4:.1f}"
-        for s, v in points
-    )
-    return (
-        f"<p>{html.escape(name)}: {values[0]:.4g} at step {steps[0]}, {values[-1]:.4g} at {steps[-1]}</p>"
-        f"<svg viewBox='0 0 {WIDTH} {HEIGHT}' width='{WIDTH}' height='{HEIGHT}'>"
-        f"<polyline fill='none' stroke='#225' stroke-width='1.5' points='{line}'/></svg>"
-    )
-
-
-def _table(record: dict[str, Any]) -> str:
-    cells = "".join(
-        f"<tr><td>{html.escape(name.removeprefix('validate/'))}</td><td>{value:.4g}</td></tr>"
-        for name, value in record.items()
-        if name.startswith("validate/") and _is_number(value)
-    )
-    return f"<table><tr><th>held out, step {record['step']}</th><th></th></tr>{cells}</table>"
-
-
-def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)

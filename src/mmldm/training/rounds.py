@@ -18,10 +18,10 @@ from mmldm.sections import TrainConfig
 from mmldm.training import JOBS
 from mmldm.training.budget import Budget, clock, judged
 from mmldm.training.going_on import Standing
+from mmldm.training.outlook import DEFAULT_MINUTES
 
 SHARES = {"vae": 0.2, "autoencoder": 0.4, "generator": 0.4, "vocoder": 0.2}
 """How minutes are shared over the jobs that a round has: in these proportions."""
-DEFAULT_MINUTES = 60.0
 LEAST_MINUTES = 1.0
 """Below, a job would hardly have begun."""
 READERS = {

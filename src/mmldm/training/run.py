@@ -12,11 +12,11 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.text import Text
 
 from mmldm.config import RunConfig, parse
 from mmldm.data.cache_writer import json_of
@@ -45,7 +45,9 @@ from mmldm.training.jobs.autoencoder import AutoencoderStage
 from mmldm.training.jobs.generator import GeneratorStage, build_generator
 from mmldm.training.jobs.vae import VaeStage, build_vae
 from mmldm.training.jobs.vocoder import VocoderStage, build_vocoder
+from mmldm.training.live import say
 from mmldm.training.loop import TrainResult, train
+from mmldm.training.report_page import refresh
 from mmldm.training.rounds import budget_of
 from mmldm.training.stage import Stage
 from mmldm.types import Progress
@@ -172,16 +174,24 @@ class Run:
         """Trains one job in its folder."""
         # The notes are this job's alone.
         notes, self.notes = self.notes, []
-        return train(
-            stage,
-            train_config,
-            self.folder.job(stage.name),
-            seed=self.config.seed,
-            process=self.process,
-            console=self.console,
-            notes=notes,
-            budget=budget,
-        )
+        # The page stands from the first step on, and shows the last one however the job ends.
+        page = partial(refresh, self.folder.root, self._say)
+        self.process.on_main(page)
+        try:
+            return train(
+                stage,
+                train_config,
+                self.folder.job(stage.name),
+                seed=self.config.seed,
+                process=self.process,
+                console=self.console,
+                notes=notes,
+                budget=budget,
+                page=page,
+            )
+        finally:
+            if self.process.is_main:
+                page()
 
     def decoder_init(self) -> str | None:
         """Where the signal decoder starts from; None once the job has a checkpoint of its own."""
@@ -287,7 +297,7 @@ class Run:
         write_json(path, index | facts, indent=2)
 
     def _say(self, sentence: str) -> None:
-        self.console.print(Text(sentence), soft_wrap=True)
+        say(self.console, sentence)
 
 
 @dataclass(frozen=True)

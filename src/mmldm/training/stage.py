@@ -21,6 +21,7 @@ from mmldm.data.latents import Splits, cached_batches, files_key
 from mmldm.data.loader import IndexedLoader, order
 from mmldm.data.manifest import Manifest
 from mmldm.media.clip import Clip
+from mmldm.media.sheet import contact_sheet, save_png
 from mmldm.media.spectrogram import AudioImage
 from mmldm.pipelines.decoding import save_clips
 from mmldm.pipelines.sounding_video import SoundingVideoPipeline
@@ -268,4 +269,7 @@ def show_versions(
             waveform, frames = media.audio[i].cpu(), media.video[i].cpu()
             clips.append(Clip(frames, waveform, spec.fps, spec.sample_rate))
             titles.append(f"{title} {i}")
-    save_clips(clips, folder, name, titles)
+    # A film alone says what it is, too.
+    for number, (clip, title) in enumerate(zip(clips, titles, strict=True)):
+        clip.save(folder / f"{name}_{number:03d}_{title.replace(' ', '-')}.mp4")
+    save_png(folder / f"{name}.png", contact_sheet(clips, titles))

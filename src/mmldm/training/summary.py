@@ -108,7 +108,7 @@ class Summary:
             )
             lines.append(f"  {job.name:<12}{steps:>8}{batch:>8}{stored:>14}{held:>18}")
         lines.append(
-            "  held: weights, average, moments, gradients, frozen parts; activations come on top"
+            "  held: weights, average, moments, gradients, frozen parts; activations come on top, below"
         )
         return "\n".join(lines)
 
@@ -129,7 +129,7 @@ def summarise(config: RunConfig, num_classes: int) -> Summary:
     schedulers(config)
 
     # The image VAE really exists: its file tells what it is. On fake tensors it runs in no time.
-    with FakeTensorMode(allow_non_fake_inputs=True), _section("vae.model"):
+    with FakeTensorMode(allow_non_fake_inputs=True), blamed("vae.model"):
         with unset_fake_temporarily():
             trained_vae: Any = build_vae(config, weights=False)
             vae: Any = used_vae(config, trained_vae)
@@ -142,7 +142,7 @@ def summarise(config: RunConfig, num_classes: int) -> Summary:
     # What its job plays against and looks with: missing weights are said now, not when it starts.
     rivals: list[nn.Module] = []
     if config.vae.train is not None:
-        with FakeTensorMode(allow_non_fake_inputs=True), _section("vae.critic.model"):
+        with FakeTensorMode(allow_non_fake_inputs=True), blamed("vae.critic.model"):
             with unset_fake_temporarily():
                 turns = build_turns(config, trained_vae, torch.device("cpu"))
             if "critic" in turns:
@@ -151,18 +151,18 @@ def summarise(config: RunConfig, num_classes: int) -> Summary:
 
     # The others are never more than their shapes.
     with FakeTensorMode():
-        with _section("autoencoder.model"):
+        with blamed("autoencoder.model"):
             autoencoder = untrained_autoencoder(config, shapes, num_classes)
             if config.autoencoder.decoder_init is not None:
                 refuse_folding(autoencoder)
             latents: AV[Any] = autoencoder.latent_shapes
         critics = []
         if config.autoencoder.critic is not None:
-            with _section("autoencoder.critic.model"):
+            with blamed("autoencoder.critic.model"):
                 section = config.autoencoder.critic.model
                 arguments = bind(section, TupleDiscriminator, "autoencoder.critic.model")
                 critics = [TupleDiscriminator(**arguments)]
-        with _section("generator.model"):
+        with blamed("generator.model"):
             generator = JointGenerator(**generator_arguments(config, latents, None, num_classes))
             passes = _passes(autoencoder, generator, shapes, spec.num_frames)
     vocoder_parts, vocoder_jobs = _vocoder(config)
@@ -197,7 +197,7 @@ def _vocoder(config: RunConfig) -> tuple[list[Part], list[JobSize]]:
     job = config.vocoder
     if job is None:
         return [], []
-    with FakeTensorMode(allow_non_fake_inputs=True), _section("vocoder.model"):
+    with FakeTensorMode(allow_non_fake_inputs=True), blamed("vocoder.model"):
         with unset_fake_temporarily():
             vocoder = build_vocoder(job, config.clip, config.seed)
         spec = vocoder.spectrogram
@@ -205,7 +205,7 @@ def _vocoder(config: RunConfig) -> tuple[list[Part], list[JobSize]]:
         flops, _ = count_flops(vocoder, torch.empty(1, spec.num_mels, columns))
     networks: list[nn.Module] = [vocoder]
     if job.critic is not None:
-        with _section("vocoder.critic.model"):
+        with blamed("vocoder.critic.model"):
             adversary = build_adversary(job.critic, job.loss, config.seed, torch.device("cpu"))
         networks.append(adversary.critic)
     return (
@@ -215,7 +215,7 @@ def _vocoder(config: RunConfig) -> tuple[list[Part], list[JobSize]]:
 
 
 @contextmanager
-def _section(name: str) -> Iterator[None]:
+def blamed(name: str) -> Iterator[None]:
     """Constructors and layers complain about wrong sizes in many ways; the section is to blame."""
     try:
         yield
