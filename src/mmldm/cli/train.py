@@ -50,6 +50,14 @@ def train(
         ),
     ] = None,
     changes: ChangesOption = None,
+    start: Annotated[
+        str | None,
+        typer.Option("--from", help="Model to start from: impacts, a model folder, a hub name."),
+    ] = None,
+    freeze: Annotated[
+        str | None,
+        typer.Option(help="With --from: jobs that keep the model's network, as vae,autoencoder."),
+    ] = None,
     minutes: Annotated[
         float | None, typer.Option(min=0.1, help="Time budget the chosen recipe is sized for.")
     ] = None,
@@ -93,6 +101,8 @@ def train(
     from mmldm.training.report import write_report_page
     from mmldm.training.run import Run, RunFolder, jobs_of
     from mmldm.training.run_clips import claim, find_manifest
+    from mmldm.training.start_model import describe, require_fit
+    from mmldm.training.start_recipe import WITHOUT_MODEL, started_recipe, with_start
     from mmldm.training.summary import summarise
 
     silence_diffusers()
@@ -105,7 +115,14 @@ def train(
     # A run's own recipe was written by a program; only what a person wrote needs a word, and one.
     told = note if config is not None and os.environ.get("RANK", "0") == "0" else None
     settings = load_config(recipe, changes, told) if recipe else None
-    reading = settings or changed(tiny_recipe(), changes)
+    base = tiny_recipe()
+    if settings is not None and (start or freeze) is not None:
+        settings = with_start(settings, start, freeze)
+    elif start is not None:
+        base = started_recipe(base, start, freeze, changes)
+    elif freeze is not None:
+        raise UserError(WITHOUT_MODEL)
+    reading = settings or changed(base, changes)
 
     # The clips. A run's own recipe names their folder as it was typed once; its manifest knows where that is.
     source: str | None = target
@@ -132,9 +149,11 @@ def train(
                 keep=not dry_run,
                 sound_only=target == "vocoder",
             )
-            chosen = settings or choose_recipe(manifest, process.device, minutes, changes)
+            chosen = settings or choose_recipe(manifest, process.device, minutes, changes, base)
             if one_job and target not in jobs_of(chosen):
                 raise UserError(f"the recipe has no {target} section, see docs/training.md")
+            if chosen.start is not None:
+                require_fit(chosen, describe(chosen.start, folder.root))
             # Every part is built once, so that no wrong setting shows up hours later.
             summary = summarise(chosen, len(manifest.classes))
             if dry_run:

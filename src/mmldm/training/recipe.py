@@ -42,7 +42,11 @@ def tiny_recipe() -> RunConfig:
 
 
 def choose_recipe(
-    manifest: Manifest, device: torch.device, minutes: float | None, changes: Sequence[str] = ()
+    manifest: Manifest,
+    device: torch.device,
+    minutes: float | None,
+    changes: Sequence[str] = (),
+    base: RunConfig | None = None,
 ) -> RunConfig:
     """Settings for these clips on this machine.
 
@@ -52,10 +56,12 @@ def choose_recipe(
     Args:
         minutes: Time budget for all three jobs; None: DEFAULT_MINUTES.
         changes: `a.b=value` settings that override the choice.
+        base: What it starts from; None: the tiny recipe. That of a model has the model's spectrogram.
     """
-    asked = changed(tiny_recipe(), changes)
+    asked = changed(base or tiny_recipe(), changes)
     recipe = asked.model_dump(mode="json")
-    recipe["clip"]["spectrogram"] = fitting_spectrogram(asked.clip).model_dump(mode="json")
+    if asked.start is None:
+        recipe["clip"]["spectrogram"] = fitting_spectrogram(asked.clip).model_dump(mode="json")
     windows, cached = choose_windows(manifest.split("train"), asked.clip)
     # What follows from the clips.
     recipe["data"]["windows_per_clip"] = windows
@@ -63,9 +69,10 @@ def choose_recipe(
 
     # What follows from machine and minutes: the steps that there is time for, and eight looks at them.
     speed = relative_speed(device)
-    for job, share in SHARES.items():
+    shares = {job: share for job, share in SHARES.items() if asked.training_of(job) is not None}
+    for job, share in shares.items():
         section = recipe[job]["train"]
-        seconds = 60 * (minutes or DEFAULT_MINUTES) * share
+        seconds = 60 * (minutes or DEFAULT_MINUTES) * share / sum(shares.values())
         section["steps"] = max(20, round(seconds * speed / SECONDS_PER_STEP[job]))
         section["batch_size"] = min(section["batch_size"], max(2, cached))
         for cadence in ("validate_every", "preview_every", "save_every"):

@@ -10,12 +10,13 @@ from __future__ import annotations
 import gc
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.text import Text
+from torch import nn
 
 from mmldm.config import RunConfig, parse
 from mmldm.data.cache_writer import json_of
@@ -29,14 +30,13 @@ from mmldm.models.generator import JointGenerator
 from mmldm.models.image_vae import ImageVAE, load_image_vae
 from mmldm.models.pretrained import initialise_decoder, require_unet
 from mmldm.models.pretrained_vocoder import load_vocoder
-from mmldm.pipelines.decoding import ClipCoder
-from mmldm.pipelines.outliers import OutlierDetector
 from mmldm.pipelines.sounding_video import SoundingVideoPipeline
 from mmldm.sections import TrainConfig
 from mmldm.training import JOBS
-from mmldm.training.calibration import calibrated
+from mmldm.training.calibration import calibration
 from mmldm.training.checkpoint import CheckpointFolder
 from mmldm.training.distributed import Process
+from mmldm.training.frozen import kept_of
 from mmldm.training.job_caches import JobCaches, Reader, unread
 from mmldm.training.jobs.autoencoder import AutoencoderStage
 from mmldm.training.jobs.generator import GeneratorStage, build_generator
@@ -44,6 +44,7 @@ from mmldm.training.jobs.vae import VaeStage, build_vae
 from mmldm.training.jobs.vocoder import VocoderStage, build_vocoder
 from mmldm.training.loop import TrainResult, train
 from mmldm.training.stage import Stage
+from mmldm.training.starting import Start
 from mmldm.types import Progress
 
 
@@ -111,6 +112,7 @@ class Run:
 
     Attributes:
         notes: Sentences for the head of the next job's log, such as which files its caches lack.
+        start: The finished model that the jobs start from, if any; set when a job begins.
     """
 
     config: RunConfig
@@ -120,6 +122,7 @@ class Run:
     console: Console
     progress: Progress
     notes: list[str] = field(default_factory=list, init=False)
+    start: Start | None = field(default=None, init=False)
 
     def run(self, name: str) -> TrainResult | None:
         """Does one job to its end and exports its model; None if it needs no training.
@@ -127,7 +130,8 @@ class Run:
         Raises:
             UserError: A job before it is not finished, or as `train`.
         """
-        job, train_config = TABLE[name], getattr(self.config, name).train
+        job, train_config = TABLE[name], self.config.training_of(name)
+        self._open_start()
         if name == "vae" and (unet := self.decoder_init()) is not None:
             # The next job starts from it, hours later: that it is missing is said now.
             require_unet(unet)
@@ -161,9 +165,28 @@ class Run:
 
     def decoder_init(self) -> str | None:
         """Where the signal decoder starts from; None once the job has a checkpoint of its own."""
-        path = self.folder.job("autoencoder") / "checkpoints"
-        begun = CheckpointFolder(path, keep=1, note=self.console.print).steps()
-        return None if begun else self.config.autoencoder.decoder_init
+        return None if self._begun("autoencoder") else self.config.autoencoder.decoder_init
+
+    def _begun(self, name: str) -> bool:
+        """Whether a job has a checkpoint, which takes the place of whatever it starts from."""
+        path = self.folder.job(name) / "checkpoints"
+        return bool(CheckpointFolder(path, keep=1, note=self.console.print).steps())
+
+    def _open_start(self) -> None:
+        """Finds the model that the jobs start from, and keeps in the run folder what they need of it."""
+        # What is taken as it is has an export and no checkpoint.
+        exports = [job for job in JOBS if self.folder.export(job).is_dir()]
+        begun, classes = self.folder.begun() or exports, self.manifest.classes
+        self.start = Start.open(self.config.start, self.folder.root, begun, classes, self.process)
+
+    def started(self, name: str, network: nn.Module) -> None:
+        """Gives a job's network the weights it starts from, unless a checkpoint will take their place."""
+        if self.start is not None and not self._begun(name):
+            self.notes += self.start.give(name, network, self.folder.root, self.process)
+
+    def statistics(self, name: str) -> dict[str, Any] | None:
+        """Statistics of latents that a job has to keep to; None: those of its cache."""
+        return None if self.start is None else self.start.statistics(name)
 
     def vae(self) -> ImageVAE:
         """The image VAE that the later jobs work with."""
@@ -212,10 +235,29 @@ class Run:
 
     def _take_as_it_is(self, name: str, job: Job) -> None:
         """The export of a job that trains nothing."""
+        start = self.start
+        if start is not None and name in start.section.freeze:
+            # Once: a run that has begun does not need the model it started from.
+            if not self.folder.export(name).is_dir():
+                self._freeze(name, start)
+            return
         assert job.as_it_is is not None, "the recipe requires a train section"
         model = job.as_it_is(self.config)
         with whole_folder(self.folder.export(name)) as unfinished:
             model.save_pretrained(unfinished)
+
+    def _freeze(self, name: str, start: Start) -> None:
+        """Exports a finished model's network, after a look at how well it keeps these clips."""
+        network = start.as_it_is(name, self.config.seed)
+        if name != "vocoder":
+            vae, autoencoder = (network, None) if name == "vae" else (self.vae(), network)
+            scheduler, device = schedulers(self.config)[1], self.process.device
+            clips = self.manifest.complete
+            found = kept_of(clips, self.config, vae, autoencoder, scheduler, device)
+            self._say(found.sentence(name, start.section.model))
+            start.write(self.folder.root, name, asdict(found))
+        with whole_folder(self.folder.export(name)) as unfinished:
+            network.to("cpu").save_pretrained(unfinished)
 
     def _publish(self, name: str) -> None:
         """Writes model/: the generator job's export, and the vocoder where both are finished.
@@ -228,39 +270,22 @@ class Run:
             return
         with whole_folder(self.folder.model) as unfinished:
             shutil.copytree(generator, unfinished, dirs_exist_ok=True)
-            self._calibrate(unfinished, measure=name == "generator")
+            known = json_of(self.folder.model / "model_index.json").get("outliers")
+            scheduler, device = schedulers(self.config)[1], self.process.device
+            facts = calibration(
+                unfinished, self.config, scheduler, self.manifest, device, self._say, known,
+                measure=name == "generator",
+            )  # fmt: skip
+            path = unfinished / "model_index.json"
+            write_json(path, json_of(path) | facts, indent=2)
             if self.config.vocoder is None or not vocoder.is_dir():
                 return
             # A component of a pipeline is a folder, and a line of the index that names its class.
             shutil.copytree(vocoder, unfinished / "vocoder")
             kind = type(load_vocoder(vocoder, self.config.clip))
-            path = unfinished / "model_index.json"
             index = json_of(path)
             index["vocoder"] = [kind.__module__, kind.__name__]
             write_json(path, index, indent=2)
-
-    def _calibrate(self, model: Path, measure: bool) -> None:
-        """Writes into a model's index how clips of its world measure, and how many are of each class.
-
-        Args:
-            measure: False: the first as far as model/ says it already.
-        """
-        path = model / "model_index.json"
-        index = json_of(path)
-        outliers = json_of(self.folder.model / "model_index.json").get("outliers")
-        if measure:
-            device = self.process.device
-            vae = load_image_vae(model / "vae").to(device)
-            autoencoder = load_autoencoder(model / "autoencoder").to(device)
-            scheduler, spec = schedulers(self.config)[1], self.config.clip
-            coder = ClipCoder(vae, autoencoder, scheduler, None, spec, device)
-            detector = OutlierDetector(coder, self.config.sample.decoder_steps)
-            outliers = calibrated(detector, self.manifest, self.config.seed, self._say, outliers)
-        facts: dict[str, Any] = {"outliers": outliers}
-        if index["class_names"]:
-            names = [entry.class_name for entry in self.manifest.split("train")]
-            facts["class_shares"] = [max(names.count(name), 1) for name in index["class_names"]]
-        write_json(path, index | facts, indent=2)
 
     def _say(self, sentence: str) -> None:
         self.console.print(Text(sentence), soft_wrap=True)
@@ -282,13 +307,17 @@ class Job:
 
 
 def _vae(run: Run) -> Stage:
-    return VaeStage(run.config, run.manifest, run.process.device)
+    stage = VaeStage(run.config, run.manifest, run.process.device)
+    run.started("vae", stage.vae)
+    return stage
 
 
 def _autoencoder(run: Run) -> Stage:
     vae = run.vae()
     caches = run.image_latents("autoencoder", run.config.autoencoder.train)
-    stage = AutoencoderStage(run.config, vae, caches, run.process.device)
+    statistics = run.statistics("autoencoder")
+    stage = AutoencoderStage(run.config, vae, caches, run.process.device, statistics)
+    run.started("autoencoder", stage.autoencoder)
     # Not where a checkpoint will take its place at once.
     if (unet := run.decoder_init()) is not None:
         run.notes.append(str(initialise_decoder(stage.autoencoder, unet)))
@@ -300,13 +329,17 @@ def _generator(run: Run) -> Stage:
     autoencoder, vae = run.autoencoder(), run.vae()
     # Shapes and statistics of the latents are the cache's to tell.
     caches = run.latents("generator", run.config.generator.train)
-    generator = build_generator(run.config, caches.train, len(classes))
+    statistics = run.statistics("generator")
+    generator = build_generator(run.config, caches.train, len(classes), statistics)
+    run.started("generator", generator)
     pipeline = assemble(run.config, vae, autoencoder, generator, classes)
     return GeneratorStage(run.config, pipeline, caches, run.process.device)
 
 
 def _vocoder(run: Run) -> Stage:
-    return VocoderStage(run.config, run.manifest, run.process.device, *run.passage())
+    stage = VocoderStage(run.config, run.manifest, run.process.device, *run.passage())
+    run.started("vocoder", stage.vocoder)
+    return stage
 
 
 def _vocoder_as_it_is(config: RunConfig) -> Any:
