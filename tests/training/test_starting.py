@@ -219,7 +219,13 @@ def test_recipe_at_hand_can_name_its_start(finished: Run) -> None:
 def test_pictures_that_are_not_square_train_end_to_end(
     height: int, width: int, clip_folder: Path, tmp_path: Path
 ) -> None:
-    size = [f"clip.height={height}", f"clip.width={width}", "vocoder=null"]
+    # The audio image has the size of its spectrogram, as in the chosen recipe.
+    size = [
+        f"clip.height={height}",
+        f"clip.width={width}",
+        "clip.native_audio=true",
+        "vocoder=null",
+    ]
     recipe = changed(smallest_recipe(steps=2), size)
     run = new_run(
         recipe, scan(clip_folder, recipe.clip, workers=1, held_out=0.25), tmp_path / "run"

@@ -7,6 +7,7 @@ that a slot stays as long as it was.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, get_args
 
 from mmldm.config import RunConfig, StartConfig
@@ -34,7 +35,8 @@ def with_start(config: RunConfig, name: str | None, freeze: str | None) -> RunCo
         UserError: `freeze` names what cannot be frozen, or there is nothing to take it from.
     """
     start = {} if config.start is None else config.start.model_dump(mode="json")
-    if name is not None:
+    # One that has gone since the run began is still the same one.
+    if name is not None and start.get("model") not in (name, str(Path(name).resolve())):
         start["model"] = settled_name(name)
     if "model" not in start:
         raise UserError(WITHOUT_MODEL)
