@@ -13,8 +13,9 @@ from mmldm.cli.terminal import ProgressLine
 from mmldm.config import changed
 from mmldm.training.distributed import process_group
 from mmldm.training.recipe import choose_recipe, tiny_recipe
-from mmldm.training.run import Run, RunFolder, jobs_of
+from mmldm.training.run import Run, jobs_of
 from mmldm.training.run_clips import claim, find_manifest
+from mmldm.training.run_folder import RunFolder
 
 
 def main(clips: str, out: str, minutes: str = "60", *changes: str) -> Path:

@@ -41,7 +41,8 @@ from mmldm.strict import override, parse
 from mmldm.training.distributed import Process, choose_device
 from mmldm.training.jobs.autoencoder import AutoencoderStage
 from mmldm.training.loop import train
-from mmldm.training.run import Run, RunFolder
+from mmldm.training.run import Run
+from mmldm.training.run_folder import RunFolder
 from mmldm.types import AV, MODALITIES
 from mmldm.worlds.impacts.metrics import numbers_of
 from mmldm.worlds.impacts.motion import background

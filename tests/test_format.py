@@ -9,8 +9,9 @@ from rich.console import Console
 from mmldm.data.scan import scan
 from mmldm.training import JOBS
 from mmldm.training.distributed import Process
-from mmldm.training.run import Run, RunFolder
+from mmldm.training.run import Run
 from mmldm.training.run_clips import claim
+from mmldm.training.run_folder import RunFolder
 from mmldm.worlds.impacts.clips import ImpactsConfig, synthesize
 
 from .smallest import CLIP, smallest_recipe

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, Field, field_validator, model_validator
 
 from mmldm.errors import UserError
 from mmldm.files import is_blank, write_text
@@ -21,6 +21,7 @@ from mmldm.sections import (
     GeneratorConfig,
     SampleConfig,
     Section,
+    TrainConfig,
     VaeConfig,
     VocoderConfig,
 )
@@ -41,11 +42,39 @@ class BudgetConfig(Section):
     """Minutes that these jobs had before."""
 
 
+FREEZABLE = ("vae", "autoencoder", "vocoder")
+"""Jobs whose network can be a finished model's, as it is."""
+
+
+class StartConfig(Section):
+    """The finished model that every job starts from (`training.starting`)."""
+
+    model: str
+    """`impacts` (the bundled one), a model folder, or a hub name."""
+    freeze: tuple[str, ...] = ()
+    """Jobs that train nothing: their network is the model's."""
+
+    @field_validator("freeze")
+    @classmethod
+    def _freezable(cls, jobs: tuple[str, ...]) -> tuple[str, ...]:
+        for job in jobs:
+            if job not in FREEZABLE:
+                raise ValueError(f"{job!r} cannot be frozen, only {', '.join(FREEZABLE)} can")
+        if "autoencoder" in jobs and "vae" not in jobs:
+            raise ValueError(
+                "a frozen autoencoder reads the latents of the model's own image VAE: freeze "
+                "vae,autoencoder"
+            )
+        return tuple(job for job in FREEZABLE if job in jobs)
+
+
 class RunConfig(Section):
     """One recipe, one system."""
 
     clip: ClipSpec = ClipSpec()
     data: DataConfig = DataConfig()
+    start: StartConfig | None = None
+    """None: every job starts from nothing, but for what its own section names."""
     vae: VaeConfig
     autoencoder: AutoencoderConfig
     generator: GeneratorConfig
@@ -70,7 +99,25 @@ class RunConfig(Section):
                 "distill_generator: nothing that is sampled is among generator.tasks, give one of "
                 f"{', '.join(SAMPLED_TASKS)} a share"
             )
+        if self.start is not None:
+            named = [
+                f"{job}.{key}"
+                for job, key in (("autoencoder", "pretrained"), ("autoencoder", "decoder_init"),
+                                 ("generator", "pretrained"))
+                if getattr(getattr(self, job), key) is not None
+            ]  # fmt: skip
+            if named:
+                raise ValueError(f"start and {named[0]} exclude each other: both name weights")
+            if "vocoder" in self.start.freeze and self.vocoder is None:
+                raise ValueError("start.freeze: the recipe has no vocoder section to freeze")
         return self
+
+    def training_of(self, job: str) -> TrainConfig | None:
+        """The `train` section of a job; None: its network is taken as it is, or there is no such job."""
+        section = getattr(self, job)
+        frozen = self.start is not None and job in self.start.freeze
+        train: TrainConfig | None = None if section is None or frozen else section.train
+        return train
 
 
 def recipe_file(name: str | Path) -> Path:

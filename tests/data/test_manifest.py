@@ -300,6 +300,16 @@ def test_summary_names_counts_reasons_and_warnings(folder: Path) -> None:
         assert part in text
 
 
+def test_class_of_one_clip_is_named(tmp_path: Path, clip_file: Path) -> None:
+    for name in ("bell/a", "bell/b", "drum/a"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(clip_file, tmp_path / f"{name}.mp4")
+    text = scan(tmp_path, SPEC).summary()
+    assert (
+        "warning: 1 classes have one clip each (such as drum): it trains, none is held out" in text
+    )
+
+
 def test_scanning_writes_nothing_into_the_folder(folder: Path) -> None:
     before = {path: path.lstat().st_mtime_ns for path in folder.rglob("*")}
     scan(folder, SPEC)

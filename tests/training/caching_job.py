@@ -14,7 +14,8 @@ from mmldm.data import blocks
 from mmldm.data.manifest import Manifest
 from mmldm.errors import UserError
 from mmldm.training.distributed import process_group
-from mmldm.training.run import Run, RunFolder
+from mmldm.training.run import Run
+from mmldm.training.run_folder import RunFolder
 
 if str(Path(__file__).parents[1]) not in sys.path:
     sys.path.insert(0, str(Path(__file__).parents[1]))

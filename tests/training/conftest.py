@@ -11,7 +11,8 @@ from mmldm.data.manifest import Manifest
 from mmldm.data.scan import scan
 from mmldm.training import JOBS
 from mmldm.training.distributed import Process
-from mmldm.training.run import Run, RunFolder
+from mmldm.training.run import Run
+from mmldm.training.run_folder import RunFolder
 from mmldm.worlds.impacts.clips import ImpactsConfig, synthesize
 
 from ..smallest import CLIP, smallest_recipe

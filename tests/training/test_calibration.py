@@ -10,8 +10,9 @@ from mmldm.pipelines.sounding_video import SoundingVideoPipeline
 from mmldm.training import JOBS, calibration
 from mmldm.training.calibration import calibrated
 from mmldm.training.distributed import Process
-from mmldm.training.run import Run, RunFolder
+from mmldm.training.run import Run
 from mmldm.training.run_clips import claim
+from mmldm.training.run_folder import RunFolder
 from mmldm.worlds.impacts.clips import ImpactsConfig, synthesize
 
 from ..smallest import CLIP, smallest_recipe

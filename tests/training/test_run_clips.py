@@ -15,8 +15,8 @@ from mmldm.data.latents import files_key
 from mmldm.data.manifest import Manifest
 from mmldm.errors import UserError
 from mmldm.training.distributed import Process
-from mmldm.training.run import RunFolder
 from mmldm.training.run_clips import claim, find_manifest
+from mmldm.training.run_folder import RunFolder
 
 from ..data.test_manifest import as_version_1
 from ..remux import marked_copy

@@ -21,10 +21,10 @@ from mmldm.models.image_codec import ImageCodec
 from mmldm.pipelines.decoding import decode_to_image_latents
 from mmldm.pipelines.sounding_video import SoundingVideoPipeline
 from mmldm.pipelines.vocoding import sound
+from mmldm.training.assembly import assemble
 from mmldm.training.jobs.generator import generator_arguments
 from mmldm.training.jobs.vae import build_vae
 from mmldm.training.jobs.vocoder import build_vocoder
-from mmldm.training.run import assemble
 from mmldm.training.summary import Summary, untrained_autoencoder, used_vae
 from mmldm.types import AV, MODALITIES
 

@@ -50,6 +50,14 @@ def train(
         ),
     ] = None,
     changes: ChangesOption = None,
+    start: Annotated[
+        str | None,
+        typer.Option("--from", help="Model to start from: impacts, a model folder, a hub name."),
+    ] = None,
+    freeze: Annotated[
+        str | None,
+        typer.Option(help="With --from: jobs that keep the model's network, as vae,autoencoder."),
+    ] = None,
     minutes: Annotated[
         float | None,
         typer.Option(help="Wall clock to fill (60); to a finished run: so many more, see --jobs."),
@@ -103,11 +111,11 @@ def train(
         from mmldm.training.outlook import first_outlook, outlook
 
         if recipe is None and is_main:
-            start = changed(load_config(RECIPES / "impacts.yaml"), list(changes or []))
-            line.say(first_outlook(start, minutes))
+            plan = changed(load_config(RECIPES / "impacts.yaml"), list(changes or []))
+            line.say(first_outlook(plan, minutes))
         elif recipe is not None and is_main:
-            start = load_config(recipe, list(changes or []))
-            line.say(outlook(start, (target,) if one_job else JOBS))
+            plan = load_config(recipe, list(changes or []))
+            line.say(outlook(plan, (target,) if one_job else JOBS))
 
         from mmldm.training.distributed import process_group
         from mmldm.training.memory import memory_table
@@ -120,8 +128,11 @@ def train(
             standings,
             to_remake,
         )
-        from mmldm.training.run import Run, RunFolder, jobs_of
+        from mmldm.training.run import Run, jobs_of
         from mmldm.training.run_clips import claim, find_manifest
+        from mmldm.training.run_folder import RunFolder
+        from mmldm.training.start_model import describe, require_fit
+        from mmldm.training.start_recipe import WITHOUT_MODEL, started_recipe, with_start
         from mmldm.training.summary import summarise
 
         silence_diffusers()
@@ -136,9 +147,16 @@ def train(
     # A run's own recipe was written by a program; only what a person wrote needs a word, and one.
     told = note if config is not None and os.environ.get("RANK", "0") == "0" else None
     settings = load_config(recipe, changes, told) if recipe else None
+    base = tiny_recipe()
+    if settings is not None and (start or freeze) is not None:
+        settings = with_start(settings, start, freeze)
+    elif start is not None:
+        base = started_recipe(base, start, freeze, changes)
+    elif freeze is not None:
+        raise UserError(WITHOUT_MODEL)
     if settings is not None and minutes is not None:
         settings = changed(given_minutes(settings, out, minutes, given_to), changes)
-    reading = settings or changed(tiny_recipe(), changes)
+    reading = settings or changed(base, changes)
 
     # The clips. A run's own recipe names their folder as it was typed once; its manifest knows where that is.
     source: str | None = target
@@ -166,9 +184,11 @@ def train(
                 keep=not dry_run,
                 sound_only=target == "vocoder",
             )
-            chosen = settings or choose_recipe(manifest, minutes, changes)
+            chosen = settings or choose_recipe(manifest, minutes, changes, base)
             if one_job and target not in jobs_of(chosen):
                 raise UserError(f"the recipe has no {target} section, see docs/training.md")
+            if chosen.start is not None:
+                require_fit(chosen, describe(chosen.start, folder.root))
             # Every part is built once, so that no wrong setting shows up hours later.
             summary = summarise(chosen, len(manifest.classes))
             if dry_run:
@@ -232,8 +252,9 @@ def distill(
     from mmldm.training.distil import distil, with_distillation
     from mmldm.training.distributed import process_group
     from mmldm.training.report_page import write_report_page
-    from mmldm.training.run import Run, RunFolder
+    from mmldm.training.run import Run
     from mmldm.training.run_clips import claim, find_manifest
+    from mmldm.training.run_folder import RunFolder
 
     silence_diffusers()
     folder = RunFolder(run)

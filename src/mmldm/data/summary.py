@@ -66,6 +66,13 @@ def summary_lines(manifest: Manifest) -> Iterator[str]:
     yield from _few(manifest)
     if usable and not held_out:
         yield "  warning: nothing is held out; measurements will be on training clips"
+    counts = Counter(entry.class_name for entry in usable if entry.class_name is not None)
+    single = sorted(name for name, count in counts.items() if count == 1)
+    if single and len(counts) > 1:
+        yield (
+            f"  warning: {len(single)} classes have one clip each (such as {printable(single[0])}): it "
+            "trains, none is held out, and samples of that class will repeat it; add clips or join classes"
+        )
     classes = {entry.class_name for entry in usable}
     if None in classes and any(classes):
         yield "  warning: some clips have a class and some have none"

@@ -239,6 +239,15 @@ def load_image_vae(name_or_path: str | Path) -> ImageVAE:
     return vae
 
 
+def pixels_per_cell(vae: ImageVAE) -> int:
+    """Pixels that become a cell of the image latent, along a side; they divide the images' sizes."""
+    if isinstance(vae, PatchAutoencoderKL):
+        return int(vae.config.patch_size)
+    if isinstance(vae, TinyImageAutoencoder):
+        return 8
+    return int(2 ** (len(vae.config.block_out_channels) - 1))
+
+
 SD_IMAGE_VAES = frozenset(
     {
         "stabilityai/sd-vae-ft-mse",

@@ -6,16 +6,22 @@ clips of a manifest, detector -> `pipelines.outliers.Reference`, which is stored
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch.utils.data import default_collate
 
-from mmldm.data.cache_writer import cache_key, weights_key
+from mmldm.config import RunConfig
+from mmldm.data.cache_writer import cache_key, json_of, weights_key
 from mmldm.data.clips import WindowDataset, spread
 from mmldm.data.loader import Failed
 from mmldm.data.manifest import Manifest, Split
 from mmldm.errors import UserError
+from mmldm.models.autoencoder import load_autoencoder
+from mmldm.models.image_vae import load_image_vae
+from mmldm.pipelines.decoding import ClipCoder
 from mmldm.pipelines.outliers import Measures, OutlierDetector, Reference, fit
 from mmldm.types import AV, MODALITIES, WindowBatch
 
@@ -25,6 +31,38 @@ LEAST_CLIPS = 50
 """Held-out ones below which there are no limits: one in so many of its own clips would pass them."""
 BATCH = 32
 """In memory at once."""
+
+
+def calibration(
+    model: Path,
+    config: RunConfig,
+    scheduler: SchedulerMixin,
+    manifest: Manifest,
+    device: torch.device,
+    say: Callable[[str], object],
+    known: Any,
+    *,
+    measure: bool,
+) -> dict[str, Any]:
+    """What belongs into a model's index: how clips of its world measure, and how many are of each class.
+
+    Args:
+        model: Its folder.
+        scheduler: Of its signal decoder.
+        known: What the index said of outliers before.
+        measure: False: that stays.
+    """
+    if measure:
+        vae = load_image_vae(model / "vae").to(device)
+        autoencoder = load_autoencoder(model / "autoencoder").to(device)
+        coder = ClipCoder(vae, autoencoder, scheduler, None, config.clip, device)
+        detector = OutlierDetector(coder, config.sample.decoder_steps)
+        known = calibrated(detector, manifest, config.seed, say, known)
+    facts: dict[str, Any] = {"outliers": known}
+    names = [entry.class_name for entry in manifest.split("train")]
+    if classes := json_of(model / "model_index.json")["class_names"]:
+        facts["class_shares"] = [max(names.count(name), 1) for name in classes]
+    return facts
 
 
 def calibrated(

@@ -34,7 +34,10 @@ def tiny_recipe() -> RunConfig:
 
 
 def choose_recipe(
-    manifest: Manifest, minutes: float | None, changes: Sequence[str] = ()
+    manifest: Manifest,
+    minutes: float | None,
+    changes: Sequence[str] = (),
+    base: RunConfig | None = None,
 ) -> RunConfig:
     """Settings for these clips and this time.
 
@@ -44,16 +47,19 @@ def choose_recipe(
     Args:
         minutes: Time budget for all jobs; None: DEFAULT_MINUTES.
         changes: `a.b=value` settings that override the choice.
+        base: What it starts from; None: the tiny recipe. That of a model has the model's spectrogram.
     """
-    asked = changed(tiny_recipe(), changes)
+    asked = changed(base or tiny_recipe(), changes)
     recipe = asked.model_dump(mode="json")
-    recipe["clip"]["spectrogram"] = fitting_spectrogram(asked.clip).model_dump(mode="json")
+    if asked.start is None:
+        recipe["clip"]["spectrogram"] = fitting_spectrogram(asked.clip).model_dump(mode="json")
     windows, cached = choose_windows(manifest.split("train"), asked.clip)
     # What follows from the clips.
     recipe["data"]["windows_per_clip"] = windows
     recipe["data"]["folder"] = str(manifest.root)
     for job in JOBS:
-        if recipe[job] is not None and (section := recipe[job]["train"]) is not None:
+        if asked.training_of(job) is not None:
+            section = recipe[job]["train"]
             section["batch_size"] = min(section["batch_size"], max(2, cached))
 
     # Once more: what was asked for by name stands, whatever was chosen around it.

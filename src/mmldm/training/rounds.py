@@ -14,7 +14,6 @@ from typing import Any
 
 from mmldm.config import RECIPES, RunConfig, load_config, parse
 from mmldm.errors import UserError
-from mmldm.sections import TrainConfig
 from mmldm.training import JOBS
 from mmldm.training.budget import Budget, clock, judged
 from mmldm.training.going_on import Standing
@@ -33,23 +32,16 @@ READERS = {
 """Jobs that learn what a job has exported: they have to be made anew after it."""
 
 
-def training_of(config: RunConfig, job: str) -> TrainConfig | None:
-    """How a job is trained; None: not at all."""
-    section = getattr(config, job)
-    train: TrainConfig | None = None if section is None else section.train
-    return train
-
-
 def trained_jobs(config: RunConfig) -> tuple[str, ...]:
     """The jobs of a recipe that train something, in order."""
-    return tuple(job for job in JOBS if training_of(config, job) is not None)
+    return tuple(job for job in JOBS if config.training_of(job) is not None)
 
 
 def standings(config: RunConfig, folder: Path) -> dict[str, Standing]:
     """Where the jobs of a run stand that have begun."""
     found = {}
     for job in trained_jobs(config):
-        train = training_of(config, job)
+        train = config.training_of(job)
         if train is not None and (standing := Standing.of(folder / job, train)) is not None:
             found[job] = standing
     return found
@@ -59,7 +51,7 @@ def left_over(config: RunConfig, standing: Mapping[str, Standing], job: str) -> 
     """Minutes that the jobs before this one have not used; below 0: that they have used beyond their own."""
     minutes = 0.0
     for earlier in JOBS[: JOBS.index(job)]:
-        train = training_of(config, earlier)
+        train = config.training_of(earlier)
         if train is not None and train.minutes is not None and earlier in standing:
             state = standing[earlier]
             minutes += (train.minutes - state.seconds / 60) if state.ended else 0.0
@@ -166,7 +158,7 @@ def budget_of(config: RunConfig, folder: Path, job: str, began: float) -> Budget
     Args:
         began: When the work for it began, by `time.monotonic`: its caches are its time, too.
     """
-    train = training_of(config, job)
+    train = config.training_of(job)
     if train is None or train.minutes is None:
         return None
     minutes = train.minutes + left_over(config, standings(config, folder), job)
@@ -181,7 +173,7 @@ def to_remake(jobs: Sequence[str], standing: Mapping[str, Standing]) -> list[str
 
 def known_steps(job: str) -> int | None:
     """Steps of a job of the bundled model's recipe, which are enough for it; None: it has no such job."""
-    train = training_of(load_config(RECIPES / "impacts.yaml"), job)
+    train = load_config(RECIPES / "impacts.yaml").training_of(job)
     return None if train is None else train.steps
 
 
@@ -190,8 +182,9 @@ def enough_steps(config: RunConfig, job: str) -> int | None:
 
     A job that starts from a finished network may need far fewer.
     """
-    section, train, known = getattr(config, job), training_of(config, job), known_steps(job)
-    if known is None or train is None or section.pretrained is not None:
+    train, known = config.training_of(job), known_steps(job)
+    begins = config.start is None and getattr(config, job).pretrained is None
+    if known is None or train is None or not begins:
         return None
     return max(known, train.steps or 0)
 
@@ -223,7 +216,7 @@ def _named(config: RunConfig, jobs: Sequence[str], minutes: float) -> tuple[str,
 
 
 def _minutes(config: RunConfig, job: str) -> float:
-    train = training_of(config, job)
+    train = config.training_of(job)
     return 0.0 if train is None else train.minutes or 0.0
 
 
@@ -231,7 +224,7 @@ def _with_own_minutes(config: RunConfig, own: RunConfig) -> RunConfig:
     """The recipe with the lengths that the run's own has by the clock, and its round."""
     lengths = {}
     for job in trained_jobs(config):
-        train = training_of(own, job)
+        train = own.training_of(job)
         if train is not None and train.minutes is not None:
             lengths[job] = {"steps": train.steps, "minutes": train.minutes}
     return _changed(config, lengths, None if own.budget is None else own.budget.model_dump())

@@ -1,4 +1,4 @@
-"""From a folder of clips to a model folder: a run's folder, its jobs as a table, and the model they end in.
+"""From a folder of clips to a model folder: a run's jobs as a table, and the model they end in.
 
 clips -> manifest -> vae -> image latents cache -> autoencoder -> latents cache -> generator -> model/,
 to which the vocoder is added where the recipe has one. Every step is skipped when its result is there
@@ -11,34 +11,32 @@ import gc
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from torch import nn
 
-from mmldm.config import RunConfig, parse
+from mmldm.config import RunConfig
 from mmldm.data.cache_writer import json_of
 from mmldm.data.latents import Splits
 from mmldm.data.manifest import Manifest
-from mmldm.diffusion.schedules import ScheduleConfig, make_scheduler
 from mmldm.errors import UserError
 from mmldm.files import whole_folder, write_json
 from mmldm.models.autoencoder import MultiModalAutoencoder, load_autoencoder
-from mmldm.models.generator import JointGenerator
 from mmldm.models.image_vae import ImageVAE, load_image_vae
 from mmldm.models.pretrained import initialise_decoder, require_unet
 from mmldm.models.pretrained_vocoder import load_vocoder
-from mmldm.pipelines.decoding import ClipCoder
-from mmldm.pipelines.outliers import OutlierDetector
-from mmldm.pipelines.sounding_video import SoundingVideoPipeline
 from mmldm.sections import TrainConfig
 from mmldm.training import JOBS
+from mmldm.training.assembly import assemble, schedulers
 from mmldm.training.budget import Budget
-from mmldm.training.calibration import calibrated
+from mmldm.training.calibration import calibration
 from mmldm.training.checkpoint import ChangedError, CheckpointFolder
 from mmldm.training.distributed import Process
+from mmldm.training.frozen import kept_of
 from mmldm.training.going_on import set_aside
 from mmldm.training.job_caches import NETWORKS, JobCaches, Reader, unread
 from mmldm.training.jobs.autoencoder import AutoencoderStage
@@ -49,58 +47,10 @@ from mmldm.training.live import say
 from mmldm.training.loop import TrainResult, train
 from mmldm.training.report_page import refresh
 from mmldm.training.rounds import budget_of
+from mmldm.training.run_folder import RunFolder
 from mmldm.training.stage import Stage
+from mmldm.training.starting import Start
 from mmldm.types import Progress
-
-
-@dataclass(frozen=True)
-class RunFolder:
-    """Where the parts of one run lie.
-
-    Attributes:
-        root: config.yaml, manifest.jsonl, a folder per job, caches/, and in the end model/.
-    """
-
-    root: Path
-
-    @property
-    def config(self) -> Path:
-        return self.root / "config.yaml"
-
-    @property
-    def manifest(self) -> Path:
-        return self.root / "manifest.jsonl"
-
-    @property
-    def unfinished_scan(self) -> Path:
-        """What an interrupted scan has found."""
-        return self.root / "manifest.jsonl.unfinished"
-
-    @property
-    def model(self) -> Path:
-        """The finished pipeline: what `mmldm generate --model` loads."""
-        return self.root / "model"
-
-    @property
-    def distilled(self) -> Path:
-        """The same with the students of `mmldm distill`: the generator's added, the decoder's in place."""
-        return self.root / "distilled"
-
-    def job(self, name: str) -> Path:
-        """Checkpoints, metrics, log and previews of a job."""
-        return self.root / name
-
-    def export(self, name: str) -> Path:
-        """A finished job's model."""
-        return self.root / name / "export"
-
-    def cache(self, name: str) -> Path:
-        return self.root / "caches" / name
-
-    def begun(self) -> list[str]:
-        """Names of the jobs that have a checkpoint."""
-        checkpoints = self.root.glob("*/checkpoints/step_*")
-        return sorted({path.parent.parent.name for path in checkpoints})
 
 
 @dataclass
@@ -118,6 +68,7 @@ class Run:
 
     Attributes:
         notes: Sentences for the head of the next job's log, such as which files its caches lack.
+        start: The finished model that the jobs start from, if any; set when a job begins.
     """
 
     config: RunConfig
@@ -128,6 +79,7 @@ class Run:
     progress: Progress
     anew: Sequence[str] = ()
     notes: list[str] = field(default_factory=list, init=False)
+    start: Start | None = field(default=None, init=False)
 
     def run(self, name: str) -> TrainResult | None:
         """Does one job to its end and exports its model; None if it needs no training.
@@ -135,7 +87,8 @@ class Run:
         Raises:
             UserError: A job before it is not finished, or as `train`.
         """
-        job, train_config, began = TABLE[name], getattr(self.config, name).train, time.monotonic()
+        job, train_config, began = TABLE[name], self.config.training_of(name), time.monotonic()
+        self._open_start()
         if name == "vae" and (unet := self.decoder_init()) is not None:
             # The next job starts from it, hours later: that it is missing is said now.
             require_unet(unet)
@@ -195,9 +148,28 @@ class Run:
 
     def decoder_init(self) -> str | None:
         """Where the signal decoder starts from; None once the job has a checkpoint of its own."""
-        path = self.folder.job("autoencoder") / "checkpoints"
-        begun = CheckpointFolder(path, keep=1, note=self.console.print).steps()
-        return None if begun else self.config.autoencoder.decoder_init
+        return None if self._begun("autoencoder") else self.config.autoencoder.decoder_init
+
+    def _begun(self, name: str) -> bool:
+        """Whether a job has a checkpoint, which takes the place of whatever it starts from."""
+        path = self.folder.job(name) / "checkpoints"
+        return bool(CheckpointFolder(path, keep=1, note=self.console.print).steps())
+
+    def _open_start(self) -> None:
+        """Finds the model that the jobs start from, and keeps in the run folder what they need of it."""
+        # What is taken as it is has an export and no checkpoint.
+        exports = [job for job in JOBS if self.folder.export(job).is_dir()]
+        begun, classes = self.folder.begun() or exports, self.manifest.classes
+        self.start = Start.open(self.config.start, self.folder.root, begun, classes, self.process)
+
+    def started(self, name: str, network: nn.Module) -> None:
+        """Gives a job's network the weights it starts from, unless a checkpoint will take their place."""
+        if self.start is not None and not self._begun(name):
+            self.notes += self.start.give(name, network, self.folder.root, self.process)
+
+    def statistics(self, name: str) -> dict[str, Any] | None:
+        """Statistics of latents that a job has to keep to; None: those of its cache."""
+        return None if self.start is None else self.start.statistics(name)
 
     def vae(self) -> ImageVAE:
         """The image VAE that the later jobs work with."""
@@ -246,10 +218,29 @@ class Run:
 
     def _take_as_it_is(self, name: str, job: Job) -> None:
         """The export of a job that trains nothing."""
+        start = self.start
+        if start is not None and name in start.section.freeze:
+            # Once: a run that has begun does not need the model it started from.
+            if not self.folder.export(name).is_dir():
+                self._freeze(name, start)
+            return
         assert job.as_it_is is not None, "the recipe requires a train section"
         model = job.as_it_is(self.config)
         with whole_folder(self.folder.export(name)) as unfinished:
             model.save_pretrained(unfinished)
+
+    def _freeze(self, name: str, start: Start) -> None:
+        """Exports a finished model's network, after a look at how well it keeps these clips."""
+        network = start.as_it_is(name, self.config.seed)
+        if name != "vocoder":
+            vae, autoencoder = (network, None) if name == "vae" else (self.vae(), network)
+            scheduler, device = schedulers(self.config)[1], self.process.device
+            clips = self.manifest.complete
+            found = kept_of(clips, self.config, vae, autoencoder, scheduler, device)
+            self._say(found.sentence(name, start.section.model))
+            start.write(self.folder.root, name, asdict(found))
+        with whole_folder(self.folder.export(name)) as unfinished:
+            network.to("cpu").save_pretrained(unfinished)
 
     def _publish(self, name: str) -> None:
         """Writes model/: the generator job's export, and the vocoder where both are finished.
@@ -262,39 +253,22 @@ class Run:
             return
         with whole_folder(self.folder.model) as unfinished:
             shutil.copytree(generator, unfinished, dirs_exist_ok=True)
-            self._calibrate(unfinished, measure=name == "generator")
+            known = json_of(self.folder.model / "model_index.json").get("outliers")
+            scheduler, device = schedulers(self.config)[1], self.process.device
+            facts = calibration(
+                unfinished, self.config, scheduler, self.manifest, device, self._say, known,
+                measure=name == "generator",
+            )  # fmt: skip
+            path = unfinished / "model_index.json"
+            write_json(path, json_of(path) | facts, indent=2)
             if self.config.vocoder is None or not vocoder.is_dir():
                 return
             # A component of a pipeline is a folder, and a line of the index that names its class.
             shutil.copytree(vocoder, unfinished / "vocoder")
             kind = type(load_vocoder(vocoder, self.config.clip))
-            path = unfinished / "model_index.json"
             index = json_of(path)
             index["vocoder"] = [kind.__module__, kind.__name__]
             write_json(path, index, indent=2)
-
-    def _calibrate(self, model: Path, measure: bool) -> None:
-        """Writes into a model's index how clips of its world measure, and how many are of each class.
-
-        Args:
-            measure: False: the first as far as model/ says it already.
-        """
-        path = model / "model_index.json"
-        index = json_of(path)
-        outliers = json_of(self.folder.model / "model_index.json").get("outliers")
-        if measure:
-            device = self.process.device
-            vae = load_image_vae(model / "vae").to(device)
-            autoencoder = load_autoencoder(model / "autoencoder").to(device)
-            scheduler, spec = schedulers(self.config)[1], self.config.clip
-            coder = ClipCoder(vae, autoencoder, scheduler, None, spec, device)
-            detector = OutlierDetector(coder, self.config.sample.decoder_steps)
-            outliers = calibrated(detector, self.manifest, self.config.seed, self._say, outliers)
-        facts: dict[str, Any] = {"outliers": outliers}
-        if index["class_names"]:
-            names = [entry.class_name for entry in self.manifest.split("train")]
-            facts["class_shares"] = [max(names.count(name), 1) for name in index["class_names"]]
-        write_json(path, index | facts, indent=2)
 
     def _say(self, sentence: str) -> None:
         say(self.console, sentence)
@@ -316,13 +290,17 @@ class Job:
 
 
 def _vae(run: Run) -> Stage:
-    return VaeStage(run.config, run.manifest, run.process.device)
+    stage = VaeStage(run.config, run.manifest, run.process.device)
+    run.started("vae", stage.vae)
+    return stage
 
 
 def _autoencoder(run: Run) -> Stage:
     vae = run.vae()
     caches = run.image_latents("autoencoder", run.config.autoencoder.train)
-    stage = AutoencoderStage(run.config, vae, caches, run.process.device)
+    statistics = run.statistics("autoencoder")
+    stage = AutoencoderStage(run.config, vae, caches, run.process.device, statistics)
+    run.started("autoencoder", stage.autoencoder)
     # Not where a checkpoint will take its place at once.
     if (unet := run.decoder_init()) is not None:
         run.notes.append(str(initialise_decoder(stage.autoencoder, unet)))
@@ -334,13 +312,17 @@ def _generator(run: Run) -> Stage:
     autoencoder, vae = run.autoencoder(), run.vae()
     # Shapes and statistics of the latents are the cache's to tell.
     caches = run.latents("generator", run.config.generator.train)
-    generator = build_generator(run.config, caches.train, len(classes))
+    statistics = run.statistics("generator")
+    generator = build_generator(run.config, caches.train, len(classes), statistics)
+    run.started("generator", generator)
     pipeline = assemble(run.config, vae, autoencoder, generator, classes)
     return GeneratorStage(run.config, pipeline, caches, run.process.device)
 
 
 def _vocoder(run: Run) -> Stage:
-    return VocoderStage(run.config, run.manifest, run.process.device, *run.passage())
+    stage = VocoderStage(run.config, run.manifest, run.process.device, *run.passage())
+    run.started("vocoder", stage.vocoder)
+    return stage
 
 
 def _vocoder_as_it_is(config: RunConfig) -> Any:
@@ -359,42 +341,3 @@ TABLE = {
 def jobs_of(config: RunConfig) -> tuple[str, ...]:
     """The jobs that a recipe has a section for, in order."""
     return tuple(job for job in JOBS if getattr(config, job) is not None)
-
-
-def assemble(
-    config: RunConfig,
-    vae: ImageVAE,
-    autoencoder: MultiModalAutoencoder,
-    generator: JointGenerator,
-    classes: Sequence[str],
-) -> SoundingVideoPipeline:
-    """The pipeline of a recipe's networks, without a vocoder."""
-    sample = config.sample
-    scheduler, decoder_scheduler = schedulers(config)
-    return SoundingVideoPipeline(
-        vae=vae,
-        autoencoder=autoencoder,
-        generator=generator,
-        scheduler=scheduler,
-        decoder_scheduler=decoder_scheduler,
-        clip_spec=config.clip.model_dump(mode="json"),
-        class_names=list(classes) if generator.null_class else [],
-        num_inference_steps=sample.num_inference_steps,
-        decoder_steps=sample.decoder_steps,
-        guidance_scale=sample.guidance_scale,
-        default_quality=sample.quality,
-        known_slots=config.generator.known_slots is not None,
-    )
-
-
-def schedulers(config: RunConfig) -> tuple[Any, Any]:
-    """How the generator and the signal decoder of a recipe sample.
-
-    Raises:
-        UserError: A `schedule` section is wrong, or does not suit the scheduler.
-    """
-    generator, autoencoder = (
-        parse(ScheduleConfig, section.schedule, f"{job}.schedule")
-        for job, section in (("generator", config.generator), ("autoencoder", config.autoencoder))
-    )
-    return make_scheduler(generator, config.sample.scheduler), make_scheduler(autoencoder, "ddim")

@@ -19,7 +19,7 @@ from mmldm.files import is_blank, whole_file
 from mmldm.text import printable
 from mmldm.training.checkpoint import SaveError, refuse_changes
 from mmldm.training.distributed import Process
-from mmldm.training.run import RunFolder
+from mmldm.training.run_folder import RunFolder
 from mmldm.training.stopping import run_lock
 from mmldm.types import Progress, Say
 

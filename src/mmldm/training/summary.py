@@ -6,7 +6,9 @@ have shapes and no memory, so that a paper-sized recipe is cheap; only the image
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import inspect
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -23,17 +25,19 @@ from mmldm.models.autoencoder import MultiModalAutoencoder
 from mmldm.models.discriminator import TupleDiscriminator
 from mmldm.models.generator import JointGenerator
 from mmldm.models.image_codec import LatentStatistics
-from mmldm.models.image_vae import ImageVAE, load_image_vae
+from mmldm.models.image_vae import ImageVAE, load_image_vae, pixels_per_cell
+from mmldm.models.perceptual_encoder import PerceptualEncoder
 from mmldm.models.pretrained import refuse_folding
+from mmldm.models.signal_decoder import SignalDecoder
 from mmldm.sections import TrainConfig
 from mmldm.strict import bind
+from mmldm.training.assembly import schedulers
 from mmldm.training.jobs.autoencoder import autoencoder_arguments
 from mmldm.training.jobs.generator import generator_arguments
 from mmldm.training.jobs.vae import build_turns, build_vae
 from mmldm.training.jobs.vocoder import build_adversary, build_vocoder
 from mmldm.training.optim import hidden_weights
-from mmldm.training.run import schedulers
-from mmldm.types import AV
+from mmldm.types import AV, MODALITIES
 
 BYTES = 4
 MOMENTS = 2
@@ -133,6 +137,8 @@ def summarise(config: RunConfig, num_classes: int) -> Summary:
         with unset_fake_temporarily():
             trained_vae: Any = build_vae(config, weights=False)
             vae: Any = used_vae(config, trained_vae)
+            with blamed("autoencoder.model"):
+                check_sizes(config, vae)
         sizes = AV(spec.audio_size, (spec.height, spec.width))
         costs = sizes.map(lambda size: _vae_passes(vae, size))
         encoding = costs.audio.encode + spec.num_frames * costs.video.encode
@@ -184,8 +190,8 @@ def summarise(config: RunConfig, num_classes: int) -> Summary:
             *vocoder_parts,
         ),
         jobs=(
-            _job("vae", config.vae.train, [trained_vae, *rivals]),
-            _job("autoencoder", config.autoencoder.train, [autoencoder, *critics], [vae]),
+            _job("vae", config.training_of("vae"), [trained_vae, *rivals]),
+            _job("autoencoder", config.training_of("autoencoder"), [autoencoder, *critics], [vae]),
             _job("generator", config.generator.train, [generator], [vae, autoencoder]),
             *vocoder_jobs,
         ),
@@ -210,8 +216,46 @@ def _vocoder(config: RunConfig) -> tuple[list[Part], list[JobSize]]:
         networks.append(adversary.critic)
     return (
         [Part("vocoder", _count(vocoder), flops)],
-        [_job("vocoder", job.train, networks)],
+        [_job("vocoder", config.training_of("vocoder"), networks)],
     )
+
+
+def check_sizes(config: RunConfig, vae: ImageVAE) -> None:
+    """Refuses pictures that the networks cannot cut into their cells, before torch does it in its own words.
+
+    Raises:
+        UserError: Naming the side, what has to divide it, and the nearest sizes.
+    """
+    spec, model = config.clip, config.autoencoder.model
+    cell = pixels_per_cell(vae)
+
+    # Cells that the signal decoder folds and halves, and those that an encoder does, along both sides.
+    decoder = model.get("decoder_config") or {}
+    levels = _length(decoder, SignalDecoder.from_sizes)
+    decoded = model.get("decoder_patch_size", 1) * 2 ** (levels - 1)
+    sides: list[tuple[str, int, int]] = []
+    sizes = AV(spec.audio_size, (spec.height, spec.width))
+    for name, size in zip(MODALITIES, sizes, strict=True):
+        encoder = model.get(f"{name}_encoder_config") or {}
+        patch = encoder.get("patch_size", 1)
+        folds = patch if isinstance(patch, list) else [patch, patch]
+        halved = 2 ** (_length(encoder, PerceptualEncoder) - 1)
+        what = ("clip.height", "clip.width")
+        if name == "audio" and spec.native_audio:
+            what = ("clip.spectrogram.num_mels", "the audio image's width")
+        for side, pixels, fold in zip(what, size, folds, strict=True):
+            sides.append((side, pixels, cell * math.lcm(decoded, fold * halved)))
+    for side, pixels, multiple in reversed(sides):
+        if pixels % multiple:
+            below, above = pixels // multiple * multiple, -(-pixels // multiple) * multiple
+            nearest = f"{below} or {above}" if below else str(above)
+            raise UserError(f"{side} {pixels} is not a multiple of {multiple}: choose {nearest}")
+
+
+def _length(section: Mapping[str, Any], constructor: Callable[..., Any]) -> int:
+    """Levels of a network: the section's, or the constructor's own."""
+    default = inspect.signature(constructor).parameters["block_out_channels"].default
+    return len(section.get("block_out_channels", default))
 
 
 @contextmanager

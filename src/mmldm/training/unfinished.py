@@ -21,9 +21,10 @@ from mmldm.models.generator import JointGenerator
 from mmldm.models.image_vae import load_image_vae
 from mmldm.models.pretrained_vocoder import load_vocoder
 from mmldm.pipelines.sounding_video import SoundingVideoPipeline
+from mmldm.training.assembly import assemble
 from mmldm.training.checkpoint import CheckpointFolder, DamagedError
 from mmldm.training.jobs.generator import generator_arguments
-from mmldm.training.run import RunFolder, assemble
+from mmldm.training.run_folder import RunFolder
 from mmldm.types import MODALITIES
 
 JOB = "generator"

@@ -223,18 +223,27 @@ class TupleAdversary(Adversary):
 
 
 class AutoencoderStage(CachedStage):
-    """Trains the multi-modal autoencoder on cached image latents. See `training.stage.Stage`."""
+    """Trains the multi-modal autoencoder on cached image latents. See `training.stage.Stage`.
+
+    Args:
+        statistics: Of the image latents; None: the cache's.
+    """
 
     name = "autoencoder"
 
     def __init__(
-        self, config: RunConfig, vae: ImageVAE, caches: Splits, device: torch.device
+        self,
+        config: RunConfig,
+        vae: ImageVAE,
+        caches: Splits,
+        device: torch.device,
+        statistics: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(config.autoencoder.train, caches, config.seed, device)
         self.config, self.job = config, config.autoencoder
         # Networks: a frozen image VAE, the autoencoder, and what makes its image latents normal.
         self.vae = vae.to(device).eval().requires_grad_(False)
-        self.autoencoder = build_autoencoder(config, caches.train).to(device).train()
+        self.autoencoder = build_autoencoder(config, caches.train, statistics).to(device).train()
         self.codec = ImageCodec(self.vae, self.autoencoder.image_statistics).to(device)
         schedule = parse(ScheduleConfig, self.job.schedule, "autoencoder.schedule")
         self.process = NoiseProcess(schedule).to(device)
@@ -340,14 +349,19 @@ def image_statistics(config: RunConfig, cache: LatentCache) -> LatentStatistics:
     return LatentStatistics.scalar(scale, channels)
 
 
-def build_autoencoder(config: RunConfig, cache: LatentCache) -> MultiModalAutoencoder:
+def build_autoencoder(
+    config: RunConfig, cache: LatentCache, statistics: dict[str, Any] | None = None
+) -> MultiModalAutoencoder:
     """A fresh autoencoder whose shapes and normalisation come from the cached image latents, or the recipe's
     pretrained one, its encoders frozen.
+
+    Args:
+        statistics: Of the image latents; None: the cache's.
 
     Raises:
         UserError: That does not load, or is built otherwise.
     """
-    statistics = image_statistics(config, cache).to_dict()
+    statistics = statistics or image_statistics(config, cache).to_dict()
     shapes = cache.shapes.map(lambda shape: shape[1:])
     arguments = autoencoder_arguments(config, shapes, statistics, len(cache.extra["classes"]))
     torch.manual_seed(config.seed)

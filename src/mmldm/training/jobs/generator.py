@@ -252,14 +252,19 @@ def generator_arguments(
     )
 
 
-def build_generator(config: RunConfig, cache: LatentCache, classes: int) -> JointGenerator:
+def build_generator(
+    config: RunConfig, cache: LatentCache, classes: int, statistics: dict[str, Any] | None = None
+) -> JointGenerator:
     """A fresh generator whose shapes and normalisation come from the cached latents, or the recipe's
     pretrained one.
+
+    Args:
+        statistics: Of the latents; None: the cache's.
 
     Raises:
         UserError: That does not load, or is built otherwise.
     """
-    statistics = cache.extra["statistics"]
+    statistics = statistics or cache.extra["statistics"]
     torch.manual_seed(config.seed)
     arguments = generator_arguments(config, cache.shapes, statistics, classes)
     fresh = JointGenerator(**arguments)
