@@ -217,7 +217,10 @@ def refuse_changes(saved: Mapping[str, Any], current: Mapping[str, Any], where: 
     # Through JSON, as the saved ones went: a tuple comes back as a list.
     old, new = _flat(saved), _flat(json.loads(json.dumps(current)))
     changes = [
-        f"{key} was {json.dumps(old.get(key))} and is now {json.dumps(new.get(key))}"
+        # A hash says nothing to a person.
+        "the clips are not those that it began on"
+        if key.rpartition(".")[2] == "clips"
+        else f"{key} was {json.dumps(old.get(key))} and is now {json.dumps(new.get(key))}"
         for key in sorted(old.keys() | new.keys())
         if old.get(key) != new.get(key)
     ]
