@@ -278,7 +278,7 @@ class Films:
             path = self._place.sheet(first)
             if numbers.stop > until or (path.is_file() and not news):
                 continue
-            drawn = [self._drawn.pop(i, None) or self._read(i) for i in numbers]
+            drawn = [self._drawn.pop(i) if i in self._drawn else self._read(i) for i in numbers]
             save_png(path, film_sheet(drawn, self._titles[numbers.start : numbers.stop]))
 
     def _read(self, number: int) -> FilmSheet:

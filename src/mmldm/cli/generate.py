@@ -12,8 +12,8 @@ import typer
 from mmldm.cli.checks import check_class, require_known, require_media
 from mmldm.cli.films import NOTED_DIFFERENCE, GivenFile, note_joins, picture_differences
 from mmldm.cli.places import Place
-from mmldm.cli.produce import Making, Order, produce, produce_again, sampling_of
-from mmldm.cli.provenance import Asked, sha256_of_model, sha256_of_parts, source_of
+from mmldm.cli.produce import Maker, Making, Order, produce, produce_again, sampling_of
+from mmldm.cli.provenance import Asked, Command, sha256_of_model, sha256_of_parts, source_of
 from mmldm.cli.terminal import (
     DeviceOption,
     ModelOption,
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from mmldm.media.reader import Windows
     from mmldm.pipelines.outliers import Watch
     from mmldm.pipelines.sounding_video import SoundingVideoPipeline
-    from mmldm.types import ClipSpec
+    from mmldm.types import ClipSpec, Modality
 
 BUNDLED = Path(__file__).parents[1] / "assets" / "impacts"
 """The model that comes with the package."""
@@ -115,7 +115,11 @@ def generate(
         from mmldm.cli.extend import extended, retaken
 
         _refuse_beside_again(context)
-        makers = {"generate": generated, "extend": extended, "retake": retaken}
+        makers: dict[Command, Maker] = {
+            "generate": generated,
+            "extend": extended,
+            "retake": retaken,
+        }
         produce_again(again, makers, given, model=model, out=out, name=name, device=device)
         return
 
@@ -194,7 +198,7 @@ def generated(
     source: GivenFile | None = None
     odd = None
     for option, path in order.given.items():
-        modality = "audio" if option == "audio" else "video"
+        modality: Modality = "audio" if option == "audio" else "video"
         source = GivenFile(path, modality, spec, start, seconds)
         source.say_what_is_used()
         if source.claimed is None or source.claimed > spec.duration + NOTED_REST:

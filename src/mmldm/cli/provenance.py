@@ -21,7 +21,7 @@ from mmldm.strict import LARGEST_JSON, parse, plain_json, read_json
 if TYPE_CHECKING:
     from mmldm.pipelines.sounding_video import SoundingVideoPipeline
 
-FORMAT = "mmldm.clip"
+FORMAT: Literal["mmldm.clip"] = "mmldm.clip"
 VERSION = 1
 TAG = "comment"
 """Of an mp4's metadata: players show it, and ffprobe prints it."""
