@@ -76,6 +76,10 @@ def evaluate(
 ) -> None:
     """Measures quality, alignment, variety and memorisation of clips, beside what real clips reach."""
     require_writable(out)
+    # Before any folder is decoded: the second one may be the one that is missing.
+    for path in (generated, reference, held_out):
+        if path is not None and not path.exists():
+            raise UserError(f"{path} does not exist; give a folder of clips")
     if long:
         for name, value in (("metrics", metrics), ("samples", samples), ("against", against)):
             if value is not None:

@@ -22,7 +22,8 @@ MEDIA_SUFFIXES = frozenset((
     ".flv", ".3gp", ".3g2", ".wmv", ".asf",
 ))  # fmt: skip
 AUDIO_SUFFIXES = frozenset((
-    ".wav", ".mp3", ".flac", ".aac", ".m4a", ".aiff", ".oga", ".ogg", ".wma", ".ac3", ".eac3", ".caf", ".w64",
+    ".wav", ".mp3", ".flac", ".aac", ".m4a", ".aiff", ".oga", ".ogg", ".opus", ".wma", ".ac3",
+    ".eac3", ".caf", ".w64",
 ))  # fmt: skip
 HELD_OUT_FOLDERS = ("val", "valid", "validation", "test")
 SPLIT_FOLDERS: dict[str, Split] = {"train": "train", **dict.fromkeys(HELD_OUT_FOLDERS, "held_out")}
