@@ -1,5 +1,4 @@
 # Sourced by landscape.sh and aist.sh: what both do.
-batch=64 # clips of one call of `mmldm generate`, whose contact sheet is written last
 
 # reproduce RECIPE CLIPS_FOLDER OUT [words for `mmldm train`]
 reproduce() {
@@ -11,11 +10,9 @@ reproduce() {
   # Scan, KL-VAE decoder, image latents, autoencoder without and then with the critic, latents, generator.
   "${train[@]}" "$clips" --config "$recipe" --out "$out/run" "$@"
   [[ " $* " == *" --dry-run "* ]] && return
-  local seed total=${CLIPS:-2048}
-  for ((seed = 0; seed < total; seed += batch)); do
-    [[ -f "$out/samples/joint_$seed.png" ]] ||
-      mmldm generate --model "$out/run" --out "$out/samples" --seed "$seed" -n $((total - seed < batch ? total - seed : batch))
-  done
+  # Clips are written as they are made; the same command goes on after an interruption.
+  local total=${CLIPS:-2048}
+  mmldm generate --model "$out/run" --out "$out" --name samples -n "$total"
   # As MM-Diffusion does, against the training clips; docs/evaluation.md says which weights to put where, and where this misleads.
   mmldm evaluate "$out/samples" "$out/run/manifest.jsonl" --protocol mm-diffusion-256 --samples "$total" --out "$out/evaluation"
 }

@@ -11,7 +11,7 @@ from pathlib import Path
 import yaml
 from pydantic import BaseModel, Field, field_validator, model_validator
 
-from mmldm.errors import UserError
+from mmldm.errors import UserError, first_line
 from mmldm.files import is_blank, write_text
 from mmldm.sections import (
     SAMPLED_TASKS,
@@ -145,7 +145,7 @@ def load_config(
     except (OSError, UnicodeDecodeError) as error:
         known = ", ".join(sorted(file.stem for file in RECIPES.glob("*.yaml")))
         raise UserError(
-            f"{path}: cannot read the recipe ({error}); the package has the recipes {known}"
+            f"{path}: cannot read the recipe ({first_line(error)}); the package has the recipes {known}"
         ) from error
     if is_blank(text.encode()):
         raise UserError(

@@ -1,5 +1,7 @@
 """Errors meant for the person at the keyboard: one sentence saying what is wrong, where, and what to do."""
 
+import json
+
 from mmldm.text import printable
 
 
@@ -29,5 +31,12 @@ class MediaError(UserError):
 
 
 def first_line(error: BaseException) -> str:
-    """What a library says about an error, in one line; its class where it says nothing."""
+    """What went wrong, in one line: in our words for what people meet, else the library's; its class where
+    it says nothing."""
+    if isinstance(error, UnicodeDecodeError):
+        return "it is not text in UTF-8"
+    if isinstance(error, json.JSONDecodeError):
+        return f"line {error.lineno} is not JSON"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
     return str(error).strip().partition("\n")[0] or type(error).__name__

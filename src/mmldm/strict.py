@@ -17,7 +17,7 @@ from typing import Any, NoReturn, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from mmldm.errors import UserError
+from mmldm.errors import UserError, first_line
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -77,8 +77,13 @@ def parse(model: type[Model], data: Any, where: str, changes: Sequence[str] = ()
     try:
         return model.model_validate_json(json.dumps(data), strict=True)
     except ValidationError as error:
-        lines = [_explain(model, problem) for problem in error.errors(include_url=False)]
+        lines = explained(model, error)
         raise UserError("\n".join(f"{where}: {line}" for line in lines)) from None
+
+
+def explained(model: type[BaseModel], error: ValidationError) -> list[str]:
+    """A sentence for each thing that pydantic finds wrong with values of a model."""
+    return [_explain(model, problem) for problem in error.errors(include_url=False)]
 
 
 def bind(
@@ -152,7 +157,7 @@ def read_json(path: Path, missing: str) -> dict[str, Any]:
     except FileNotFoundError:
         raise UserError(f"{path.parent}: {missing} (no {path.name})") from None
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read as JSON ({error})") from None
+        raise UserError(f"{path}: cannot be read as JSON ({first_line(error)})") from None
     if not isinstance(content, dict):
         raise UserError(f"{path}: must hold a JSON object")
     return content

@@ -148,6 +148,10 @@ def test_changed_settings_are_refused_with_old_and_new_value() -> None:
     assert "seed was 0 and is now 1" in str(error.value)
     assert "train.learning_rate was 0.1 and is now 0.2" in str(error.value)
     assert "betas" not in str(error.value)
+    # A hash of the clips says nothing to a person.
+    with pytest.raises(UserError, match="the clips are not those that it began on") as error:
+        refuse_changes({"vae": {"clips": "729b"}}, {"vae": {"clips": "11aa"}}, "run")
+    assert "729b" not in str(error.value)
 
 
 READ_ERRORS = [errno.EMFILE, errno.ENFILE, errno.EIO, errno.EACCES, errno.ESTALE, errno.ENOMEM]

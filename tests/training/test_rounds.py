@@ -14,12 +14,11 @@ from mmldm.training.rounds import (
     left_over,
     shortfall,
     to_remake,
-    training_of,
 )
 
 
 def minutes(config: RunConfig) -> list[float | None]:
-    trained = [training_of(config, job) for job in ("vae", "autoencoder", "generator")]
+    trained = [config.training_of(job) for job in ("vae", "autoencoder", "generator")]
     return [None if train is None else train.minutes for train in trained]
 
 

@@ -145,7 +145,10 @@ def synthesize(
             workers=workers,
             progress=partial(line, "clips"),
         )
-    typer.echo(f"{clips} clips in {folder}")
+    # What an earlier call made stays, and is trained on, too.
+    there = sum(1 for _ in folder.glob("*/*.mp4"))
+    earlier = f": {clips} asked for, the others of an earlier call stay" if there > clips else ""
+    typer.echo(f"{there} clips in {folder}{earlier}")
     if goes_on:
         typer.echo("a ball that rests is thrown again; the sidecars list such throws")
     if latest_start:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,6 +17,9 @@ from mmldm import __version__
 from mmldm.cli.generate import load_model
 from mmldm.cli.terminal import DeviceOption, ProgressLine, note, require_writable, say
 from mmldm.errors import UserError
+
+if TYPE_CHECKING:
+    from mmldm.evaluation.metrics import Metric
 
 
 def evaluate(
@@ -72,6 +76,10 @@ def evaluate(
 ) -> None:
     """Measures quality, alignment, variety and memorisation of clips, beside what real clips reach."""
     require_writable(out)
+    # Before any folder is decoded: the second one may be the one that is missing.
+    for path in (generated, reference, held_out):
+        if path is not None and not path.exists():
+            raise UserError(f"{path} does not exist; give a folder of clips")
     if long:
         for name, value in (("metrics", metrics), ("samples", samples), ("against", against)):
             if value is not None:
@@ -105,6 +113,7 @@ def evaluate(
     fps = rules.spec.fps
     named = None if metrics is None else choose(metrics.split(","), fps, further=METRICS)
     other = None if against is None else load(against)
+    _note_missing_weights(named or choose(None, fps), weights, alone=named is not None)
     run_device = choose_device(device)
     threads = workers or os.cpu_count() or 1
     with ProgressLine() as line:
@@ -146,6 +155,25 @@ def evaluate(
     if other is not None:
         say(f"\n{differences(report, other)}")
     say(f"\nreport: {page}")
+
+
+def _note_missing_weights(metrics: Sequence[Metric], weights: Path | None, alone: bool) -> None:
+    """Says before the work which networks lack their weights, so that nobody learns it after hours.
+
+    Args:
+        alone: Whether these metrics were asked for by name.
+
+    Raises:
+        UserError: Nothing of what was asked for by name can be measured without them.
+    """
+    from mmldm.evaluation.extractors.named import missing_weights
+
+    needed = list(dict.fromkeys(metric.measure for metric in metrics))
+    missing = missing_weights(needed, weights)
+    if alone and missing and len(missing) == len(needed):
+        raise UserError(next(iter(missing.values())))
+    for sentence in missing.values():
+        note(f"will not be measured: {sentence}")
 
 
 def _about() -> dict[str, str]:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from mmldm.cli.films import Films, GivenFile, note_joins
-from mmldm.cli.generate import BATCH, OutOption, load_model
+from mmldm.cli.checks import require_media
+from mmldm.cli.films import GivenFile, note_joins
+from mmldm.cli.generate import OutOption
+from mmldm.cli.produce import Making, Order, produce
 from mmldm.cli.terminal import (
     DeviceOption,
     ModelOption,
+    NameOption,
     ProgressLine,
     QualityOption,
     require_writable,
@@ -39,6 +41,7 @@ def extend(
     ] = None,
     model: ModelOption = None,
     out: OutOption = Path("out"),
+    name: NameOption = None,
     num_samples: SamplesOption = 1,
     seed: SeedOption = 0,
     quality: QualityOption = None,
@@ -48,33 +51,52 @@ def extend(
     if seconds is None and audio is None:
         raise UserError("say how many --seconds to add, or give the sound of them by --audio.")
     require_writable(out)
-    started = time.monotonic()
-    pipeline = load_model(model, device)
-    spec = pipeline.clip_spec
-    if seconds is not None:
-        from mmldm.pipelines.request import frames_in
-
-        frames_in(seconds, spec)
-    before = _read(clip, pipeline)
-    more: dict[str, Any] = {"seconds": seconds}
+    require_media(clip, None)
+    given = {"clip": clip}
     if audio is not None:
-        sound = GivenFile(audio, "audio", spec, 0.0, seconds)
+        require_media(audio, "audio")
+        given["audio"] = audio
+    order = Order(
+        command="extend",
+        given=given,
+        settings={"seconds": seconds, "quality": quality},
+        seed=seed,
+        count=num_samples,
+        words=["extended", clip.name, *([audio.name] if audio is not None else []), str(seed)],
+        title=f"{clip.stem} extended",
+    )
+    produce(order, extended, model=model, out=out, name=name, device=device)
+
+
+def extended(
+    pipeline: SoundingVideoPipeline,
+    order: Order,
+    seeds: Sequence[int],
+    together: int,
+    line: ProgressLine,
+) -> Making:
+    """Clips that begin with a given one; a `produce.Maker`."""
+    from mmldm.pipelines.request import frames_in
+
+    spec, seconds = pipeline.clip_spec, order.settings.get("seconds")
+    if seconds is not None:
+        frames_in(seconds, spec)
+    before = _read(order.given["clip"], pipeline)
+    more: dict[str, Any] = {"seconds": seconds}
+    if "audio" in order.given:
+        sound = GivenFile(order.given["audio"], "audio", spec, 0.0, seconds)
         sound.say_what_is_used()
         more["audio"] = sound.whole().waveform
-
-    with ProgressLine() as line:
-        made = pipeline.pieces(
-            num_samples,
-            **more,
-            after=before,
-            quality=quality,
-            seed=seed,
-            batch_size=BATCH,
-            progress=line.brief,
-        )
-        films = Films(out, f"extended_{clip.stem}_{seed}", spec)
-        films.write(made)
-    _tell(films, [f"{clip.stem} extended, seed {seed + i}" for i in range(num_samples)], started)
+    pieces = pipeline.pieces(
+        len(seeds),
+        **more,
+        after=before,
+        quality=order.settings.get("quality"),
+        seed=list(seeds),
+        batch_size=together,
+        progress=line.brief,
+    )
+    return Making(pieces)
 
 
 def retake(
@@ -86,6 +108,7 @@ def retake(
     ] = None,
     model: ModelOption = None,
     out: OutOption = Path("out"),
+    name: NameOption = None,
     num_samples: SamplesOption = 1,
     seed: SeedOption = 0,
     quality: QualityOption = None,
@@ -93,24 +116,48 @@ def retake(
 ) -> None:
     """Makes a part of a clip anew; all else stays."""
     require_writable(out)
-    started = time.monotonic()
-    pipeline = load_model(model, device)
-    original = _read(clip, pipeline)
-    with ProgressLine() as line:
-        made = pipeline.retake(
-            original,
-            begin,
-            end,
-            cast("Any", only),
-            num_samples=num_samples,
-            quality=quality,
-            seed=seed,
-            batch_size=BATCH,
-            progress=line.brief,
-        )
-        films = Films(out, f"retaken_{clip.stem}_{seed}", pipeline.clip_spec)
-        films.write((i, [taken]) for i, taken in enumerate(made.clips))
-    _tell(films, [f"{clip.stem} retaken, seed {seed + i}" for i in range(num_samples)], started)
+    require_media(clip, None)
+    order = Order(
+        command="retake",
+        given={"clip": clip},
+        settings={"from": begin, "to": end, "only": only, "quality": quality},
+        seed=seed,
+        count=num_samples,
+        words=["retaken", clip.name, str(seed)],
+        title=f"{clip.stem} retaken",
+    )
+    produce(order, retaken, model=model, out=out, name=name, device=device)
+
+
+def retaken(
+    pipeline: SoundingVideoPipeline,
+    order: Order,
+    seeds: Sequence[int],
+    together: int,
+    line: ProgressLine,
+) -> Making:
+    """Clips of which a part is new; a `produce.Maker`."""
+    original = _read(order.given["clip"], pipeline)
+    settings = order.settings
+
+    def batches() -> Iterator[tuple[int, Sequence[Clip]]]:
+        # One call makes whole clips, so that a batch is a call.
+        for first in range(0, len(seeds), together):
+            own = list(seeds[first : first + together])
+            made = pipeline.retake(
+                original,
+                settings["from"],
+                settings["to"],
+                cast("Any", settings.get("only")),
+                num_samples=len(own),
+                quality=settings.get("quality"),
+                seed=own,
+                batch_size=together,
+                progress=line.brief,
+            )
+            yield first, made.clips
+
+    return Making(batches())
 
 
 def _read(path: Path, pipeline: SoundingVideoPipeline) -> Clip:
@@ -126,13 +173,3 @@ def _read(path: Path, pipeline: SoundingVideoPipeline) -> Clip:
     distances = pipeline.outlier_distances(given_clips(clip, spec))
     file.say(sentences(distances, path.name, spec.duration))
     return clip
-
-
-def _tell(films: Films, titles: Sequence[str], started: float) -> None:
-    """Writes the sheet and prints what was made."""
-    sheet = films.save_sheet(titles)
-    for file in films.files:
-        typer.echo(file)
-    typer.echo(f"contact sheet: {sheet}")
-    count = len(films.files)
-    typer.echo(f"{count} clip{'s' * (count > 1)} in {time.monotonic() - started:.1f} s")

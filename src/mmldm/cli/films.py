@@ -1,6 +1,6 @@
 """Films of any length on the command line: a given file read from start to end, and files written as made.
 
-path, start, seconds -> parts (s,) or (t,3,H,W) of a given file; pieces -> folder/name_i.mp4, folder/name.png.
+path, start, seconds -> parts (s,) or (t,3,H,W) of a given file; pieces -> mp4s with their JSON, and sheets.
 """
 
 from __future__ import annotations
@@ -8,16 +8,20 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mmldm.cli.provenance import TAG
 from mmldm.cli.terminal import note
+from mmldm.files import write_text
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from mmldm.cli.places import Place
+    from mmldm.cli.provenance import Provenance
     from mmldm.media.clip import Clip
     from mmldm.media.given import Given
     from mmldm.media.sheet import FilmSheet
@@ -27,6 +31,8 @@ if TYPE_CHECKING:
 
 NOTED_DIFFERENCE = 0.001
 """Seconds between the start asked for and the one taken that are worth a note."""
+PAGE = 16
+"""Clips on a contact sheet: two batches, 3,700 rows of pixels."""
 
 
 class GivenFile:
@@ -84,6 +90,13 @@ class GivenFile:
         Args:
             progress: Called with the seconds that are read, and with those the file claims.
         """
+        yield from self.silent_parts(progress)
+        self.say(self._windows.notes)
+
+    def silent_parts(
+        self, progress: Callable[[float, float], None] | None = None
+    ) -> Iterator[Clip]:
+        """As `parts`, and what is odd about the file is not said."""
         from mmldm.media.clip import Clip
 
         spec, windows = self.spec, self._windows
@@ -100,7 +113,6 @@ class GivenFile:
             yield Clip(
                 window.frames[:frames], window.waveform[:samples], spec.fps, spec.sample_rate
             )
-        self.say(windows.notes)
 
     def whole(self) -> Clip:
         """All of it in memory."""
@@ -163,84 +175,154 @@ def note_joins(pipeline: SoundingVideoPipeline) -> None:
 
 
 class Films:
-    """Writes clips that come piece by piece to files, and in the end the sheet of all.
+    """Writes clips that come piece by piece to their place, what they were made from, and sheets of them.
 
-    A file appears when its clip is whole, and not at all if the work fails or is interrupted.
+    A clip's file appears when the clip is whole, and its JSON after it; neither, if the work fails or is
+    interrupted. A sheet shows `PAGE` clips. It appears when all of them are there; those of an earlier call
+    are read from their files. So memory does not grow with the number of clips.
 
     Args:
-        out: Folder.
-        name: Files are name_000.mp4, name_001.mp4, ...
+        place: Of the files.
         spec: Of the model: rates of what is made.
+        titles: Of all clips, by number, for the sheets.
         given: The modality that is given; it is not in the pieces.
         keep_original: Whether the films carry it as its file has it; else at the model's rate.
     """
 
     def __init__(
         self,
-        out: Path,
-        name: str,
+        place: Place,
         spec: ClipSpec,
+        titles: Sequence[str],
         given: GivenFile | None = None,
         keep_original: bool = False,
     ) -> None:
-        self._out, self._name, self._spec, self._given = out, name, spec, given
+        self._place, self._spec, self._titles, self._given = place, spec, titles, given
         self._original = given.original if given is not None and keep_original else None
-        self._sheets: list[FilmSheet] = []
-        self._replaces = False
-        self.files: list[Path] = []
+        self._drawn: dict[int, FilmSheet] = {}
+        self.made = 0
 
-    def write(self, pieces: Iterable[tuple[int, Sequence[Clip]]]) -> None:
-        """Writes all clips: of each batch the number of its first clip, and a piece of each of its clips."""
-        for number, batch in itertools.groupby(pieces, key=itemgetter(0)):
-            with ExitStack() as stack:
-                films: list[FilmWriter] = []
-                beside = None if self._given is None else _Beside(self._given)
-                for _, clips in batch:
-                    if not films:
-                        films = [self._opened(stack, number + i) for i in range(len(clips))]
-                    whole = clips if beside is None else beside.completed(clips)
-                    for film, sheet, clip in zip(films, self._sheets[number:], whole, strict=True):
-                        self._add(film, clip)
-                        sheet.add(clip.frames, clip.waveform)
-            # They are whole now. What was kept of the original is the same in all.
-            self.files += [film.path for film in films]
-            if self._given is not None and films:
-                self._given.say(films[0].said)
+    def write(
+        self,
+        pieces: Iterable[tuple[int, Sequence[Clip]]],
+        numbers: Sequence[int | None],
+        made_from: Callable[[int], Provenance],
+    ) -> None:
+        """Writes clips: of each batch come the place of its first clip, and a piece of each of its clips.
 
-    def save_sheet(self, titles: Sequence[str]) -> Path:
-        """Writes the contact sheet of all clips: folder/name.png."""
+        Args:
+            numbers: Of the clips that come, in their order; None is computed and not written.
+            made_from: What the clip at a place in that order is made from.
+
+        Raises:
+            KeyboardInterrupt: With a sentence on what is there.
+        """
+        try:
+            for first, batch in itertools.groupby(pieces, key=itemgetter(0)):
+                self._write_batch(first, (clips for _, clips in batch), numbers, made_from)
+        except KeyboardInterrupt:
+            whole = len(self._titles) - len(self._place.missing(len(self._titles)))
+            raise KeyboardInterrupt(
+                f"{whole} of {len(self._titles)} clips are whole in {self._place.folder}; the same command "
+                "goes on with the others"
+            ) from None
+        self._save_sheets(len(self._titles))
+
+    @property
+    def sheets(self) -> list[Path]:
+        """Contact sheets of all clips."""
+        return [self._place.sheet(first) for first in range(0, len(self._titles), PAGE)]
+
+    def _write_batch(
+        self,
+        first: int,
+        batch: Iterable[Sequence[Clip]],
+        numbers: Sequence[int | None],
+        made_from: Callable[[int], Provenance],
+    ) -> None:
+        """Writes the clips of a batch, side by side."""
+        films: list[_Film] = []
+        beside = None if self._given is None else _Beside(self._given)
+        with ExitStack() as stack:
+            for clips in batch:
+                if not films:
+                    self._place.claim()
+                    films = [
+                        self._opened(stack, row, number, made_from(first + row))
+                        for row, number in enumerate(numbers[first : first + len(clips)])
+                        if number is not None
+                    ]
+                whole = clips if beside is None else beside.completed(clips)
+                for film in films:
+                    self._add(film, whole[film.row])
+        # They are whole now. What was kept of the original is the same in all.
+        for film in films:
+            path = film.writer.path.with_suffix(".json")
+            write_text(path, made_from(first + film.row).text() + "\n")
+            self._drawn[film.number] = film.drawn
+            self.made += 1
+        if self._given is not None and films:
+            self._given.say(films[0].writer.said)
+        if self._drawn:
+            self._save_sheets(max(self._drawn) + 1)
+
+    def _save_sheets(self, until: int) -> None:
+        """Writes the sheets of clips before this number that are full, or the last, and lack one of them."""
         from mmldm.media.sheet import film_sheet, save_png
 
-        path = self._out / f"{self._name}.png"
-        save_png(path, film_sheet(self._sheets, titles))
-        return path
+        count = len(self._titles)
+        for first in range(0, until, PAGE):
+            numbers = range(first, min(first + PAGE, count))
+            # The clips of a page come together, or were there before.
+            news = [number for number in numbers if number in self._drawn]
+            path = self._place.sheet(first)
+            if numbers.stop > until or (path.is_file() and not news):
+                continue
+            drawn = [self._drawn.pop(i) if i in self._drawn else self._read(i) for i in numbers]
+            save_png(path, film_sheet(drawn, self._titles[numbers.start : numbers.stop]))
 
-    def _opened(self, stack: ExitStack, number: int) -> FilmWriter:
+    def _read(self, number: int) -> FilmSheet:
+        """What a sheet shows of a clip that was made before."""
+        from mmldm.media.sheet import FilmSheet
+
+        drawn = FilmSheet(self._spec.fps, self._spec.sample_rate)
+        for part in GivenFile(self._place.clip(number), None, self._spec).silent_parts():
+            drawn.add(part.frames, part.waveform)
+        return drawn
+
+    def _opened(self, stack: ExitStack, row: int, number: int, made_from: Provenance) -> _Film:
         """The file of a clip, which ends with `stack`."""
         from mmldm.media.sheet import FilmSheet
         from mmldm.media.writer import FilmWriter
 
         spec, original = self._spec, self._original
         kept = None if original is None else original.modality
-        path = self._out / f"{self._name}_{number:03d}.mp4"
-        if path.exists() and not self._replaces:
-            self._replaces = True
-            note(f"{path} was there before: files of these names are replaced")
         film = FilmWriter(
-            path,
+            self._place.clip(number),
             fps=None if kept == "video" else spec.fps,
             sample_rate=None if kept == "audio" else spec.sample_rate,
             given=original,
+            metadata={TAG: made_from.text()},
         )
-        self._sheets.append(FilmSheet(spec.fps, spec.sample_rate))
-        return stack.enter_context(film)
+        drawn = FilmSheet(spec.fps, spec.sample_rate)
+        return _Film(row, number, stack.enter_context(film), drawn)
 
-    def _add(self, film: FilmWriter, clip: Clip) -> None:
+    def _add(self, film: _Film, clip: Clip) -> None:
         """Writes what is made of a piece; the original comes from its file."""
         kept = None if self._original is None else self._original.modality
-        film.add(
-            None if kept == "video" else clip.frames, None if kept == "audio" else clip.waveform
-        )
+        frames = None if kept == "video" else clip.frames
+        film.writer.add(frames, None if kept == "audio" else clip.waveform)
+        film.drawn.add(clip.frames, clip.waveform)
+
+
+@dataclass(frozen=True)
+class _Film:
+    """A clip that is being written: its place in the batch, its number, its file and its part of a sheet."""
+
+    row: int
+    number: int
+    writer: FilmWriter
+    drawn: FilmSheet
 
 
 class _Beside:

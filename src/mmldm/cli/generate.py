@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mmldm.cli.films import NOTED_DIFFERENCE, Films, GivenFile, note_joins, picture_differences
+from mmldm.cli.checks import check_class, require_known, require_media
+from mmldm.cli.films import NOTED_DIFFERENCE, GivenFile, note_joins, picture_differences
+from mmldm.cli.places import Place
+from mmldm.cli.produce import Maker, Making, Order, produce, produce_again, sampling_of
+from mmldm.cli.provenance import Asked, Command, sha256_of_model, sha256_of_parts, source_of
 from mmldm.cli.terminal import (
     DeviceOption,
     ModelOption,
+    NameOption,
     ProgressLine,
     QualityOption,
     note,
@@ -23,15 +28,16 @@ from mmldm.errors import UserError
 
 if TYPE_CHECKING:
     from mmldm.media.reader import Windows
+    from mmldm.pipelines.outliers import Watch
     from mmldm.pipelines.sounding_video import SoundingVideoPipeline
-    from mmldm.types import ClipSpec
+    from mmldm.types import ClipSpec, Modality
 
 BUNDLED = Path(__file__).parents[1] / "assets" / "impacts"
 """The model that comes with the package."""
-BATCH = 8
-"""Clips in memory at once."""
 NOTED_REST = 0.1
 """Seconds of a given file beyond the clip that are worth a note."""
+OF_A_CLIP = ("model", "audio", "video", "clip", "out", "name", "device", "again")
+"""Options that go with --again; all others stand in the clip."""
 SecondsOption = Annotated[
     float | None,
     typer.Option(
@@ -40,15 +46,17 @@ SecondsOption = Annotated[
         help="Length of the clips. Default: of what is given, else of the model's window.",
     ),
 ]
-OutOption = Annotated[Path, typer.Option(help="Folder for the mp4 files and the sheet.")]
+OutOption = Annotated[Path, typer.Option(help="Folder in which a folder for the clips is made.")]
 DecoderStepsOption = Annotated[
     int | None, typer.Option(min=1, max=1000, help="Signal decoder steps. Default: the quality's.")
 ]
 
 
 def generate(
+    context: typer.Context,
     model: ModelOption = None,
     out: OutOption = Path("out"),
+    name: NameOption = None,
     num_samples: Annotated[int, typer.Option("--num-samples", "-n", min=1, help="Clips.")] = 4,
     seed: Annotated[int, typer.Option(min=0, max=2**62, help="Clip i is made from seed + i.")] = 0,
     audio: Annotated[
@@ -87,85 +95,141 @@ def generate(
             help="Write what is given as the model reads it, not as it is in its file.",
         ),
     ] = False,
+    again: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Make one clip once more: an mp4 of generate, extend or retake, or the JSON beside it.",
+        ),
+    ] = None,
+    clip: Annotated[
+        Path | None,
+        typer.Option(help="With --again: where the clip is that was extended or retaken."),
+    ] = None,
     device: DeviceOption = None,
 ) -> None:
     """Generates sounding video of any length: jointly, from a given sound, or sound for a given picture."""
-    given = audio or video
+    options: dict[str, Path | None] = {"audio": audio, "video": video, "clip": clip}
+    given = {option: path for option, path in options.items() if path is not None}
+    if again is not None:
+        from mmldm.cli.extend import extended, retaken
+
+        _refuse_beside_again(context)
+        makers: dict[Command, Maker] = {
+            "generate": generated,
+            "extend": extended,
+            "retake": retaken,
+        }
+        produce_again(again, makers, given, model=model, out=out, name=name, device=device)
+        return
+
+    # Mistakes are told before a model is loaded.
+    if clip is not None:
+        raise UserError("--clip goes with --again; mmldm extend and retake change a clip.")
     if audio is not None and video is not None:
         raise UserError("give --audio or --video, not both: the other one is generated.")
-    if start and given is None:
+    if start and not given:
         raise UserError("--start is a second of the file given by --audio or --video; give one.")
-    if at_model_rate and given is None:
+    if at_model_rate and not given:
         raise UserError("--at-model-rate is for what --audio or --video gives; give one.")
     require_writable(out)
-    started = time.monotonic()
+    if audio is not None:
+        require_media(audio, "audio")
+    if video is not None:
+        require_media(video, "video")
+    require_known(BUNDLED if model is None else Path(model), class_name, scheduler)
 
+    task = "a2v" if audio is not None else "v2a" if video is not None else "joint"
+    files = list(given.values())
+    kind = [class_name] if class_name else []
+    order = Order(
+        command="generate",
+        given=given,
+        settings={
+            "class": class_name,
+            "quality": quality,
+            "steps": steps,
+            "decoder_steps": decoder_steps,
+            "guidance": guidance,
+            "scheduler": scheduler,
+            "seconds": seconds,
+            "start": start or None,
+            "at_model_rate": at_model_rate or None,
+        },
+        seed=seed,
+        count=num_samples,
+        words=[task, *(file.name for file in files), *kind, str(seed)],
+        title=", ".join([task, *(file.stem for file in files), *kind]),
+    )
+    produce(order, generated, model=model, out=out, name=name, device=device)
+
+
+def _refuse_beside_again(context: typer.Context) -> None:
+    """Raises a UserError for an option that the clip to be made again states itself."""
+    for name in context.params:
+        source = context.get_parameter_source(name)
+        if name not in OF_A_CLIP and source is not None and source.name == "COMMANDLINE":
+            option = {"num_samples": "-n", "class_name": "--class"}.get(
+                name, f"--{name.replace('_', '-')}"
+            )
+            raise UserError(f"--again makes a clip as it was made: leave {option} out.")
+
+
+def generated(
+    pipeline: SoundingVideoPipeline,
+    order: Order,
+    seeds: Sequence[int],
+    together: int,
+    line: ProgressLine,
+) -> Making:
+    """Clips from noise, or for a given sound or picture; a `produce.Maker`."""
     from mmldm.pipelines.outliers import Watch
     from mmldm.pipelines.request import frames_in
 
-    pipeline = load_model(model, device)
-    if class_name is not None and not pipeline.class_names:
-        raise UserError("this model was trained without classes: leave --class out.")
-    spec = pipeline.clip_spec
+    spec, settings = pipeline.clip_spec, order.settings
+    check_class(settings.get("class"), pipeline.class_names)
+    seconds, start = settings.get("seconds"), settings.get("start") or 0.0
     frames = spec.num_frames if seconds is None else frames_in(seconds, spec)
-    if given is None and frames > spec.num_frames:
+    if not order.given and frames > spec.num_frames:
         note_joins(pipeline)
 
     # What is given, from its file: a sound in parts (s,), or frames in parts (t,3,H,W).
     asked: dict[str, Any] = {"seconds": spec.duration if seconds is None else seconds}
     source: GivenFile | None = None
-    with ProgressLine() as line:
-        if given is not None:
-            source = GivenFile(given, "audio" if audio else "video", spec, start, seconds)
-            source.say_what_is_used()
-            if source.claimed is None or source.claimed > spec.duration + NOTED_REST:
-                note_joins(pipeline)
-            parts = source.parts(
-                lambda read, claimed: line.brief("seconds read", int(read), int(claimed))
-            )
-            watch = Watch(pipeline.outlier_distances, "audio" if audio else "video", spec.duration)
-            asked = (
-                {"audio": watch.passing(part.waveform for part in parts)}
-                if audio
-                else {"frames": watch.passing(part.frames for part in parts)}
-            )
-
-        # Files are named after the task, what was given and the class.
-        task = "a2v" if audio is not None else "v2a" if video is not None else "joint"
-        words = [task, *([given.stem] if given else []), *([class_name] if class_name else [])]
-        name = "_".join([*words, str(seed)]).replace("/", "_")
-        pieces = pipeline.pieces(
-            num_samples,
-            **asked,
-            class_labels=class_name,
-            quality=quality,
-            seed=seed,
-            batch_size=BATCH,
-            guidance_scale=guidance,
-            num_inference_steps=steps,
-            decoder_steps=decoder_steps,
-            scheduler=scheduler,
-            progress=line.brief,
+    odd = None
+    for option, path in order.given.items():
+        modality: Modality = "audio" if option == "audio" else "video"
+        source = GivenFile(path, modality, spec, start, seconds)
+        source.say_what_is_used()
+        if source.claimed is None or source.claimed > spec.duration + NOTED_REST:
+            note_joins(pipeline)
+        parts = source.parts(
+            lambda read, claimed: line.brief("seconds read", int(read), int(claimed))
         )
-        films = Films(out, name, spec, source, keep_original=not at_model_rate)
-        films.write(pieces)
+        watch = Watch(pipeline.outlier_distances, modality, spec.duration)
+        asked = (
+            {"audio": watch.passing(part.waveform for part in parts)}
+            if modality == "audio"
+            else {"frames": watch.passing(part.frames for part in parts)}
+        )
+        odd = partial(_say_what_is_odd, source, watch)
 
-    # What is given may be unlike all that the model knows: it is used all the same, and that is said.
-    if source is not None:
-        source.say(watch.sentences(source.path.name))
-    seeds = range(seed, seed + num_samples)
-    drawn = pipeline.drawn_classes(seeds) if task == "joint" and class_name is None else None
-    # A class that was not asked for is the seed's.
-    kinds = [
-        "" if drawn is None else f", {pipeline.class_names[drawn[i]]}" for i in range(len(seeds))
-    ]
-    titles = [f"{', '.join(words)}{kinds[i]}, seed {seed + i}" for i in range(num_samples)]
-    sheet = films.save_sheet(titles)
-    for file in films.files:
-        typer.echo(file)
-    typer.echo(f"contact sheet: {sheet}")
-    count = len(films.files)
-    typer.echo(f"{count} clip{'s' * (count > 1)} in {time.monotonic() - started:.1f} s")
+    pieces = pipeline.pieces(
+        len(seeds),
+        **asked,
+        **sampling_of(order),
+        class_labels=settings.get("class"),
+        quality=settings.get("quality"),
+        seed=list(seeds),
+        batch_size=together,
+        progress=line.brief,
+    )
+    return Making(pieces, source, not settings.get("at_model_rate", False), odd)
+
+
+def _say_what_is_odd(source: GivenFile, watch: Watch) -> None:
+    """What is given may be unlike all that the model knows: it is used all the same, and that is said."""
+    source.say(watch.sentences(source.path.name))
 
 
 def reconstruct(
@@ -179,6 +243,7 @@ def reconstruct(
         int, typer.Option(min=32, max=2048, help="With --vae: height and width, a multiple of 32.")
     ] = 256,
     out: OutOption = Path("out"),
+    name: NameOption = None,
     start: Annotated[
         float, typer.Option(min=0, max=1e6, help="Second of the file where the clip starts.")
     ] = 0,
@@ -191,14 +256,16 @@ def reconstruct(
     if size % 32:
         raise UserError(f"--size {size} is not a multiple of 32, which image VAEs need.")
     require_writable(out)
+    require_media(clip, None)
 
     from mmldm.evaluation.reconstruction import fidelity, side_by_side, through_image_vae, vae_spec
+    from mmldm.media.sheet import contact_sheet, save_png
     from mmldm.media.spectrogram import AudioImage
-    from mmldm.pipelines.decoding import save_clips
     from mmldm.pipelines.outliers import sentences
     from mmldm.pipelines.request import given_clips
 
     # What is kept: by an image VAE alone, or by a model's whole autoencoder.
+    settings = {"start": start or None, "decoder_steps": decoder_steps}
     if vae is not None:
         from mmldm.models.image_vae import load_image_vae
         from mmldm.training.distributed import choose_device
@@ -206,6 +273,7 @@ def reconstruct(
         codec, spec = load_image_vae(vae).to(choose_device(device)), vae_spec(size)
         original = _window(clip, start, spec).clip(0, spec)
         kept = through_image_vae(codec, original, spec)
+        sha256, settings["size"] = sha256_of_parts({"vae": codec}, {}), size
     else:
         pipeline = load_model(model, device)
         spec = pipeline.clip_spec
@@ -214,16 +282,26 @@ def reconstruct(
         distances = pipeline.outlier_distances(given_clips(original, spec))
         for sentence in sentences(distances, clip.name, spec.duration):
             note(sentence)
+        sha256 = sha256_of_model(pipeline)
 
+    # In a place of their own: what is kept alone, beside the original in one film, and both on a sheet.
+    asked = Asked(
+        command="reconstruct",
+        model=vae or model,
+        model_sha256=sha256,
+        given={"clip": source_of(clip)},
+        settings={key: value for key, value in settings.items() if value is not None},
+    )
+    place = Place(out, ["reconstruction", clip.name], asked, 0, name)
+    place.claim()
     numbers = fidelity(kept, original, AudioImage(spec))
-    name = f"reconstruction_{clip.stem}"
-    # Each clip, both on a sheet, and both side by side in one film.
-    *files, sheet = save_clips([original, kept], out, name, ["original", "reconstruction"])
-    both = side_by_side(original, kept).save(out / f"{name}_side_by_side.mp4")
+    alone = kept.save(place.file("kept.mp4"))
+    both = side_by_side(original, kept).save(place.file("side_by_side.mp4"))
+    sheet = place.file("sheet.png")
+    save_png(sheet, contact_sheet([original, kept], ["original", "reconstruction"]))
     typer.echo(f"frames: PSNR {numbers.psnr:.2f} dB")
     typer.echo(f"sound:  mean log-mel error {numbers.mel_error:.2f} dB")
-    typer.echo(f"original: {files[0]}")
-    typer.echo(f"reconstruction: {files[1]}")
+    typer.echo(f"reconstruction: {alone}")
     typer.echo(f"original left, reconstruction right: {both}")
     typer.echo(f"contact sheet: {sheet}")
 

@@ -44,8 +44,10 @@ class Commands(TyperGroup):
                 raise
             first = text.partition("\n")[0] or "there is too little"
             _fail(f"out of memory ({first}): use a smaller batch_size or fewer clips at once")
-        except KeyboardInterrupt:
-            typer.echo("mmldm: interrupted", err=True)
+        except KeyboardInterrupt as interrupt:
+            # Work that leaves something behind says what.
+            left = f": {printable_lines(str(interrupt))}" if str(interrupt) else ""
+            typer.echo(f"mmldm: interrupted{left}", err=True)
             raise typer.Exit(130) from None
         return None
 

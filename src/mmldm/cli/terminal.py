@@ -32,7 +32,15 @@ QualityOption = Annotated[
     str | None,
     typer.Option(help="best, balanced, fast: quality for time. Default: the model's choice."),
 ]
-DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1. Default: the best.")]
+NameOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Of the folder in OUT. Default: of what is made, and a new one for other clips."
+    ),
+]
+DeviceOption = Annotated[
+    str | None, typer.Option(help="cpu, cuda, cuda:1, mps. Default: the best.")
+]
 
 
 def require_writable(folder: Path) -> None:

@@ -19,9 +19,12 @@ from mmldm.text import is_utf8, printable
 
 MEDIA_SUFFIXES = frozenset((
     ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".ogv",
-    ".flv", ".3gp", ".3g2",
+    ".flv", ".3gp", ".3g2", ".wmv", ".asf",
 ))  # fmt: skip
-AUDIO_SUFFIXES = frozenset((".wav", ".mp3", ".flac", ".aac", ".m4a", ".aiff", ".oga", ".ogg"))
+AUDIO_SUFFIXES = frozenset((
+    ".wav", ".mp3", ".flac", ".aac", ".m4a", ".aiff", ".oga", ".ogg", ".opus", ".wma", ".ac3",
+    ".eac3", ".caf", ".w64",
+))  # fmt: skip
 HELD_OUT_FOLDERS = ("val", "valid", "validation", "test")
 SPLIT_FOLDERS: dict[str, Split] = {"train": "train", **dict.fromkeys(HELD_OUT_FOLDERS, "held_out")}
 """What a data set's own folders mean, in capitals or not."""

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from mmldm.errors import MediaError, UserError
+from mmldm.errors import MediaError, UserError, first_line
 from mmldm.files import once_per_file, sha256_of, write_text
+from mmldm.strict import explained
 
 if TYPE_CHECKING:
     from mmldm.data.folder import Listed
@@ -249,9 +250,9 @@ class Manifest(BaseModel):
         for number, value in lines:
             try:
                 entries.append(Entry(**value))
-            except (ValidationError, TypeError) as error:
+            except ValidationError as error:
                 raise UserError(
-                    f"{path}, line {number} is not a manifest entry: {error}"
+                    f"{path}, line {number} is not a manifest entry: {explained(Entry, error)[0]}"
                 ) from error
         if header["version"] > 1 and header.get("rows") != len(entries):
             raise UserError(
@@ -269,8 +270,13 @@ class Manifest(BaseModel):
                 notes=tuple(header.get("notes", ())),
                 list_name=header.get("listed"),
             )
-        except (KeyError, TypeError, ValidationError) as error:
-            raise UserError(f"{path}, line 1 is not a manifest header: {error}") from error
+        except ValidationError as error:
+            reason = explained(cls, error)[0]
+            raise UserError(f"{path}, line 1 is not a manifest header: {reason}") from error
+        except (KeyError, TypeError) as error:
+            raise UserError(
+                f"{path}, line 1 is not a manifest header: it does not say which folder it is of (root)"
+            ) from error
 
 
 def fingerprint(path: Path) -> tuple[int, int] | None:
@@ -314,14 +320,16 @@ def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         # Not splitlines: names may hold what Unicode counts as an end of line.
         lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {path}: {error}") from error
+        raise UserError(f"cannot read {path}: {first_line(error)}") from error
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
             value = json.loads(line)
         except (json.JSONDecodeError, RecursionError) as error:
-            raise UserError(f"{path}, line {number} is not JSON: {error}") from error
+            raise UserError(
+                f"{path}, line {number} is not JSON; it may be cut or damaged"
+            ) from error
         if not isinstance(value, dict):
             raise UserError(f"{path}, line {number} is not a JSON object")
         yield number, value

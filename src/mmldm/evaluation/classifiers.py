@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mmldm.errors import UserError
+from mmldm.errors import UserError, first_line
 from mmldm.files import whole_file, write_json
 from mmldm.media.clip import Clip
 from mmldm.media.spectrogram import AudioImage
@@ -195,7 +195,9 @@ class Classifiers:
             networks.map(nn.Module.eval)
             return cls(networks, names, described["sample_rate"], described["num_samples"])
         except (OSError, ValueError, LookupError, RuntimeError, SafetensorError) as error:
-            raise UserError(f"{folder}: the classifiers cannot be loaded: {error}") from error
+            raise UserError(
+                f"{folder}: the classifiers cannot be loaded: {first_line(error)}"
+            ) from error
 
 
 def audio_spec(sample_rate: int, num_samples: int) -> ClipSpec:

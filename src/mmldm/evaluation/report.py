@@ -14,7 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from mmldm.errors import UserError
+from mmldm.errors import UserError, first_line
 from mmldm.evaluation.evaluate import Evaluation
 from mmldm.evaluation.features import Features, Measure
 from mmldm.evaluation.intervals import difference_interval
@@ -134,7 +134,9 @@ def load(path: Path) -> dict[str, Any]:
     try:
         report = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read as a report of mmldm evaluate: {error}") from error
+        raise UserError(
+            f"{path} cannot be read as a report of mmldm evaluate: {first_line(error)}"
+        ) from error
     if not isinstance(report, dict) or report.get("format") != FORMAT:
         raise UserError(f"{path} is no report of mmldm evaluate")
     if report.get("version") != VERSION:

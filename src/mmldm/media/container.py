@@ -26,8 +26,13 @@ Note = Callable[[str], None]
 
 # Without these lists FFmpeg also opens playlists and concat scripts, which name other files and
 # network addresses, whatever the suffix of the file says.
-VIDEO_FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,ogg,flv"
-AUDIO_FORMATS = VIDEO_FORMATS + ",wav,mp3,flac,aac,aiff"
+VIDEO_FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,ogg,flv,asf,gif"
+AUDIO_FORMATS = VIDEO_FORMATS + ",wav,mp3,flac,aac,aiff,ac3,eac3,caf,w64"
+OPENED = (
+    "mp4, mov, mkv, webm, avi, mpeg, ts, ogg, flv, wmv, gif; where sound is enough, also wav, mp3, flac, "
+    "aac, aiff, wma, ac3, caf, w64"
+)
+"""The same for a person."""
 MAX_SAMPLE_RATE = 768_000
 
 # Tracks that no player takes by itself: by what they are marked as, or called.
@@ -84,7 +89,8 @@ def open_container(path: Path, formats: str, limits: Limits) -> InputContainer:
     except av.ArgumentError as error:
         raise MediaError(
             "format_not_allowed",
-            f"{path} is not a media container that is opened here; convert it to mp4",
+            f"{path} is not one of the media that are opened here ({OPENED}); convert it to mp4, and a sound "
+            "to wav",
         ) from error
     except (av.FFmpegError, OSError) as error:
         raise MediaError(

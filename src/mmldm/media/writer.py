@@ -6,7 +6,7 @@ Clip (frames (T,3,H,W) u8, waveform (S,) f32), or pieces of one -> .mp4, .wav or
 from __future__ import annotations
 
 import wave
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from fractions import Fraction
 from pathlib import Path
@@ -55,6 +55,7 @@ class FilmWriter:
         fps: Frames per second of the picture that is made; None where the picture is given.
         sample_rate: Of the sound that is made; None where the sound is given.
         given: The original picture or sound that stands beside what is made; from a file.
+        metadata: Of the file, by FFmpeg's names of what an mp4 has: `title`, `comment` and the like.
 
     Attributes:
         said: Sentences on how the given picture or sound was kept: copied or encoded, and why.
@@ -71,6 +72,7 @@ class FilmWriter:
         fps: float | None = None,
         sample_rate: int | None = None,
         given: Given | None = None,
+        metadata: Mapping[str, str] | None = None,
     ) -> None:
         made = AV(sample_rate is not None, fps is not None)
         if not any(made) or (given is not None and all(made)):
@@ -79,6 +81,7 @@ class FilmWriter:
             raise ValueError(f"the {given.modality} is given and cannot be made, too")
         self.path, self.said = Path(path), tuple[str, ...]()
         self._fps, self._sample_rate, self._given = fps, sample_rate, given
+        self._metadata = dict(metadata or {})
         self._picture: PictureEncoder | None = None
         self._sound: SoundEncoder | None = None
         self._track: GivenTrack | None = None
@@ -100,6 +103,7 @@ class FilmWriter:
             stack.enter_context(refusals_of_the_disk())
             output = av.open(str(temporary), "w", format="mp4", options={"movflags": "+faststart"})
             self._output: OutputContainer = stack.enter_context(output)
+            self._output.metadata.update(self._metadata)
             self._stack = stack.pop_all()
         return self
 

@@ -24,7 +24,7 @@ from safetensors import SafetensorError
 from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from mmldm.errors import UserError
+from mmldm.errors import UserError, first_line
 from mmldm.models.weights import (
     WEIGHTS,
     check_finite,
@@ -62,7 +62,7 @@ def load_component(name: str | Path, classes: Classes, part: str, what: str) -> 
             str(folder), torch_dtype=torch.float32, use_safetensors=True, low_cpu_mem_usage=False
         )
     except (OSError, SafetensorError, RuntimeError, TypeError, ValueError) as error:
-        raise UserError(f"{name}: the {what} cannot be read: {error}") from error
+        raise UserError(f"{name}: the {what} cannot be read: {first_line(error)}") from error
     return network.eval()
 
 

@@ -15,7 +15,7 @@ from typing import Any, Self
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
 from mmldm.diffusion.schedules import MOST_TIMESTEPS, SCHEDULER_CLASSES
-from mmldm.errors import UserError
+from mmldm.errors import UserError, first_line
 from mmldm.models.autoencoder import AUTOENCODERS
 from mmldm.models.component import (
     PRIVATE,
@@ -90,7 +90,7 @@ class FolderPipeline(DiffusionPipeline):
         try:
             made: Self = super().from_pretrained(str(folder), use_safetensors=True, **kwargs)
         except (OSError, ValueError, TypeError, RuntimeError, AttributeError) as error:
-            raise UserError(f"{name}: the model cannot be loaded: {error}") from error
+            raise UserError(f"{name}: the model cannot be loaded: {first_line(error)}") from error
         return made
 
     @classmethod

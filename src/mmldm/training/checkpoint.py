@@ -252,8 +252,11 @@ def refuse_changes(
     old, new = _flat(saved), _flat(json.loads(json.dumps(current)))
     keys = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
     if keys:
+        # A hash says nothing to a person.
         changes = "; ".join(
-            f"{key} was {json.dumps(old.get(key))} and is now {json.dumps(new.get(key))}"
+            "the clips are not those that it began on"
+            if key.rpartition(".")[2] == "clips"
+            else f"{key} was {json.dumps(old.get(key))} and is now {json.dumps(new.get(key))}"
             for key in keys
         )
         raise ChangedError(f"{where}: cannot resume, because {changes}. {advice}", frozenset(keys))

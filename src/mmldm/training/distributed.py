@@ -30,7 +30,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from mmldm.errors import RefusedElsewhereError, UserError, first_line
+from mmldm.errors import RefusedElsewhereError, UserError
 from mmldm.models.layers import ResBlock, SelfAttention
 from mmldm.models.transformer import Block
 from mmldm.sections import TrainConfig
@@ -41,6 +41,8 @@ PATIENCE = timedelta(days=7)
 """How long processes wait for each other: rank 0 scans and encodes for hours while the others do
 nothing. A process that dies is noticed at once, by `torchrun`."""
 BLOCKS = Block, ResBlock, SelfAttention, ResnetBlock2D, BasicTransformerBlock
+DEVICES = "cpu", "cuda", "mps"
+"""Kinds of devices that a person may name; a GPU among several is cuda:1."""
 MAX_VARIANTS = 64
 """Widths, resolutions and modes of one class of block that are compiled; torch gives up at 8."""
 
@@ -189,22 +191,74 @@ def wait_for(device: torch.device) -> None:
 def choose_device(name: str | None, local_rank: int = 0) -> torch.device:
     """The named device; None: this process's GPU where there is one, else the CPU.
 
+    A Mac's GPU (mps) counts where its numbers agree with the CPU's (`agrees_with_cpu`).
+
     Raises:
-        UserError: It does not exist here.
+        UserError: It does not exist here, or computes something else than the CPU.
     """
-    if name is None:
-        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name is None and not torch.cuda.is_available():
+        mps = torch.backends.mps.is_available() and agrees_with_cpu("mps")
+        return torch.device("mps" if mps else "cpu")
+    name = name or "cuda"
+    kind = name.partition(":")[0]
+    if kind not in DEVICES:
+        raise UserError(f"device {name}: there is no such device; known are {', '.join(DEVICES)}")
     try:
         device = torch.device(name)
         if device.type == "cuda" and device.index is None:
             device = torch.device("cuda", local_rank)
         # The only proof that it is there.
         torch.empty(1, device=device).cpu()
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"device {name}: not usable here ({first_line(error)})") from error
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        # What torch says of a device that it was built without is a thousand characters long.
+        raise UserError(
+            f"device {name}: not usable here (this machine, or its torch, has none): leave --device out, or "
+            "say cpu"
+        ) from error
     if device.type == "cuda":
         torch.cuda.set_device(device)
+    if device.type == "mps" and not agrees_with_cpu(device):
+        raise UserError(
+            f"device {name}: a tiny network computes something else there than on the CPU: say cpu, or try "
+            "another version of torch"
+        )
     return device
+
+
+def agrees_with_cpu(device: str | torch.device) -> bool:
+    """Whether a tiny network of the kinds of layers that we use gives there what it gives on the CPU.
+
+    Forward and backward, in float32, to 1 % of the largest value. A device that lacks a layer does not agree.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        images = torch.randn(2, 8, 8, 8)
+        network = nn.Sequential(
+            nn.Conv2d(8, 8, 3, padding=1),
+            nn.GroupNorm(2, 8),
+            nn.SiLU(),
+            nn.Flatten(2),
+            nn.LayerNorm(64),
+            nn.TransformerEncoderLayer(64, 2, 64, dropout=0.0, batch_first=True),
+        )
+
+    def computed(place: str | torch.device) -> list[Tensor]:
+        """Output (2,8,64) and the gradients, of the weights' shapes."""
+        network.to(place).zero_grad()
+        output: Tensor = network(images.to(place))
+        output.square().mean().backward()
+        gradients = [p.grad for p in network.parameters() if p.grad is not None]
+        return [x.detach().float().cpu() for x in (output, *gradients)]
+
+    expected = computed("cpu")
+    try:
+        found = computed(device)
+    except (RuntimeError, NotImplementedError, TypeError):
+        return False
+    return all(
+        bool((a - b).abs().max() <= 0.01 * a.abs().max() + 1e-6)
+        for a, b in zip(expected, found, strict=True)
+    )
 
 
 def prepare(module: nn.Module, config: TrainConfig) -> None:

@@ -5,7 +5,7 @@ name, weights -> Extractor
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 
@@ -29,6 +29,31 @@ BUILDERS: dict[str, Callable[..., Extractor]] = {
     "i3d-pooled": partial(I3D, pooled=True),
     "squeezenet": SqueezeNet,
 }
+FILES = {
+    "yamnet": YAMNet.weights_file,
+    "vggish": VGGish.weights_file,
+    "audioclip": AudioCLIP.weights_file,
+    "i3d": I3D.weights_file,
+    "i3d-pooled": I3D.weights_file,
+    "squeezenet": SqueezeNet.weights_file,
+}
+"""What each reads."""
+
+
+def missing_weights(names: Iterable[str], weights: str | Path | None = None) -> dict[str, str]:
+    """Which of these extractors lack their weights, and the sentence on each; nothing is loaded.
+
+    Args:
+        names: Others than those of `FILES` are passed over: "clap" may come from the hub.
+        weights: As in `load_extractor`.
+    """
+    missing = {}
+    for name in sorted(FILES.keys() & set(names)):
+        try:
+            FILES[name].find(weights)
+        except UserError as error:
+            missing[name] = str(error)
+    return missing
 
 
 def load_extractor(

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from mmldm.errors import UserError
+from mmldm.errors import UserError, first_line
 from mmldm.files import write_json
 from mmldm.media.clip import Clip
 from mmldm.strict import parse
@@ -308,5 +308,7 @@ def _read_config(path: Path) -> ImpactsConfig:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error}); name another folder") from error
+        raise UserError(
+            f"{path} cannot be read ({first_line(error)}); name another folder"
+        ) from error
     return parse(ImpactsConfig, found, f"{path} is no description of an impacts folder")
