@@ -259,7 +259,8 @@ class Run:
         facts: dict[str, Any] = {"outliers": outliers}
         if index["class_names"]:
             names = [entry.class_name for entry in self.manifest.split("train")]
-            facts["class_shares"] = [max(names.count(name), 1) for name in index["class_names"]]
+            counts = [max(names.count(name), 1) for name in index["class_names"]]
+            facts["class_shares"] = [float(count) for count in counts]
         write_json(path, index | facts, indent=2)
 
     def _say(self, sentence: str) -> None:
