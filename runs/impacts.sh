@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The bundled model from nothing: render the world, train the three jobs and their fast students, measure, show.
-# About nine hours on one CPU core that multiplies in bfloat16 (MMLDM_PRECISION=bf16), twice that on others.
+# About eight hours on one CPU core that multiplies in bfloat16 (MMLDM_PRECISION=bf16), twice that on others.
 # Usage: runs/impacts.sh [OUT]
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -29,7 +29,8 @@ mmldm train autoencoder --config "$out/run/config.yaml" --out "$out/decoder" \
 mmldm train vae --config "$out/run/config.yaml" --out "$out/light" --set vae.model=null --set "vae.pretrained=$out/run/vae/export" \
     --set "vae.autoencoder=$out/decoder/autoencoder/export" \
     --set "vae.decoder={decoder_channels: 64, decoder_blocks: 2, upsample_channels: [32, 16]}" --set vae.train.steps=4500
-mmldm distill generator "$out/third" --set "distill_generator.steps=[8]" --set distill_generator.train.steps=6000
+mmldm distill generator "$out/third" --set "distill_generator.steps=[8]" --set distill_generator.train.steps=2600 \
+    --set distill_generator.train.learning_rate=0.0006 --set distill_generator.train.matrix_learning_rate=0.01
 python runs/bundle_model.py "$out/third/distilled" --autoencoder "$out/decoder/autoencoder/export" \
     --vae "$out/light/vae/export" --out "$out/model"
 python runs/calibrate_outliers.py "$out/run/manifest.jsonl" "$out/model"

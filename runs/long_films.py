@@ -11,12 +11,13 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import wave
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from mmldm.media.reader import read_audio
+from mmldm.media.writer import write_wav
 from mmldm.types import ClipSpec
 
 HITS = ("drum_bass_*", "drum_snare_*", "drum_tom_*", "drum_cowbell*", "tabla_*")
@@ -80,11 +81,7 @@ def write_hits(folder: Path, target: Path) -> None:
         part = sound[first : first + len(hit)]
         part += hit[: len(part)]
         at += float(rng.choice(INTERVALS))
-    with wave.open(str(target), "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(RATE)
-        file.writeframes((32767 * sound.clip(-1, 1)).astype("<i2").tobytes())
+    write_wav(target, torch.from_numpy(sound), RATE)
 
 
 if __name__ == "__main__":
