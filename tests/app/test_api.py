@@ -1,0 +1,91 @@
+"""The page's calls by `gradio_client`, as docs/page.md shows them."""
+
+from pathlib import Path
+
+import pytest
+
+from mmldm.pipelines.provenance import provenance_of
+
+client = pytest.importorskip("gradio_client", reason="the extra is missing: mmldm[app]")
+pytestmark = [pytest.mark.app, pytest.mark.slow]
+OPEN = {"quality": "", "results": 1, "seed": 3}
+
+
+@pytest.fixture
+def ann(page, tmp_path: Path):
+    return client.Client(page.address, verbose=False, download_files=str(tmp_path))
+
+
+def test_clips_from_nothing(ann) -> None:
+    films, facts = ann.predict(
+        class_name="wood", seconds=None, seed=7, quality="", results=2, api_name="/make"
+    )
+    assert [provenance_of(Path(film)).seed for film in films] == [7, 8]
+    assert [one["seed"] for one in facts["clips"]] == [7, 8]
+    assert {one["class"] for one in facts["clips"]} == {"wood"}
+
+
+def test_pictures_for_a_sound_and_for_taps(ann, tone: Path) -> None:
+    films, facts = ann.predict(
+        sound=client.handle_file(tone), start=0, end=1, class_name="", **OPEN, api_name="/for_sound"
+    )
+    assert len(films) == 1 and any("1 s of it are used" in line for line in facts["said"])
+    films, facts = ann.predict(
+        taps=[0.2, 0.6], instrument="glass", class_name="", **OPEN, api_name="/for_taps"
+    )
+    assert len(films) == 1 and facts["clips"][0]["seconds"] == pytest.approx(1.6, abs=0.13)
+
+
+def test_sounds_for_a_picture_more_of_a_clip_and_what_is_kept(ann, film: Path) -> None:
+    given = client.handle_file(film)
+    _, facts = ann.predict(
+        film=given, start=0, end=None, class_name="", **OPEN, api_name="/for_picture"
+    )
+    assert facts["clips"][0]["seconds"] == pytest.approx(1.6, abs=0.13)
+    _, facts = ann.predict(clip=given, seconds=1, **OPEN, api_name="/extend")
+    assert facts["clips"][0]["seconds"] > 2.3
+    _, facts = ann.predict(clip=given, start=0.5, end=1, only="sound", **OPEN, api_name="/retake")
+    assert "made anew" in facts["title"]
+    films, facts = ann.predict(clip=given, start=0, end=None, api_name="/reconstruct")
+    assert len(films) == 2 and "PSNR" in facts["said"][0]
+
+
+def test_what_is_refused_raises_the_sentence(ann, shared: Path) -> None:
+    with pytest.raises(client.exceptions.AppError, match="it has wood, metal"):
+        ann.predict(class_name="silk", seconds=None, **OPEN, api_name="/make")
+    text = client.handle_file(shared / "nasty" / "made" / "text.mp4")
+    with pytest.raises(client.exceptions.AppError, match="text.mp4"):
+        ann.predict(film=text, start=0, end=None, class_name="", **OPEN, api_name="/for_picture")
+
+
+def test_no_path_from_outside_is_accepted(ann, page, tmp_path: Path) -> None:
+    for path in ("/etc/passwd", __file__, "http://127.0.0.1:9/x.wav"):
+        with pytest.raises((client.exceptions.AppError, ValueError)):
+            ann.predict(
+                sound={"path": path, "meta": {"_type": "gradio.FileData"}},
+                start=0, end=None, class_name="", **OPEN, api_name="/for_sound",
+            )  # fmt: skip
+
+
+def test_another_visitors_file_is_refused(ann, page, tone: Path, tmp_path: Path) -> None:
+    bob = client.Client(page.address, verbose=False, download_files=str(tmp_path))
+    ann.predict(
+        sound=client.handle_file(tone), start=0, end=None, class_name="", **OPEN,
+        api_name="/for_sound",
+    )  # fmt: skip
+    (path,) = [p for p in page.desk.sittings.uploads.rglob("*knocks.wav")]
+    with pytest.raises(client.exceptions.AppError, match="not here any more"):
+        bob.predict(
+            sound={"path": str(path), "meta": {"_type": "gradio.FileData"}},
+            start=0, end=None, class_name="", **OPEN, api_name="/for_sound",
+        )  # fmt: skip
+
+
+def test_fifty_requests_at_once_are_answered_each_with_a_sentence(ann) -> None:
+    jobs = [ann.submit(class_name="", seconds=None, **OPEN, api_name="/make") for _ in range(50)]
+    outcomes = [job.exception(timeout=600) for job in jobs]
+    told = [str(error) for error in outcomes if error is not None]
+    assert len(told) < 50
+    assert all("still at work" in line or "waiting" in line for line in told)
+    # And the page lives on.
+    assert ann.predict(class_name="", seconds=None, **OPEN, api_name="/make")
