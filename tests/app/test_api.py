@@ -89,3 +89,24 @@ def test_fifty_requests_at_once_are_answered_each_with_a_sentence(ann) -> None:
     assert all("still at work" in line or "waiting" in line for line in told)
     # And the page lives on.
     assert ann.predict(class_name="", seconds=None, **OPEN, api_name="/make")
+
+
+def test_memory_is_flat_over_200_requests(ann, page) -> None:
+    """What requests leave is bounded: clips kept of a visitor, and gradio's own books."""
+
+    def resident() -> float:
+        """Megabytes."""
+        with Path("/proc/self/status").open() as status:
+            (line,) = [line for line in status if line.startswith("VmRSS")]
+        return int(line.split()[1]) / 1024
+
+    if not Path("/proc/self/status").exists():
+        pytest.skip("the system does not say how much memory a process has")
+    sizes = []
+    for number in range(200):
+        # Copies for the client count as files that are given: they go as after an hour.
+        page.desk.sittings.sweep(now=4e9)
+        ann.predict(class_name="", seconds=None, **OPEN, api_name="/make")
+        if number >= 49:
+            sizes.append(resident())
+    assert sizes[-1] - sizes[0] < 0.05 * sizes[0]

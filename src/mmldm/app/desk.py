@@ -96,7 +96,7 @@ class Desk:
 
     def entries(self, visitor: str) -> list[Entry]:
         """What the visitor has made, newest first."""
-        return self.sittings.of(visitor).entries
+        return self.sittings.entries(visitor)
 
     # Work.
 
@@ -150,7 +150,11 @@ class Desk:
         spec = self.studio.spec
         frames = round(max(EXAMPLE_SECONDS, spec.duration) * spec.fps)
         longer = spec.model_copy(update={"num_frames": frames})
-        clip = render_clip(ImpactsConfig(spec=longer, throws_again=True), EXAMPLE).clip
+        try:
+            world = ImpactsConfig(spec=longer, throws_again=True)
+        except ValueError:
+            raise UserError("this model's pictures are too narrow for the example") from None
+        clip = render_clip(world, EXAMPLE).clip
         path = self.own_file(visitor, "example.mp4")
         rate = None if silent else clip.sample_rate
         with FilmWriter(path, fps=clip.fps, sample_rate=rate) as film:

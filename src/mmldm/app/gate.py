@@ -66,9 +66,7 @@ class Gate:
         visitor, new = visitor_of(scope), False
         if visitor is None:
             visitor, new = secrets.token_urlsafe(24), True
-            scope["headers"] = [
-                *scope["headers"], (b"cookie", f"{COOKIE}={visitor}".encode())
-            ]  # fmt: skip
+            _give_cookie(scope, visitor)
         name = visitor
 
         async def send_on(message: MutableMapping[str, Any]) -> None:
@@ -134,8 +132,6 @@ class Gate:
                         self._sittings.own(visitor, path)
             await send(message)
 
-        # Not compressed, so that it can be read here.
-        scope["headers"] = [h for h in scope["headers"] if h[0] != b"accept-encoding"]
         await self._app(scope, receive, send_on)
 
 
@@ -150,6 +146,14 @@ def visitor_of(scope: Scope) -> str | None:
             if cookie is not None and FORM.fullmatch(cookie.value):
                 return cookie.value
     return None
+
+
+def _give_cookie(scope: Scope, visitor: str) -> None:
+    """Puts a name into a request that has none, in one line with cookies of other pages."""
+    others = [value for key, value in scope["headers"] if key == b"cookie"]
+    rest = [header for header in scope["headers"] if header[0] != b"cookie"]
+    line = b"; ".join([f"{COOKIE}={visitor}".encode(), *others])
+    scope["headers"] = [*rest, (b"cookie", line)]
 
 
 def _host(scope: Scope) -> str:

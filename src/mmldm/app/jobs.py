@@ -94,9 +94,11 @@ class Job:
         """What is being done, and how long it will still take."""
         if not self._total:
             return f"{self._what or 'beginning'} ..."
+        if self._done >= self._total:
+            return f"{self._what} {self._done} of {self._total}, now decoding ..."
         spent = time.monotonic() - self._since
         left = ""
-        if 0 < self._done < self._total and spent > TOLD:
+        if self._done and spent > TOLD:
             left = f", about {span(spent / self._done * (self._total - self._done))} left"
         return f"{self._what} {self._done} of {self._total}{left}"
 

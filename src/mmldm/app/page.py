@@ -13,13 +13,18 @@ import gradio as gr
 from mmldm.app import showing
 from mmldm.app.api import add_api
 from mmldm.app.desk import Desk, Work, number
-from mmldm.app.parts import Asks, Parts, visitor_of, wish_of
+from mmldm.app.making import Only
+from mmldm.app.parts import BY_SEED, Asks, Parts, visitor_of, wish_of
 from mmldm.app.results import Wish
 from mmldm.app.rhythm import INSTRUMENTS, MOST_TAPS, RHYTHMS
 from mmldm.errors import UserError
 
 TITLE = "mmldm: pictures that sound"
-ONLY = {"picture and sound": None, "the sound alone": "sound", "the picture alone": "picture"}
+ONLY: dict[str, Only | None] = {
+    "picture and sound": None,
+    "the sound alone": "sound",
+    "the picture alone": "picture",
+}
 
 
 class Page(Parts):
@@ -41,7 +46,7 @@ class Page(Parts):
             )
             self._chosen = gr.Textbox(
                 elem_id="mm-chosen",
-                elem_classes=["mm-hidden"],
+                visible="hidden",
                 label="chosen clip",
                 container=False,
             )
@@ -71,26 +76,26 @@ class Page(Parts):
                     info=f"of each clip, up to {self._bounds.seconds:g}",
                 )
                 seed, quality, count = self.settings()
-            examples = [(f"{kinds}, 5 seconds", kinds) for kinds in self._pipeline.class_names[:2]]
-            run, stop = self.buttons("Make")
-            with gr.Row(elem_classes=["mm-examples"]):
+            run = self.buttons("Make")
+            # Two of the model's classes; of a model without, whatever it makes.
+            kinds: list[str | None] = [*self._pipeline.class_names[:2]] or [None]
+            with gr.Row():
                 quick = [
-                    (gr.Button(f"Example: {label}", size="sm"), one) for label, one in examples
+                    (gr.Button(f"Example: {one or 'any'}, 5 seconds", size="sm"), one)
+                    for one in kinds
                 ]
-                if not quick:
-                    quick = [(gr.Button("Example: 5 seconds", size="sm"), None)]
             out = self.results("make")
 
         def asks(visitor: str, kind: str, seconds: Any, *rest: Any) -> Work:
-            return self.desk.make(wish_of(*rest, kind, number(seconds, "seconds")))
+            return self.desk.make(wish_of(kind, number(seconds, "seconds"), *rest))
 
         def example(one: str | None) -> Asks:
             wish = Wish(class_name=one, seconds=min(5.0, self._bounds.seconds), seed=1)
             return lambda visitor: self.desk.make(wish)
 
-        self.job(run, stop, asks, [kind, seconds, seed, quality, count], out)
+        self.job(run, asks, [kind, seconds, seed, quality, count], out)
         for button, one in quick:
-            self.job(button, stop, example(one), [], out)
+            self.job(button, example(one), [], out)
 
     def _sound_tab(self) -> None:
         with gr.Tab("Sound to picture", id="sound"):
@@ -101,14 +106,14 @@ class Page(Parts):
                 with gr.Column():
                     gr.HTML(_pad(), padding=False)
                     taps = gr.Textbox(
-                        elem_id="mm-taps", elem_classes=["mm-hidden"], label="taps", container=False
+                        elem_id="mm-taps", visible="hidden", label="taps", container=False
                     )
                     tap_run = gr.Button("Make pictures for this rhythm", variant="primary")
                 with gr.Column():
                     sound = gr.Audio(
                         sources=["upload", "microphone"],
                         type="filepath",
-                        label="A sound file, a film with sound, or the microphone",
+                        label="A sound file, or the microphone",
                         elem_id="mm-sound",
                     )
                     start, end = self.part()
@@ -117,8 +122,8 @@ class Page(Parts):
             with gr.Row():
                 kind = self.class_choice()
                 seed, quality, count = self.settings()
-            stop = gr.Button("Stop", size="sm", elem_classes=["mm-stop"])
-            with gr.Row(elem_classes=["mm-examples"]):
+            self.stop_button()
+            with gr.Row():
                 examples = [(gr.Button(f"Example: {name}", size="sm"), name) for name in RHYTHMS]
             out = self.results("sound")
 
@@ -126,20 +131,20 @@ class Page(Parts):
             visitor: str, path: str | None, start: Any, end: Any, kind: str, *rest: Any
         ) -> Work:
             given = self.desk.given(visitor, path, start, end)
-            return self.desk.for_given(given, "audio", wish_of(*rest, kind))
+            return self.desk.for_given(given, "audio", wish_of(kind, None, *rest))
 
         def asks_tapped(visitor: str, tapped: str, kind: str, *rest: Any) -> Work:
-            return self.desk.rhythm(visitor, *_tapped(tapped), wish_of(*rest, kind))
+            return self.desk.rhythm(visitor, *_tapped(tapped), wish_of(kind, None, *rest))
 
         def example(name: str) -> Asks:
             return lambda visitor: self.desk.rhythm(visitor, *RHYTHMS[name], Wish(seed=1), name)
 
         settings = [kind, seed, quality, count]
         self.look(sound, start, end, used, "audio")
-        self.job(run, stop, asks, [sound, start, end, *settings], out)
-        self.job(tap_run, stop, asks_tapped, [taps, *settings], out)
+        self.job(run, asks, [sound, start, end, *settings], out)
+        self.job(tap_run, asks_tapped, [taps, *settings], out)
         for button, name in examples:
-            self.job(button, stop, example(name), [], out)
+            self.job(button, example(name), [], out)
 
     def _picture_tab(self) -> None:
         with gr.Tab("Picture to sound", id="picture"):
@@ -159,7 +164,7 @@ class Page(Parts):
                     kind = self.class_choice()
                     with gr.Row():
                         seed, quality, count = self.settings()
-            run, stop = self.buttons("Make sounds for this picture")
+            run = self.buttons("Make sounds for this picture")
             example = gr.Button("Example: a silent ball", size="sm")
             out = self.results("picture")
 
@@ -167,15 +172,15 @@ class Page(Parts):
             visitor: str, path: str | None, start: Any, end: Any, kind: str, *rest: Any
         ) -> Work:
             given = self.desk.given(visitor, path, start, end)
-            return self.desk.for_given(given, "video", wish_of(*rest, kind))
+            return self.desk.for_given(given, "video", wish_of(kind, None, *rest))
 
         self.look(film, start, end, used, "video")
         inputs = [film, start, end, kind, seed, quality, count]
-        self.job(run, stop, asks, inputs, out)
+        self.job(run, asks, inputs, out)
         shown = example.click(
             self._example_film, None, [film], api_visibility="private", queue=False
         )
-        self.job(shown.success, stop, asks, inputs, out)
+        self.job(shown.success, asks, inputs, out)
 
     def _continue_tab(self) -> None:
         with gr.Tab("Go on, redo", id="continue"):
@@ -202,7 +207,7 @@ class Page(Parts):
                     redo = gr.Button("Redo this part", variant="primary")
                     with gr.Row():
                         seed, quality, count = self.settings(2)
-            stop = gr.Button("Stop", size="sm", elem_classes=["mm-stop"])
+            self.stop_button()
             out = self.results("continue")
 
         def choose(chosen: str, request: gr.Request) -> tuple[Any, ...]:
@@ -216,25 +221,25 @@ class Page(Parts):
             choose, [self._chosen], [shown, film, self._tabs], queue=False,
             api_visibility="private", show_progress="hidden",
         )  # fmt: skip
+        own = "<p class='mm-empty'>The film of your own is taken.</p>", ""
         film.upload(
-            lambda: ("<p class='mm-empty'>The film of your own is taken.</p>", ""),
-            None, [shown, self._chosen], queue=False, api_visibility="private",
+            lambda: own, None, [shown, self._chosen], queue=False, api_visibility="private",
         )  # fmt: skip
 
         def asks_extend(visitor: str, chosen: str, path: str | None, more: Any, *rest: Any) -> Work:
             clip = self.desk.given_or_result(visitor, path, chosen.partition(" ")[0])
-            return self.desk.extend(clip, wish_of(*rest, seconds=number(more, "seconds to add")))
+            return self.desk.extend(clip, wish_of(BY_SEED, number(more, "seconds to add"), *rest))
 
         def asks_redo(
             visitor: str, chosen: str, path: str | None, begin: Any, end: Any, only: str, *rest: Any
         ) -> Work:
             clip = self.desk.given_or_result(visitor, path, chosen.partition(" ")[0])
             part = number(begin, "redo from second") or 0.0, number(end, "to second") or 0.0
-            return self.desk.retake(clip, part, ONLY[only], wish_of(*rest))
+            return self.desk.retake(clip, part, ONLY[only], wish_of(BY_SEED, None, *rest))
 
         settings = [seed, quality, count]
-        self.job(extend, stop, asks_extend, [self._chosen, film, more, *settings], out)
-        self.job(redo, stop, asks_redo, [self._chosen, film, begin, end, only, *settings], out)
+        self.job(extend, asks_extend, [self._chosen, film, more, *settings], out)
+        self.job(redo, asks_redo, [self._chosen, film, begin, end, only, *settings], out)
 
     def _reconstruct_tab(self) -> None:
         with gr.Tab("Reconstruct", id="reconstruct"):
@@ -248,7 +253,7 @@ class Page(Parts):
                 with gr.Column():
                     start, end = self.part()
                     used = gr.HTML(padding=False)
-            run, stop = self.buttons("Show what is kept")
+            run = self.buttons("Show what is kept")
             example = gr.Button("Example: a glass ball", size="sm")
             out = self.results("reconstruct")
 
@@ -256,11 +261,11 @@ class Page(Parts):
             return self.desk.reconstruct(self.desk.given(visitor, path, start, end))
 
         self.look(film, start, end, used, None)
-        self.job(run, stop, asks, [film, start, end], out)
+        self.job(run, asks, [film, start, end], out)
         shown = example.click(
             self._example_clip, None, [film], api_visibility="private", queue=False
         )
-        self.job(shown.success, stop, asks, [film, start, end], out)
+        self.job(shown.success, asks, [film, start, end], out)
 
     def _history_tab(self) -> None:
         with gr.Tab("History", id="history") as tab:
@@ -269,15 +274,25 @@ class Page(Parts):
         def entries(request: gr.Request) -> str:
             return showing.history(self.desk.entries(visitor_of(request)), self._bounds)
 
-        quiet = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
-        tab.select(entries, None, [past], **quiet)  # type: ignore[arg-type]
-        self.blocks.load(entries, None, [past], **quiet)  # type: ignore[arg-type]
+        quiet: dict[str, Any] = {
+            "queue": False,
+            "api_visibility": "private",
+            "show_progress": "hidden",
+        }
+        tab.select(entries, None, [past], **quiet)
+        self.blocks.load(entries, None, [past], **quiet)
 
     def _example_film(self, request: gr.Request) -> str:
-        return str(self.desk.example(visitor_of(request), silent=True))
+        return self._example(request, silent=True)
 
     def _example_clip(self, request: gr.Request) -> str:
-        return str(self.desk.example(visitor_of(request), silent=False))
+        return self._example(request, silent=False)
+
+    def _example(self, request: gr.Request, silent: bool) -> str:
+        try:
+            return str(self.desk.example(visitor_of(request), silent))
+        except UserError as error:
+            raise gr.Error(str(error), print_exception=False) from None
 
 
 def _tapped(tapped: str) -> tuple[str, list[float]]:

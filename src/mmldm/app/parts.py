@@ -67,16 +67,28 @@ class Parts:
                 gr.Number(value=None, minimum=0, step=0.1, label="End, seconds", info="empty: all"),
             )
 
-    def buttons(self, label: str) -> tuple[gr.Button, gr.Button]:
+    def buttons(self, label: str) -> gr.Button:
+        """The button that asks, and beside it the one that stops."""
         with gr.Row():
             run = gr.Button(label, variant="primary", scale=3)
-            stop = gr.Button("Stop", scale=1, elem_classes=["mm-stop"])
-        return run, stop
+            self.stop_button(scale=1)
+        return run
+
+    def stop_button(self, scale: int | None = None) -> None:
+        """Stops what the visitor has asked for."""
+
+        def stop(request: gr.Request) -> None:
+            self.desk.line.stop(visitor_of(request))
+
+        button = gr.Button("Stop", scale=scale)
+        button.click(stop, None, None, queue=False, api_visibility="private")
 
     def results(self, tab: str) -> list[gr.HTML]:
         """Where a tab says how far it is, and where its results arrive."""
         status = gr.HTML(padding=False, elem_id=f"mm-status-{tab}", min_height=8)
-        arriving = gr.HTML(padding=False, elem_classes=["mm-delivery"], elem_id=f"mm-new-{tab}")
+        arriving = gr.HTML(
+            padding=False, elem_classes=["mm-delivery"], visible="hidden", elem_id=f"mm-new-{tab}"
+        )
         gr.HTML(f"<div class='mm-shelf' id='mm-shelf-{tab}'></div>", padding=False)
         return [status, arriving]
 
@@ -95,17 +107,14 @@ class Parts:
             lasts = "" if facts.seconds is None else f"{facts.seconds:.4g} s of it are used"
             return showing.sentences([*([lasts] if lasts else []), *facts.said])
 
-        triggers = [given.upload, given.clear, start.change, end.change]
-        triggers.append(given.stop_recording)
+        triggers = [given.change, start.change, end.change]
         gr.on(
             triggers, looked, [given, start, end], [used], api_visibility="private",
             show_progress="hidden", concurrency_limit=2, trigger_mode="always_last",
         )  # fmt: skip
 
-    def job(
-        self, button: Any, stop: gr.Button, asks: Asks, inputs: list[Any], out: list[gr.HTML]
-    ) -> None:
-        """A button that asks for something, and the one that stops it."""
+    def job(self, button: Any, asks: Asks, inputs: list[Any], out: list[gr.HTML]) -> None:
+        """A button, or the end of an event, that asks for something."""
         tab = str(out[0].elem_id).removeprefix("mm-status-")
 
         def ask(request: gr.Request, *values: Any) -> Iterator[tuple[Any, Any]]:
@@ -139,11 +148,6 @@ class Parts:
             ask, inputs or None, out, api_visibility="private",
             show_progress="hidden", concurrency_limit=AT_ONCE, concurrency_id="jobs",
         )  # fmt: skip
-        if isinstance(button, gr.Button):
-            stop.click(self._stop, None, None, queue=False, api_visibility="private")
-
-    def _stop(self, request: gr.Request) -> None:
-        self.desk.line.stop(visitor_of(request))
 
 
 def visitor_of(request: gr.Request) -> str:
@@ -151,9 +155,7 @@ def visitor_of(request: gr.Request) -> str:
     return str(request.cookies[COOKIE])
 
 
-def wish_of(
-    seed: Any, quality: str, count: Any, kind: str = BY_SEED, seconds: float | None = None
-) -> Wish:
+def wish_of(kind: str, seconds: float | None, seed: Any, quality: str, count: Any) -> Wish:
     """What the fields ask for.
 
     Raises:

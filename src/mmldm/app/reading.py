@@ -20,6 +20,8 @@ from mmldm.media.isolated import Worker
 from mmldm.media.used import UsedPart
 from mmldm.types import ClipSpec, Modality
 
+STARTING = 300.0
+"""Seconds in which a child begins, on however slow a machine; no file is open then."""
 MOST_PIXELS = 4096 * 2304
 """Of an uploaded picture."""
 LONG = {
@@ -65,7 +67,7 @@ class Reader:
     """
 
     def __init__(self, spec: ClipSpec, seconds: float) -> None:
-        self._spec, self._lock = spec, threading.Lock()
+        self._spec, self._lock, self._seconds = spec, threading.Lock(), seconds
         self._worker = Worker(at_work, seconds)
 
     def look(
@@ -146,10 +148,14 @@ class Reader:
         self._worker.stop()
 
     def _ask(self, path: Path, name: str, what: str, *arguments: Any) -> Any:
+        spec = self._spec.model_dump(mode="json")
         with self._lock:
-            outcome = self._worker.call(
-                0, [what, str(path), self._spec.model_dump(mode="json"), *arguments]
-            )
+            # What a new child loads is no time of the file's.
+            if self._worker.process is None:
+                self._worker.seconds = STARTING
+                self._worker.call(0, ["begin", "", spec])
+                self._worker.seconds = self._seconds
+            outcome = self._worker.call(0, [what, str(path), spec, *arguments])
         if outcome.reason is not None:
             message = LONG.get(outcome.reason, outcome.message)
             # A crash of ours is told as one, with what Python says of it.
@@ -164,8 +170,17 @@ class Reader:
 
 def at_work(what: str, path: str, spec: Mapping[str, Any], *arguments: Any) -> Any:
     """The child's side."""
-    work: dict[str, Callable[..., Any]] = {"look": _look, "read": _read, "keep": _keep}
+    work: dict[str, Callable[..., Any]] = {
+        "begin": _begin,
+        "look": _look,
+        "read": _read,
+        "keep": _keep,
+    }
     return work[what](Path(path), ClipSpec.model_validate(dict(spec)), *arguments)
+
+
+def _begin(path: Path, spec: ClipSpec) -> None:
+    """All is loaded when this is called."""
 
 
 def _look(

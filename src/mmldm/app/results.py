@@ -10,6 +10,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from mmldm.app.alike import groups_of_alike
 from mmldm.app.jobs import Job
 from mmldm.app.reading import Read, Reader
@@ -200,4 +202,6 @@ class Press:
         write_text(result.json, origin.text() + "\n")
         write_wav(result.wav, clip.waveform, clip.sample_rate)
         save_png(result.picture, spectrogram_picture(clip, *PICTURE))
+        frame = clip.frames[len(clip.frames) // 2].permute(1, 2, 0).numpy()
+        Image.fromarray(frame).save(result.poster, quality=90)
         return said

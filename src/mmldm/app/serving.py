@@ -98,7 +98,7 @@ def served(
         blocks = Page(desk, name).blocks
         blocks.queue(max_size=IN_LINE, default_concurrency_limit=1)
         local = is_loopback(options.host) and not options.share
-        gate = Middleware(Gate, sittings=sittings, sounds=sounds, local=local)  # type: ignore[arg-type]
+        gate = Middleware(Gate, sittings=sittings, sounds=sounds, local=local)
         stack.callback(blocks.close, verbose=False)
         app, address, shared = _launched(blocks, bounds, options, gate)
         yield Served(address, shared, blocks.server_port, desk)
@@ -115,6 +115,10 @@ def _launched(
     theme = gr.themes.Soft(
         primary_hue="orange", secondary_hue="purple", neutral_hue="slate", font=fonts,
         font_mono=["ui-monospace", "monospace"],
+    ).set(
+        block_title_background_fill="transparent", block_title_text_color="*body_text_color",
+        block_title_padding="0", block_label_background_fill="*block_background_fill",
+        block_label_text_color="*body_text_color",
     )  # fmt: skip
     script = (STATIC / "page.js").read_text(encoding="utf-8")
     launched: tuple[Any, str, str | None]
@@ -132,6 +136,8 @@ def _launched(
             ssr_mode=False,
             footer_links=["api"],
             app_kwargs={"middleware": [gate]},
+            # It would give its own page three seconds to answer, which a busy machine may not.
+            _frontend=False,
             theme=theme,
             css=(STATIC / "page.css").read_text(encoding="utf-8"),
             head=f"<script>{script}</script>",

@@ -111,7 +111,7 @@ def card(result: Result, number: int, fresh: bool) -> str:
     title = f"<strong>{text(result.title)}</strong>" if result.title else ""
     return (
         f"<article class='mm-card' aria-label='{label}'>"
-        f"<video src='{address}.mp4' controls loop playsinline preload='{preload}'"
+        f"<video src='{address}.mp4' poster='{address}.jpg' controls loop playsinline preload='{preload}'"
         f" aria-label='{label}, {result.seconds:.1f} seconds'></video>"
         f"<div class='mm-strip' title='Spectrogram: low tones at the bottom. Click to jump.'>"
         f"<img src='{address}.png' alt='Spectrogram of {label}' loading='lazy'>"
@@ -122,8 +122,8 @@ def card(result: Result, number: int, fresh: bool) -> str:
         f" aria-label='Go on from this, or redo a part: {label}'>Go on or redo</button>"
         f"<a href='{address}.mp4?download' download aria-label='Download mp4 of {label}'>mp4</a>"
         f"<a href='{address}.wav?download' download aria-label='Download wav of {label}'>wav</a>"
-        f"<a href='{address}.json?download' download aria-label='Download settings of {label}'>"
-        "settings</a></p></article>"
+        f"<a href='{address}.json?download' download aria-label='Download settings of {label}'"
+        " title='the settings it was made with'>json</a></p></article>"
     )
 
 

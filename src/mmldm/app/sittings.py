@@ -63,8 +63,13 @@ class Result:
         return self.folder / f"{self.id}.png"
 
     @property
+    def poster(self) -> Path:
+        """A frame of it, until it plays."""
+        return self.folder / f"{self.id}.jpg"
+
+    @property
     def files(self) -> tuple[Path, ...]:
-        return self.mp4, self.json, self.wav, self.picture
+        return self.mp4, self.json, self.wav, self.picture, self.poster
 
 
 @dataclass(frozen=True)
@@ -188,6 +193,12 @@ class Sittings:
         for old in gone:
             shutil.rmtree(old.folder, ignore_errors=True)
         return sitting
+
+    def entries(self, visitor: str) -> list[Entry]:
+        """What a visitor has made, newest first; nothing begins by asking."""
+        with self._lock:
+            sitting = self._sittings.get(visitor)
+        return [] if sitting is None else sitting.entries
 
     def clip_file(self, visitor: str, folder: str, name: str) -> Path | None:
         """A file of a visitor's own sitting; None: it is none, or not there."""
