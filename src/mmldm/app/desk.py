@@ -64,7 +64,8 @@ class Desk:
         if not self.sittings.is_own(visitor, path):
             raise UserError("this file is not here any more: give it once more")
         begin, stop = number(start, "the start"), number(end, "the end")
-        return GivenMedia(Path(path), Path(path).name, begin or 0.0, stop)
+        # A field that holds 0, or nothing, means the end of the file.
+        return GivenMedia(Path(path), Path(path).name, begin or 0.0, stop or None)
 
     def result(self, visitor: str, result_id: str) -> Result:
         """A result of the visitor's own.

@@ -64,7 +64,7 @@ class Parts:
         with gr.Row():
             return (
                 gr.Number(value=0, minimum=0, step=0.1, label="Start, seconds"),
-                gr.Number(value=None, minimum=0, step=0.1, label="End, seconds", info="empty: all"),
+                gr.Number(value=0, minimum=0, step=0.1, label="End, seconds", info="0: all of it"),
             )
 
     def buttons(self, label: str) -> gr.Button:
