@@ -144,12 +144,11 @@ def _with_sentences(call: Any) -> Any:
 
 
 def _files(desk: Desk, visitor: str, entry: Entry) -> list[str]:
-    """Copies of an entry's films where gradio serves a visitor's own files from."""
+    """An entry's films, once more by name, where gradio serves a visitor's own files from."""
     copies = []
     for result in entry.every:
         copy = desk.own_file(visitor, result.mp4.name)
-        copy.write_bytes(result.mp4.read_bytes())
-        desk.sittings.own(visitor, str(copy))
+        copy.hardlink_to(result.mp4)
         copies.append(str(copy))
     return copies
 

@@ -139,7 +139,6 @@ class Desk:
         waveform = rhythm(taps, instrument, self.studio.bounds.seconds)
         path = self.own_file(visitor, f"{name.replace(' ', '_')}.wav")
         write_wav(path, waveform, RATE)
-        self.sittings.own(visitor, str(path))
         return self.for_given(GivenMedia(path, path.name), "audio", wish)
 
     def example(self, visitor: str, silent: bool) -> Path:
@@ -160,19 +159,13 @@ class Desk:
         rate = None if silent else clip.sample_rate
         with FilmWriter(path, fps=clip.fps, sample_rate=rate) as film:
             film.add(clip.frames, None if silent else clip.waveform)
-        self.sittings.own(visitor, str(path))
         return path
 
     def own_file(self, visitor: str, name: str) -> Path:
-        """A place for a file that is given, where gradio keeps them, in a folder of its own.
-
-        Raises:
-            UserError: The visitor has given too many.
-        """
-        if not self.sittings.may_upload(visitor):
-            raise UserError("these are too many files: they are deleted after a while; try later")
+        """A place for a file that is made for a visitor, where gradio serves it to him."""
         folder = self.sittings.uploads / secrets.token_hex(32)
         folder.mkdir()
+        self.sittings.own(visitor, str(folder / name), given=False)
         return folder / name
 
 

@@ -24,7 +24,8 @@ class Bounds:
 
     Attributes:
         upload_mb: Megabytes of one file.
-        uploads: Files of one visitor at a time.
+        uploads: Files that one visitor gives in the time for which they are kept.
+        total_mb: Megabytes of all files that are given, of all visitors.
         seconds: Of a given file that are used, and of a clip that is made.
         results: Clips of one request.
         waiting: Requests of all visitors that may wait for their turn.
@@ -35,7 +36,8 @@ class Bounds:
     """
 
     upload_mb: int = 200
-    uploads: int = 20
+    uploads: int = 40
+    total_mb: int = 8000
     seconds: float = 60.0
     results: int = 4
     waiting: int = 8

@@ -172,6 +172,7 @@ class Sittings:
         self._lock = threading.Lock()
         self._sittings: OrderedDict[str, Sitting] = OrderedDict()
         self._owners: dict[str, set[str]] = {}
+        self._given: dict[str, str] = {}
         self._over = threading.Event()
         self._sweeper = threading.Thread(target=self._sweep_now_and_then, daemon=True)
         self._sweeper.start()
@@ -210,11 +211,18 @@ class Sittings:
         path = known.get(name)
         return path if path is not None and path.is_file() else None
 
-    def own(self, visitor: str, path: str) -> None:
-        """A visitor has given this file."""
+    def own(self, visitor: str, path: str, given: bool = True) -> None:
+        """A file belongs to a visitor.
+
+        Args:
+            given: He has given it, so that it counts; else it was made for him.
+        """
+        place = str(Path(path).resolve())
         with self._lock:
             # The same file, given by two, lies in one place.
-            self._owners.setdefault(str(Path(path).resolve()), set()).add(visitor)
+            self._owners.setdefault(place, set()).add(visitor)
+            if given:
+                self._given[place] = visitor
 
     def is_own(self, visitor: str, path: str) -> bool:
         """Whether a visitor has given this file."""
@@ -222,10 +230,16 @@ class Sittings:
             return visitor in self._owners.get(str(Path(path).resolve()), ())
 
     def may_upload(self, visitor: str) -> bool:
-        """Whether a visitor may give one more file."""
+        """Whether there is room for one more file of a visitor."""
         with self._lock:
-            count = sum(1 for owners in self._owners.values() if visitor in owners)
-            return count < self.bounds.uploads and len(self._owners) < 10 * self.bounds.uploads
+            given = dict(self._given)
+        own = sum(1 for owner in given.values() if owner == visitor)
+        held = 0
+        for path in given:
+            with suppress(OSError):
+                held += Path(path).stat().st_size
+        room = (self.bounds.total_mb - self.bounds.upload_mb) * 1_000_000
+        return own < self.bounds.uploads and held <= room
 
     def sweep(self, now: float | None = None) -> None:
         """Deletes what is older than it may be.
@@ -253,6 +267,7 @@ class Sittings:
                     file.unlink()
         with self._lock:
             self._owners = {p: owners for p, owners in self._owners.items() if Path(p).is_file()}
+            self._given = {p: owner for p, owner in self._given.items() if p in self._owners}
 
     def close(self) -> None:
         """Deletes everything."""
