@@ -24,7 +24,7 @@ AT_ONCE = 24
 """Visitors whose job is watched at once; more wait in gradio's line."""
 BY_SEED = "any"
 """The class, where nobody asks for one."""
-OWN_QUALITY = "the model's own"
+OWN_QUALITY = "default"
 Asks = Callable[..., Work]
 """Of a visitor and the values of inputs, what is to be done."""
 
