@@ -84,7 +84,7 @@ class Desk:
         if path:
             return self.given(visitor, path, None, None)
         if not result_id:
-            raise UserError("choose a result first (Go on or redo), or give a film of your own")
+            raise UserError("choose a result first (Go on), or give a film of your own")
         result = self.result(visitor, result_id)
         name = f"{result.title} {result.seed}" if result.title else f"seed {result.seed}"
         return GivenMedia(result.mp4, f"{name}.mp4")

@@ -184,9 +184,7 @@ class Page(Parts):
 
     def _continue_tab(self) -> None:
         with gr.Tab("Go on, redo", id="continue"):
-            gr.Markdown(
-                "Choose a result on another tab (*Go on or redo*), or give a film of your own."
-            )
+            gr.Markdown("Choose a result on another tab (*Go on*), or give a film of your own.")
             with gr.Row():
                 with gr.Column():
                     shown = gr.HTML("<p class='mm-empty'>No clip is chosen yet.</p>", padding=False)

@@ -119,7 +119,7 @@ def card(result: Result, number: int, fresh: bool) -> str:
         f"<p class='mm-name'>{title}{seed}</p>"
         "<p class='mm-actions'>"
         f"<button type='button' class='mm-use' data-use='{result.id}'"
-        f" aria-label='Go on from this, or redo a part: {label}'>Go on or redo</button>"
+        f" aria-label='Go on from this, or redo a part: {label}'>Go on</button>"
         f"<a href='{address}.mp4?download' download aria-label='Download mp4 of {label}'>mp4</a>"
         f"<a href='{address}.wav?download' download aria-label='Download wav of {label}'>wav</a>"
         f"<a href='{address}.json?download' download aria-label='Download settings of {label}'"
