@@ -20,6 +20,8 @@ from mmldm.app.rhythm import INSTRUMENTS, MOST_TAPS, RHYTHMS
 from mmldm.errors import UserError
 
 TITLE = "mmldm: pictures that sound"
+CHOOSING = "window.addEventListener('mm-use', event => trigger('click', {id: event.detail}));"
+"""Of gradio's element: what our buttons say becomes an event of its own."""
 ONLY: dict[str, Only | None] = {
     "picture and sound": None,
     "the sound alone": "sound",
@@ -44,12 +46,9 @@ class Page(Parts):
             gr.HTML(
                 f"<header class='mm-title'><h1>{TITLE}</h1><p>{about}</p></header>", padding=False
             )
-            self._chosen = gr.Textbox(
-                elem_id="mm-chosen",
-                visible="hidden",
-                label="chosen clip",
-                container=False,
-            )
+            # A button of a result says here which one is meant.
+            self._choosing = gr.HTML("<span></span>", js_on_load=CHOOSING, padding=False)
+            self._chosen = gr.State("")
             with gr.Tabs() as self._tabs:
                 self._make_tab()
                 self._sound_tab()
@@ -208,15 +207,15 @@ class Page(Parts):
             self.stop_button()
             out = self.results("continue")
 
-        def choose(chosen: str, request: gr.Request) -> tuple[Any, ...]:
+        def choose(meant: gr.EventData, request: gr.Request) -> tuple[Any, ...]:
             try:
-                result = self.desk.result(visitor_of(request), chosen.partition(" ")[0])
+                result = self.desk.result(visitor_of(request), str(meant.id))
             except UserError as error:
-                return showing.trouble(str(error)), gr.skip(), gr.skip()
-            return showing.preview(result), None, gr.Tabs(selected="continue")
+                return showing.trouble(str(error)), gr.skip(), gr.skip(), gr.skip()
+            return showing.preview(result), None, gr.Tabs(selected="continue"), result.id
 
-        self._chosen.input(
-            choose, [self._chosen], [shown, film, self._tabs], queue=False,
+        self._choosing.click(
+            choose, None, [shown, film, self._tabs, self._chosen], queue=False,
             api_visibility="private", show_progress="hidden",
         )  # fmt: skip
         own = "<p class='mm-empty'>The film of your own is taken.</p>", ""
@@ -225,13 +224,13 @@ class Page(Parts):
         )  # fmt: skip
 
         def asks_extend(visitor: str, chosen: str, path: str | None, more: Any, *rest: Any) -> Work:
-            clip = self.desk.given_or_result(visitor, path, chosen.partition(" ")[0])
+            clip = self.desk.given_or_result(visitor, path, chosen)
             return self.desk.extend(clip, wish_of(BY_SEED, number(more, "seconds to add"), *rest))
 
         def asks_redo(
             visitor: str, chosen: str, path: str | None, begin: Any, end: Any, only: str, *rest: Any
         ) -> Work:
-            clip = self.desk.given_or_result(visitor, path, chosen.partition(" ")[0])
+            clip = self.desk.given_or_result(visitor, path, chosen)
             part = number(begin, "redo from second") or 0.0, number(end, "to second") or 0.0
             return self.desk.retake(clip, part, ONLY[only], wish_of(BY_SEED, None, *rest))
 

@@ -62,8 +62,7 @@
       const done = () => { copy.textContent = "copied"; setTimeout(() => { copy.textContent = "copy"; }, 1500); };
       if (navigator.clipboard) navigator.clipboard.writeText(copy.dataset.copy).then(done, () => {});
     } else if (use) {
-      // The same clip may be asked for twice: what is put must be new.
-      put("mm-chosen", `${use.dataset.use} ${Date.now()}`);
+      window.dispatchEvent(new CustomEvent("mm-use", { detail: use.dataset.use }));
     }
   });
 
