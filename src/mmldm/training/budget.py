@@ -31,6 +31,8 @@ LOOKS = 8
 """Equal parts of the time that end in validation, preview and checkpoint."""
 SAVE_SECONDS = 600.0
 """Longest time between two checkpoints of a job with minutes."""
+LEFT_SECONDS = 60.0
+"""Time that a job leaves unused, of which one says so."""
 EXPECTED = ((0.5, ""), (0.02, "expect blurs"), (0.0, "expect noise"))
 """What comes of a share of the steps that are enough, from that share on."""
 
@@ -201,9 +203,16 @@ class Budget:
     def plan(self, step: int, schedule: Schedule) -> tuple[int, str]:
         """The last step, as it looks or is decided, 0 if unknown; and what to say of it after `step`."""
         end = schedule.end or self.planned(step) or 0
-        if step == schedule.fall:
-            return end, f"the learning rate falls from step {step} on, to the last step, {end}"
         pace = self.pace(step)
+        if step == schedule.fall:
+            words = f"the learning rate falls from step {step} on, to the last step, {end}"
+            unused = self.left - (end - step) * (pace or 0.0)
+            if end == self.most and unused > LEFT_SECONDS:
+                words += (
+                    f": the recipe takes no more steps, about {clock(unused)} of its time stay for "
+                    "what comes after; with `steps: null` it takes them all"
+                )
+            return end, words
         if self._told or pace is None or step - self._first < UNTIMED + TIMED:
             return end, ""
         self._told = True
