@@ -107,7 +107,7 @@ def train(
     with line:
         if is_main := os.environ.get("RANK", "0") == "0":
             line.say(f"mmldm train {target}, into {out}")
-            _say_outlook(line, recipe, changes, minutes, (target,) if one_job else JOBS)
+            _say_outlook(line, recipe, changes, start, minutes, (target,) if one_job else JOBS)
         from mmldm.config import changed, load_config
         from mmldm.training.distributed import process_group
         from mmldm.training.recipe import choose_recipe, tiny_recipe
@@ -118,7 +118,7 @@ def train(
         from mmldm.training.run_folder import RunFolder
         from mmldm.training.start_model import describe, require_fit
         from mmldm.training.start_recipe import WITHOUT_MODEL, started_recipe, with_start
-        from mmldm.training.summary import summarise
+        from mmldm.training.summary import require_sizes, summarise
 
         silence_diffusers()
     if minutes is not None:
@@ -157,6 +157,10 @@ def train(
             )
 
         def prepare() -> tuple[RunConfig, Manifest]:
+            # What needs no clips is checked before they are read.
+            if reading.start is not None:
+                require_fit(reading, describe(reading.start, folder.root))
+            require_sizes(reading)
             manifest = find_manifest(
                 folder,
                 source,
@@ -171,8 +175,6 @@ def train(
             chosen = settings or choose_recipe(manifest, minutes, changes, base, process.device)
             if one_job and target not in jobs_of(chosen):
                 raise UserError(f"the recipe has no {target} section, see docs/training.md")
-            if chosen.start is not None:
-                require_fit(chosen, describe(chosen.start, folder.root))
             # Every part is built once, so that no wrong setting shows up hours later.
             summary = summarise(chosen, len(manifest.classes))
             _say_plan(line, chosen, manifest, summary, chosen is not settings, dry_run)
@@ -204,6 +206,7 @@ def _say_outlook(
     line: ProgressLine,
     recipe: Path | None,
     changes: list[str],
+    start: str | None,
     minutes: float | None,
     jobs: tuple[str, ...],
 ) -> None:
@@ -211,9 +214,12 @@ def _say_outlook(
     from mmldm.config import RECIPES, changed, load_config
     from mmldm.training.outlook import first_outlook, outlook
 
-    if recipe is None:
+    if recipe is None and start is not None:
+        line.say(first_outlook(f"those of {start}", minutes))
+    elif recipe is None:
         plan = changed(load_config(RECIPES / "impacts.yaml"), changes)
-        line.say(first_outlook(plan, minutes))
+        chosen = [job for job in JOBS if getattr(plan, job) is not None]
+        line.say(first_outlook(", ".join(chosen), minutes))
     else:
         line.say(outlook(load_config(recipe, changes), jobs))
 
