@@ -157,8 +157,8 @@ def train(
             )
 
         def prepare() -> tuple[RunConfig, Manifest]:
-            # What needs no clips is checked before they are read.
-            if reading.start is not None:
+            # What needs no clips is checked before they are read; what has begun needs no start any more.
+            if reading.start is not None and not folder.begun():
                 require_fit(reading, describe(reading.start, folder.root))
             require_sizes(reading)
             manifest = find_manifest(
