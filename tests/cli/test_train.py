@@ -242,6 +242,9 @@ def test_dry_run_prints_the_recipe_and_writes_nothing(
     assert "image latents audio (1, 4, 8, 8), video (4, 4, 8, 8)" in table
     rows = [line.split()[0] for line in table.partition("jobs ")[2].splitlines()[1:5]]
     assert rows == ["vae", "autoencoder", "generator", "vocoder"]
+    paces = table.partition("how far it goes here")[2].splitlines()[1:]
+    assert [line.split()[0] for line in paces] == rows
+    assert all("s a step: " in line for line in paces)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -23,6 +23,8 @@ from mmldm.errors import UserError
 from mmldm.training import JOBS
 
 if TYPE_CHECKING:
+    import torch
+
     from mmldm.config import RunConfig
     from mmldm.data.manifest import Manifest
     from mmldm.training.loop import TrainResult
@@ -81,7 +83,9 @@ def train(
     ] = False,
     dry_run: Annotated[
         bool,
-        typer.Option("--dry-run", help="Prints recipe, shapes, sizes and FLOPs; writes nothing."),
+        typer.Option(
+            "--dry-run", help="Prints recipe, sizes, FLOPs, memory, speed; writes nothing."
+        ),
     ] = False,
 ) -> None:
     """Trains a model on your clips: scan, vae, autoencoder, generator, vocoder if asked for. Resumes."""
@@ -177,7 +181,8 @@ def train(
                 raise UserError(f"the recipe has no {target} section, see docs/training.md")
             # Every part is built once, so that no wrong setting shows up hours later.
             summary = summarise(chosen, len(manifest.classes))
-            _say_plan(line, chosen, manifest, summary, chosen is not settings, dry_run)
+            timed_on = process.device if dry_run else None
+            _say_plan(line, chosen, manifest, summary, chosen is not settings, timed_on)
             return chosen, manifest
 
         # On the other processes a recipe is at hand, and the manifest will be.
@@ -230,10 +235,14 @@ def _say_plan(
     manifest: Manifest,
     summary: Summary,
     is_new: bool,
-    dry_run: bool,
+    device: torch.device | None,
 ) -> None:
-    """Says the clips and, of a new recipe, its jobs; with --dry-run recipe, sizes and memory, too."""
-    if dry_run:
+    """Says the clips and, of a new recipe, its jobs.
+
+    Args:
+        device: Of a dry run, which also says recipe, sizes, memory, and how far the time goes there.
+    """
+    if device is not None:
         import yaml
 
         typer.echo(yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False))
@@ -245,11 +254,14 @@ def _say_plan(
         sections = [recipe.training_of(job) for job in JOBS]
         if any(section is not None and section.precision == "bf16" for section in sections):
             line.say("precision: bf16, faster on this device; else --set JOB.train.precision=fp32")
-    if dry_run:
+    if device is not None:
+        from mmldm.benchmark.pace import pace_table, paces
         from mmldm.training.memory import memory_table
 
         typer.echo(f"\n{summary}")
         typer.echo(f"\n{memory_table(recipe, len(manifest.classes), summary.jobs)}")
+        line.aim = "timing a few steps of each job"
+        typer.echo(f"\n{pace_table(recipe, paces(recipe, summary, device))}")
 
 
 def _say_end(
