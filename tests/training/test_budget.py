@@ -260,7 +260,16 @@ def test_steps_are_judged_by_what_is_known_to_be_enough(steps: int, told: str) -
 
 
 def test_times_are_told_as_one_says_them() -> None:
-    assert [clock(s) for s in (0.21, 40, 1500, 21_600)] == ["0.21 s", "40 s", "25 min", "6 h"]
+    told = {
+        0.21: "0.21 s",
+        40: "40 s",
+        112: "110 s",
+        1500: "25 min",
+        6900: "120 min",
+        21_600: "6 h",
+    }
+    assert [clock(seconds) for seconds in told] == list(told.values())
+    assert clock(3600 * 150) == "150 h"
 
 
 def test_share_of_the_fall() -> None:

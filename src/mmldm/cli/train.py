@@ -272,6 +272,8 @@ def _say_end(
     by_minutes: bool,
 ) -> None:
     """Says what a run made, what is stale or short in it, and what to do next."""
+    from mmldm.training.curves import by_heart
+    from mmldm.training.report import METRICS, read_metrics
     from mmldm.training.rounds import shortfall, standings, to_remake
 
     has_model = folder.model.is_dir()
@@ -286,6 +288,9 @@ def _say_end(
         )
     if short := shortfall(recipe, state):
         typer.echo(f"short:  {short}")
+    metrics = folder.job("generator") / METRICS
+    if metrics.is_file() and (risen := by_heart(read_metrics(metrics))):
+        typer.echo(f"long:   generator: {risen}")
     if has_model:
         typer.echo(f"next:   mmldm generate --model {folder.root}")
 

@@ -262,9 +262,11 @@ def judged(steps: int, enough: int | None, pace: float | None = None) -> str:
 
 
 def clock(seconds: float) -> str:
-    """A time as one says it: "6 h", "25 min", "40 s", "0.21 s"."""
+    """A time as one says it: "6 h", "25 min", "110 s", "0.21 s"; two digits tell enough."""
+    seconds = max(seconds, 0.0)
+    value, unit = seconds, "s"
     if seconds >= 2 * 3600:
-        return f"{seconds / 3600:.2g} h"
-    if seconds >= 120:
-        return f"{seconds / 60:.2g} min"
-    return f"{max(seconds, 0):.2g} s"
+        value, unit = seconds / 3600, "h"
+    elif seconds >= 120:
+        value, unit = seconds / 60, "min"
+    return f"{float(f'{value:.2g}'):g} {unit}"
