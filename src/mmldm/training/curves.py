@@ -1,7 +1,7 @@
 """Numbers of a job over its steps as pictures with words: which curves there are, and what each means.
 
-records of metrics.jsonl -> Chart (series of (step, value), a sentence) -> SVG as text; a warning. Drawn with a
-few lines of our own: the page asks for no script, no font and no file.
+records of metrics.jsonl -> Chart (series of (step, value), a sentence) -> SVG as text; a warning. Drawn with
+a few lines of our own: the page asks for no script, no font and no file.
 """
 
 from __future__ import annotations
