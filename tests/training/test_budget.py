@@ -97,6 +97,15 @@ def test_time_of_validation_counts(tmp_path: Path, hand: Clock) -> None:
     assert hand.now <= 64
 
 
+def test_dear_looks_are_fewer_and_do_not_end_a_job_early(tmp_path: Path, hand: Clock) -> None:
+    """Ten seconds each, as of long files on a busy machine: eight of them would be more than the minute."""
+    result = run(tmp_path, hand, minutes=1.0, look=10.0)
+    looks = [r for r in read_metrics(tmp_path / "metrics.jsonl") if "validate/loss" in r]
+    assert 1 <= len(looks) <= 3, "one that shows what a look costs, and those that are due then"
+    assert result.step >= 30
+    assert hand.now <= 75, "the last look comes after the last step"
+
+
 def test_machine_that_becomes_slower_has_fewer_steps_and_a_whole_fall(
     tmp_path: Path, hand: Clock
 ) -> None:

@@ -29,6 +29,8 @@ TIMED = 5
 """Steps after those, with which the plan is told."""
 LOOKS = 8
 """Equal parts of the time that end in validation, preview and checkpoint."""
+LOOKING = 0.25
+"""Largest share of the time for that: where a look is dear, there are fewer."""
 SAVE_SECONDS = 600.0
 """Longest time between two checkpoints of a job with minutes."""
 LEFT_SECONDS = 60.0
@@ -148,7 +150,7 @@ class Budget:
         self._began = time.monotonic() if began is None else began
         self._spent, self._first, self._begun = 0.0, 0, self._began
         self._timed: tuple[float, int] | None = None
-        self._looked = self._look = 0.0
+        self._looked = self._look = self._looking = 0.0
         self._looks, self._saved, self._told = 0, self._began, False
 
     @property
@@ -180,6 +182,7 @@ class Budget:
         finally:
             took = time.monotonic() - began
             self._looked += took
+            self._looking += took
             self._look = max(self._look, took)
 
     def pace(self, step: int) -> float | None:
@@ -195,8 +198,8 @@ class Budget:
         pace = self.pace(step)
         if pace is None:
             return None
-        # Looks to come cost what the dearest has cost.
-        looks = (LOOKS - self._looks) * self._look
+        # Looks to come cost what the dearest has cost, and no more than their share.
+        looks = min((LOOKS - self._looks) * self._look, LOOKING * max(self.left, 0.0))
         end = step + max(1, int((self.left - looks) / pace))
         return end if self.most is None else max(step, min(end, self.most))
 
@@ -233,7 +236,8 @@ class Budget:
             planned = self.planned(step)
         end = planned if planned and planned - step <= schedule.falling(planned) else 0
         now, parts = time.monotonic(), int(LOOKS * self.seconds / self.total)
-        look = self._looks < parts < LOOKS and step > self._first
+        affordable = self._looking <= LOOKING * (time.monotonic() - self._began)
+        look = affordable and self._looks < parts < LOOKS and step > self._first
         save = look or now - self._saved > SAVE_SECONDS
         # One number tells the others all of it.
         code = process.from_main(4 * end + 2 * look + save)
