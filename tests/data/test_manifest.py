@@ -306,7 +306,7 @@ def test_class_of_one_clip_is_named(tmp_path: Path, clip_file: Path) -> None:
         shutil.copy(clip_file, tmp_path / f"{name}.mp4")
     text = scan(tmp_path, SPEC).summary()
     assert (
-        "warning: 1 classes have one clip each (such as drum): it trains, none is held out" in text
+        "warning: 1 class has one clip each (such as drum): it trains, none is held out" in text
     )
 
 
