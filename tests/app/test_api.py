@@ -6,6 +6,7 @@ import pytest
 
 from mmldm.pipelines.provenance import provenance_of
 
+httpx = pytest.importorskip("httpx", reason="the extra is missing: mmldm[app]")
 client = pytest.importorskip("gradio_client", reason="the extra is missing: mmldm[app]")
 pytestmark = [pytest.mark.app, pytest.mark.slow]
 OPEN = {"quality": "", "results": 1, "seed": 3}
@@ -58,27 +59,37 @@ def test_what_is_refused_raises_the_sentence(ann, shared: Path) -> None:
         ann.predict(film=text, start=0, end=None, class_name="", **OPEN, api_name="/for_picture")
 
 
-def test_no_path_from_outside_is_accepted(ann, page, tmp_path: Path) -> None:
-    for path in ("/etc/passwd", __file__, "http://127.0.0.1:9/x.wav"):
-        with pytest.raises((client.exceptions.AppError, ValueError)):
-            ann.predict(
-                sound={"path": path, "meta": {"_type": "gradio.FileData"}},
-                start=0, end=None, class_name="", **OPEN, api_name="/for_sound",
-            )  # fmt: skip
+def answer_to(visitor, page, path: str) -> str:
+    """What the page answers when a file is named that was not uploaded; `gradio_client` would upload it."""
+    file = {"path": path, "meta": {"_type": "gradio.FileData"}}
+    call = f"{page.address}gradio_api/call/for_sound"
+    asked = visitor.post(call, json={"data": [file, 0, None, "", 3, "", 1]})
+    if not asked.is_success:
+        return asked.text
+    return visitor.get(f"{call}/{asked.json()['event_id']}", timeout=600).text
 
 
-def test_another_visitors_file_is_refused(ann, page, tone: Path, tmp_path: Path) -> None:
-    bob = client.Client(page.address, verbose=False, download_files=str(tmp_path))
+@pytest.fixture
+def bob():
+    with httpx.Client() as visitor:
+        yield visitor
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", __file__, "http://127.0.0.1:9/x.wav", "../x.wav"])
+def test_no_path_from_outside_is_accepted(bob, page, path: str) -> None:
+    answer = answer_to(bob, page, path)
+    assert "event: error" in answer and "event: complete" not in answer
+
+
+def test_another_visitors_file_is_refused_until_it_is_his_own(ann, bob, page, tone: Path) -> None:
     ann.predict(
         sound=client.handle_file(tone), start=0, end=None, class_name="", **OPEN,
         api_name="/for_sound",
     )  # fmt: skip
-    (path,) = [p for p in page.desk.sittings.uploads.rglob("*knocks.wav")]
-    with pytest.raises(client.exceptions.AppError, match="not here any more"):
-        bob.predict(
-            sound={"path": str(path), "meta": {"_type": "gradio.FileData"}},
-            start=0, end=None, class_name="", **OPEN, api_name="/for_sound",
-        )  # fmt: skip
+    (path,) = page.desk.sittings.uploads.rglob("*knocks.wav")
+    assert "not here any more" in answer_to(bob, page, str(path))
+    bob.post(f"{page.address}gradio_api/upload", files={"files": (tone.name, tone.read_bytes())})
+    assert "event: complete" in answer_to(bob, page, str(path))
 
 
 def test_fifty_requests_at_once_are_answered_each_with_a_sentence(ann) -> None:

@@ -104,8 +104,10 @@ class Parts:
                 facts = self.desk.look(visitor_of(request), path, start, end, modality)
             except UserError as error:
                 return showing.trouble(str(error))
-            lasts = "" if facts.seconds is None else f"{facts.seconds:.4g} s of it are used"
-            return showing.sentences([*([lasts] if lasts else []), *facts.said])
+            said = list(facts.said)
+            if facts.seconds is not None and not any("s of it are used" in line for line in said):
+                said.insert(0, f"{facts.seconds:.4g} s of it are used")
+            return showing.sentences(said)
 
         triggers = [given.change, start.change, end.change]
         gr.on(

@@ -86,7 +86,8 @@ def batch(entry: Entry, fresh: bool = True) -> str:
     """
     cards = "".join(card(result, number, fresh) for number, result in enumerate(entry.results, 1))
     when = time.strftime("%H:%M", time.localtime(entry.made))
-    settings = f"<p class='mm-settings'>{when} · {text(entry.settings)}</p>"
+    told = " · ".join(filter(None, (when, text(entry.settings))))
+    settings = f"<p class='mm-settings'>{told}</p>"
     return (
         f"<section class='mm-batch' aria-label='{text(entry.title)}'>"
         f"<h3>{text(entry.title)}</h3>{settings}"

@@ -114,7 +114,7 @@ class UsedPart:
             yield f"the clip starts at {begins:.3f} s, at the source frame nearest to {self.start:g} s"
         if self.seconds is not None:
             used = min(self.seconds, windows.claimed or self.seconds)
-            yield f"{used:.4g} s of it are used, from {begins:.3f} s on"
+            yield f"{used:.4g} s of it are used, from {begins:.4g} s on"
         elif begins > NOTED_DIFFERENCE:
             yield f"it is used from {begins:.3f} s to its end"
         yield from picture_differences(windows.size, windows.fps, self.spec)
