@@ -106,12 +106,14 @@ def evaluate(
     from mmldm.evaluation.report import as_json, differences, load, require_comparable, save
     from mmldm.evaluation.sides import Finder
     from mmldm.training.distributed import choose_device
-    from mmldm.worlds.impacts.metrics import BUILDERS, METRICS, is_synthesized
+    from mmldm.worlds.freedoom import metrics as freedoom
+    from mmldm.worlds.impacts import metrics as impacts
 
     # What was asked for, refused before anything is scanned or sampled.
     rules = find_protocol(protocol, samples, seed)
     fps = rules.spec.fps
-    named = None if metrics is None else choose(metrics.split(","), fps, further=METRICS)
+    of_worlds = [*impacts.METRICS, *freedoom.METRICS]
+    named = None if metrics is None else choose(metrics.split(","), fps, further=of_worlds)
     other = None if against is None else load(against)
     _note_missing_weights(named or choose(None, fps), weights, alone=named is not None)
     run_device = choose_device(device)
@@ -130,13 +132,15 @@ def evaluate(
 
         # What is measured of them.
         unasked = {
-            "impacts": is_synthesized(known.reference),
+            "impacts": impacts.is_synthesized(known.reference),
+            "shots": freedoom.is_freedoom(known.reference),
             "fad-audioclip": rules.name != "default",
         }
         unnamed = [name for name, wanted in unasked.items() if wanted]
-        chosen = named or choose(None, fps, unnamed, METRICS)
+        chosen = named or choose(None, fps, unnamed, of_worlds)
         needed = [metric.measure for metric in chosen]
-        measures = build_measures(needed, known.anchor, rules, line, weights, run_device, BUILDERS)
+        builders = {**impacts.BUILDERS, **freedoom.BUILDERS}
+        measures = build_measures(needed, known.anchor, rules, line, weights, run_device, builders)
 
         store = FeatureCache(cache or out / "cache", rules.spec)
         found = compare(sides, chosen, measures, rules, store, threads, line)

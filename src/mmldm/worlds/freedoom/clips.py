@@ -38,6 +38,8 @@ LEAST_HEIGHT = 1 / 24
 LARGEST_SIDE = 800
 Kind = Literal["shot", "hit", "kill", "damage", "pick-up", "episode"]
 RISES: dict[str, Kind] = {"hits": "hit", "kills": "kill"}
+TRUTH = ("scenario", "fps", "events", "seen", "monster", "angle")
+"""What instruments read of the ground truth."""
 PICKED_UP = ("ammunition", "shells", "armour", "health", "items")
 
 
@@ -133,6 +135,7 @@ class Take:
         self.name = scenario_of(config, index)
         self.events: list[dict[str, Any]] = []
         self._angles: list[float] = []
+        self._monsters: list[int] = []
         self._seen: dict[str, list[list[int]]] = {}
         self._size, self._cut = _drawn(config)
 
@@ -179,8 +182,10 @@ class Take:
             "seed": self.config.seed,
             "index": self.index,
             "scenario": self.name,
+            "fps": self.config.fps,
             "events": self.events,
             "seen": self._seen,
+            "monster": self._monsters,
             "angle": self._angles,
         }
 
@@ -214,10 +219,14 @@ class Take:
         self.events.append({"time": round(tic / TICS, 4), "kind": kind, **more})
 
     def _label(self, frame: int, now: Moment) -> None:
-        """What a frame shows, as runs [first, last] of frames by name, and where the player looks."""
+        """What a frame shows: runs [first, last] of frames by name; of each frame, where the player looks
+        and how tall the tallest monster is, in percent of the picture.
+        """
         self._angles.append(round(now.counters["angle"], 1))
-        visible = {one.name for one in now.seen if self._is_visible(one)}
-        for name in sorted(visible):
+        visible = [one for one in now.seen if self._is_visible(one)]
+        heights = [one.height for one in visible if one.category == "Monster"]
+        self._monsters.append(round(100 * max(heights, default=0)))
+        for name in sorted({one.name for one in visible}):
             runs = self._seen.setdefault(name, [])
             if runs and runs[-1][1] == frame - 1:
                 runs[-1][1] = frame
@@ -316,7 +325,7 @@ def read_truth(clip: Path) -> dict[str, Any]:
     sidecar = clip.with_suffix(".json")
     try:
         found = json.loads(sidecar.read_text(encoding="utf-8"))
-        return {name: found[name] for name in ("scenario", "events", "seen", "angle")}
+        return {name: found[name] for name in TRUTH}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{sidecar} is no ground truth of a freedoom clip ({error!r}); the instruments are "

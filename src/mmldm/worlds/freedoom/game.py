@@ -48,14 +48,14 @@ class Seen(NamedTuple):
 
     Attributes:
         name: As the game has it, such as "Zombieman".
-        is_monster: Or else a thing.
+        category: As the game has it: "Monster", "Armor", "Ammo", "Weapon" and others.
         left: Of its box, in picture widths.
         right: The same.
         height: Of its box, in picture heights.
     """
 
     name: str
-    is_monster: bool
+    category: str
     left: float
     right: float
     height: float
@@ -240,7 +240,7 @@ class Game:
         seen = [
             Seen(
                 label.object_name,
-                label.object_category == "Monster",
+                label.object_category,
                 label.x / width,
                 (label.x + label.width) / width,
                 label.height / height,

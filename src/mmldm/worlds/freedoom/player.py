@@ -15,7 +15,7 @@ BETWEEN_SHOTS = 0.5, 1.6
 OF_A_WHIM = 0.6, 2.0
 """The same of a way to turn or to step, where nothing draws the player."""
 LEAST_HEIGHT = 1 / 20
-"""Height in picture heights from which something is turned to."""
+"""Height in picture heights from which a monster is turned to."""
 EAGERNESS = 0.15
 """Share of the angle to a target that the player wants to turn in a tic."""
 INERTIA = 0.7
@@ -55,7 +55,7 @@ class Player:
         target = self._target(moment.seen) if scenario.aims else None
         beside = self._whim * scenario.error
         if target is not None:
-            wanted = EAGERNESS * (target.bearing + beside)
+            wanted = EAGERNESS * (target.bearing + beside * _is_monster(target))
         elif scenario.has_direction:
             # Angles are to the left, and east is at 0.
             wanted = EAGERNESS * ((moment.counters["angle"] + 180) % 360 - 180 + beside)
@@ -65,7 +65,7 @@ class Player:
         self._turn = INERTIA * self._turn + (1 - INERTIA) * wanted
 
         # Walking: ahead unless a target is near; aside as it likes.
-        near = target is not None and target.height > NEAR
+        near = target is not None and _is_monster(target) and target.height > NEAR
         ahead = 0.0 if near else scenario.strides
         aside = scenario.sidesteps * self._step
         return Move(trigger, self._turn, ahead, aside)
@@ -74,8 +74,17 @@ class Player:
         return round(TICS * self._random.uniform(*seconds))
 
     def _target(self, seen: list[Seen]) -> Seen | None:
-        targets = [one for one in seen if one.is_monster and one.height >= LEAST_HEIGHT]
-        return min(targets, key=_aside, default=None)
+        """What stands nearest to where the player looks: a monster, or else armour to walk up to.
+
+        What monsters leave lies out of reach, in their niches.
+        """
+        monsters = [one for one in seen if _is_monster(one) and one.height >= LEAST_HEIGHT]
+        armour = [one for one in seen if one.category == "Armor"]
+        return min(monsters or armour, key=_aside, default=None)
+
+
+def _is_monster(seen: Seen) -> bool:
+    return seen.category == "Monster"
 
 
 def _aside(seen: Seen) -> float:

@@ -63,7 +63,7 @@ SCENARIOS: dict[str, Scenario] = {
         error=6.0,
         has_direction=True,
         turns=4.0,
-        strides=0.5,
+        strides=0.8,
         sidesteps=0.0,
     ),
 }
