@@ -125,6 +125,7 @@ def test_instruments_find_the_true_shots(report):
     assert bangs["recall"] > 0.9 and bangs["precision"] > 0.9
     assert bangs["median_ms"] < 8 and abs(flashes["offset_ms"]) < 8
     assert report["calibration"]["monsters"]["recall"] > 0.6
+    assert report["calibration"]["turning"]["r"] > 0.4
 
 
 def test_flash_and_bang_go_together_in_real_clips_and_not_under_foreign_sounds(report):
@@ -158,7 +159,11 @@ def test_window_of_a_file_has_its_own_shots(sets, folder):
     wanted = [e["time"] - start for e in truth["events"] if e["kind"] == "shot"]
     window = true_window(clip, sets[1], RULES)
     np.testing.assert_allclose(window.shots, [t for t in wanted if 0 <= t < 1.6])
-    assert window.monsters.tolist() == truth["monster"][round(start * 17.5) :][:28]
+    first = round(start * 17.5)
+    assert window.monsters.tolist() == truth["monster"][first:][:28]
+    turns = np.diff(truth["angle"][first:][:28])
+    known = ~np.isnan(window.turns) & (np.abs(turns) < 90)
+    np.testing.assert_allclose(window.turns[known], turns[known] * 17.5)
 
 
 def test_clips_without_ground_truth_are_named(sets, tmp_path):

@@ -8,6 +8,7 @@ from mmldm.errors import UserError
 from mmldm.evaluation.events import match
 from mmldm.worlds.freedoom.labels import learn_monsters
 from mmldm.worlds.freedoom.shots import detect_flashes, flash_shares, learn_bangs
+from mmldm.worlds.freedoom.turning import flow, learn_turning
 
 RATE = 16000
 
@@ -108,3 +109,23 @@ def test_monsters_are_learnt_from_labels():
     told = (monsters.probabilities(frames) > 0.5).numpy()
     assert (told == (heights > 0)).mean() > 0.95
     assert learn_monsters([clip(40)], steps=2).sha256 != monsters.sha256
+
+
+def test_turning_is_read_from_what_passes_by():
+    rng = np.random.default_rng(0)
+
+    def clip(count):
+        wall = rng.integers(0, 120, (128, 600)).astype(np.uint8)
+        steps = rng.integers(-8, 9, count)
+        places = 300 + np.concatenate([[0], np.cumsum(steps).clip(-160, 160)])
+        frames = np.stack([wall[:, place : place + 128] for place in places])
+        # What stood at 8 stands at 0 after the view has turned right by 8 pixels, as 4 degrees.
+        return torch.from_numpy(frames)[:, None].expand(-1, 3, -1, -1), -np.diff(places) / 2.0
+
+    turning = learn_turning(
+        [(flow(frames), turns) for frames, turns in (clip(60) for _ in range(4))]
+    )
+    frames, turns = clip(60)
+    assert np.corrcoef(turning.degrees(frames), turns)[0, 1] > 0.95
+    with pytest.raises(UserError, match="hold 3 pairs of frames"):
+        learn_turning([(flow(frames[:5]), np.array([1.0, np.nan, 2.0, 0.0]))])

@@ -12,7 +12,7 @@ import numpy as np
 
 from mmldm.evaluation.features import Findings
 from mmldm.worlds.freedoom.labels import GONE, THERE
-from mmldm.worlds.freedoom.metrics import Window
+from mmldm.worlds.freedoom.metrics import TURNS, Window
 from mmldm.worlds.tables import detector_errors
 
 
@@ -26,7 +26,8 @@ def calibration(found: Sequence[Findings], truths: Sequence[Window]) -> dict[str
     Returns:
         A JSON-ready dict. `detectors`, of "flashes", "bangs" and "kills": one row each of
         `tables.detector_errors`, within a frame. `monsters`, by frames: `recall` where one is there,
-        `alarms` where none is, and the share of frames `in_doubt`, which count for neither.
+        `alarms` where none is, and the share of frames `in_doubt`, which count for neither. `turning`, by
+        frames: `recall` and `precision`, and the correlation `r` of found and true speeds.
     """
     clips = list(zip(found, truths, strict=True))
 
@@ -43,12 +44,21 @@ def calibration(found: Sequence[Findings], truths: Sequence[Window]) -> dict[str
     tall = np.concatenate([truth.monsters for _, truth in clips])
     told = np.concatenate([clip["monster"].numpy() for clip, _ in clips])
     there, gone = tall >= THERE, tall <= GONE
+    turns = np.concatenate([truth.turns for _, truth in clips])
+    read = np.concatenate([clip["turns"].numpy() for clip, _ in clips])[~np.isnan(turns)]
+    turns = turns[~np.isnan(turns)]
+    fast, told_fast = np.abs(turns) > TURNS, np.abs(read) > TURNS
     return {
         "detectors": {name: [detector_errors(pairs, frame)] for name, pairs in detected.items()},
         "monsters": {
             "recall": _share(told[there]),
             "alarms": _share(told[gone]),
             "in_doubt": _share(~there & ~gone),
+        },
+        "turning": {
+            "recall": _share(told_fast[fast]),
+            "precision": _share(fast[told_fast]),
+            "r": float(np.corrcoef(read, turns)[0, 1]),
         },
     }
 

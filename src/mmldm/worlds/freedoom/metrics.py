@@ -32,6 +32,7 @@ from mmldm.types import Progress
 from mmldm.worlds.freedoom.clips import CONFIG_FILE, read_truth
 from mmldm.worlds.freedoom.labels import Monsters, learn_monsters, small_frames
 from mmldm.worlds.freedoom.shots import Bangs, detect_flashes, learn_bangs
+from mmldm.worlds.freedoom.turning import Turning, flow, learn_turning
 from mmldm.worlds.impacts.sharpness import FINE, LUMA
 
 LEARNT = 300
@@ -40,6 +41,8 @@ INVERTED = 4
 """The sound of every so manieth of them goes through an audio image, as all generated sound has."""
 SEEN = 0.5
 """Probability from which a monster is there."""
+TURNS = 30.0
+"""Degrees a second from which the view turns."""
 LEVEL = 0.1
 QUIET = 1e-6
 """Energy below which no level falls: -60 dB."""
@@ -51,7 +54,8 @@ class Shots(Measure):
     """What a clip of the Freedoom world shows and sounds.
 
     "seen" (N,) and "heard" (M,) are times in seconds of flashes and bangs, "kills" (K,) those of flashes at
-    which a monster vanishes; "monster" (T,) is 1 for each frame that shows one, else 0. "fine" () is the
+    which a monster vanishes; "monster" (T,) is 1 for each frame that shows one, else 0; "turns" (T-1,) are
+    degrees a second to the left by which the view turns. "fine" () is the
     picture's fine power, "levels" (L,) are those of the sound in dB, of each `LEVEL` seconds. "frame" () is
     the seconds that a frame lasts, "last" () the time of the last one: later bangs have nothing to be seen
     with.
@@ -59,13 +63,14 @@ class Shots(Measure):
     Args:
         bangs: What a bang sounds like.
         monsters: What a monster looks like.
+        turning: What it looks like to turn.
     """
 
     name = "shots"
 
-    def __init__(self, bangs: Bangs, monsters: Monsters) -> None:
-        self.bangs, self.monsters = bangs, monsters
-        self.identity = f"bangs {bangs.sha256} monsters {monsters.sha256}"
+    def __init__(self, bangs: Bangs, monsters: Monsters, turning: Turning) -> None:
+        self.bangs, self.monsters, self.turning = bangs, monsters, turning
+        self.identity = f"{bangs.sha256} {monsters.sha256} {turning.sha256}"
 
     def __call__(self, clips: Sequence[Clip]) -> list[Findings]:
         found: list[Findings] = []
@@ -77,6 +82,7 @@ class Shots(Measure):
                 "heard": self.bangs.detect(clip.waveform, clip.sample_rate),
                 "kills": vanished(seen, there, clip.fps),
                 "monster": there.astype(np.float64),
+                "turns": self.turning.degrees(clip.frames) * clip.fps,
                 "fine": fine_power(clip.frames),
                 "levels": loudness(clip.waveform, clip.sample_rate),
                 "frame": 1 / clip.fps,
@@ -127,11 +133,13 @@ class Window(NamedTuple):
         shots: Times (N,) in seconds.
         kills: The same (K,).
         monsters: Height (T,) of the tallest monster of each frame, in percent of the picture.
+        turns: Degrees a second (T-1,) to the left by which the view turns; NaN at a cut.
     """
 
     shots: np.ndarray
     kills: np.ndarray
     monsters: np.ndarray
+    turns: np.ndarray
 
 
 def true_window(clip: ClipSource, clips: ClipSet, protocol: Protocol) -> Window:
@@ -152,7 +160,14 @@ def true_window(clip: ClipSource, clips: ClipSet, protocol: Protocol) -> Window:
     # The frame of the file that each of the clip's is.
     shown = first + np.arange(spec.num_frames) * truth["fps"] / spec.fps
     frames = np.round(shown).astype(int).clip(0, len(truth["monster"]) - 1)
-    return Window(times("shot"), times("kill"), np.array(truth["monster"])[frames])
+    angles = np.array(truth["angle"])[frames]
+    turns = ((np.diff(angles) + 180) % 360 - 180) * spec.fps
+    # A frame shows what comes after a cut from that moment on.
+    cuts = np.array([e["time"] * truth["fps"] for e in truth["events"] if e["kind"] == "episode"])
+    after = np.ceil(cuts - 1e-3)[:, None]
+    turns[((frames[:-1] < after) & (after <= frames[1:])).any(0)] = np.nan
+    monsters = np.array(truth["monster"])[frames]
+    return Window(times("shot"), times("kill"), monsters, turns)
 
 
 def shots_of(real: ClipSet, protocol: Protocol, progress: Progress) -> Shots:
@@ -174,8 +189,8 @@ def shots_of(real: ClipSet, protocol: Protocol, progress: Progress) -> Shots:
             progress("clips of the instruments", done, len(chosen))
             yield clip, truth
 
-    # Small things are kept of each clip: its sound, and its picture as the network will see it.
-    sounds, pictures = [], []
+    # Small things are kept of each clip: its sound, and its picture as the networks will see it.
+    sounds, pictures, flows = [], [], []
     for number, (clip, truth) in enumerate(clips()):
         waveform = clip.waveform
         if number % INVERTED == 0:
@@ -183,7 +198,9 @@ def shots_of(real: ClipSet, protocol: Protocol, progress: Progress) -> Shots:
             waveform = audio_image.waveform(image, iterations=8)[0]
         sounds.append((waveform, clip.sample_rate, truth.shots))
         pictures.append((small_frames(clip.frames), truth.monsters))
-    return Shots(learn_bangs(sounds), learn_monsters(pictures, seed=protocol.seed))
+        flows.append((flow(clip.frames), truth.turns / clip.fps))
+    bangs, seed = learn_bangs(sounds), protocol.seed
+    return Shots(bangs, learn_monsters(pictures, seed=seed), learn_turning(flows, seed=seed))
 
 
 class Matches(NamedTuple):
@@ -231,6 +248,11 @@ def frames_with_monster(heard: Findings, seen: Findings) -> Counts:
     return float(seen["monster"].sum()), float(len(seen["monster"]))
 
 
+def frames_that_turn(heard: Findings, seen: Findings) -> Counts:
+    """Frames at which the view turns, and all but the first."""
+    return float((seen["turns"].abs() > TURNS).sum()), float(len(seen["turns"]))
+
+
 def _shots(
     name: str,
     title: str,
@@ -253,6 +275,7 @@ METRICS: list[Metric] = [
     _shots("flashes-per-clip", "flashes a clip", partial(count_of, "seen")),
     _shots("bangs-per-clip", "bangs a clip", partial(count_of, "heard")),
     _shots("monster-frames", "frames with a monster", frames_with_monster),
+    _shots("turning", "frames at which the view turns", frames_that_turn),
     _shots("fine-power", "power above a quarter of Nyquist", partial(mean_of, "fine")),
     _shots("kills-per-clip", "monsters hit a clip", partial(count_of, "kills")),
 ]

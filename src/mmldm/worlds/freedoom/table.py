@@ -48,7 +48,7 @@ IN_TIME = {"reconstruction": 0.98, "generated": 0.95, "audio-to-video": 0.9, "vi
 """Least recall and precision of shots over real clips' own, by set."""
 AGREEMENT = 0.95
 RATES = 0.7
-"""Least of monsters seen and hit over real clips'."""
+"""Least of monsters seen and hit, and of turning, over real clips'."""
 FINE = 0.7, 1.3
 FRECHET = 3.0
 """Times the distance between real clips and other real clips."""
@@ -198,6 +198,7 @@ def targets(own: Mapping[str, Any], real: Mapping[str, Any], name: str) -> dict[
     least["scenario seen = heard over real"] = (own["over_real"]["agreement"], AGREEMENT)
     if "video" in made:
         least["frames with a monster over real"] = (own["over_real"]["monster-frames"], RATES)
+        least["frames that turn over real"] = (own["over_real"]["turning"], RATES)
         least["monsters hit over real"] = (own["over_real"]["kills-per-clip"], RATES)
         fine = own["over_real"]["fine-power"]
         least["fine power over real, least"] = (fine, FINE[0])
@@ -222,6 +223,7 @@ ROWS = (
     ("bangs a clip", "bangs-per-clip", 2),
     ("frames with a monster", "monster-frames", 3),
     ("monsters hit a clip", "kills-per-clip", 2),
+    ("frames at which the view turns", "turning", 3),
     ("fine power", "fine-power", 0),
 )
 """What a row of the table is called, its number, and digits after the point."""
@@ -240,10 +242,12 @@ def markdown(report: Mapping[str, Any]) -> str:
     ]
     if "calibration" in report:
         tables.append(detector_table(report["calibration"]["detectors"]))
-        told = report["calibration"]["monsters"]
+        told, turning = report["calibration"]["monsters"], report["calibration"]["turning"]
         tables.append(
             f"frames with a monster: recall {written(told['recall'], 3)}, alarms where none is "
-            f"{written(told['alarms'], 3)}, in doubt {written(told['in_doubt'], 3)} of all frames"
+            f"{written(told['alarms'], 3)}, in doubt {written(told['in_doubt'], 3)} of all frames; turning: "
+            f"recall {written(turning['recall'], 3)}, precision {written(turning['precision'], 3)}, r "
+            f"{written(turning['r'], 2)}"
         )
     return "\n\n".join(tables)
 
