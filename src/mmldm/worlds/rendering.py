@@ -135,6 +135,11 @@ def _begin_worker() -> None:
     torch.set_num_threads(1)
     if hasattr(os, "setpgid"):
         os.setpgid(0, 0)
+    # What a worker starts must not hold the pipe by whose end its death is noticed.
+    for descriptor in Path("/dev/fd").glob("*"):
+        if int(descriptor.name) > 2:
+            with suppress(OSError):
+                os.set_inheritable(int(descriptor.name), False)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

@@ -1,6 +1,8 @@
 """A clip of the game is a function of (config, index), with its true events; folders are whole."""
 
+import contextlib
 import json
+import multiprocessing
 import os
 import signal
 from pathlib import Path
@@ -192,6 +194,36 @@ def test_game_that_dies_is_a_sentence(playable):
         with pytest.raises(UserError, match="the game of the Freedoom world failed"):
             for _ in range(1000):
                 game.act(STILL)
+
+
+@pytest.mark.skipif(not hasattr(os, "killpg"), reason="no process groups here")
+def test_killed_worker_is_a_sentence_and_leaves_no_game(playable, tmp_path):
+    before = {process.pid for process in multiprocessing.active_children()}
+    struck: list[int] = []
+
+    def strike(done, total):
+        if not struck:
+            workers = {process.pid for process in multiprocessing.active_children()} - before
+            struck.extend(workers)
+            os.kill(struck[0], signal.SIGKILL)
+
+    with pytest.raises(UserError, match="a worker process died while writing clips"):
+        synthesize(tmp_path, tiny(num_frames=70), 40, workers=2, progress=strike)
+    assert len(struck) == 2
+    for pid in struck:
+        wait_for_the_end_of_group(pid)
+    assert 0 < len(list(tmp_path.glob("*/*.json"))) < 40
+
+
+def wait_for_the_end_of_group(pid):
+    """Returns when no process of a group is left but such as wait to be reaped."""
+    living = True
+    while living:
+        living = False
+        for stat in Path("/proc").glob("[0-9]*/stat"):
+            with contextlib.suppress(OSError):
+                state, _, group = stat.read_text().rpartition(")")[2].split()[:3]
+                living |= int(group) == pid and state != "Z"
 
 
 def test_missing_package_names_the_extra(monkeypatch):
