@@ -1,6 +1,6 @@
-"""How the view of the Freedoom world turns: image flow above the weapon, read by a small network.
+"""How the view of the Freedoom world turns: image flow beside the weapon, read by a small network.
 
-frames u8 (T,3,H,W) -> flow: likeness (T-1,6,41) of bands of successive frames at shifts -> degrees (T-1,)
+frames u8 (T,3,H,W) -> flow: likeness (T-1,8,57) of bands of successive frames at shifts -> degrees (T-1,)
 
 Walls repeat themselves, so that the best shift alone is often another one; what all shifts and bands say
 together is learnt from the game's own angles.
@@ -20,30 +20,34 @@ from mmldm.errors import UserError
 
 HEIGHT = 128
 """Of the picture in which shifts are looked for, in pixels."""
-ABOVE = 60
-"""Rows of it above the weapon."""
-BANDS = 6
-REACH = 20
+WEAPON = 58, 22
+"""The row at which the weapon begins, and the columns to both sides of the middle that it takes."""
+BANDS = 8
+REACH = 28
 """Pixels of the largest shift to either side."""
 BLUR = 9
 """Pixels over which a row is smoothed; what is left of it is compared."""
 STRONGEST = 20.0
 """8-bit steps beyond which a detail counts for no more."""
 BATCH = 128
-STEPS = 1500
+STEPS = 3000
 LEAST_FRAMES = 100
 
 
 def flow(frames: Tensor) -> Tensor:
-    """Likeness (T-1,6,41) in [-1,1] of each frame and the next, of frames u8 (T,3,H,W).
+    """Likeness (T-1,8,57) in [-1,1] of each frame and the next, of frames u8 (T,3,H,W).
 
-    Of bands from the top to the weapon, at shifts from `REACH` pixels to the right to as many to the left.
+    Of bands from the top down, at shifts from `REACH` pixels to the right to as many to the left.
     """
     width = round(HEIGHT * frames.shape[-1] / frames.shape[-2])
-    grey = F.interpolate(frames.float(), (HEIGHT, width), mode="area").mean(1)[:, :ABOVE]
+    grey = F.interpolate(frames.float(), (HEIGHT, width), mode="area").mean(1)
     rows = F.avg_pool2d(grey[:, None], (2, 1))[:, 0]
     smooth = F.avg_pool1d(rows, BLUR, 1, BLUR // 2, count_include_pad=False)
-    bands = (rows - smooth).clamp(-STRONGEST, STRONGEST).unflatten(1, (BANDS, -1))
+    details = (rows - smooth).clamp(-STRONGEST, STRONGEST)
+    # The weapon does not turn.
+    top, aside = WEAPON
+    details[:, top // 2 :, max(0, width // 2 - aside) : width // 2 + aside] = 0
+    bands = details.unflatten(1, (BANDS, -1))
     found = []
     for shift in range(-REACH, REACH + 1):
         before = bands[:-1, ..., max(0, shift) : width + min(0, shift)]
@@ -57,7 +61,7 @@ class Turning:
     """Reads flow.
 
     Args:
-        network: Trained, from likeness (N,246) to degrees (N,1).
+        network: Trained, from likeness (N,456) to degrees (N,1).
     """
 
     def __init__(self, network: nn.Sequential) -> None:
@@ -83,7 +87,7 @@ def learn_turning(
     """Trains the network; seconds.
 
     Args:
-        flows: Likeness (T-1,6,41) of clips, and the degrees (T-1,) to the left that the view turned; NaN at a
+        flows: Likeness (T-1,8,57) of clips, and the degrees (T-1,) to the left that the view turned; NaN at a
             cut.
         steps: Of `BATCH` pairs of frames.
 
@@ -106,6 +110,7 @@ def learn_turning(
         torch.manual_seed(seed)
         network = nn.Sequential(nn.Linear(BANDS * (2 * REACH + 1), 48), nn.SiLU(), nn.Linear(48, 1))
     optimiser = torch.optim.AdamW(network.parameters(), lr=2e-3, weight_decay=0.05)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 2e-3, total_steps=steps)
     for _ in range(steps):
         drawn = torch.randint(len(wanted), (BATCH,), generator=generator)
         # Half of them mirrored, and none quite as it is.
@@ -117,4 +122,5 @@ def learn_turning(
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
+        schedule.step()
     return Turning(network)
