@@ -27,6 +27,9 @@ from mmldm.worlds.freedoom.calibration import calibration
 from mmldm.worlds.freedoom.metrics import BUILDERS, METRICS, true_window
 from mmldm.worlds.freedoom.table import TABLE_METRICS, freedoom_report, markdown
 
+WINDOWS = 5
+"""Real windows to compare with, over the clips of a task."""
+
 
 def main() -> None:
     parser = arguments(__doc__, Path("runs/freedoom-table"))
@@ -38,7 +41,8 @@ def main() -> None:
     pipeline = SoundingVideoPipeline.from_pretrained(options.model)
     pipeline.set_progress_bar_config(disable=True)
     spec = pipeline.clip_spec
-    rules = Protocol(name="freedoom", spec=spec)
+    # Clips are long: several windows of each, so that there are as many real ones as a task has.
+    rules = Protocol(name="freedoom", spec=spec, samples=WINDOWS * options.clips)
     with ProgressLine() as line:
         prepared = prepare(options, pipeline, rules, line)
         sides = prepared.sides

@@ -216,8 +216,7 @@ def _evaluate_long(
     """Films of many windows: made, or found in a folder, and measured beside real ones."""
     from mmldm.evaluation.drift import LEAST_WINDOWS
     from mmldm.evaluation.features import Measures, build_measures
-    from mmldm.evaluation.joins import joins_of
-    from mmldm.evaluation.long import NETWORKS, OF_JOINS, evaluate_long, followed, levels_of
+    from mmldm.evaluation.long import BUILDERS, NETWORKS, OF_JOINS, evaluate_long, followed
     from mmldm.evaluation.long_page import save_long, tables
     from mmldm.evaluation.measuring import FeatureCache
     from mmldm.evaluation.pictures import NO_PLOTS, can_plot
@@ -225,8 +224,7 @@ def _evaluate_long(
     from mmldm.evaluation.rollouts import FILM_SETS, long_sides
     from mmldm.evaluation.sides import Finder
     from mmldm.training.distributed import choose_device
-    from mmldm.worlds.impacts.metrics import BUILDERS, is_synthesized
-    from mmldm.worlds.impacts.watched import kicks_of, watched
+    from mmldm.worlds.films import world_of
 
     # Refused before anything is made.
     rules = find_protocol(asked.protocol, None, seed)
@@ -251,20 +249,12 @@ def _evaluate_long(
             asked.rollouts,
         )  # fmt: skip
         # What is followed: of the world where the real clips are its own, and features of what there is.
-        world = is_synthesized(sides.anchor)
-        numbers = watched(rules) if world else []
-        onsets_of = "impacts" if world else "events"
-        own = [
-            onsets_of,
-            "level",
-            "fingerprints",
-            *(number.measure for number in numbers),
-            "classes",
-        ]
-        if sides.made.instants:
-            own += OF_JOINS if world else ["joins"]
-        further = {**BUILDERS, "level": levels_of, "joins": joins_of, "kicks": kicks_of}
-        anchor = sides.anchor
+        world, anchor = world_of(sides.anchor, rules), sides.anchor
+        of_joins = {**OF_JOINS, **world.of_joins}
+        own = [world.onsets_of, "level", "looks", "fingerprints"]
+        own += [*(number.measure for number in world.numbers), "classes"]
+        own += of_joins if sides.made.instants else []
+        further = {**BUILDERS, **world.builders}
         measures = build_measures(own, anchor, rules, line, weights, run_device, further)
         if "classes" in measures.missing:
             others = build_measures(NETWORKS, anchor, rules, line, weights, run_device)
@@ -274,13 +264,14 @@ def _evaluate_long(
         features = [m.name for m in measures.built if m.name in ("classes", *NETWORKS)]
         found = evaluate_long(
             sides,
-            [*numbers, *followed(rules, features, onsets_of)],
+            [*world.numbers, *followed(rules, features, world.onsets_of)],
             measures,
             rules,
             FeatureCache(cache, rules.spec),
             workers,
             line,
             None if task.given is None else "audio" if task.given == "audio" else "video",
+            of_joins,
         )
         protocol: dict[str, Any] = rules.model_dump(mode="json")
         facts = {"protocol": protocol, "protocol_sha256": rules.sha256}

@@ -46,7 +46,7 @@ def train(
     config: Annotated[
         Path | None,
         typer.Option(
-            help="Recipe: YAML, or impacts, landscape, aist. Default: the run's own, or chosen."
+            help="Recipe: YAML, or impacts, freedoom, landscape, aist. Default: the run's, or chosen."
         ),
     ] = None,
     changes: ChangesOption = None,
@@ -117,6 +117,7 @@ def train(
             plan = load_config(recipe, list(changes or []))
             line.say(outlook(plan, (target,) if one_job else JOBS))
 
+        from mmldm.training.advice import advice
         from mmldm.training.distributed import process_group
         from mmldm.training.memory import memory_table
         from mmldm.training.recipe import choose_recipe, tiny_recipe
@@ -194,6 +195,8 @@ def train(
             if dry_run:
                 typer.echo(yaml.safe_dump(chosen.model_dump(mode="json"), sort_keys=False))
             say(manifest.summary())
+            for sentence in advice(chosen, manifest):
+                note(sentence)
             if settings is None:
                 line.say(outlook(chosen))
             if dry_run:

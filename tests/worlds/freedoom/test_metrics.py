@@ -6,7 +6,6 @@ from functools import partial
 
 import numpy as np
 import pytest
-import torch
 
 from mmldm.errors import UserError
 from mmldm.evaluation.classifiers import train_classifiers
@@ -24,7 +23,6 @@ from mmldm.worlds.freedoom.calibration import calibration
 from mmldm.worlds.freedoom.clips import FreedoomConfig, synthesize
 from mmldm.worlds.freedoom.metrics import (
     METRICS,
-    fine_power,
     is_freedoom,
     shots_of,
     true_window,
@@ -180,12 +178,3 @@ def test_monster_vanishes_where_it_was_and_soon_is_not():
     assert vanished(np.array([8.0 / 10]), there, 10).tolist() == [0.8]
     assert vanished(np.array([3.0 / 10]), there, 10).tolist() == []
     assert vanished(np.array([1.5]), there, 10).tolist() == []
-
-
-def test_fine_power_is_of_what_is_fine():
-    stripes = torch.zeros(2, 3, 64, 64, dtype=torch.uint8)
-    stripes[..., ::2] = 100
-    wide = torch.zeros_like(stripes)
-    wide[..., :32] = 100
-    assert fine_power(stripes) == pytest.approx(2500, rel=0.1)
-    assert fine_power(wide) < 250 and fine_power(torch.full_like(wide, 77)) < 1e-3

@@ -23,6 +23,7 @@ from mmldm.errors import MediaError
 from mmldm.evaluation.clipwise import ClipMedian, ClipRatio, Counts, mean_of
 from mmldm.evaluation.events import lags, match
 from mmldm.evaluation.features import Builder, Findings, Measure
+from mmldm.evaluation.looks import fine_power
 from mmldm.evaluation.protocol import Protocol
 from mmldm.evaluation.sets import ClipSet, ClipSource
 from mmldm.evaluation.values import Better, Metric, Number
@@ -33,7 +34,6 @@ from mmldm.worlds.freedoom.clips import CONFIG_FILE, read_truth
 from mmldm.worlds.freedoom.labels import Monsters, learn_monsters, small_frames
 from mmldm.worlds.freedoom.shots import Bangs, detect_flashes, learn_bangs
 from mmldm.worlds.freedoom.turning import Turning, flow, learn_turning
-from mmldm.worlds.impacts.sharpness import FINE, LUMA
 
 LEARNT = 300
 """Real clips that the instruments are learnt from, at most."""
@@ -90,22 +90,6 @@ class Shots(Measure):
             }
             found.append({k: torch.as_tensor(x, dtype=torch.float64) for k, x in values.items()})
         return found
-
-
-def fine_power(frames: Tensor) -> float:
-    """Power above a quarter of Nyquist's frequency in frames u8 (T,3,H,W): floor, walls, what is fine.
-
-    In squares of 8-bit steps, of a pixel, mean over frames.
-    """
-    grey = torch.einsum("tchw,c->thw", frames.float(), torch.tensor(LUMA))
-    height, width = grey.shape[-2:]
-    window = torch.hann_window(height)[:, None] * torch.hann_window(width)
-    level = (grey * window).sum((1, 2), keepdim=True) / window.sum()
-    spectrum = torch.fft.fft2((grey - level) * window).abs().square()
-    across, down = torch.fft.fftfreq(width), torch.fft.fftfreq(height)
-    fine = (down[:, None] ** 2 + across**2).sqrt() > FINE
-    power = (spectrum * fine).sum((1, 2)) / (height * width) / window.square().sum()
-    return float(power.mean())
 
 
 def loudness(waveform: Tensor, sample_rate: int) -> Tensor:
