@@ -20,6 +20,7 @@ from mmldm.errors import UserError
 
 if TYPE_CHECKING:
     from mmldm.evaluation.metrics import Metric
+    from mmldm.types import ClipSpec
 
 
 def evaluate(
@@ -34,7 +35,10 @@ def evaluate(
         typer.Option(help="Real clips that no model was trained on. Default: half of REFERENCE."),
     ] = None,
     protocol: Annotated[
-        str, typer.Option(help="default, mm-diffusion (by way of 64x64), mm-diffusion-256.")
+        str,
+        typer.Option(
+            help="default, own (the model's clips), mm-diffusion (64x64), mm-diffusion-256."
+        ),
     ] = "default",
     out: Annotated[Path, typer.Option(help="Folder for report, pictures and samples.")] = Path(
         "evaluation"
@@ -110,7 +114,7 @@ def evaluate(
     from mmldm.worlds.impacts import metrics as impacts
 
     # What was asked for, refused before anything is scanned or sampled.
-    rules = find_protocol(protocol, samples, seed)
+    rules = find_protocol(protocol, samples, seed, _own_clips(generated))
     fps = rules.spec.fps
     of_worlds = [*impacts.METRICS, *freedoom.METRICS]
     named = None if metrics is None else choose(metrics.split(","), fps, further=of_worlds)
@@ -134,7 +138,7 @@ def evaluate(
         unasked = {
             "impacts": impacts.is_synthesized(known.reference),
             "shots": freedoom.is_freedoom(known.reference),
-            "fad-audioclip": rules.name != "default",
+            "fad-audioclip": rules.name.startswith("mm-diffusion"),
         }
         unnamed = [name for name, wanted in unasked.items() if wanted]
         chosen = named or choose(None, fps, unnamed, of_worlds)
@@ -196,6 +200,18 @@ def _model_folder(folder: Path) -> Path | None:
     return folder / "model" if (folder / "model").is_dir() else folder
 
 
+def _own_clips(folder: Path) -> ClipSpec | None:
+    """What the clips of a model are; None of a folder of clips."""
+    from mmldm.pipelines.loading import read_index
+    from mmldm.strict import parse
+    from mmldm.types import ClipSpec
+
+    model = _model_folder(folder)
+    if model is None or not (model / "model_index.json").is_file():
+        return None
+    return parse(ClipSpec, dict(read_index(model).get("clip_spec") or {}), f"{model}: clip_spec")
+
+
 @dataclass(frozen=True)
 class _Long:
     """What is asked of `--long`: the command's arguments of these names."""
@@ -227,7 +243,7 @@ def _evaluate_long(
     from mmldm.worlds.films import world_of
 
     # Refused before anything is made.
-    rules = find_protocol(asked.protocol, None, seed)
+    rules = find_protocol(asked.protocol, None, seed, _own_clips(asked.generated))
     count = round(asked.seconds / rules.spec.duration)
     if count < LEAST_WINDOWS:
         raise UserError(
