@@ -95,7 +95,7 @@ def synthesize(
     world: Annotated[
         str,
         typer.Option(
-            help="impacts, balls that bounce; freedoom, a game (pip install 'mmldm[worlds]')."
+            help=r"impacts, balls that bounce; freedoom, a game (pip install 'mmldm\[worlds]')."
         ),
     ] = "impacts",
     clips: Annotated[int, typer.Option(min=1, help="How many clips.")] = 2000,
