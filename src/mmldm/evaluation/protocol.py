@@ -62,17 +62,31 @@ PROTOCOLS = {
 }
 
 
-def find_protocol(name: str, samples: int | None = None, seed: int = 0) -> Protocol:
+OWN = "own"
+"""The protocol that reads clips as a model's are: its frames, rates and size."""
+
+
+def find_protocol(
+    name: str, samples: int | None = None, seed: int = 0, own: ClipSpec | None = None
+) -> Protocol:
     """A protocol by name.
 
     Args:
         samples: In place of its own number of windows.
         seed: In place of 0.
+        own: A model's clips, for `OWN`; None: there is no model.
 
     Raises:
         UserError: There is none of this name.
     """
-    if name not in PROTOCOLS:
-        raise UserError(f"there is no protocol {name!r}; there are {', '.join(PROTOCOLS)}")
+    if name == OWN and own is None:
+        raise UserError(
+            "--protocol own is that of a model's clips, and what is evaluated is no model: name another one"
+        )
+    known = PROTOCOLS if own is None else {**PROTOCOLS, OWN: Protocol(name=OWN, spec=own)}
+    if name not in known:
+        raise UserError(
+            f"there is no protocol {name!r}; there are {', '.join(PROTOCOLS)}, and {OWN} for models"
+        )
     changes = {"seed": seed} if samples is None else {"seed": seed, "samples": samples}
-    return PROTOCOLS[name].model_copy(update=changes)
+    return known[name].model_copy(update=changes)
