@@ -87,6 +87,39 @@ def test_a_remux_of_every_clip_gives_the_same_numbers(tmp_path: Path) -> None:
     assert printed[0] == printed[1]
 
 
+def test_renamed_files_have_the_same_numbers_and_intervals(other: Path, tmp_path: Path) -> None:
+    """Two windows a file, of a reference that is split: groups, halves and draws follow contents."""
+    longer = ImpactsConfig(seed=3, materials=("wood", "glass"), spec=ClipSpec(num_frames=32))
+    synthesize(tmp_path / "named", longer, 12, workers=1)
+    for path in sorted((tmp_path / "named").rglob("*.mp4")):
+        copy = tmp_path / "renamed" / path.parent.name / f"{99 - int(path.stem)}.mp4"
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, copy)
+    words = ("--metrics", f"{FREE},impacts", "--samples", 18, "--cache", tmp_path / "cache")
+    for name in ("named", "renamed"):
+        evaluate(other, tmp_path / name, tmp_path / f"out-{name}", *words).succeeded()
+    found = [numbers(tmp_path / f"out-{name}") for name in ("named", "renamed")]
+    assert found[0]["av-align"]["real"]["interval"] is not None and found[0] == found[1]
+    page = (tmp_path / "out-named" / "report.md").read_text()
+    assert "The 18 clips of reference are of 12 recordings: intervals are over these." in page
+
+
+def test_pattern_makes_recordings_of_files(world: Path, other: Path, tmp_path: Path) -> None:
+    """Pairs of clips as parts of one recording: both stand in one half, and intervals are over pairs."""
+    for path in sorted(world.rglob("*.mp4")):
+        stem = int(path.stem)
+        copy = tmp_path / "clips" / path.parent.name / f"take{stem // 4}_{stem}.mp4"
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, copy)
+    words = ("--metrics", "silent,memorisation", "--group-pattern", r"(take\d+)_")
+    evaluate(other, tmp_path / "clips", tmp_path / "out", *words).succeeded()
+    sets = report(tmp_path / "out")["sets"]
+    assert (sets["reference"]["clips"], sets["reference"]["recordings"]) == (12, 3)
+    assert sets["generated"]["recordings"] == 8
+    sentence = evaluate(other, world, tmp_path / "bad", "--group-pattern", "take").complaint()
+    assert "--group-pattern" in sentence
+
+
 def test_without_any_weights_all_that_needs_none_is_measured_beside_its_anchors(
     evaluated: Path, world: Path
 ) -> None:

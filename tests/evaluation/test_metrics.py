@@ -7,11 +7,12 @@ import torch
 
 from mmldm.errors import UserError
 from mmldm.evaluation.clipwise import ClipRatio
-from mmldm.evaluation.distances import frechet_distance_of, kernel_audio_distance
 from mmldm.evaluation.features import Alarms, Events, Fingerprints
+from mmldm.evaluation.kernels import gaussian
 from mmldm.evaluation.metrics import (
     OPTIONAL,
-    FeatureDistance,
+    FrechetDistance,
+    KernelDistance,
     NearestReal,
     SharedRegions,
     choose,
@@ -29,7 +30,7 @@ def drawn(clips, seed, windows=1, dim=4, shift=0.0):
 
 
 def frechet():
-    return FeatureDistance("fd", "Fréchet", "net", frechet_distance_of, True)
+    return FrechetDistance("fd", "Fréchet", "net")
 
 
 def named(name):
@@ -67,12 +68,12 @@ def test_windows_count_for_the_caveat_and_clips_for_n():
         (frechet(), drawn(1, 0), "1 clip, and 2 are the least"),
         (SharedRegions("net"), drawn(5, 0), "5 clips, and 6 are the least"),
         (
-            FeatureDistance("kad", "KAD", "net", kernel_audio_distance, False),
+            KernelDistance("kad", "KAD", "net", gaussian),
             [{"features": torch.ones(1, 4)}] * 8,
             "half of the reference features are equal",
         ),
         (
-            FeatureDistance("odd", "odd", "net", lambda a, b: math.nan, False),
+            FrechetDistance("odd", "odd", "net", lambda a, b: math.nan),
             drawn(4, 0),
             "not finite",
         ),

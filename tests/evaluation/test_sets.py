@@ -6,7 +6,8 @@ import pytest
 
 from mmldm.errors import UserError
 from mmldm.evaluation.protocol import find_protocol
-from mmldm.evaluation.sets import clip_set, halves, kept_manifest
+from mmldm.evaluation.recordings import halves
+from mmldm.evaluation.sets import clip_set, kept_manifest
 from mmldm.types import ClipSpec
 from mmldm.worlds.impacts.clips import ImpactsConfig, synthesize
 

@@ -17,6 +17,8 @@ from mmldm import __version__
 from mmldm.cli.generate import load_model
 from mmldm.cli.terminal import DeviceOption, ProgressLine, note, require_writable, say
 from mmldm.errors import UserError
+from mmldm.sections import DataConfig
+from mmldm.strict import parse
 
 if TYPE_CHECKING:
     from mmldm.evaluation.metrics import Metric
@@ -50,6 +52,13 @@ def evaluate(
     samples: Annotated[
         int | None, typer.Option("--samples", "-n", min=2, help="Clips of a set at most.")
     ] = None,
+    group_pattern: Annotated[
+        str | None,
+        typer.Option(
+            metavar="REGEX",
+            help="Its first group, found in a clip's path, names the recording it is a part of.",
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of splits and intervals.")] = 0,
     against: Annotated[
         Path | None,
@@ -80,8 +89,14 @@ def evaluate(
     for path in (generated, reference, held_out):
         if path is not None and not path.exists():
             raise UserError(f"{path} does not exist; give a folder of clips")
+    parse(DataConfig, {"group_pattern": group_pattern}, "--group-pattern")
     if long:
-        for name, value in (("metrics", metrics), ("samples", samples), ("against", against)):
+        for name, value in (
+            ("metrics", metrics),
+            ("samples", samples),
+            ("against", against),
+            ("group-pattern", group_pattern),
+        ):
             if value is not None:
                 raise UserError(f"--{name} is for clips: leave it out with --long.")
         _evaluate_long(
@@ -109,7 +124,7 @@ def evaluate(
     from mmldm.worlds.impacts.metrics import BUILDERS, METRICS, is_synthesized
 
     # What was asked for, refused before anything is scanned or sampled.
-    rules = find_protocol(protocol, samples, seed)
+    rules = find_protocol(protocol, samples, seed, group_pattern)
     fps = rules.spec.fps
     named = None if metrics is None else choose(metrics.split(","), fps, further=METRICS)
     other = None if against is None else load(against)

@@ -139,9 +139,8 @@ def find_media(
         if not is_utf8(path):
             listing.append(Listed(printable(path), split=split, named=False))
             continue
-        composed = unicodedata.normalize("NFC", path)
-        group = None if group_pattern is None else _first_group(group_pattern, composed)
-        class_name = top if class_pattern is None else _first_group(class_pattern, composed)
+        group = None if group_pattern is None else first_group(group_pattern, path)
+        class_name = top if class_pattern is None else first_group(class_pattern, path)
         listing.append(Listed(path, class_name, group, split))
 
     # What was decided, and what can be done about it.
@@ -303,7 +302,7 @@ def _about_splits(tops: Counter[str], own: dict[str, Split]) -> list[str]:
     ]
 
 
-def _first_group(pattern: str, path: str) -> str | None:
+def first_group(pattern: str, path: str) -> str | None:
     """What the first group of a pattern matches; None where that is nothing."""
-    match = re.search(pattern, path)
+    match = re.search(pattern, unicodedata.normalize("NFC", path))
     return (match[1] or None) if match else None

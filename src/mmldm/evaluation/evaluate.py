@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from mmldm.errors import UserError
-from mmldm.evaluation.features import Findings, Measures, nearest
+from mmldm.evaluation.features import Measures, nearest
 from mmldm.evaluation.measuring import FeatureCache, Measured, Speed, measure_set
 from mmldm.evaluation.memorisation import memorisation_report
 from mmldm.evaluation.protocol import Protocol
 from mmldm.evaluation.sets import ClipSet
 from mmldm.evaluation.sides import Sides
-from mmldm.evaluation.values import Metric, Number, Value
+from mmldm.evaluation.values import Metric, Number, Side, Value
 from mmldm.types import Progress
 
 
@@ -101,11 +101,13 @@ def evaluate(
     if sides.reconstruction is not None:
         sets["reconstruction"] = measured(sides.reconstruction)
 
+    # Draws go by content: a number moves with what is compared, not with how files are called.
+    ordered, other = {name: own.by_content() for name, own in sets.items()}, anchor.by_content()
     lines = []
     for done, metric in enumerate(metrics):
         if progress is not None:
             progress("metrics", done, len(metrics))
-        lines += _compare(metric, sets, list(sides.generated), anchor, split, protocol)
+        lines += _compare(metric, ordered, list(sides.generated), other, split, protocol)
     if progress is not None:
         progress("metrics", len(metrics), len(metrics))
     return Evaluation(
@@ -113,7 +115,7 @@ def evaluate(
         anchor=anchor,
         lines=lines,
         undefined=undefined,
-        classes=_by_class(metrics, sets["generated"], sets["reference"], protocol),
+        classes=_by_class(metrics, ordered["generated"], ordered["reference"], protocol),
         memorisation=_memorisation(sets, anchor, protocol),
         speed=speed,
     )
@@ -140,7 +142,7 @@ def _compare(
         if name in sets:
             compared[name] = (sets[name].spread(count) if biased else sets[name], anchor)
     values = {
-        name: by_number([metric], own.findings, real.findings, protocol)
+        name: by_number([metric], own.sides, real.sides, protocol)
         for name, (own, real) in compared.items()
     }
     return [
@@ -151,8 +153,8 @@ def _compare(
 
 def by_number(
     metrics: Iterable[Metric],
-    own: Mapping[str, Sequence[Findings]],
-    real: Mapping[str, Sequence[Findings]],
+    own: Mapping[str, Side],
+    real: Mapping[str, Side],
     protocol: Protocol,
 ) -> dict[str, Value]:
     """The values of metrics by the names of their numbers.
@@ -185,8 +187,8 @@ def _by_class(
     return {
         name: by_number(
             unbiased,
-            generated.take(own[name]).findings,
-            reference.take(real[name]).findings,
+            generated.take(own[name]).sides,
+            reference.take(real[name]).sides,
             protocol,
         )
         for name in shared

@@ -178,11 +178,26 @@ def lags(times: np.ndarray, others: np.ndarray, tolerance: float) -> np.ndarray:
     return np.array([times[i] - others[j] for i, j in match(times, others, tolerance)])
 
 
-def derangement(count: int, rng: np.random.Generator) -> np.ndarray:
-    """An order (N,) of `count` > 1 items in which none keeps its place."""
+def derangement(
+    count: int, rng: np.random.Generator, units: np.ndarray | None = None
+) -> np.ndarray:
+    """An order (N,) of `count` > 1 items in which none keeps its place.
+
+    Args:
+        units: (N,) numbers of what hangs together; no item gets the place of one of its unit, unless a unit
+            holds more than half of all.
+    """
     shuffled = rng.permutation(count)
+    least = 1
+    if units is not None:
+        # Units side by side: a turn by the largest of them takes every item out of its own.
+        kinds, first, sizes = np.unique(units[shuffled], return_index=True, return_counts=True)
+        rank = first[np.searchsorted(kinds, units[shuffled])]
+        shuffled = shuffled[np.argsort(rank, kind="stable")]
+        largest = int(sizes.max())
+        least = largest if 2 * largest <= count else 1
     order = np.empty(count, dtype=int)
-    order[shuffled] = np.roll(shuffled, rng.integers(1, count))
+    order[shuffled] = np.roll(shuffled, rng.integers(least, count - least + 1))
     return order
 
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mmldm.evaluation.evaluate import equal_n
-from mmldm.evaluation.sets import IN_REFERENCE
+from mmldm.evaluation.recordings import IN_REFERENCE
 from mmldm.text import markdown, printable
 
 LISTED = 10
@@ -135,7 +135,7 @@ def _about_sets(report: Mapping[str, Any]) -> str:
         f"**reference**: {reference['clips']} real clips of {markdown(reference['origin'])}."
     )
     lines.append(
-        f"**real**: no held-out clips were given, so the reference was split by a hash of names: "
+        f"**real**: no held-out clips were given, so the reference was split by a hash of contents: "
         f"{real['clips']} of its clips against the other {against['clips']}."
         if against["clips"] < reference["clips"]
         else f"**real**: {real['clips']} clips of {markdown(real['origin'])} against the reference."
@@ -146,7 +146,13 @@ def _about_sets(report: Mapping[str, Any]) -> str:
             "autoencoder, which no sample of it can be expected to surpass."
         )
 
-    # What they lack, and what stands in two of them.
+    # What they lack, what hangs together, and what stands in two of them.
+    lines += [
+        f"The {found['clips']} clips of {name} are of {found['recordings']} recordings: intervals are over "
+        "these."
+        for name, found in sets.items()
+        if found["recordings"] < found["clips"]
+    ]
     wanted = report["protocol"]["samples"]
     if wanted is not None:
         lines += [
@@ -166,12 +172,22 @@ def _about_sets(report: Mapping[str, Any]) -> str:
 
 def _caveats(report: Mapping[str, Any]) -> str:
     """A line per caveat, with all numbers it is about."""
-    titles: dict[str, dict[str, None]] = {}
+    titles: dict[str, dict[str, list[str]]] = {}
     for line in report["numbers"]:
-        for value in line["values"].values():
+        for name, value in line["values"].items():
             if value["note"] and value["value"] is not None:
-                titles.setdefault(value["note"], {})[line["title"]] = None
-    return _list(f"\\* {'; '.join(about)}: {note}." for note, about in titles.items())
+                found = titles.setdefault(value["note"], {}).setdefault(line["title"], [])
+                if value["published"] is not None:
+                    found.append(f"{name} {digits(value['published'])}")
+    return _list(
+        f"\\* {'; '.join(_with_published(*about) for about in found.items())}: {note}."
+        for note, found in titles.items()
+    )
+
+
+def _with_published(title: str, values: Sequence[str]) -> str:
+    """A number's title, with its values by the published estimator where that is another."""
+    return f"{title} (as published: {', '.join(values)})" if values else title
 
 
 def _class_table(report: Mapping[str, Any]) -> str:

@@ -9,6 +9,7 @@ shown to I3D by way of 64 or 256 pixels, heard at 44.1 kHz); docs/evaluation.md 
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -27,7 +28,8 @@ class Protocol(BaseModel):
 
     In version 1 each frame was the last one shown by its instant; since 2 it is the nearest, and windows
     begin at source frames. Since 3 onsets are timed to a sample where they were to 5 ms, and impacts are
-    where arcs of flight meet.
+    where arcs of flight meet; recordings are drawn for intervals, where it was clips, and kernel distances
+    leave out the pairs of windows of one recording.
     """
     spec: ClipSpec
     """Frames, rates and the size all pictures are brought to, before networks bring them to their own."""
@@ -44,6 +46,8 @@ class Protocol(BaseModel):
     """Of precision and recall."""
     density_neighbours: int = 5
     """Of density and coverage."""
+    group_pattern: str | None = None
+    """Searched in the paths of clips; its first group names the recording that a file is a part of."""
 
     @property
     def sha256(self) -> str:
@@ -62,17 +66,22 @@ PROTOCOLS = {
 }
 
 
-def find_protocol(name: str, samples: int | None = None, seed: int = 0) -> Protocol:
+def find_protocol(
+    name: str, samples: int | None = None, seed: int = 0, group_pattern: str | None = None
+) -> Protocol:
     """A protocol by name.
 
     Args:
         samples: In place of its own number of windows.
         seed: In place of 0.
+        group_pattern: In place of none.
 
     Raises:
         UserError: There is none of this name.
     """
     if name not in PROTOCOLS:
         raise UserError(f"there is no protocol {name!r}; there are {', '.join(PROTOCOLS)}")
-    changes = {"seed": seed} if samples is None else {"seed": seed, "samples": samples}
+    changes: dict[str, Any] = {"seed": seed, "group_pattern": group_pattern}
+    if samples is not None:
+        changes["samples"] = samples
     return PROTOCOLS[name].model_copy(update=changes)

@@ -1,7 +1,6 @@
 """Sets of clips, each clip read when it is needed: what all sides of an evaluation are.
 
 folder or manifest -> ClipSet (names, keys of content, classes, readers; what was skipped, and why)
-ClipSets -> halves, a set without what stands in another, clips that stand twice
 
 A corrupted set is another ClipSet whose readers change what they read, and whose keys say so.
 """
@@ -9,19 +8,16 @@ A corrupted set is another ClipSet whose readers change what they read, and whos
 from __future__ import annotations
 
 import hashlib
-from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
-from itertools import combinations
 from pathlib import Path
-from typing import Any
 
 from mmldm.data.clips import spread, windows
-from mmldm.data.folder import find_media
+from mmldm.data.folder import find_media, first_group
 from mmldm.data.manifest import SILENT_SHARE, Entry, Manifest, content, is_manifest
 from mmldm.data.scan import scan
-from mmldm.data.splits import draw, joined
 from mmldm.errors import MediaError, UserError
 from mmldm.evaluation.protocol import Protocol
 from mmldm.media.clip import Clip
@@ -29,9 +25,6 @@ from mmldm.media.clock import TOLERANCE
 from mmldm.media.reader import READING, read_clip
 from mmldm.text import printable
 from mmldm.types import ClipSpec, Progress
-
-IN_REFERENCE = "in_reference"
-"""Reason of a held-out clip that the reference holds, too."""
 
 
 @dataclass(frozen=True)
@@ -157,6 +150,21 @@ def kept_manifest(
     return manifest
 
 
+def regrouped(manifest: Manifest, group_pattern: str | None) -> Manifest:
+    """A manifest whose entries are of the recordings that a pattern finds in their paths.
+
+    Args:
+        group_pattern: Regular expression with a group; None: those that it already says.
+    """
+    if group_pattern is None:
+        return manifest
+    entries = tuple(
+        entry.model_copy(update={"group": first_group(group_pattern, entry.path) or entry.group})
+        for entry in manifest.entries
+    )
+    return manifest.model_copy(update={"entries": entries})
+
+
 def _earlier(source: Path, kept: Path) -> Manifest | None:
     """The manifest of a folder's last scan, if it knows the contents of the files."""
     if not (kept.is_file() and source.is_dir()):
@@ -201,8 +209,10 @@ def clip_set(
         for entry in usable
         for window in windows([entry], spec, _fitting(entry, spec, per_file))
     ]
-    if wanted is not None:
-        chosen = [chosen[i] for i in spread(wanted, len(chosen))]
+    if wanted is not None and wanted < len(chosen):
+        # Spread over classes and contents, which no file's name moves.
+        order = sorted(range(len(chosen)), key=lambda i: _place(*chosen[i]))
+        chosen = [chosen[i] for i in sorted(order[k] for k in spread(wanted, len(chosen)))]
 
     # The content of each file, read now: it may have changed since the scan, or have gone.
     contents: dict[str, str] = {}
@@ -234,6 +244,11 @@ def clip_set(
     )
 
 
+def _place(entry: Entry, start: float) -> tuple[str, str, float]:
+    """Of a window in an order by class and content, as far as that is known."""
+    return entry.class_name or "", entry.sha256 or entry.path, start
+
+
 def window_of(
     manifest: Manifest, entry: Entry, start: float, sha256: str, name: str | None = None
 ) -> ClipSource:
@@ -259,85 +274,6 @@ def window_of(
 def _fitting(entry: Entry, spec: ClipSpec, most: int) -> int:
     """At most this many windows of an entry, so that they overlap by less than a source frame."""
     return min(most, max(1, int((entry.duration or 0) / spec.duration)))
-
-
-def halves(reference: ClipSet, seed: int) -> tuple[ClipSet, ClipSet]:
-    """Two disjoint sets of about equally many files of each class, by a seeded hash of their names.
-
-    Files of equal content, and those of one recording, stand in one half.
-    """
-    files = {clip.file: clip for clip in reference.clips}
-    clips = list(files.values())
-    # Files with a mark in common are one unit; units go to the smaller half, in turn.
-    marks = [[("content", clip.content), ("group", clip.group)] for clip in clips]
-    units = joined([[mark for mark in own if mark[1] is not None] for own in marks])
-
-    def turn(unit: list[int]) -> tuple[str, float]:
-        """When a unit is dealt out: class by class, in the order of its first file's draw."""
-        first = clips[unit[0]]
-        return first.class_name or "", draw(first.file, seed)
-
-    units.sort(key=turn)
-    chosen: set[str] = set()
-    rest: set[str] = set()
-    for unit in units:
-        (chosen if len(chosen) <= len(rest) else rest).update(clips[i].file for i in unit)
-    first, second = (
-        tuple(clip for clip in reference.clips if (clip.file in chosen) is wanted)
-        for wanted in (True, False)
-    )
-    return (
-        replace(reference, name="first half of the reference", clips=first),
-        replace(reference, name="real", clips=second, skipped=(), notes=()),
-    )
-
-
-def repeated(clips: ClipSet) -> list[list[str]]:
-    """Files of a set that have one content."""
-    files: defaultdict[str, dict[str, None]] = defaultdict(dict)
-    for clip in clips.clips:
-        if clip.content is not None:
-            files[clip.content][clip.file] = None
-    return [list(names) for names in files.values() if len(names) > 1]
-
-
-def shared(sets: Mapping[str, ClipSet]) -> list[dict[str, Any]]:
-    """Clips of two sets that are cut from one content, for every two sets that have some."""
-    found = []
-    for first, second in combinations(sets, 2):
-        names = {clip.content: clip.name for clip in sets[second].clips if clip.content}
-        clips = [
-            [clip.name, names[clip.content]] for clip in sets[first].clips if clip.content in names
-        ]
-        if clips:
-            found.append({"first": first, "second": second, "clips": clips})
-    return found
-
-
-def apart(held_out: ClipSet, reference: ClipSet) -> ClipSet:
-    """The held-out clips without those whose content is in the reference: no distance to itself is one.
-
-    Raises:
-        UserError: Fewer than two clips are left.
-    """
-    # File by file, with the reference's file of that content.
-    names = {clip.content: clip.file for clip in reference.clips if clip.content}
-    taken = {clip.file: names[clip.content] for clip in held_out.clips if clip.content in names}
-    if not taken:
-        return held_out
-    clips = tuple(clip for clip in held_out.clips if clip.content not in names)
-    if len(clips) < 2:
-        file, other = next(iter(taken.items()))
-        raise UserError(
-            f"{len(taken)} of {len(taken) + len(clips)} held-out clips are in the reference, too (such as "
-            f"{printable(file)}, there {printable(other)}), and {len(clips)} are left: name a reference "
-            "without them"
-        )
-    skipped = tuple(
-        Skipped(file, IN_REFERENCE, f"its content is in the reference, too, as {other}")
-        for file, other in taken.items()
-    )
-    return replace(held_out, clips=clips, skipped=(*held_out.skipped, *skipped))
 
 
 def _notes(entries: Sequence[Entry], spec: ClipSpec) -> list[str]:

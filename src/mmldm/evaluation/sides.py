@@ -21,7 +21,8 @@ import torch
 from mmldm.data.manifest import Manifest
 from mmldm.errors import MediaError, UserError
 from mmldm.evaluation.protocol import Protocol
-from mmldm.evaluation.sets import ClipSet, ClipSource, apart, clip_set, halves, kept_manifest
+from mmldm.evaluation.recordings import apart, halves
+from mmldm.evaluation.sets import ClipSet, ClipSource, clip_set, kept_manifest, regrouped
 from mmldm.files import sha256_of, write_json
 from mmldm.pipelines.sounding_video import SoundingVideoPipeline
 from mmldm.types import Progress
@@ -168,18 +169,17 @@ class Finder:
             write_samples(
                 pipeline, sha256, folder, count, self.progress, task, known.real, settings
             )
-            # What is given keeps its class.
+            # What is given keeps its class, and makes samples of one clip hang together.
             given = known.real.clips if task.given else ()
-            classes = {
-                sample_file(seed): given[seed % len(given)].class_name
-                for seed in range(count if given else 0)
+            sources = {
+                sample_file(seed): given[seed % len(given)] for seed in range(count if given else 0)
             }
-            generated[task.name] = _in_classes(self._folder(task.name, folder), classes)
+            generated[task.name] = _of_sources(self._folder(task.name, folder), sources)
         # The ceiling: real clips through the autoencoder, which keep their class, too.
         kept = self.out / "reconstructions"
         write_reconstructions(pipeline, sha256, known.real, kept, self.progress)
-        classes = {reconstruction_file(clip): clip.class_name for clip in known.real.clips}
-        return Sides(generated, known, _in_classes(self._folder("reconstruction", kept), classes))
+        sources = {reconstruction_file(clip): clip for clip in known.real.clips}
+        return Sides(generated, known, _of_sources(self._folder("reconstruction", kept), sources))
 
     def _folder(self, name: str, source: Path) -> ClipSet:
         manifest = self.manifest(name, source)
@@ -198,13 +198,21 @@ class Finder:
             UserError: It holds no media file.
         """
         kept = self.out / "sets" / f"{name}.jsonl"
-        return kept_manifest(source, kept, self.protocol.spec, self.workers, self.progress)
+        manifest = kept_manifest(source, kept, self.protocol.spec, self.workers, self.progress)
+        return regrouped(manifest, self.protocol.group_pattern)
 
 
-def _in_classes(clips: ClipSet, classes: Mapping[str, str | None]) -> ClipSet:
-    """With the classes of its files, where they are known."""
-    named = (replace(clip, class_name=classes.get(clip.file)) for clip in clips.clips)
-    return replace(clips, clips=tuple(named))
+def _of_sources(clips: ClipSet, sources: Mapping[str, ClipSource]) -> ClipSet:
+    """With the classes and recordings of the clips that its files were made from, where these are known."""
+    return replace(clips, clips=tuple(_of_source(x, sources.get(x.file)) for x in clips.clips))
+
+
+def _of_source(clip: ClipSource, source: ClipSource | None) -> ClipSource:
+    if source is None:
+        return replace(clip, class_name=None)
+    return replace(
+        clip, class_name=source.class_name, group=source.group or source.content or source.file
+    )
 
 
 def model_sha256(folder: Path) -> str:

@@ -9,15 +9,48 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, overload
+
+import numpy as np
 
 from mmldm.evaluation.features import Findings
-from mmldm.evaluation.intervals import Interval
+from mmldm.evaluation.intervals import Interval, Units
 from mmldm.evaluation.protocol import Protocol
 
 Better = Literal["lower", "higher", "like real"]
 Side = Sequence[Findings]
 """What was found in each clip of one side of a comparison."""
+
+
+class Grouped(Sequence[Findings]):
+    """A side that knows which of its clips hang together.
+
+    Args:
+        findings: In each clip.
+        units: (N,), one number for all clips of a recording.
+    """
+
+    def __init__(self, findings: Sequence[Findings], units: Units) -> None:
+        self.findings, self.units = findings, units
+
+    def __len__(self) -> int:
+        return len(self.findings)
+
+    @overload
+    def __getitem__(self, index: int) -> Findings: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Grouped: ...
+
+    def __getitem__(self, index: int | slice) -> Findings | Grouped:
+        if isinstance(index, slice):
+            return Grouped(self.findings[index], self.units[index])
+        return self.findings[index]
+
+
+def units_of(side: Side) -> Units:
+    """Which clips of a side hang together, (N,); each is a unit of its own where nothing is known."""
+    return side.units if isinstance(side, Grouped) else np.arange(len(side))
 
 
 @dataclass(frozen=True)
@@ -31,6 +64,7 @@ class Value:
         against: Real clips it is compared with; None for a number of the set alone.
         shuffled: The same with each picture under the sound of another clip.
         note: What it must be read with.
+        published: The same by the published estimator, where that is another one; `note` says which.
     """
 
     value: float | None
@@ -39,6 +73,7 @@ class Value:
     against: int | None = None
     shuffled: float | None = None
     note: str | None = None
+    published: float | None = None
 
     @classmethod
     def undefined(cls, reason: str, n: int, against: int | None = None) -> Value:

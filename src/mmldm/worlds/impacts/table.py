@@ -18,10 +18,11 @@ from torch import Tensor
 from mmldm.evaluation.classifiers import accuracy
 from mmldm.evaluation.distances import compare
 from mmldm.evaluation.evaluate import Evaluation, by_number
-from mmldm.evaluation.intervals import wilson
+from mmldm.evaluation.intervals import Units, share_interval
 from mmldm.evaluation.measuring import Measured
 from mmldm.evaluation.page import markdown_table
 from mmldm.evaluation.protocol import Protocol
+from mmldm.evaluation.recordings import units_by_content
 from mmldm.evaluation.sets import ClipSet
 from mmldm.types import AV
 from mmldm.worlds.impacts.metrics import METRICS
@@ -106,7 +107,9 @@ def impacts_report(
             "same_hits": _same_hits(
                 measured, found.sets["real"], materials, (originals or {}).get(name), protocol.seed
             ),
-            "broken": share(lost | (_column(measured, "changed") > 0)),
+            "broken": share(
+                lost | (_column(measured, "changed") > 0), units_by_content(measured.clips.clips)
+            ),
             "accuracy": _accuracy(measured, classes, class_names),
             "class_shares": shares,
             "evenness": evenness(shares["video"], len(measured)),
@@ -127,7 +130,7 @@ def _by_material(
     found = {}
     for material in sorted(set(materials)):
         part = measured.take([i for i, own in enumerate(materials) if own == material])
-        values = by_number(chosen, part.findings, part.findings, protocol)
+        values = by_number(chosen, part.sides, part.sides, protocol)
         found[material] = {number: asdict(value) for number, value in values.items()}
     return found
 
@@ -165,10 +168,17 @@ def _ratio(value: float | None, real: float | None) -> float | None:
     return None if value is None or not real else value / real
 
 
-def share(hits: Tensor) -> dict[str, Any]:
-    """Share of true values (N,) bool, with its 95 % interval by Wilson's score."""
-    value = hits.double().mean().item()
-    return {"value": value, "interval": list(wilson(value, len(hits)))}
+def share(hits: Tensor, units: Units | None = None) -> dict[str, Any]:
+    """Share of true values (N,) bool, with its 95 % interval by Wilson's score.
+
+    Args:
+        units: (N,), which clips are of one recording; None: none.
+    """
+    shares = hits.double()
+    return {
+        "value": shares.mean().item(),
+        "interval": list(share_interval(shares.numpy(), units)),
+    }
 
 
 def _accuracy(
