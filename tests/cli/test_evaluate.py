@@ -136,6 +136,11 @@ def test_without_any_weights_all_that_needs_none_is_measured_beside_its_anchors(
     assert "there is no i3d_pretrained_400.pt or" in undefined["fvd"]
     assert {"fvd", "kvd", "fad", "kad", "frame-fd", "regions-yamnet"} <= undefined.keys()
     assert report(evaluated)["classes"].keys() == {"wood", "glass"}
+    page = (evaluated / "report.md").read_text()
+    assert (
+        "not of equally many clips (generated 8, real 6), on which its mean does not depend" in page
+    )
+    assert "| real | of one law |" in page and "| as real |" in page
 
 
 def test_protocol_of_mm_diffusion_hears_at_44_khz_and_says_where_audioclip_belongs(
@@ -168,7 +173,9 @@ def test_metrics_of_the_impacts_world_are_measured_where_they_are_named(
 def test_page_shows_numbers_reasons_and_pictures_that_are_there(evaluated: Path) -> None:
     page = (evaluated / "report.md").read_text()
     assert "| AV-Align ↑ | " in page and "nan" not in page.lower()
-    assert "the reference was split by a hash of names: 6 of its clips against the other 6" in page
+    assert (
+        "the reference was split by a hash of contents: 6 of its clips against the other 6" in page
+    )
     assert "fvd, kvd, regions-i3d: I3D needs its weights" in page
     shown = {line.partition("](")[2].rstrip(")") for line in page.splitlines() if "](" in line}
     pictures = {path.name for path in evaluated.glob("*.png")}
@@ -188,11 +195,18 @@ def test_repeated_command_measures_nothing_again_and_says_the_same(
 def test_clips_against_themselves_are_copies_at_no_distance(
     world: Path, evaluated: Path, tmp_path: Path
 ) -> None:
-    evaluate(world, world, tmp_path, "--metrics", FREE, "--cache", evaluated / "cache").succeeded()
+    words = ("--metrics", FREE, "--cache", evaluated / "cache")
+    printed = evaluate(world, world, tmp_path, *words).succeeded()
     assert numbers(tmp_path)["nearest-median"]["generated"]["value"] == pytest.approx(0, abs=1e-6)
     assert len(report(tmp_path)["copies"]) == 12
     page = (tmp_path / "report.md").read_text()
-    assert "**12 generated clips are byte for byte in the reference**" in page
+    assert "**12 generated clips are byte for byte in the reference (such as " in page
+    told = [line for line in printed.split("\n") if line.startswith("copies: ")]
+    assert told[0].startswith(
+        "copies: 12 generated clips are byte for byte in the reference (such as "
+    )
+    assert told[1].startswith("copies: 12 generated clips show and sound as a reference clip does")
+    assert "inventing gives 14.3 % on average, and 0 to " in told[2] and "of 6 real ones" in told[2]
     assert report(tmp_path)["speed"]["clips"] == 0
 
 
@@ -233,7 +247,7 @@ def test_equal_contents_of_any_two_sides_are_told_with_names(
     assert [len(pair["clips"]) for pair in found["equal"]] == [1, 6]
     page = (out / "report.md").read_text()
     shown = r"a\|b\<i\>\\x1b\[2J\\nnext.mp4"
-    assert f"**1 generated clips are byte for byte in the reference** (such as {shown})." in page
+    assert f"**1 generated clip is byte for byte in the reference (such as {shown}).**" in page
     assert (
         "real: 1 skipped, in_reference: leak.mp4: its content is in the reference, too, as" in page
     )
@@ -260,6 +274,10 @@ def test_distances_of_features_are_nothing_between_equal_sets(
     assert found["fad-yamnet"]["generated"]["value"] == pytest.approx(0, abs=1e-6)
     assert "do not determine a covariance" in found["fad-yamnet"]["generated"]["note"]
     assert found["kad"]["generated"]["value"] < 0 < found["fad-yamnet"]["real"]["value"]
+    assert [found[x]["generated"]["expected"] for x in ("kad", "density-yamnet")] == [0, 1]
+    # Two windows a clip: the published estimate counts their pairs, and is larger for it.
+    assert found["kad"]["real"]["published"] > found["kad"]["real"]["value"]
+    assert "KAD, YAMNet (as published: generated " in (tmp_path / "report.md").read_text()
     assert found["precision-yamnet"]["generated"]["value"] == 1
     assert report(tmp_path)["extractors"]["yamnet"]["sha256"].startswith("797445261da0")
     assert "- \\* Fréchet, YAMNet: " in (tmp_path / "report.md").read_text()

@@ -7,6 +7,7 @@ import torch
 from mmldm.evaluation.distances import (
     FeatureMoments,
     compare,
+    expected_coverage,
     frechet_caveat,
     frechet_distance,
     frechet_distance_of,
@@ -342,6 +343,19 @@ def test_one_stray_real_feature_raises_precision_and_not_density():
     with_stray = torch.cat([real, stray])
     assert precision_recall(far, with_stray)[0] > 0.9
     assert density_coverage(far, with_stray)[0] < 0.25
+
+
+@pytest.mark.parametrize(("count", "real"), [(12, 30), (40, 12)])
+def test_density_and_coverage_of_one_law_are_on_average_what_is_known(count, real):
+    rng = torch.Generator().manual_seed(count)
+    found = [
+        regions(torch.randn(count, 3, generator=rng), torch.randn(real, 3, generator=rng))
+        for _ in range(300)
+    ]
+    for name, wanted in (("density", 1.0), ("coverage", expected_coverage(count, real))):
+        values = torch.stack([getattr(x, name).mean() for x in found])
+        error = max(3.5 * values.std().item() / 300**0.5, 1e-3)
+        assert values.mean().item() == pytest.approx(wanted, abs=error)
 
 
 def test_too_few_features_are_refused():

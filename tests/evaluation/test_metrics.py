@@ -139,7 +139,7 @@ def test_share_of_silent_clips_has_an_interval_even_where_it_is_none(real):
 def test_share_counts_each_clip_once():
     metric = ClipRatio("x", Number("x", "x", "higher"), "m", lambda a, b: (1.0, 1.0), share=True)
     (value,) = metric.values([{}] * 10, [], RULES)
-    assert value == Value(1.0, value.interval, 10) and value.interval[0] < 0.8
+    assert value == Value(1.0, value.interval, 10, recordings=10) and value.interval[0] < 0.8
 
 
 def test_metrics_are_chosen_by_name_and_the_rest_by_what_the_clips_are():

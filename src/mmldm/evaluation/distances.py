@@ -178,6 +178,22 @@ def regions(features: Tensor, real: Tensor, k: int = 3, density_k: int = 5) -> R
     )
 
 
+def expected_coverage(count: int, real: int, k: int = 5) -> float:
+    """Coverage on average of M real features by N others of the same law, whatever that law is.
+
+    A real feature's ball is empty where the k nearest of all others are real ones. (Density is 1.)
+
+    Args:
+        count: N.
+        real: M.
+        k: Neighbours of coverage.
+    """
+    empty = 1.0
+    for nearer in range(k):
+        empty *= max(real - 1 - nearer, 0) / (real - 1 + count - nearer)
+    return 1 - empty
+
+
 def _radii(centres: Tensor, k: int) -> Tensor:
     """Distance (M,) of each of the centres (M,D) to its k-th nearest other."""
     if len(centres) <= k:

@@ -16,8 +16,9 @@ from typing import Any
 from mmldm.errors import UserError
 from mmldm.evaluation.features import Measures, nearest
 from mmldm.evaluation.measuring import FeatureCache, Measured, Speed, measure_set
-from mmldm.evaluation.memorisation import memorisation_report
+from mmldm.evaluation.memorisation import copies, memorisation_report
 from mmldm.evaluation.protocol import Protocol
+from mmldm.evaluation.recordings import units_by_content
 from mmldm.evaluation.sets import ClipSet
 from mmldm.evaluation.sides import Sides
 from mmldm.evaluation.values import Metric, Number, Side, Value
@@ -132,7 +133,7 @@ def _compare(
     """A metric's numbers of all sets."""
     # Which clips are compared with which: for biased numbers, equally many on all sides.
     biased = any(number.biased for number in metric.numbers)
-    count = min(len(sets[name]) for name in (*generated, "real"))
+    count = min(len(own) for name, own in sets.items() if name != "reference")
     compared = {}
     for name in generated:
         compared[name] = (sets[name], sets["reference"])
@@ -216,7 +217,13 @@ def _memorisation(
         for name, measured in sets.items()
         if name != "reference"
     }
-    return {
-        name: memorisation_report(own, distances["real"], protocol.seed)
+    units = units_by_content(sets["real"].clips.clips)
+    found = {
+        name: memorisation_report(own, distances["real"], protocol.seed, units)
         for name, own in distances.items()
     }
+    # Copies of any reference clip, whichever half of it the others are compared with.
+    every = sets["reference"].findings["fingerprints"]
+    for name in found.keys() - {"real", "reconstruction"}:
+        found[name]["copies"] = copies(nearest(sets[name].findings["fingerprints"], every)[0])
+    return found

@@ -18,7 +18,12 @@ from torch import Tensor
 
 from mmldm.errors import UserError
 from mmldm.evaluation.clipwise import ClipRatio, Counts, mean_of
-from mmldm.evaluation.distances import frechet_caveat, frechet_distance_of, regions
+from mmldm.evaluation.distances import (
+    expected_coverage,
+    frechet_caveat,
+    frechet_distance_of,
+    regions,
+)
 from mmldm.evaluation.events import closeness, intersection_over_union
 from mmldm.evaluation.extractors.extractor import of_clips, of_windows
 from mmldm.evaluation.features import Findings, nearest
@@ -120,7 +125,7 @@ class KernelDistance(Metric):
         note = published = None
         if any(len(np.unique(of)) < sum(counts) for of, counts in zip(units, windows, strict=True)):
             note, published = WITHOUT_PAIRS, sums.distance(together=True)
-        return [Value(value, interval, len(own), len(real), None, note, published)]
+        return [Value(value, interval, len(own), len(real), None, note, published, expected=0.0)]
 
 
 class SharedRegions(Metric):
@@ -151,8 +156,12 @@ class SharedRegions(Metric):
         notes, few = [], min(len(own), len(real))
         if few < self.enough:
             notes.append(f"{few} clips lie far apart, and chance makes most of such wide regions")
+        expected: dict[str, float] = {}
         if any(len(np.unique(units_of(side))) < len(side) for side in (own, real)):
             notes.append("neighbours may be of the same recording, which makes regions narrower")
+        else:
+            k = protocol.density_neighbours
+            expected = {"density": 1.0, "coverage": expected_coverage(len(own), len(real), k)}
         note = "; ".join(notes) or None
         values = []
         for name, points in found._asdict().items():
@@ -165,7 +174,9 @@ class SharedRegions(Metric):
                 if name == "density"
                 else share_interval(points.numpy(), units)
             )
-            values.append(Value(mean, interval, len(own), len(real), None, note))
+            values.append(
+                Value(mean, interval, len(own), len(real), None, note, expected=expected.get(name))
+            )
         return values
 
 

@@ -16,6 +16,8 @@ from mmldm.text import markdown, printable
 
 LISTED = 10
 """Files of one kind that the page names; report.json has all."""
+ONE_LAW = "of one law"
+"""Head of the column that says what is expected at this n."""
 ARROWS = {"lower": "↓", "higher": "↑", "like real": "≈"}
 
 
@@ -35,8 +37,10 @@ def as_markdown(report: Mapping[str, Any], pictures: Mapping[str, str]) -> str:
         "In brackets a 95 % interval, in parentheses the value with the sounds of other clips: what chance "
         "gives; n clips of the set, after the colon those compared with. ↓ lower is better, ↑ higher, ≈ "
         "nearer to the real column. *real* is real clips against other real clips: no model can be expected "
-        "to do better.",
+        f"to do better. *{ONE_LAW}* is what clips as good as real ones give on average at this n (that of "
+        "*equal n* where there is one); what no theory knows, *real* shows.",
         _caveats(report),
+        _list(unequal(report)),
     ]
     # Sections that only some reports have.
     if report["undefined"]:
@@ -44,7 +48,7 @@ def as_markdown(report: Mapping[str, Any], pictures: Mapping[str, str]) -> str:
     if report["classes"]:
         parts += ["## By class", _class_table(report)]
     if report["memorisation"]:
-        parts += ["## Memorisation", _memorised(report)]
+        parts += ["## Memorisation", _list(copied(report))]
     parts += [
         "## Files",
         _list(map(markdown, _files(sets))),
@@ -72,10 +76,20 @@ def table(report: Mapping[str, Any]) -> str:
             f"{line['title']} {ARROWS[line['better']]}"
             + (f", {line['unit']}" if line["unit"] else ""),
             *(_cell(line["values"].get(name)) for name in columns),
+            _expected(line),
         ]
         for line in report["numbers"]
     ]
-    return markdown_table(["", *columns], rows)
+    return markdown_table(["", *columns, ONE_LAW], rows)
+
+
+def _expected(line: Mapping[str, Any]) -> str:
+    """What generated clips of the real ones' law would give at their n: a number, or where to look."""
+    values = line["values"]
+    value = values.get(equal_n("generated"), values.get("generated"))
+    if value is None or value["value"] is None:
+        return ""
+    return "as real" if value["expected"] is None else digits(value["expected"])
 
 
 def not_measured(report: Mapping[str, Any]) -> list[str]:
@@ -162,10 +176,7 @@ def _about_sets(report: Mapping[str, Any]) -> str:
             if found["clips"] < wanted
         ]
     if report["copies"]:
-        lines.append(
-            f"**{len(report['copies'])} generated clips are byte for byte in the reference** "
-            f"(such as {markdown(report['copies'][0])})."
-        )
+        lines.append(f"**{markdown(copied(report)[0])}**")
     lines += [markdown(sentence) for sentence in sentences(report)]
     return _list(lines)
 
@@ -202,14 +213,74 @@ def _class_table(report: Mapping[str, Any]) -> str:
 
 
 def _memorised(report: Mapping[str, Any]) -> str:
-    near, count = report["memorisation"], report["sets"]["real"]["clips"]
-    few = "" if count >= 100 else f" With {count} real clips that share is a rough guess."
-    low, high = near["median_held_out_interval"]
-    return (
-        f"{100 * near['share_near']:.1f} % of the generated clips are nearer to a reference clip than 99 % "
-        f"of real ones are; inventing gives about 1 %. Median distance {near['median']:.3f}, of real ones "
-        f"{near['median_held_out']:.3f} [{low:.3f}, {high:.3f}]; two clips drawn at random are 1 apart.{few}"
+    near, real = report["memorisation"], report["sets"]["real"]["clips"]
+    low, high = (100 * share for share in near["expected_range"])
+    ends = near["median_held_out_interval"]
+    around = "" if ends is None else f" [{ends[0]:.3f}, {ends[1]:.3f}]"
+    rank = (real + 1) // 100
+    nearest = (
+        f"number {rank} of {real} real ones, nearest first,"
+        if rank > 1
+        else f"the nearest of {real} real ones"
     )
+    return (
+        f"{100 * near['share_near']:.1f} % of the generated clips are nearer to a reference clip than "
+        f"{nearest} is; inventing gives {100 * near['expected_near']:.3g} % on average, "
+        f"and {low:.3g} to {high:.3g} % in 95 of 100 draws as large. Median distance {near['median']:.3f}, "
+        f"of real ones {near['median_held_out']:.3f}{around}; two clips drawn at random are 1 apart."
+    )
+
+
+def copied(report: Mapping[str, Any]) -> list[str]:
+    """What a report says of copies of reference clips: exact ones first, and then of those too near."""
+    told = []
+    if report["copies"]:
+        count = len(report["copies"])
+        told.append(
+            f"{count} generated clip{'s are' if count > 1 else ' is'} byte for byte in the reference (such "
+            f"as {printable(report['copies'][0])})."
+        )
+    near = report["memorisation"]
+    if near and near["copies"]:
+        count = near["copies"]
+        told.append(
+            f"{count} generated clip{'s show and sound' if count > 1 else ' shows and sounds'} as a "
+            "reference clip does, to the last fingerprint: in the same file or another one."
+        )
+    return told + ([_memorised(report)] if near else [])
+
+
+def unequal(report: Mapping[str, Any]) -> list[str]:
+    """Where columns that are read beside each other are not of equally many clips, or recordings."""
+    told: dict[str, dict[str, None]] = {}
+    for line in report["numbers"]:
+        # Columns of equal n stand in the place of those that are not.
+        values = {
+            name: value
+            for name, value in line["values"].items()
+            if value["value"] is not None and equal_n(name) not in line["values"]
+        }
+        for what, keys in (
+            ("clips", ("n", "against")),
+            ("recordings", ("recordings", "against_recordings")),
+        ):
+            found = {name: [value[key] for key in keys] for name, value in values.items()}
+            if len({tuple(pair) for pair in found.values()}) < 2:
+                continue
+            listed = ", ".join(
+                f"{name} {':'.join(str(x) for x in pair if x is not None)}"
+                for name, pair in found.items()
+            )
+            why = (
+                "on which its mean depends: it compares roughly"
+                if line["biased"]
+                else "on which its mean does not depend"
+            )
+            told.setdefault(f"not of equally many {what} ({listed}), {why}", {})[line["title"]] = (
+                None
+            )
+            break
+    return [f"{'; '.join(titles)}: {sentence}." for sentence, titles in told.items()]
 
 
 def _files(sets: Mapping[str, Any]) -> list[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, overload
 
 import numpy as np
@@ -65,6 +65,9 @@ class Value:
         shuffled: The same with each picture under the sound of another clip.
         note: What it must be read with.
         published: The same by the published estimator, where that is another one; `note` says which.
+        expected: What two sets of one law give on average at these n, where that needs no real clips to say.
+        recordings: That the clips are of.
+        against_recordings: The same of those that it is compared with.
     """
 
     value: float | None
@@ -74,6 +77,9 @@ class Value:
     shuffled: float | None = None
     note: str | None = None
     published: float | None = None
+    expected: float | None = None
+    recordings: int | None = None
+    against_recordings: int | None = None
 
     @classmethod
     def undefined(cls, reason: str, n: int, against: int | None = None) -> Value:
@@ -134,8 +140,11 @@ class Metric(ABC):
             found = self.compute(own, real, protocol)
         except ValueError as error:
             return [Value.undefined(str(error), len(own), against) for _ in self.numbers]
+        recordings, others = (len(np.unique(units_of(side))) for side in (own, real))
         return [
-            value
+            replace(
+                value, recordings=recordings, against_recordings=others if self.relative else None
+            )
             if value.value is None or math.isfinite(value.value)
             else Value.undefined("it is not finite", len(own), against)
             for value in found

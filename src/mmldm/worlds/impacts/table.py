@@ -341,7 +341,9 @@ def _cells(own: Mapping[str, Any]) -> dict[str, str]:
         cells[f"nearest training clip, {words}"] = (
             f"{near[key]:.3f} (held out {low:.3f} to {high:.3f})"
         )
-    cells["nearer than the held-out's 1 % quantile"] = f"{near['share_near']:.3f}"
+    cells["nearer than the held-out's nearest hundredth"] = (
+        f"{near['share_near']:.3f} (inventing {near['expected_near']:.3f})"
+    )
     return cells
 
 
