@@ -19,7 +19,7 @@ from .commandline import Result, contents, mmldm
 
 pytestmark = pytest.mark.slow
 
-FREE = "av-align,beat-alignment,memorisation,silent,frozen"
+FREE = "event-overlap,beat-alignment,memorisation,silent,frozen"
 """Metrics that need no weights."""
 
 
@@ -83,7 +83,7 @@ def test_a_remux_of_every_clip_gives_the_same_numbers(tmp_path: Path) -> None:
         found = numbers(tmp_path / f"out-{name}")
         generated = {title: values["generated"]["value"] for title, values in found.items()}
         printed.append({title: value and digits(value) for title, value in generated.items()})
-    assert {"av-align", "nearest-median", "sync-recall-50", "sync-timing"} <= printed[0].keys()
+    assert {"event-overlap", "nearest-median", "sync-recall-50", "sync-timing"} <= printed[0].keys()
     assert printed[0] == printed[1]
 
 
@@ -99,7 +99,7 @@ def test_renamed_files_have_the_same_numbers_and_intervals(other: Path, tmp_path
     for name in ("named", "renamed"):
         evaluate(other, tmp_path / name, tmp_path / f"out-{name}", *words).succeeded()
     found = [numbers(tmp_path / f"out-{name}") for name in ("named", "renamed")]
-    assert found[0]["av-align"]["real"]["interval"] is not None and found[0] == found[1]
+    assert found[0]["event-overlap"]["real"]["interval"] is not None and found[0] == found[1]
     page = (tmp_path / "out-named" / "report.md").read_text()
     assert "The 18 clips of reference are of 12 recordings: intervals are over these." in page
 
@@ -124,9 +124,9 @@ def test_without_any_weights_all_that_needs_none_is_measured_beside_its_anchors(
     evaluated: Path, world: Path
 ) -> None:
     found = numbers(evaluated)
-    free = {"av-align", "beat-alignment", "nearest-median", "nearest-5", "silent", "frozen"}
+    free = {"event-overlap", "beat-alignment", "nearest-median", "nearest-5", "silent", "frozen"}
     assert free | {"sync-recall-20", "sync-timing"} <= found.keys()
-    align = found["av-align"]
+    align = found["event-overlap"]
     assert align["generated"]["n"] == 8 and align["real"]["n"] == 6
     assert align["real"]["shuffled"] < align["real"]["value"]
     assert found["nearest-median"]["generated"]["against"] == 12
@@ -172,7 +172,7 @@ def test_metrics_of_the_impacts_world_are_measured_where_they_are_named(
 
 def test_page_shows_numbers_reasons_and_pictures_that_are_there(evaluated: Path) -> None:
     page = (evaluated / "report.md").read_text()
-    assert "| AV-Align ↑ | " in page and "nan" not in page.lower()
+    assert "| sound and motion events in common ↑ | " in page and "nan" not in page.lower()
     assert (
         "the reference was split by a hash of contents: 6 of its clips against the other 6" in page
     )
@@ -259,7 +259,7 @@ def test_classes_of_any_name_break_no_table_and_no_picture(other: Path, tmp_path
     for name, source in (("a|b\n<b>", "wood"), ("$c$", "glass")):
         shutil.copytree(other / source, folder / name)
     out = tmp_path / "out"
-    evaluate(folder, folder, out, "--metrics", "av-align,silent").succeeded()
+    evaluate(folder, folder, out, "--metrics", "event-overlap,silent").succeeded()
     page = (out / "report.md").read_text()
     assert r"|  | $c$ | a\|b\\n\<b\> |" in page
     assert (out / "classes.png").is_file()
@@ -288,7 +288,7 @@ def test_only_runs_on_the_same_terms_are_compared(
 ) -> None:
     words = ("--metrics", FREE, "--cache", evaluated / "cache", "--against", evaluated)
     out = evaluate(world, world, tmp_path / "same", *words).succeeded()
-    assert "| AV-Align |" in out.partition("the other | difference")[2]
+    assert "| sound and motion events in common |" in out.partition("the other | difference")[2]
     assert "not compared: n 12 and 8" in out
     sentence = evaluate(other, world, tmp_path / "seed", *words, "--seed", 1).complaint()
     assert "the other report is of another protocol" in sentence
@@ -331,7 +331,7 @@ def test_model_is_sampled_reconstructed_and_not_sampled_again(world: Path, tmp_p
     made = contents(out / "samples")
     assert made.keys() == {*(f"{seed:06d}.mp4" for seed in range(4)), "model.json"}
     assert report(out)["sets"]["reconstruction"]["clips"] == 2
-    assert numbers(out)["av-align"].keys() == {"generated", "real", "reconstruction"}
+    assert numbers(out)["event-overlap"].keys() == {"generated", "real", "reconstruction"}
     (out / "samples" / "000002.mp4").unlink()
     evaluate(model, world, out, *words).succeeded()
     again = contents(out / "samples")
@@ -369,7 +369,7 @@ def test_films_are_followed_from_window_to_window_beside_real_ones(tmp_path: Pat
     [
         (("--seconds", 4), "--seconds: 6.4 are the least"),
         (("--task", "t2v"), "--task: unknown 't2v'; known are joint, a2v, v2a"),
-        (("--metrics", "av-align"), "--metrics is for clips"),
+        (("--metrics", "event-overlap"), "--metrics is for clips"),
         (("--samples", 8), "--samples is for clips"),
         (("--task", "a2v"), "what films of a folder were given is not known"),
         ((), "holds 0 films of 32 s with sound"),
@@ -385,7 +385,7 @@ def test_mistake_about_films_is_one_sentence(
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (("--metrics", "av-align,fid"), "--metrics: unknown 'fid'"),
+        (("--metrics", "event-overlap,fid"), "--metrics: unknown 'fid'"),
         (("--metrics", "fvd"), "I3D needs its weights"),
         (("--protocol", "fvd2048"), "there is no protocol 'fvd2048'"),
         (("--against", "/nowhere"), "cannot be read as a report"),

@@ -107,7 +107,7 @@ def test_density_of_clips_in_the_midst_of_all_regions_exceeds_one():
 
 def test_sounds_of_other_clips_align_less_than_a_clips_own(real):
     rows = Events()(real)
-    (value,) = named("av-align").values(rows, rows, RULES)
+    (value,) = named("event-overlap").values(rows, rows, RULES)
     assert value.value > 1.5 * value.shuffled and value.against is None
     low, high = value.interval
     assert value.shuffled < low < value.value < high
@@ -116,7 +116,7 @@ def test_sounds_of_other_clips_align_less_than_a_clips_own(real):
 def test_clips_with_nothing_to_align_are_not_counted(real):
     still = {name: torch.zeros(0) for name in ("onsets", "peaks", "rests")}
     rows = Events()(real[:6])
-    own, padded = (named("av-align").values(r, r, RULES)[0] for r in (rows, [*rows, still]))
+    own, padded = (named("event-overlap").values(r, r, RULES)[0] for r in (rows, [*rows, still]))
     assert (own.value, own.n) == (padded.value, padded.n)
     (nothing,) = named("beat-alignment").values([still], [still], RULES)
     assert nothing.value is None and "nothing to count" in nothing.note

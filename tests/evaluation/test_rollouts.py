@@ -138,7 +138,9 @@ def test_films_are_not_made_again_and_others_are_refused(sides, model, world, ou
 def test_a_report_tells_all_beside_real_films(sides, out):
     report = measured(sides, out)
     assert report["films"] == {"generated": ROLLOUTS, "real": ROLLOUTS}
-    assert {"onsets-per-second", "loudness", "av-align"} == {n["name"] for n in report["numbers"]}
+    assert {"onsets-per-second", "loudness", "event-overlap"} == {
+        n["name"] for n in report["numbers"]
+    }
     loudness = report["numbers"][1]["sets"]
     assert len(loudness["generated"]["values"]) == LEAST_WINDOWS
     assert -60 < loudness["real"]["values"][0] < 0
@@ -173,7 +175,7 @@ def test_sound_that_is_given_has_no_joins(model, world, out):
     assert sides.continuations is None
     # Nothing is told of what was given.
     report = measured(sides, out, "audio")
-    assert report["seams"] == {} and [n["name"] for n in report["numbers"]] == ["av-align"]
+    assert report["seams"] == {} and [n["name"] for n in report["numbers"]] == ["event-overlap"]
 
 
 def test_films_of_a_folder_have_no_known_joins(world, tmp_path):

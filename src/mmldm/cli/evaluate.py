@@ -115,7 +115,7 @@ def evaluate(
     from mmldm.evaluation.features import build_measures
     from mmldm.evaluation.measuring import FeatureCache
     from mmldm.evaluation.metrics import choose
-    from mmldm.evaluation.page import copied, not_measured, sentences, table
+    from mmldm.evaluation.page import copied, not_measured, sentences, table, unmeasurable
     from mmldm.evaluation.pictures import NO_PLOTS, can_plot, write_pictures
     from mmldm.evaluation.protocol import find_protocol
     from mmldm.evaluation.report import as_json, differences, load, require_comparable, save
@@ -163,6 +163,8 @@ def evaluate(
         note(NO_PLOTS)
     say(table(report))
     say(f"\n{report['speed']['sentence']}")
+    for sentence in unmeasurable(report):
+        say(sentence)
     for sentence in copied(report):
         say(f"copies: {sentence}")
     for sentence in sentences(report):

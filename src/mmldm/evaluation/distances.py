@@ -142,7 +142,7 @@ class Regions(NamedTuple):
     Attributes:
         precision: (N,) 1 for features of the set within the region of the real ones: how good a clip is.
         recall: (M,) 1 for real features within the region of the set: how varied the set is.
-        density: (N,) real balls that a feature lies in, over k. The mean is 1 for real features, or more.
+        density: (N,) real balls that a feature lies in, over k. The mean is 1 for real features.
         coverage: (M,) 1 for real balls that hold a feature of the set.
     """
 
@@ -169,7 +169,8 @@ def regions(features: Tensor, real: Tensor, k: int = 3, density_k: int = 5) -> R
     own, wide = _radii(real, k), _radii(real, density_k)
     reach = _radii(features, k)
     across = torch.cat([_euclidean(some, real) for some in features.split(CHUNK)])
-    within = (across <= wide).double()
+    # Within density's balls, not on them, as in its authors' program; precision's hold what lies on them.
+    within = (across < wide).double()
     return Regions(
         precision=(across <= own).any(1).double(),
         recall=(across <= reach[:, None]).any(0).double(),

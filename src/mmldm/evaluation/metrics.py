@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from mmldm.errors import UserError
+from mmldm.evaluation.av_align import av_align
 from mmldm.evaluation.clipwise import ClipRatio, Counts, mean_of
 from mmldm.evaluation.distances import (
     expected_coverage,
@@ -236,7 +237,7 @@ def metrics(fps: float, further: Iterable[Metric] = ()) -> list[Metric]:
     """All metrics, in the order of the report.
 
     Args:
-        fps: Of the clips; AV-Align's tolerance is a frame.
+        fps: Of the clips; the tolerance of events is a frame.
         further: Those of a world.
     """
 
@@ -244,12 +245,16 @@ def metrics(fps: float, further: Iterable[Metric] = ()) -> list[Metric]:
         times = heard["onsets"].numpy(), seen["peaks"].numpy()
         return _if_defined(intersection_over_union(*times, 1 / fps))
 
+    def as_published(heard: Findings, seen: Findings) -> Counts:
+        return av_align(heard["onsets"].numpy(), seen["peaks"].numpy(), fps), 1.0
+
     def on_beat(heard: Findings, seen: Findings) -> Counts:
         return _if_defined(closeness(heard["onsets"].numpy(), seen["rests"].numpy()))
 
     def agree(heard: Findings, seen: Findings) -> Counts:
         return float(heard["heard"] == seen["seen"]), 1.0
 
+    overlap = Number("event-overlap", "sound and motion events in common", "higher")
     align = Number("av-align", "AV-Align", "higher")
     beat = Number("beat-alignment", "beat alignment", "higher")
     agreement = Number("agreement", "seen class = heard class", "higher")
@@ -257,7 +262,8 @@ def metrics(fps: float, further: Iterable[Metric] = ()) -> list[Metric]:
     return [
         *DISTANCES,
         *(SharedRegions(name) for name in ("i3d", "squeezenet", "yamnet")),
-        ClipRatio(align.name, align, "events", aligned, joint=True),
+        ClipRatio(overlap.name, overlap, "events", aligned, joint=True),
+        ClipRatio(align.name, align, "flow", as_published, joint=True),
         ClipRatio(beat.name, beat, "events", on_beat, joint=True),
         ClipRatio(agreement.name, agreement, "classes", agree, joint=True, share=True),
         *further,

@@ -40,7 +40,7 @@ def as_markdown(report: Mapping[str, Any], pictures: Mapping[str, str]) -> str:
         f"to do better. *{ONE_LAW}* is what clips as good as real ones give on average at this n (that of "
         "*equal n* where there is one); what no theory knows, *real* shows.",
         _caveats(report),
-        _list(unequal(report)),
+        _list([*unmeasurable(report), *unequal(report)]),
     ]
     # Sections that only some reports have.
     if report["undefined"]:
@@ -81,6 +81,25 @@ def table(report: Mapping[str, Any]) -> str:
         for line in report["numbers"]
     ]
     return markdown_table(["", *columns, ONE_LAW], rows)
+
+
+def unmeasurable(report: Mapping[str, Any]) -> list[str]:
+    """Joint numbers that real clips score with their own sounds as with those of others."""
+    titles = []
+    for line in report["numbers"]:
+        value = line["values"].get("real") or {}
+        if value.get("shuffled") is None or not value.get("interval"):
+            continue
+        low, high = value["interval"]
+        if low <= value["shuffled"] <= high:
+            own, chance = digits(value["value"]), digits(value["shuffled"])
+            titles.append(f"{line['title']} (real {own}, with other clips' sounds {chance})")
+    if not titles:
+        return []
+    return [
+        f"not measurable on these clips: {'; '.join(titles)}: real pictures score no better with their own "
+        "sounds, so no generated clip is told by it."
+    ]
 
 
 def _expected(line: Mapping[str, Any]) -> str:

@@ -141,14 +141,14 @@ def _sheets(found: Evaluation, spec: ClipSpec) -> Iterator[Picture]:
         yield from _ends(generated, distances, words, "reference", spec)
         break
 
-    # Those whose sound and picture agree best and worst, of the clips that have an AV-Align.
+    # Those whose sound and picture agree best and worst, of the clips that have such events.
     for line in found.lines:
-        if isinstance(line.metric, ClipRatio) and line.metric.name == "av-align":
+        if isinstance(line.metric, ClipRatio) and line.metric.name == "event-overlap":
             counts = torch.from_numpy(line.metric.of_clips(generated.findings["events"]))
             defined = counts[:, 1].nonzero()[:, 0].tolist()
             # The highest is the best here.
             values, side = counts[defined, 0], generated.take(defined)
-            yield from _ends(side, values, "AV-Align", "alignment", spec, descending=True)
+            yield from _ends(side, values, "events in common", "alignment", spec, descending=True)
             break
 
     # What may be copies.

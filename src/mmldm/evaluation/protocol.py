@@ -29,7 +29,8 @@ class Protocol(BaseModel):
     In version 1 each frame was the last one shown by its instant; since 2 it is the nearest, and windows
     begin at source frames. Since 3 onsets are timed to a sample where they were to 5 ms, and impacts are
     where arcs of flight meet; recordings are drawn for intervals, where it was clips, and kernel distances
-    leave out the pairs of windows of one recording.
+    leave out the pairs of windows of one recording; density counts what lies within a ball, not on it; events
+    in common are no longer called AV-Align, which is as published.
     """
     spec: ClipSpec
     """Frames, rates and the size all pictures are brought to, before networks bring them to their own."""
