@@ -3,8 +3,8 @@
     python runs/published_fad.py
 
 2,048 features of 1,024 numbers on each side, normal, the k-th direction with a variance of 1 / k^2; one law
-is moved and 1.1 times as wide. They are scaled so that the distance in the unit of its tables (times 10,000) is
-6.3. Its matrix root is that of TensorFlow GAN: in float32, singular values below 1e-10 stay as they are.
+is moved and 1.1 times as wide. They are scaled so that the distance in the unit of its tables (times 10,000)
+is 6.3. Its matrix root is that of TensorFlow GAN: in float32, singular values below 1e-10 stay as they are.
 Its batch norms are in training mode: mean and variance are those of the 8 clips that stand together.
 """
 

@@ -277,7 +277,9 @@ def test_distances_of_features_are_nothing_between_equal_sets(
     assert [found[x]["generated"]["expected"] for x in ("kad", "density-yamnet")] == [0, 1]
     # Two windows a clip: the published estimate counts their pairs, and is larger for it.
     assert found["kad"]["real"]["published"] > found["kad"]["real"]["value"]
-    assert "KAD, YAMNet (as published: generated " in (tmp_path / "report.md").read_text()
+    page = (tmp_path / "report.md").read_text()
+    assert "KAD, YAMNet (as published: generated " in page
+    assert "of 1.6 s yamnet hears the first 1.455 s." in page
     assert found["precision-yamnet"]["generated"]["value"] == 1
     assert report(tmp_path)["extractors"]["yamnet"]["sha256"].startswith("797445261da0")
     assert "- \\* Fréchet, YAMNet: " in (tmp_path / "report.md").read_text()
@@ -386,6 +388,8 @@ def test_mistake_about_films_is_one_sentence(
     ("words", "sentence"),
     [
         (("--metrics", "event-overlap,fid"), "--metrics: unknown 'fid'"),
+        (("--windows", "some"), "--windows: 'some' is neither a number nor all"),
+        (("--windows", "all", "--samples", "8"), "--windows: 8 clips are asked for"),
         (("--metrics", "fvd"), "I3D needs its weights"),
         (("--protocol", "fvd2048"), "there is no protocol 'fvd2048'"),
         (("--against", "/nowhere"), "cannot be read as a report"),

@@ -52,6 +52,12 @@ def evaluate(
     samples: Annotated[
         int | None, typer.Option("--samples", "-n", min=2, help="Clips of a set at most.")
     ] = None,
+    windows: Annotated[
+        str,
+        typer.Option(
+            metavar="N", help="Clips of each file, which may be longer: a number, or all that fit."
+        ),
+    ] = "1",
     group_pattern: Annotated[
         str | None,
         typer.Option(
@@ -96,6 +102,7 @@ def evaluate(
             ("samples", samples),
             ("against", against),
             ("group-pattern", group_pattern),
+            ("windows", None if windows == "1" else windows),
         ):
             if value is not None:
                 raise UserError(f"--{name} is for clips: leave it out with --long.")
@@ -124,7 +131,7 @@ def evaluate(
     from mmldm.worlds.impacts.metrics import BUILDERS, METRICS, is_synthesized
 
     # What was asked for, refused before anything is scanned or sampled.
-    rules = find_protocol(protocol, samples, seed, group_pattern)
+    rules = find_protocol(protocol, samples, seed, group_pattern, _windows(windows))
     fps = rules.spec.fps
     named = None if metrics is None else choose(metrics.split(","), fps, further=METRICS)
     other = None if against is None else load(against)
@@ -174,6 +181,19 @@ def evaluate(
     if other is not None:
         say(f"\n{differences(report, other)}")
     say(f"\nreport: {page}")
+
+
+def _windows(asked: str) -> int | None:
+    """Windows of each file; None: all that fit.
+
+    Raises:
+        UserError: It is neither.
+    """
+    if asked == "all":
+        return None
+    if asked.isdecimal() and int(asked) > 0:
+        return int(asked)
+    raise UserError(f"--windows: {asked!r} is neither a number nor all.")
 
 
 def _note_missing_weights(metrics: Sequence[Metric], weights: Path | None, alone: bool) -> None:

@@ -5,10 +5,10 @@ both -> share of events in common, 0 where there are none
 
 Sources: Yariv et al., "Diverse and aligned audio-to-video generation via text-to-video model adaptation",
 AAAI 2024, and the program beside it as it is since 2025: a peak needs a tenth of a pixel of flow, and serves
-one onset. Its onsets are librosa's with all defaults (Böck, Krebs and Schedl, "Evaluating the online capabilities
-of onset detection methods", ISMIR 2012), written here anew; its flow is Farnebäck's by OpenCV, an extra.
-It reads files at their own rates and sizes; here clips come as the protocol reads them. What is ours, sees
-sharper events and needs no extra stands in `events`.
+one onset. Its onsets are librosa's with all defaults (Böck, Krebs and Schedl, "Evaluating the online
+capabilities of onset detection methods", ISMIR 2012), written here anew; its flow is Farnebäck's by OpenCV,
+an extra. It reads files at their own rates and sizes; here clips come as the protocol reads them. What is
+ours, sees sharper events and needs no extra stands in `events`.
 """
 
 from __future__ import annotations

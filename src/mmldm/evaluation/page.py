@@ -40,7 +40,7 @@ def as_markdown(report: Mapping[str, Any], pictures: Mapping[str, str]) -> str:
         f"to do better. *{ONE_LAW}* is what clips as good as real ones give on average at this n (that of "
         "*equal n* where there is one); what no theory knows, *real* shows.",
         _caveats(report),
-        _list([*unmeasurable(report), *unequal(report)]),
+        _list([*unheard(report), *unmeasurable(report), *unequal(report)]),
     ]
     # Sections that only some reports have.
     if report["undefined"]:
@@ -267,6 +267,21 @@ def copied(report: Mapping[str, Any]) -> list[str]:
             "reference clip does, to the last fingerprint: in the same file or another one."
         )
     return told + ([_memorised(report)] if near else [])
+
+
+def unheard(report: Mapping[str, Any]) -> list[str]:
+    """Which networks do not hear a clip to its end."""
+    spec = report["protocol"]["spec"]
+    whole = spec["num_frames"] / spec["fps"]
+    titles: dict[tuple[str, float], list[str]] = {}
+    for line in report["numbers"]:
+        about = report["extractors"].get(line["measure"])
+        if about and about["reach"] < whole - 1e-6:
+            titles.setdefault((about["network"], about["reach"]), []).append(line["title"])
+    return [
+        f"{'; '.join(found)}: of {whole:g} s {network} hears the first {reach:g} s."
+        for (network, reach), found in titles.items()
+    ]
 
 
 def unequal(report: Mapping[str, Any]) -> list[str]:

@@ -35,7 +35,9 @@ class Protocol(BaseModel):
     spec: ClipSpec
     """Frames, rates and the size all pictures are brought to, before networks bring them to their own."""
     samples: int | None = Field(None, ge=2)
-    """Windows of a set at most; where a set has fewer files, several are taken of each. None: one of each."""
+    """Windows of a set at most; where a set has fewer files, several are taken of each. None: `windows`."""
+    windows: int | None = Field(1, ge=1)
+    """Of each file where no number of samples is asked for: end to end, or spread. None: all that fit."""
     seed: int = Field(0, ge=0)
     """Of splits, derangements, groups and bootstraps."""
     groups: int = 20
@@ -68,7 +70,11 @@ PROTOCOLS = {
 
 
 def find_protocol(
-    name: str, samples: int | None = None, seed: int = 0, group_pattern: str | None = None
+    name: str,
+    samples: int | None = None,
+    seed: int = 0,
+    group_pattern: str | None = None,
+    windows: int | None = 1,
 ) -> Protocol:
     """A protocol by name.
 
@@ -76,13 +82,19 @@ def find_protocol(
         samples: In place of its own number of windows.
         seed: In place of 0.
         group_pattern: In place of none.
+        windows: Of each file, in place of one; None: all that fit. A number of samples goes before it.
 
     Raises:
-        UserError: There is none of this name.
+        UserError: There is none of this name, or the number of clips says already how many windows there are.
     """
     if name not in PROTOCOLS:
         raise UserError(f"there is no protocol {name!r}; there are {', '.join(PROTOCOLS)}")
-    changes: dict[str, Any] = {"seed": seed, "group_pattern": group_pattern}
+    count = samples or PROTOCOLS[name].samples
+    if windows != 1 and count is not None:
+        raise UserError(
+            f"--windows: {count} clips are asked for, whatever files they are of; leave it out"
+        )
+    changes: dict[str, Any] = {"seed": seed, "group_pattern": group_pattern, "windows": windows}
     if samples is not None:
         changes["samples"] = samples
     return PROTOCOLS[name].model_copy(update=changes)

@@ -60,6 +60,7 @@ def as_json(
                 "sha256": measure.extractor.sha256,
                 "licence": measure.extractor.licence,
                 "features": measure.extractor.dim,
+                "reach": measure.extractor.reach(protocol.spec.duration),
             }
             for measure in measures
             if isinstance(measure, Features)

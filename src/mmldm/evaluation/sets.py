@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -203,7 +203,9 @@ def clip_set(
             usable.append(entry.model_copy(update={"duration": max(length, spec.duration)}))
 
     # Windows: several of a file only where there are fewer files than clips are asked for.
-    per_file = 1 if wanted is None or not usable else -(-wanted // len(usable))
+    per_file = protocol.windows
+    if wanted is not None:
+        per_file = -(-wanted // max(1, len(usable)))
     chosen = [
         window
         for entry in usable
@@ -240,7 +242,11 @@ def clip_set(
         if entry.path in contents
     ]
     return ClipSet(
-        name, str(manifest.root), tuple(clips), tuple(skipped), tuple(_notes(usable, spec))
+        name,
+        str(manifest.root),
+        tuple(clips),
+        tuple(skipped),
+        tuple(_notes(usable, spec, windows_of)),
     )
 
 
@@ -271,13 +277,18 @@ def window_of(
     )
 
 
-def _fitting(entry: Entry, spec: ClipSpec, most: int) -> int:
-    """At most this many windows of an entry, so that they overlap by less than a source frame."""
-    return min(most, max(1, int((entry.duration or 0) / spec.duration)))
+def _fitting(entry: Entry, spec: ClipSpec, most: int | None) -> int:
+    """At most this many windows of an entry (None: any), so that they overlap by less than a source frame."""
+    fitting = max(1, int((entry.duration or 0) / spec.duration + TOLERANCE))
+    return fitting if most is None else min(most, fitting)
 
 
-def _notes(entries: Sequence[Entry], spec: ClipSpec) -> list[str]:
-    """One sentence each on other rates and sizes than the protocol's, on silence and on damage."""
+def _notes(entries: Sequence[Entry], spec: ClipSpec, windows_of: Mapping[str, int]) -> list[str]:
+    """One sentence each on other lengths, rates and sizes than the protocol's, on silence and on damage.
+
+    Args:
+        windows_of: How many of each file are measured, by its path.
+    """
     size = f"{spec.width}x{spec.height}"
     kinds: dict[str, list[str]] = {
         f"with another frame rate than {spec.fps:g}; frames are those nearest to the protocol's instants": [
@@ -294,6 +305,11 @@ def _notes(entries: Sequence[Entry], spec: ClipSpec) -> list[str]:
             f"{entry.path}: {entry.sample_rate}"
             for entry in entries
             if entry.sample_rate != spec.sample_rate
+        ],
+        f"of which less than half is measured, in windows of {spec.duration:g} s; --windows all takes all": [
+            f"{entry.path}: {spec.duration * windows_of[entry.path]:.3g} of {entry.duration:.3g} s"
+            for entry in entries
+            if 0 < 2 * spec.duration * windows_of.get(entry.path, 0) < (entry.duration or 0)
         ],
         "digitally silent": [
             entry.path for entry in entries if (entry.silent_share or 0) >= SILENT_SHARE
