@@ -10,9 +10,11 @@ reproduce() {
   # Scan, KL-VAE decoder, image latents, autoencoder without and then with the critic, latents, generator.
   "${train[@]}" "$clips" --config "$recipe" --out "$out/run" "$@"
   [[ " $* " == *" --dry-run "* ]] && return
-  # Clips are written as they are made; the same command goes on after an interruption.
-  local total=${CLIPS:-2048}
-  mmldm generate --model "$out/run" --out "$out" --name samples -n "$total"
-  # As MM-Diffusion does, against the training clips; docs/evaluation.md says which weights to put where, and where this misleads.
-  mmldm evaluate "$out/samples" "$out/run/manifest.jsonl" --protocol mm-diffusion-256 --samples "$total" --out "$out/evaluation"
+  # Samples of all three tasks, and the paper's Table 2 at both sizes beside them, against the training clips as
+  # MM-Diffusion does; docs/evaluation.md says which weights to put where, and where this misleads. Rows for baselines:
+  # ROWS="DIGAN=folder MM-Diffusion:a2v=folder", folders of their samples.
+  local rows=() row
+  for row in ${ROWS:-}; do rows+=(--row "$row"); done
+  python "$(dirname "${BASH_SOURCE[0]}")/table2.py" "$recipe" "$out/run" "$out/run/manifest.jsonl" "$out/table2" \
+    --samples "${CLIPS:-2048}" "${rows[@]}"
 }

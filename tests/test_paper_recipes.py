@@ -171,19 +171,24 @@ def test_script_rehearses_the_whole_recipe_on_the_impacts_world(
     assert not out.exists()
     done = script(f"{name}.sh", tmp_path / "data", out, *words)
     assert done.returncode == 0, done.stderr
-    assert len(list((out / "samples").glob("*.mp4"))) == 2
+    made = out / "table2" / "made"
+    for task in ("samples", "samples-a2v", "samples-v2a"):
+        assert len(list((made / task).glob("*.mp4"))) == 2
     manifest = Manifest.load(out / "run" / "manifest.jsonl")
     materials = {file.parent.name for file in impacts.glob("*/*.mp4")}
     assert len(manifest.classes) == len(materials) * (1 if name == "landscape" else 2)
     pipeline = SoundingVideoPipeline.from_pretrained(out / "run" / "model")
     assert pipeline.autoencoder.config.num_classes == len(manifest.classes)
     assert pipeline.class_names == ()
-    report = json.loads((out / "evaluation" / "report.json").read_text())
-    assert report["protocol"]["name"] == "mm-diffusion-256"
+    for size, protocol in ((64, "mm-diffusion"), (256, "mm-diffusion-256")):
+        report = json.loads((out / "table2" / "MM-LDM" / str(size) / "report.json").read_text())
+        assert report["protocol"]["name"] == protocol
+        assert {"generated", "audio-to-video", "video-to-audio"} <= report["sets"].keys()
+    assert f"## Table 2, {name}" in (out / "table2" / "table2.md").read_text()
     log = (out / "run" / "autoencoder" / "train.log").read_text()
     assert "signal decoder from" in log
 
-    made = {path: path.stat().st_mtime_ns for path in (out / "samples").iterdir()}
+    written = {path: path.stat().st_mtime_ns for path in made.rglob("*.mp4")}
     again = script(f"{name}.sh", tmp_path / "data", out, *words)
     assert again.returncode == 0, again.stderr
-    assert {path: path.stat().st_mtime_ns for path in (out / "samples").iterdir()} == made
+    assert {path: path.stat().st_mtime_ns for path in made.rglob("*.mp4")} == written

@@ -343,6 +343,40 @@ def test_model_is_sampled_reconstructed_and_not_sampled_again(world: Path, tmp_p
     assert "holds clips of another model" in evaluate(model, world, out, *words).complaint()
 
 
+def test_model_makes_pictures_for_held_out_sounds_and_sounds_for_pictures(
+    shared: Path, world: Path, tmp_path: Path
+) -> None:
+    model, made = tmp_path / "model", tmp_path / "made"
+    shutil.copytree(BUNDLED, model)
+    index = json.loads((model / "model_index.json").read_text())
+    index |= {"num_inference_steps": 1, "guidance_scale": 1.0}
+    (model / "model_index.json").write_text(json.dumps(index))
+    words = (
+        "--task",
+        "joint,a2v,v2a",
+        "--made",
+        made,
+        "--samples",
+        4,
+        "--weights",
+        shared / "weights",
+    )
+    out = tmp_path / "64"
+    evaluate(model, world, out, *words, "--metrics", "kad,frame-fd,silent").succeeded()
+    assert not (out / "samples").exists()
+    found = numbers(out)
+    assert found["kad"]["audio-to-video"]["note"] == "its sound is given"
+    assert found["frame-fd"]["video-to-audio"]["note"] == "its picture is given"
+    for number, name in (("frame-fd", "audio-to-video"), ("kad", "video-to-audio")):
+        assert found[number][name]["n"] == 4 and found[number][name]["value"] is not None
+    assert found["silent"]["video-to-audio"]["n"] == 4
+    # Another report of the same clips makes none anew.
+    before = {path: path.stat().st_mtime_ns for path in made.rglob("*.mp4")}
+    assert len(before) == 4 + 4 + 4 + 2
+    evaluate(model, world, tmp_path / "again", *words, "--metrics", "silent").succeeded()
+    assert {path: path.stat().st_mtime_ns for path in made.rglob("*.mp4")} == before
+
+
 def test_films_are_followed_from_window_to_window_beside_real_ones(tmp_path: Path) -> None:
     spec = ClipSpec(num_frames=64)
     for name, seed in (("real", 1), ("theirs", 2)):
@@ -388,6 +422,9 @@ def test_mistake_about_films_is_one_sentence(
     ("words", "sentence"),
     [
         (("--metrics", "event-overlap,fid"), "--metrics: unknown 'fid'"),
+        (("--task", "joint,t2v"), "--task: unknown 't2v'; known are joint, a2v, v2a"),
+        (("--task", "a2v,v2a"), "--task: name joint, too"),
+        (("--task", "joint,a2v"), "--task and --made are for a model to sample from"),
         (("--windows", "some"), "--windows: 'some' is neither a number nor all"),
         (("--windows", "all", "--samples", "8"), "--windows: 8 clips are asked for"),
         (("--metrics", "fvd"), "I3D needs its weights"),

@@ -85,8 +85,19 @@ def evaluate(
     ] = 32.0,
     rollouts: Annotated[int, typer.Option(min=2, help="With --long: films of a set.")] = 60,
     task: Annotated[
-        str, typer.Option(help="With --long: joint; a2v or v2a, of one modality of real films.")
+        str,
+        typer.Option(
+            metavar="NAMES",
+            help="Of a model: joint, and with commas a2v, v2a, for one modality of held-out clips; "
+            "with --long one of them.",
+        ),
     ] = "joint",
+    made: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for a model's clips, which several reports may share. Default: OUT."
+        ),
+    ] = None,
     device: DeviceOption = None,
 ) -> None:
     """Measures quality, alignment, variety and memorisation of clips, beside what real clips reach."""
@@ -103,6 +114,7 @@ def evaluate(
             ("against", against),
             ("group-pattern", group_pattern),
             ("windows", None if windows == "1" else windows),
+            ("made", made),
         ):
             if value is not None:
                 raise UserError(f"--{name} is for clips: leave it out with --long.")
@@ -136,17 +148,18 @@ def evaluate(
     named = None if metrics is None else choose(metrics.split(","), fps, further=METRICS)
     other = None if against is None else load(against)
     _note_missing_weights(named or choose(None, fps), weights, alone=named is not None)
+    model = _model_folder(generated)
+    tasks = _tasks(task, made, model)
     run_device = choose_device(device)
     threads = workers or os.cpu_count() or 1
     with ProgressLine() as line:
         # The sets: real clips, and a folder's clips or a model's samples.
-        finder = Finder(out, rules, threads, line)
+        finder = Finder(out, rules, threads, line, made)
         known = finder.real_sets(reference, held_out)
         if other is not None:
             require_comparable(rules.sha256, known.reference.sha256, other)
-        model = _model_folder(generated)
         if model is not None:
-            sides = finder.model_sides(load_model(str(generated), device), model, known)
+            sides = finder.model_sides(load_model(str(generated), device), model, known, tasks)
         else:
             sides = finder.folder_sides(generated, known)
 
@@ -194,6 +207,27 @@ def _windows(asked: str) -> int | None:
     if asked.isdecimal() and int(asked) > 0:
         return int(asked)
     raise UserError(f"--windows: {asked!r} is neither a number nor all.")
+
+
+def _tasks(asked: str, made: Path | None, model: Path | None) -> list[str]:
+    """What is sampled of a model, without --long.
+
+    Raises:
+        UserError: It is not known, or there is no model to sample from.
+    """
+    from mmldm.evaluation.sides import TASK_SETS
+
+    names = list(dict.fromkeys(asked.split(",")))
+    unknown = [name for name in names if name not in TASK_SETS]
+    if unknown:
+        raise UserError(f"--task: unknown {unknown[0]!r}; known are {', '.join(TASK_SETS)}.")
+    if "joint" not in names:
+        raise UserError("--task: name joint, too, which the other tasks stand beside.")
+    if model is None and (len(names) > 1 or made is not None):
+        raise UserError(
+            "--task and --made are for a model to sample from, and GENERATED holds clips."
+        )
+    return names
 
 
 def _note_missing_weights(metrics: Sequence[Metric], weights: Path | None, alone: bool) -> None:

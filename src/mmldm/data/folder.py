@@ -77,19 +77,21 @@ def find_files(
     class_pattern: str | None = None,
     group_pattern: str | None = None,
     follow_links: bool = False,
+    further: frozenset[str] = frozenset(),
 ) -> Found:
     """What lies in a folder, stands in a list or is known to a manifest: what `scan` looks at.
 
     Args:
         allow_missing: Whether audio files are looked at, too.
         class_pattern: As for `find_media`, like the rest.
+        further: Suffixes of other files that are looked at, too.
 
     Raises:
         UserError: `source` is missing, or a list that cannot be read.
     """
     if source.is_dir():
         suffixes = MEDIA_SUFFIXES | AUDIO_SUFFIXES if allow_missing else MEDIA_SUFFIXES
-        return find_media(source, class_pattern, suffixes, group_pattern, follow_links)
+        return find_media(source, class_pattern, suffixes | further, group_pattern, follow_links)
     if not source.is_file():
         raise UserError(f"{source} does not exist; give a folder of video clips")
     if not is_manifest(source):

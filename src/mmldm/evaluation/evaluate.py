@@ -144,6 +144,8 @@ def _compare(
             compared[name] = (sets[name].spread(count) if biased else sets[name], anchor)
     values = {
         name: by_number([metric], own.sides, real.sides, protocol)
+        if metric.measure in own.findings
+        else {number.name: Value.undefined(own.clips.unread, len(own)) for number in metric.numbers}
         for name, (own, real) in compared.items()
     }
     return [
@@ -184,7 +186,11 @@ def _by_class(
     shared = [name for name in own if len(own[name]) > 1 and len(real.get(name, [])) > 1]
     if len(shared) < 2:
         return {}
-    unbiased = [m for m in metrics if not any(number.biased for number in m.numbers)]
+    unbiased = [
+        m
+        for m in metrics
+        if m.measure in generated.findings and not any(number.biased for number in m.numbers)
+    ]
     return {
         name: by_number(
             unbiased,
@@ -215,7 +221,7 @@ def _memorisation(
     distances = {
         name: nearest(measured.findings["fingerprints"], prints)[0]
         for name, measured in sets.items()
-        if name != "reference"
+        if name != "reference" and "fingerprints" in measured.findings
     }
     units = units_by_content(sets["real"].clips.clips)
     found = {

@@ -36,7 +36,7 @@ from mmldm.evaluation.memorisation import Neighbours, fingerprints
 from mmldm.evaluation.protocol import Protocol
 from mmldm.evaluation.sets import ClipSet
 from mmldm.media.clip import Clip
-from mmldm.types import AV, Progress
+from mmldm.types import AV, Modality, Progress
 
 Findings = Mapping[str, Tensor]
 """What a measure takes down of one clip."""
@@ -51,10 +51,18 @@ class Measure(ABC):
     Attributes:
         name: As reports write it.
         identity: Names all that its findings depend on besides the clips and this package; "" for nothing.
+        modality: What of a clip it reads; None: both.
     """
 
     name: str
     identity: str = ""
+    modality: Modality | None = None
+
+    def reads(self, clips: ClipSet) -> bool:
+        """Whether it has something to say of a set: not of what that lacks, or was given."""
+        if self.modality is None:
+            return clips.lacks is None
+        return self.modality not in (clips.lacks, clips.given)
 
     @property
     def key(self) -> str:
@@ -75,6 +83,7 @@ class Features(Measure):
 
     def __init__(self, name: str, extractor: Extractor) -> None:
         self.name, self.extractor = name, extractor
+        self.modality = extractor.modality
         self.identity = f"{extractor.name} {extractor.sha256}"
 
     def __call__(self, clips: Sequence[Clip]) -> list[Findings]:

@@ -185,6 +185,7 @@ def measure_set(
         UserError: Fewer than two clips can be read.
     """
     speed = speed or Speed()
+    measures = [measure for measure in measures if measure.reads(clips)]
     # What the cache knows, and the clips that some measure has not seen; equal contents are measured once.
     found: dict[str, dict[str, Findings]] = {measure.name: {} for measure in measures}
     for measure in measures:

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from mmldm.data.clips import spread, windows
-from mmldm.data.folder import find_media, first_group
+from mmldm.data.clips import read_entry, spread, windows
+from mmldm.data.folder import AUDIO_SUFFIXES, MEDIA_SUFFIXES, find_media, first_group
 from mmldm.data.manifest import SILENT_SHARE, Entry, Manifest, content, is_manifest
 from mmldm.data.scan import scan
 from mmldm.errors import MediaError, UserError
@@ -24,7 +24,11 @@ from mmldm.media.clip import Clip
 from mmldm.media.clock import TOLERANCE
 from mmldm.media.reader import READING, read_clip
 from mmldm.text import printable
-from mmldm.types import ClipSpec, Progress
+from mmldm.types import ClipSpec, Modality, Progress
+
+GIF = frozenset((".gif",))
+"""Pictures without sound, as samplers of some baselines write them."""
+WORDS: dict[Modality, str] = {"audio": "sound", "video": "picture"}
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,8 @@ class ClipSet:
         clips: In a fixed order.
         skipped: What else there was.
         notes: Sentences on clips that are used.
+        lacks: The modality that none of its clips has.
+        given: The modality that its clips were given, and that is no work of theirs.
     """
 
     name: str
@@ -78,6 +84,15 @@ class ClipSet:
     clips: tuple[ClipSource, ...]
     skipped: tuple[Skipped, ...] = ()
     notes: tuple[str, ...] = ()
+    lacks: Modality | None = None
+    given: Modality | None = None
+
+    @property
+    def unread(self) -> str:
+        """Why what one modality shows is not told of this set; "" where all is."""
+        if self.lacks is not None:
+            return f"its clips have no {WORDS[self.lacks]}"
+        return "" if self.given is None else f"its {WORDS[self.given]} is given"
 
     @property
     def sha256(self) -> str:
@@ -110,6 +125,7 @@ def kept_manifest(
     workers: int = 1,
     progress: Progress | None = None,
     held_out: float = 0.0,
+    one_modality: bool = False,
 ) -> Manifest:
     """The manifest of a folder or list, or the manifest that `source` is.
 
@@ -118,6 +134,7 @@ def kept_manifest(
             folder has changed.
         workers: Decoding processes.
         held_out: Share of the clips that is held out, where the folder has no split of its own.
+        one_modality: Whether files without sound or picture are kept, sounds and GIFs among them.
 
     Raises:
         UserError: There is no such folder, or no media file in it.
@@ -133,7 +150,7 @@ def kept_manifest(
     # A scan decodes every file: an earlier one stands as long as no file has changed, come or gone.
     earlier = _earlier(source, kept)
     if earlier is not None and not earlier.changed():
-        listing = find_media(source).listing
+        listing = find_media(source, suffixes=_suffixes(one_modality)).listing
         same = {listed.path for listed in listing} == {entry.path for entry in earlier.entries}
         if same and not earlier.arrivals(listing):
             return earlier
@@ -142,12 +159,18 @@ def kept_manifest(
         spec,
         workers=workers,
         held_out=held_out,
+        allow_missing=one_modality,
+        further=GIF if one_modality else frozenset(),
         known=earlier,
         unfinished=kept.with_name(f"{kept.name}.unfinished"),
         progress=None if progress is None else partial(progress, f"scan {printable(source.name)}"),
     )
     manifest.save(kept)
     return manifest
+
+
+def _suffixes(one_modality: bool) -> frozenset[str]:
+    return MEDIA_SUFFIXES | AUDIO_SUFFIXES | GIF if one_modality else MEDIA_SUFFIXES
 
 
 def regrouped(manifest: Manifest, group_pattern: str | None) -> Manifest:
@@ -186,14 +209,18 @@ def clip_set(
     spread over the entries.
 
     Args:
-        entries: Of the manifest.
+        entries: Of the manifest. Where none has both sound and picture, those that have one.
+
+    Raises:
+        UserError: Some have sound alone, others pictures alone, and none has both.
     """
+    lacks = _lacking(name, entries)
     # Entries that a clip fits into; of the others, why not.
     spec, wanted = protocol.spec, protocol.samples
     usable, skipped = [], []
     for entry in entries:
         length = entry.duration or 0
-        if not (entry.usable and entry.complete):
+        if not (entry.usable and (entry.complete or lacks is not None)):
             why = entry.note or "it lacks sound or picture"
             skipped.append(Skipped(entry.path, entry.reason or "incomplete", why))
         elif length < spec.duration - TOLERANCE:
@@ -247,7 +274,23 @@ def clip_set(
         tuple(clips),
         tuple(skipped),
         tuple(_notes(usable, spec, windows_of)),
+        lacks,
     )
+
+
+def _lacking(name: str, entries: Sequence[Entry]) -> Modality | None:
+    """The modality that all usable entries lack."""
+    usable = [entry for entry in entries if entry.usable]
+    if not usable or any(entry.complete for entry in usable):
+        return None
+    sounding = [entry for entry in usable if entry.has_audio]
+    if 0 < len(sounding) < len(usable):
+        silent = next(entry for entry in usable if not entry.has_audio)
+        raise UserError(
+            f"the {name} set has files of sound alone ({printable(sounding[0].path)}) and of pictures alone "
+            f"({printable(silent.path)}), and none of both: name a folder of either"
+        )
+    return "video" if sounding else "audio"
 
 
 def _place(entry: Entry, start: float) -> tuple[str, str, float]:
@@ -270,7 +313,9 @@ def window_of(
         file=entry.path,
         key=hashlib.sha256(f"{sha256} {start:.6f} {READING}".encode()).hexdigest(),
         class_name=entry.class_name,
-        read=partial(read_clip, manifest.root / entry.path, start),
+        read=partial(read_clip, manifest.root / entry.path, start)
+        if entry.complete
+        else partial(read_entry, manifest, entry, start),
         content=sha256,
         group=entry.group,
         start=start,

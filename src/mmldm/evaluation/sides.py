@@ -25,7 +25,7 @@ from mmldm.evaluation.recordings import apart, halves
 from mmldm.evaluation.sets import ClipSet, ClipSource, clip_set, kept_manifest, regrouped
 from mmldm.files import sha256_of, write_json
 from mmldm.pipelines.sounding_video import SoundingVideoPipeline
-from mmldm.types import Progress
+from mmldm.types import Modality, Progress
 
 MOST_CLIPS = 2048
 """Drawn from a model where neither the command nor the protocol says how many."""
@@ -48,6 +48,11 @@ class TaskSet:
     name: str
     folder: str
     given: Literal["audio", "frames"] | None = None
+
+    @property
+    def modality(self) -> Modality | None:
+        """The modality that is given."""
+        return "video" if self.given == "frames" else self.given
 
 
 TASK_SETS = {
@@ -96,12 +101,14 @@ class Finder:
         protocol: How clips are read.
         workers: Decoding processes.
         progress: Shown while files are scanned and clips made.
+        made: Where samples and reconstructions are kept, which several reports may share; None: in `out`.
     """
 
     out: Path
     protocol: Protocol
     workers: int
     progress: Progress
+    made: Path | None = None
 
     def real_sets(self, reference: Path, held_out: Path | None) -> RealSets:
         """Sets of a reference and of held-out clips.
@@ -138,7 +145,8 @@ class Finder:
         Raises:
             UserError: It has too few clips that can be used.
         """
-        return Sides({"generated": self._folder("generated", generated)}, known)
+        clips = self._folder("generated", generated, one_modality=True)
+        return Sides({"generated": clips}, known)
 
     def model_sides(
         self,
@@ -165,7 +173,7 @@ class Finder:
         count = count or self.protocol.samples or min(len(known.reference.clips), MOST_CLIPS)
         generated = {}
         for task in (TASK_SETS[name] for name in tasks):
-            folder = self.out / task.folder
+            folder = (self.made or self.out) / task.folder
             write_samples(
                 pipeline, sha256, folder, count, self.progress, task, known.real, settings
             )
@@ -174,15 +182,16 @@ class Finder:
             sources = {
                 sample_file(seed): given[seed % len(given)] for seed in range(count if given else 0)
             }
-            generated[task.name] = _of_sources(self._folder(task.name, folder), sources)
+            made = replace(self._folder(task.name, folder), given=task.modality)
+            generated[task.name] = _of_sources(made, sources)
         # The ceiling: real clips through the autoencoder, which keep their class, too.
-        kept = self.out / "reconstructions"
+        kept = (self.made or self.out) / "reconstructions"
         write_reconstructions(pipeline, sha256, known.real, kept, self.progress)
         sources = {reconstruction_file(clip): clip for clip in known.real.clips}
         return Sides(generated, known, _of_sources(self._folder("reconstruction", kept), sources))
 
-    def _folder(self, name: str, source: Path) -> ClipSet:
-        manifest = self.manifest(name, source)
+    def _folder(self, name: str, source: Path, one_modality: bool = False) -> ClipSet:
+        manifest = self.manifest(name, source, one_modality)
         return self._named(
             clip_set(name, manifest, manifest.entries, self.protocol), source
         ).require()
@@ -191,14 +200,25 @@ class Finder:
         """With a folder's path as it was typed: reports hold no other."""
         return replace(clips, origin=str(source)) if source.is_dir() else clips
 
-    def manifest(self, name: str, source: Path) -> Manifest:
+    def manifest(self, name: str, source: Path, one_modality: bool = False) -> Manifest:
         """What a folder, manifest or list holds; scanned once.
+
+        Args:
+            name: Of the set.
+            one_modality: Whether files of sound or of pictures alone are taken, too.
 
         Raises:
             UserError: It holds no media file.
         """
         kept = self.out / "sets" / f"{name}.jsonl"
-        manifest = kept_manifest(source, kept, self.protocol.spec, self.workers, self.progress)
+        manifest = kept_manifest(
+            source,
+            kept,
+            self.protocol.spec,
+            self.workers,
+            self.progress,
+            one_modality=one_modality,
+        )
         return regrouped(manifest, self.protocol.group_pattern)
 
 
