@@ -2,13 +2,13 @@
 
     python runs/ablation.py RUN [--steps 500] [--seeds 0 1 2] [--set KEY=VALUE] [--out FOLDER]
 
-RUN is a run folder whose vae job is finished (runs/ablation.sh makes one). Rows add the six parts to none in
-the paper's order and then leave out each one; all train on the same image latents for the same number of
-steps, and are measured on the same held-out clips, sound and picture against the real ones: in the paper's
-units, rFVD and rKVD by I3D and rFAD by VGGish where their weights are given, by the networks that ship where
-not; and in decibels, detail and sync. The image decoder counts as fine-tuned where the recipe's
-`vae.pretrained` was trained further. What exists in the output folder is kept, so an interrupted table goes
-on where it stopped.
+RUN is a run folder whose vae job is finished (runs/ablation.sh makes one). Rows add the six parts in the
+paper's order and then leave out each one; all train on the same image latents for the same number of steps,
+and are measured on the same held-out clips, sound and picture against the real ones: in the paper's units,
+rFVD and rKVD by I3D and rFAD by VGGish where their weights are given, by the networks that ship where not;
+and in decibels, detail and sync. The image decoder counts as fine-tuned where the recipe's `vae.pretrained`
+was trained further. What exists in the output folder is kept, so an interrupted table goes on where it
+stopped.
 """
 
 import argparse
@@ -90,10 +90,13 @@ RULES = find_protocol("default")
 
 
 def rows(fine_tuned: bool) -> list[tuple[str, ...]]:
-    """The parts of each row: none, added one by one, then one left out of all but the critic."""
+    """The parts of each row: added one by one, then one left out of all but the critic.
+
+    The paper's first row has none of them: a decoder of its own for each modality, which is not built here.
+    """
     parts = [part for part in PARTS if part != IMAGE_DECODER or fine_tuned]
     most = parts[:-1]
-    added = [tuple(parts[:count]) for count in range(len(parts) + 1)]
+    added = [tuple(parts[: count + 1]) for count in range(len(parts))]
     left_out = [tuple(part for part in most if part != out) for out in most]
     return list(dict.fromkeys(added + left_out))
 
@@ -173,7 +176,7 @@ class Bench:
         fine_tuned = IMAGE_DECODER in parts or config.vae.pretrained is None
         # Without a critic no pixel is decoded in training: both image decoders judge one autoencoder.
         seen = parts if CRITIC in parts else [part for part in parts if part != IMAGE_DECODER]
-        target = self.out / f"{'+'.join(seen).replace(' ', '-') or 'base'}_seed-{seed}"
+        target = self.out / f"{'+'.join(seen).replace(' ', '-')}_seed-{seed}"
         result = target / ("tuned.json" if fine_tuned else "pretrained.json")
         if not result.is_file():
             minutes = self.train(config, fine_tuned, target)
