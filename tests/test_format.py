@@ -82,6 +82,7 @@ def test_model_index_names_the_pinned_module_paths(folder: RunFolder) -> None:
         "_class_name", "_diffusers_version", "clip_spec", "decoder_steps", "guidance_scale",
         "num_inference_steps", "default_quality", "quality_rows", "known_slots", "outliers",
     }  # fmt: skip
+    assert all(isinstance(share, float) for share in index["class_shares"])
     assert sum(index["class_shares"]) == 4 and len(index["class_shares"]) == 2  # of training clips
     assert index["outliers"] is None  # of six clips
     assert set(index["clip_spec"]) == {

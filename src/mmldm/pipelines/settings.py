@@ -18,7 +18,7 @@ from mmldm.errors import UserError
 QUALITY_ROWS: Mapping[str, Mapping[str, Any]] = {
     "best": {},
     "balanced": {"scheduler": "unipc", "num_inference_steps": 20, "phase_iterations": 16},
-    "fast": {"scheduler": "unipc", "num_inference_steps": 10, "phase_iterations": 8},
+    "fast": {"scheduler": "unipc", "num_inference_steps": 10, "phase_iterations": 16},
 }
 """What differs from a model's own settings, for models that publish no row of this name."""
 

@@ -61,7 +61,7 @@ def calibration(
     facts: dict[str, Any] = {"outliers": known}
     names = [entry.class_name for entry in manifest.split("train")]
     if classes := json_of(model / "model_index.json")["class_names"]:
-        facts["class_shares"] = [max(names.count(name), 1) for name in classes]
+        facts["class_shares"] = [float(max(names.count(name), 1)) for name in classes]
     return facts
 
 
