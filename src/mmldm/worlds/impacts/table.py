@@ -149,14 +149,15 @@ def _same_hits(
         clip.name: findings
         for clip, findings in zip(real.clips.clips, real.findings["impacts"], strict=True)
     }
-    rows = [
-        ((findings, known[originals[clip.file]]), material)
-        for clip, findings, material in zip(
-            measured.clips.clips, measured.findings["impacts"], materials, strict=True
-        )
-        if originals.get(clip.file) in known
-    ]
-    return same_hits([pair for pair, _ in rows], [material for _, material in rows], seed)
+    # Those whose real clip was measured; what was made from one recording is one unit.
+    clips, made = measured.clips.clips, measured.findings["impacts"]
+    rows = [i for i, clip in enumerate(clips) if originals.get(clip.file) in known]
+    return same_hits(
+        [(made[i], known[originals[clips[i].file]]) for i in rows],
+        [materials[i] for i in rows],
+        seed,
+        units_by_content(clips)[rows],
+    )
 
 
 def _column(measured: Measured, name: str) -> Tensor:
