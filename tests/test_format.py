@@ -107,7 +107,7 @@ def test_published_model_names_no_folder_of_the_machine_that_made_it(folder: Run
 
 def test_run_folder_listing(folder: RunFolder) -> None:
     assert names(folder.root) == {
-        "config.yaml", "manifest.jsonl", "run.lock", "caches", "model", *JOBS,
+        "config.yaml", "manifest.jsonl", "run.lock", "caches", "model", "report.html", *JOBS,
     }  # fmt: skip
     assert names(folder.root / "caches") == {"image_latents", "latents"}
     for job in JOBS:

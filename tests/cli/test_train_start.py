@@ -27,7 +27,7 @@ def test_frozen_codec_is_measured_and_a_begun_run_does_not_need_the_model(
     ]  # fmt: skip
     start = ("--from", model, "--freeze", "vae,autoencoder")
     words = ("train", clip_folder, "--out", out, "--device", "cpu")
-    result = mmldm(*words, *start, *short, "--minutes", 0.1)
+    result = mmldm(*words, *start, *short, "--minutes", 1)
     result.succeeded()
     assert "it keeps frames at" in result.err
     assert "one mean spectrogram" in result.err
@@ -53,7 +53,7 @@ def test_frozen_codec_is_measured_and_a_begun_run_does_not_need_the_model(
         (("--from", "impacts", "--freeze", "vocoder"), "no vocoder section to freeze"),
         (
             ("--from", "impacts", "--set", "generator.model.depth=3"),
-            "generator.model.depth is 6 in",
+            "generator.model.depth is 8 in",
         ),
         (
             ("--from", "impacts", "--freeze", "vae,autoencoder", "--set", "clip.width=96"),
@@ -89,4 +89,5 @@ def test_size_that_does_not_divide_is_one_line(
     words = ("--config", recipe, "--out", tmp_path / "run", "--set", change)
     result = mmldm("train", clip_folder, *words)
     assert result.complaint() == sentence
-    assert result.err.count("\n") <= 2
+    assert "scan" not in result.err, "it needs no clips"
+    assert result.err.count("\n") == 3, "two lines of what is about to happen, and it"

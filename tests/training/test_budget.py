@@ -97,6 +97,15 @@ def test_time_of_validation_counts(tmp_path: Path, hand: Clock) -> None:
     assert hand.now <= 64
 
 
+def test_dear_looks_are_fewer_and_do_not_end_a_job_early(tmp_path: Path, hand: Clock) -> None:
+    """Ten seconds each, as of long files on a busy machine: eight of them would be more than the minute."""
+    result = run(tmp_path, hand, minutes=1.0, look=10.0)
+    looks = [r for r in read_metrics(tmp_path / "metrics.jsonl") if "validate/loss" in r]
+    assert 1 <= len(looks) <= 3, "one that shows what a look costs, and those that are due then"
+    assert result.step >= 30
+    assert hand.now <= 75, "the last look comes after the last step"
+
+
 def test_machine_that_becomes_slower_has_fewer_steps_and_a_whole_fall(
     tmp_path: Path, hand: Clock
 ) -> None:
@@ -260,7 +269,16 @@ def test_steps_are_judged_by_what_is_known_to_be_enough(steps: int, told: str) -
 
 
 def test_times_are_told_as_one_says_them() -> None:
-    assert [clock(s) for s in (0.21, 40, 1500, 21_600)] == ["0.21 s", "40 s", "25 min", "6 h"]
+    told = {
+        0.21: "0.21 s",
+        40: "40 s",
+        112: "110 s",
+        1500: "25 min",
+        6900: "120 min",
+        21_600: "6 h",
+    }
+    assert [clock(seconds) for seconds in told] == list(told.values())
+    assert clock(3600 * 150) == "150 h"
 
 
 def test_share_of_the_fall() -> None:

@@ -56,7 +56,7 @@ def test_windows_asked_for_by_name_stand() -> None:
 
 
 def test_the_rest_is_the_shipped_recipe() -> None:
-    """What follows from clips and minutes differs from the bundled model's recipe; nothing else."""
+    """What follows from clips, minutes and device differs from the bundled model's recipe; nothing else."""
     recipe = choose_recipe(material(*[10.0] * 40), 600).model_dump()
     shipped = load_config("impacts").model_dump()
     assert recipe["data"].pop("folder") == "/clips"
@@ -66,6 +66,7 @@ def test_the_rest_is_the_shipped_recipe() -> None:
         section["data"].pop("windows_per_clip")
         for job in ("vae", "autoencoder", "generator"):
             minutes.append(section[job]["train"].pop("minutes"))
+            section[job]["train"].pop("precision")
     assert minutes == [120.0, 240.0, 240.0, None, None, None]
     assert recipe.pop("budget")["minutes"] == 600 and shipped.pop("budget") is None
     assert recipe == shipped
@@ -74,3 +75,18 @@ def test_the_rest_is_the_shipped_recipe() -> None:
 def test_batch_is_no_larger_than_the_windows_at_hand() -> None:
     recipe = choose_recipe(material(1.6, 1.6, 1.6), 60)
     assert recipe.generator.train.batch_size == 3
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "precision"),
+    [({"amx_bf16": True}, "bf16"), ({"avx512_f": True, "amx_bf16": False}, "fp32"), ({}, "fp32")],
+)
+def test_precision_is_the_devices_faster_one(
+    capabilities: dict[str, bool], precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: capabilities, raising=False)
+    recipe = choose_recipe(material(1.6), 60)
+    sections = [recipe.vae.train, recipe.autoencoder.train, recipe.generator.train]
+    assert [section and section.precision for section in sections] == [precision] * 3
+    kept = choose_recipe(material(1.6), 60, ["generator.train.precision=fp32"])
+    assert kept.generator.train.precision == "fp32", "what is asked for by name stands"

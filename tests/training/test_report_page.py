@@ -12,7 +12,7 @@ from mmldm.data.manifest import Entry, Manifest
 from mmldm.errors import UserError
 from mmldm.media.clip import Clip
 from mmldm.training import report_page
-from mmldm.training.curves import MOST_POINTS, charts, figure, thinned
+from mmldm.training.curves import MOST_POINTS, by_heart, charts, figure, thinned
 from mmldm.training.report_page import write_report_page
 from mmldm.training.stage import show_versions
 from mmldm.types import AV
@@ -159,3 +159,18 @@ def test_long_curves_are_thinned_and_stay_in_the_picture() -> None:
     [chart] = charts(records)
     heights = [float(y) for y in re.findall(r",(-?[\d.]+)", figure(chart).split("points=")[-1])]
     assert heights and all(0 <= height <= 200 for height in heights)
+
+
+def test_held_out_error_that_rises_is_told() -> None:
+    def records(*values: float) -> list[dict]:
+        return [
+            {"step": step, "validate/joint/audio": value, "validate/joint/video": 0.3}
+            for step, value in enumerate(values, 1)
+        ]
+
+    assert by_heart(records(1.2, 0.96, 1.32)) == (
+        "the held-out error rose, of audio from 0.96 at step 2 to 1.3: it learns the training clips by "
+        "heart. More clips help, more steps do not"
+    )
+    assert by_heart(records(1.2, 0.96, 1.0)) == "", "that much is chance"
+    assert by_heart([{"step": 1, "validate/psnr/audio": 20.0}]) == ""

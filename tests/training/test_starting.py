@@ -197,7 +197,7 @@ def test_run_that_began_otherwise_is_refused(frozen: Run, finished: Run, tmp_pat
 
 def test_frozen_jobs_get_no_share_of_the_time(finished: Run, manifest: Manifest) -> None:
     base = from_model(finished.folder.root, "vae,autoencoder")
-    chosen = choose_recipe(manifest, torch.device("cpu"), 10, base=base)
+    chosen = choose_recipe(manifest, 10, base=base)
     assert chosen.clip == CLIP
     assert chosen.vae.train is not None and base.vae.train is not None
     assert chosen.vae.train.steps == base.vae.train.steps

@@ -23,9 +23,13 @@ from mmldm.errors import UserError
 from mmldm.training import JOBS
 
 if TYPE_CHECKING:
+    import torch
+
     from mmldm.config import RunConfig
     from mmldm.data.manifest import Manifest
     from mmldm.training.loop import TrainResult
+    from mmldm.training.run_folder import RunFolder
+    from mmldm.training.summary import Summary
 
 
 class Distillable(StrEnum):
@@ -79,7 +83,9 @@ def train(
     ] = False,
     dry_run: Annotated[
         bool,
-        typer.Option("--dry-run", help="Prints recipe, shapes, sizes and FLOPs; writes nothing."),
+        typer.Option(
+            "--dry-run", help="Prints recipe, sizes, FLOPs, memory, speed; writes nothing."
+        ),
     ] = False,
 ) -> None:
     """Trains a model on your clips: scan, vae, autoencoder, generator, vocoder if asked for. Resumes."""
@@ -100,52 +106,34 @@ def train(
     require_writable(out)
 
     # Something stands on the screen before anything heavy is loaded, and goes on to.
+    changes = list(changes or [])
     line = ProgressLine(aim="loading the libraries")
-    is_main = os.environ.get("RANK", "0") == "0"
-    if is_main:
-        line.say(f"mmldm train {target}, into {out}")
     with line:
-        import yaml
-
-        from mmldm.config import RECIPES, changed, load_config
-        from mmldm.training.outlook import first_outlook, outlook
-
-        if recipe is None and is_main:
-            plan = changed(load_config(RECIPES / "impacts.yaml"), list(changes or []))
-            line.say(first_outlook(plan, minutes))
-        elif recipe is not None and is_main:
-            plan = load_config(recipe, list(changes or []))
-            line.say(outlook(plan, (target,) if one_job else JOBS))
-
+        if is_main := os.environ.get("RANK", "0") == "0":
+            line.say(f"mmldm train {target}, into {out}")
+            _say_outlook(line, recipe, changes, start, minutes, (target,) if one_job else JOBS)
+        from mmldm.config import changed, load_config
         from mmldm.training.distributed import process_group
-        from mmldm.training.memory import memory_table
         from mmldm.training.recipe import choose_recipe, tiny_recipe
         from mmldm.training.report_page import write_report_page
-        from mmldm.training.rounds import (
-            given_minutes,
-            require_time,
-            shortfall,
-            standings,
-            to_remake,
-        )
+        from mmldm.training.rounds import given_minutes, require_time
         from mmldm.training.run import Run, jobs_of
         from mmldm.training.run_clips import claim, find_manifest
         from mmldm.training.run_folder import RunFolder
         from mmldm.training.start_model import describe, require_fit
         from mmldm.training.start_recipe import WITHOUT_MODEL, started_recipe, with_start
-        from mmldm.training.summary import summarise
+        from mmldm.training.summary import require_sizes, summarise
 
         silence_diffusers()
     if minutes is not None:
         require_time(minutes)
+
     # The recipe, if there is one already. Until one is chosen for the clips, the tiny one says how to look at
-    # them.
+    # them. A run's own recipe was written by a program; only what a person wrote needs a word, and one.
     folder = RunFolder(out)
-    changes = list(changes or [])
     if data is not None:
         changes.append(f"data.folder={json.dumps(str(data.resolve()))}")
-    # A run's own recipe was written by a program; only what a person wrote needs a word, and one.
-    told = note if config is not None and os.environ.get("RANK", "0") == "0" else None
+    told = note if config is not None and is_main else None
     settings = load_config(recipe, changes, told) if recipe else None
     base = tiny_recipe()
     if settings is not None and (start or freeze) is not None:
@@ -173,6 +161,10 @@ def train(
             )
 
         def prepare() -> tuple[RunConfig, Manifest]:
+            # What needs no clips is checked before they are read; what has begun needs no start any more.
+            if reading.start is not None and not folder.begun():
+                require_fit(reading, describe(reading.start, folder.root))
+            require_sizes(reading)
             manifest = find_manifest(
                 folder,
                 source,
@@ -184,22 +176,13 @@ def train(
                 keep=not dry_run,
                 sound_only=target == "vocoder",
             )
-            chosen = settings or choose_recipe(manifest, minutes, changes, base)
+            chosen = settings or choose_recipe(manifest, minutes, changes, base, process.device)
             if one_job and target not in jobs_of(chosen):
                 raise UserError(f"the recipe has no {target} section, see docs/training.md")
-            if chosen.start is not None:
-                require_fit(chosen, describe(chosen.start, folder.root))
             # Every part is built once, so that no wrong setting shows up hours later.
             summary = summarise(chosen, len(manifest.classes))
-            if dry_run:
-                typer.echo(yaml.safe_dump(chosen.model_dump(mode="json"), sort_keys=False))
-            say(manifest.summary())
-            if settings is None:
-                line.say(outlook(chosen))
-            if dry_run:
-                typer.echo(f"\n{summary}")
-                table = memory_table(chosen, len(manifest.classes), summary.jobs)
-                typer.echo(f"\n{table}")
+            timed_on = process.device if dry_run else None
+            _say_plan(line, chosen, manifest, summary, chosen is not settings, timed_on)
             return chosen, manifest
 
         # On the other processes a recipe is at hand, and the manifest will be.
@@ -218,23 +201,98 @@ def train(
                 if _stopped(run.run(job), job, process.is_main):
                     return
             page = process.on_main(lambda: write_report_page(folder.root))
-            if process.is_main:
+            if page is not None:
                 if one_job:
                     typer.echo(f"{job}: {folder.export(job)}")
-                model = folder.model if folder.model.is_dir() else None
-                if model is not None:
-                    typer.echo(f"model:  {model}")
-                typer.echo(f"report: {page}")
-                state = standings(chosen, out)
-                if stale := to_remake(given_to or (), state) if minutes is not None else []:
-                    typer.echo(
-                        f"made with what was before, to be made anew: {', '.join(stale)} "
-                        f"(--jobs {','.join(stale)} --minutes N)"
-                    )
-                if short := shortfall(chosen, state):
-                    typer.echo(f"short:  {short}")
-                if model is not None:
-                    typer.echo(f"next:   mmldm generate --model {out}")
+                _say_end(folder, chosen, page, given_to or (), minutes is not None)
+
+
+def _say_outlook(
+    line: ProgressLine,
+    recipe: Path | None,
+    changes: list[str],
+    start: str | None,
+    minutes: float | None,
+    jobs: tuple[str, ...],
+) -> None:
+    """Says which jobs there are and when they end, before the training's libraries are loaded."""
+    from mmldm.config import RECIPES, changed, load_config
+    from mmldm.training.outlook import first_outlook, outlook
+
+    if recipe is None and start is not None:
+        line.say(first_outlook(f"those of {start}", minutes))
+    elif recipe is None:
+        plan = changed(load_config(RECIPES / "impacts.yaml"), changes)
+        chosen = [job for job in JOBS if getattr(plan, job) is not None]
+        line.say(first_outlook(", ".join(chosen), minutes))
+    else:
+        line.say(outlook(load_config(recipe, changes), jobs))
+
+
+def _say_plan(
+    line: ProgressLine,
+    recipe: RunConfig,
+    manifest: Manifest,
+    summary: Summary,
+    is_new: bool,
+    device: torch.device | None,
+) -> None:
+    """Says the clips and, of a new recipe, its jobs.
+
+    Args:
+        device: Of a dry run, which also says recipe, sizes, memory, and how far the time goes there.
+    """
+    if device is not None:
+        import yaml
+
+        typer.echo(yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False))
+    say(manifest.summary())
+    if is_new:
+        from mmldm.training.outlook import outlook
+
+        line.say(outlook(recipe))
+        sections = [recipe.training_of(job) for job in JOBS]
+        if any(section is not None and section.precision == "bf16" for section in sections):
+            line.say("precision: bf16, faster on this device; else --set JOB.train.precision=fp32")
+    if device is not None:
+        from mmldm.benchmark.pace import pace_table, paces
+        from mmldm.training.memory import memory_table
+
+        typer.echo(f"\n{summary}")
+        typer.echo(f"\n{memory_table(recipe, len(manifest.classes), summary.jobs)}")
+        line.aim = "timing a few steps of each job"
+        typer.echo(f"\n{pace_table(recipe, paces(recipe, summary, device))}")
+
+
+def _say_end(
+    folder: RunFolder,
+    recipe: RunConfig,
+    page: Path,
+    given_to: tuple[str, ...],
+    by_minutes: bool,
+) -> None:
+    """Says what a run made, what is stale or short in it, and what to do next."""
+    from mmldm.training.curves import by_heart
+    from mmldm.training.report import METRICS, read_metrics
+    from mmldm.training.rounds import shortfall, standings, to_remake
+
+    has_model = folder.model.is_dir()
+    if has_model:
+        typer.echo(f"model:  {folder.model}")
+    typer.echo(f"report: {page}")
+    state = standings(recipe, folder.root)
+    if stale := to_remake(given_to, state) if by_minutes else []:
+        typer.echo(
+            f"made with what was before, to be made anew: {', '.join(stale)} "
+            f"(--jobs {','.join(stale)} --minutes N)"
+        )
+    if short := shortfall(recipe, state):
+        typer.echo(f"short:  {short}")
+    metrics = folder.job("generator") / METRICS
+    if metrics.is_file() and (risen := by_heart(read_metrics(metrics))):
+        typer.echo(f"long:   generator: {risen}")
+    if has_model:
+        typer.echo(f"next:   mmldm generate --model {folder.root}")
 
 
 def distill(

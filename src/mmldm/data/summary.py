@@ -69,8 +69,9 @@ def summary_lines(manifest: Manifest) -> Iterator[str]:
     counts = Counter(entry.class_name for entry in usable if entry.class_name is not None)
     single = sorted(name for name, count in counts.items() if count == 1)
     if single and len(counts) > 1:
+        number = "1 class has" if len(single) == 1 else f"{len(single)} classes have"
         yield (
-            f"  warning: {len(single)} classes have one clip each (such as {printable(single[0])}): it "
+            f"  warning: {number} one clip each (such as {printable(single[0])}): it "
             "trains, none is held out, and samples of that class will repeat it; add clips or join classes"
         )
     classes = {entry.class_name for entry in usable}

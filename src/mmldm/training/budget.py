@@ -29,8 +29,12 @@ TIMED = 5
 """Steps after those, with which the plan is told."""
 LOOKS = 8
 """Equal parts of the time that end in validation, preview and checkpoint."""
+LOOKING = 0.25
+"""Largest share of the time for that: where a look is dear, there are fewer."""
 SAVE_SECONDS = 600.0
 """Longest time between two checkpoints of a job with minutes."""
+LEFT_SECONDS = 60.0
+"""Time that a job leaves unused, of which one says so."""
 EXPECTED = ((0.5, ""), (0.02, "expect blurs"), (0.0, "expect noise"))
 """What comes of a share of the steps that are enough, from that share on."""
 
@@ -146,7 +150,7 @@ class Budget:
         self._began = time.monotonic() if began is None else began
         self._spent, self._first, self._begun = 0.0, 0, self._began
         self._timed: tuple[float, int] | None = None
-        self._looked = self._look = 0.0
+        self._looked = self._look = self._looking = 0.0
         self._looks, self._saved, self._told = 0, self._began, False
 
     @property
@@ -178,6 +182,7 @@ class Budget:
         finally:
             took = time.monotonic() - began
             self._looked += took
+            self._looking += took
             self._look = max(self._look, took)
 
     def pace(self, step: int) -> float | None:
@@ -193,17 +198,24 @@ class Budget:
         pace = self.pace(step)
         if pace is None:
             return None
-        # Looks to come cost what the dearest has cost.
-        looks = (LOOKS - self._looks) * self._look
+        # Looks to come cost what the dearest has cost, and no more than their share.
+        looks = min((LOOKS - self._looks) * self._look, LOOKING * max(self.left, 0.0))
         end = step + max(1, int((self.left - looks) / pace))
         return end if self.most is None else max(step, min(end, self.most))
 
     def plan(self, step: int, schedule: Schedule) -> tuple[int, str]:
         """The last step, as it looks or is decided, 0 if unknown; and what to say of it after `step`."""
         end = schedule.end or self.planned(step) or 0
-        if step == schedule.fall:
-            return end, f"the learning rate falls from step {step} on, to the last step, {end}"
         pace = self.pace(step)
+        if step == schedule.fall:
+            words = f"the learning rate falls from step {step} on, to the last step, {end}"
+            unused = self.left - (end - step) * (pace or 0.0)
+            if end == self.most and unused > LEFT_SECONDS:
+                words += (
+                    f": the recipe takes no more steps, about {clock(unused)} of its time stay for "
+                    "what comes after; with `steps: null` it takes them all"
+                )
+            return end, words
         if self._told or pace is None or step - self._first < UNTIMED + TIMED:
             return end, ""
         self._told = True
@@ -224,7 +236,8 @@ class Budget:
             planned = self.planned(step)
         end = planned if planned and planned - step <= schedule.falling(planned) else 0
         now, parts = time.monotonic(), int(LOOKS * self.seconds / self.total)
-        look = self._looks < parts < LOOKS and step > self._first
+        affordable = self._looking <= LOOKING * (time.monotonic() - self._began)
+        look = affordable and self._looks < parts < LOOKS and step > self._first
         save = look or now - self._saved > SAVE_SECONDS
         # One number tells the others all of it.
         code = process.from_main(4 * end + 2 * look + save)
@@ -253,9 +266,11 @@ def judged(steps: int, enough: int | None, pace: float | None = None) -> str:
 
 
 def clock(seconds: float) -> str:
-    """A time as one says it: "6 h", "25 min", "40 s", "0.21 s"."""
+    """A time as one says it: "6 h", "25 min", "110 s", "0.21 s"; two digits tell enough."""
+    seconds = max(seconds, 0.0)
+    value, unit = seconds, "s"
     if seconds >= 2 * 3600:
-        return f"{seconds / 3600:.2g} h"
-    if seconds >= 120:
-        return f"{seconds / 60:.2g} min"
-    return f"{max(seconds, 0):.2g} s"
+        value, unit = seconds / 3600, "h"
+    elif seconds >= 120:
+        value, unit = seconds / 60, "min"
+    return f"{float(f'{value:.2g}'):g} {unit}"

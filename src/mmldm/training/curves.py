@@ -1,7 +1,7 @@
 """Numbers of a job over its steps as pictures with words: which curves there are, and what each means.
 
-records of metrics.jsonl -> Chart (series of (step, value), a sentence) -> SVG as text. Drawn with a few lines
-of our own: the page asks for no script, no font and no file.
+records of metrics.jsonl -> Chart (series of (step, value), a sentence) -> SVG as text; a warning. Drawn with
+a few lines of our own: the page asks for no script, no font and no file.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import html
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 from mmldm.sections import TASKS
@@ -27,6 +28,8 @@ SMOOTHED = 20
 """A smoothed point is the mean of so many neighbours at most, a twentieth of the line at most."""
 COLOURS = ("#1e5ab4", "#d66014", "#288c46", "#963ca0", "#a08214", "#c83c5a", "#3c96a0", "#787878")
 """Of the lines of a chart, in turn."""
+RISEN = 1.1
+"""A held-out error so many times its best is no chance."""
 LOSS = "model/loss"
 HELD_OUT = "validate/"
 LOWER, HIGHER = "lower", "higher"
@@ -155,6 +158,27 @@ def _best(name: str, points: Points, better: str) -> str:
     if step == points[-1][0]:
         return f"{name} is best now, at step {step}"
     return f"{name} was best at step {step} ({best:.4g}), and is {points[-1][1]:.4g} now"
+
+
+def by_heart(records: Sequence[Mapping[str, Any]]) -> str:
+    """A sentence where a generator's held-out error has risen since it was best; "" where it has not."""
+    told = []
+    for chart in charts(records):
+        modality = chart.title.removeprefix("error of ")
+        if modality == chart.title:
+            continue
+        # The first task speaks for all: it is the one with the largest share in every recipe of ours.
+        points = next(iter(chart.lines.values()))
+        step, best = min(points, key=itemgetter(1))
+        now = points[-1][1]
+        if now > RISEN * best:
+            told.append(f"of {modality} from {best:.2g} at step {step} to {now:.2g}")
+    if not told:
+        return ""
+    return (
+        f"the held-out error rose, {' and '.join(told)}: it learns the training clips by heart. More clips "
+        "help, more steps do not"
+    )
 
 
 def _ends(points: Points) -> str:

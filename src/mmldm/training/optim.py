@@ -336,12 +336,15 @@ def _polynomial(gram: Tensor, iterations: int) -> Tensor:
 
 
 def product_type(device: torch.device) -> torch.dtype:
-    """bfloat16 where the device multiplies it several times faster: GPUs, and CPUs with AMX."""
+    """bfloat16 where the device multiplies it several times faster: newer GPUs, and CPUs with AMX."""
+    is_faster = False
     if device.type == "cpu":
         # Versions of torch that cannot tell are taken at their slowest.
         capabilities: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-        return torch.bfloat16 if capabilities.get("amx_bf16") else torch.float32
-    return torch.bfloat16 if device.type == "cuda" else torch.float32
+        is_faster = bool(capabilities.get("amx_bf16"))
+    elif device.type == "cuda":
+        is_faster = torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.bfloat16 if is_faster else torch.float32
 
 
 class Average:

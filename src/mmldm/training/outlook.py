@@ -42,14 +42,13 @@ def outlook(config: RunConfig, jobs: tuple[str, ...] = JOBS) -> str:
     return f"jobs: {', '.join(parts)}; {end}"
 
 
-def first_outlook(config: RunConfig, minutes: float | None) -> str:
+def first_outlook(jobs: str, minutes: float | None) -> str:
     """Of a recipe that is only chosen once the clips are known.
 
     Args:
-        config: What it will start from.
+        jobs: How they are named until then.
         minutes: For all jobs; None: `DEFAULT_MINUTES`.
     """
-    jobs = ", ".join(job for job in JOBS if getattr(config, job) is not None)
     seconds = 60 * (minutes or DEFAULT_MINUTES)
     return (
         f"jobs: {jobs}; {span(seconds)} in all, ends about {clock(seconds)}; "

@@ -1,8 +1,9 @@
 """A recipe chosen for the data: what `mmldm train FOLDER` runs when no config is named.
 
-manifest, minutes -> RunConfig. It starts from the bundled model's recipe, which trains on a CPU: one video
-token a frame, one audio token a column. Every number stands in the run folder's config.yaml afterwards, to be
-read and edited. How many steps there is time for, each job finds out while it trains (`budget`, `rounds`).
+manifest, minutes, device -> RunConfig. It starts from the bundled model's recipe, which trains on a CPU: one
+video token a frame, one audio token a column. Every number stands in the run folder's config.yaml afterwards,
+to be read and edited. How many steps there is time for, each job finds out while it trains (`budget`,
+`rounds`).
 """
 
 from __future__ import annotations
@@ -10,13 +11,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import torch
+
 from mmldm.config import RECIPES, RunConfig, changed, load_config, parse
 from mmldm.data.manifest import Entry, Manifest
 from mmldm.training import JOBS
+from mmldm.training.optim import product_type
 from mmldm.training.outlook import DEFAULT_MINUTES
 from mmldm.training.rounds import in_first_round
 from mmldm.types import GRID, ClipSpec, SpectrogramSpec
 
+CPU = torch.device("cpu")
 TARGET_WINDOWS = 2000
 """Cached windows a small data set is spread to."""
 WINDOW_OVERLAP = 4
@@ -38,8 +43,9 @@ def choose_recipe(
     minutes: float | None,
     changes: Sequence[str] = (),
     base: RunConfig | None = None,
+    device: torch.device = CPU,
 ) -> RunConfig:
-    """Settings for these clips and this time.
+    """Settings for these clips, this time and this device.
 
     Windows per clip make about TARGET_WINDOWS of the whole set (`choose_windows`). The bundled model's
     numbers of steps are the most that its jobs take in their minutes.
@@ -48,19 +54,22 @@ def choose_recipe(
         minutes: Time budget for all jobs; None: DEFAULT_MINUTES.
         changes: `a.b=value` settings that override the choice.
         base: What it starts from; None: the tiny recipe. That of a model has the model's spectrogram.
+        device: Trains; its faster precision is chosen.
     """
     asked = changed(base or tiny_recipe(), changes)
     recipe = asked.model_dump(mode="json")
     if asked.start is None:
         recipe["clip"]["spectrogram"] = fitting_spectrogram(asked.clip).model_dump(mode="json")
     windows, cached = choose_windows(manifest.split("train"), asked.clip)
-    # What follows from the clips.
+    precision = "bf16" if product_type(device) == torch.bfloat16 else "fp32"
+    # What follows from the clips and the device.
     recipe["data"]["windows_per_clip"] = windows
     recipe["data"]["folder"] = str(manifest.root)
     for job in JOBS:
         if asked.training_of(job) is not None:
             section = recipe[job]["train"]
             section["batch_size"] = min(section["batch_size"], max(2, cached))
+            section["precision"] = precision
 
     # Once more: what was asked for by name stands, whatever was chosen around it.
     chosen = parse(RunConfig, recipe, "the chosen recipe")

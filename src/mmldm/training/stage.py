@@ -131,6 +131,7 @@ class MediaStage:
         )
         self._loader: IndexedLoader | None = None
         self.held_out_failures: dict[str, str] = {}
+        self._held_out: dict[int, WindowBatch] = {}
 
     @property
     def files(self) -> int:
@@ -161,12 +162,14 @@ class MediaStage:
         return [self._clips.name(position) for position in self._loader.positions(step)]
 
     def held_out(self, count: int) -> WindowBatch:
-        """Windows of at most `count` held-out clips, on the CPU."""
-        # A job on sound is content with clips that have no picture.
-        clips = self.manifest.sounding if self.sound_only else self.manifest.complete
-        windows, failures = held_out_windows(clips, self.spec, self.seed, count)
-        self.held_out_failures |= failures
-        return windows
+        """Windows of at most `count` held-out clips, on the CPU; they are read once."""
+        if count not in self._held_out:
+            # A job on sound is content with clips that have no picture.
+            clips = self.manifest.sounding if self.sound_only else self.manifest.complete
+            windows, failures = held_out_windows(clips, self.spec, self.seed, count)
+            self.held_out_failures |= failures
+            self._held_out[count] = windows
+        return self._held_out[count]
 
     def fingerprint(self) -> dict[str, Any]:
         return {

@@ -220,6 +220,18 @@ def _vocoder(config: RunConfig) -> tuple[list[Part], list[JobSize]]:
     )
 
 
+def require_sizes(config: RunConfig) -> None:
+    """Checks a recipe's pictures by its image VAE alone, in no time; `summarise` checks everything.
+
+    Raises:
+        UserError: Networks cannot cut them into their cells.
+    """
+    with blamed("vae.model"):
+        vae = used_vae(config, build_vae(config, weights=False))
+    with blamed("autoencoder.model"):
+        check_sizes(config, vae)
+
+
 def check_sizes(config: RunConfig, vae: ImageVAE) -> None:
     """Refuses pictures that the networks cannot cut into their cells, before torch does it in its own words.
 
