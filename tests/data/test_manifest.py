@@ -305,9 +305,7 @@ def test_class_of_one_clip_is_named(tmp_path: Path, clip_file: Path) -> None:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copy(clip_file, tmp_path / f"{name}.mp4")
     text = scan(tmp_path, SPEC).summary()
-    assert (
-        "warning: 1 classes have one clip each (such as drum): it trains, none is held out" in text
-    )
+    assert "warning: 1 class has one clip each (such as drum): it trains, none is held out" in text
 
 
 def test_scanning_writes_nothing_into_the_folder(folder: Path) -> None:
