@@ -338,6 +338,11 @@ def test_model_is_sampled_reconstructed_and_not_sampled_again(world: Path, tmp_p
     evaluate(model, world, out, *words).succeeded()
     again = contents(out / "samples")
     assert again.keys() == made.keys() and again["000001.mp4"] == made["000001.mp4"]
+    # The same clips, read as the model's are.
+    own = (*words, "--protocol", "own")
+    evaluate(model, world, out, *own).succeeded()
+    assert report(out)["protocol"]["name"] == "own"
+    assert report(out)["protocol"]["spec"] == index["clip_spec"]
     index["num_inference_steps"] = 2
     (model / "model_index.json").write_text(json.dumps(index))
     assert "holds clips of another model" in evaluate(model, world, out, *words).complaint()
@@ -429,6 +434,7 @@ def test_mistake_about_films_is_one_sentence(
         (("--windows", "all", "--samples", "8"), "--windows: 8 clips are asked for"),
         (("--metrics", "fvd"), "I3D needs its weights"),
         (("--protocol", "fvd2048"), "there is no protocol 'fvd2048'"),
+        (("--protocol", "own"), "what is evaluated is no model"),
         (("--against", "/nowhere"), "cannot be read as a report"),
         (("--held-out", "/nowhere"), "does not exist"),
     ],

@@ -22,6 +22,7 @@ from mmldm.strict import parse
 
 if TYPE_CHECKING:
     from mmldm.evaluation.metrics import Metric
+    from mmldm.types import ClipSpec
 
 
 def evaluate(
@@ -36,7 +37,10 @@ def evaluate(
         typer.Option(help="Real clips that no model was trained on. Default: half of REFERENCE."),
     ] = None,
     protocol: Annotated[
-        str, typer.Option(help="default, mm-diffusion (by way of 64x64), mm-diffusion-256.")
+        str,
+        typer.Option(
+            help="default, own (the model's clips), mm-diffusion (64x64), mm-diffusion-256."
+        ),
     ] = "default",
     out: Annotated[Path, typer.Option(help="Folder for report, pictures and samples.")] = Path(
         "evaluation"
@@ -140,12 +144,16 @@ def evaluate(
     from mmldm.evaluation.report import as_json, differences, load, require_comparable, save
     from mmldm.evaluation.sides import Finder
     from mmldm.training.distributed import choose_device
-    from mmldm.worlds.impacts.metrics import BUILDERS, METRICS, is_synthesized
+    from mmldm.worlds.freedoom import metrics as freedoom
+    from mmldm.worlds.impacts import metrics as impacts
 
     # What was asked for, refused before anything is scanned or sampled.
-    rules = find_protocol(protocol, samples, seed, group_pattern, _windows(windows))
+    rules = find_protocol(
+        protocol, samples, seed, _own_clips(generated), group_pattern, _windows(windows)
+    )
     fps = rules.spec.fps
-    named = None if metrics is None else choose(metrics.split(","), fps, further=METRICS)
+    of_worlds = [*impacts.METRICS, *freedoom.METRICS]
+    named = None if metrics is None else choose(metrics.split(","), fps, further=of_worlds)
     other = None if against is None else load(against)
     _note_missing_weights(named or choose(None, fps), weights, alone=named is not None)
     model = _model_folder(generated)
@@ -165,13 +173,15 @@ def evaluate(
 
         # What is measured of them.
         unasked = {
-            "impacts": is_synthesized(known.reference),
-            "fad-audioclip": rules.name != "default",
+            "impacts": impacts.is_synthesized(known.reference),
+            "shots": freedoom.is_freedoom(known.reference),
+            "fad-audioclip": rules.name.startswith("mm-diffusion"),
         }
         unnamed = [name for name, wanted in unasked.items() if wanted]
-        chosen = named or choose(None, fps, unnamed, METRICS)
+        chosen = named or choose(None, fps, unnamed, of_worlds)
         needed = [metric.measure for metric in chosen]
-        measures = build_measures(needed, known.anchor, rules, line, weights, run_device, BUILDERS)
+        builders = {**impacts.BUILDERS, **freedoom.BUILDERS}
+        measures = build_measures(needed, known.anchor, rules, line, weights, run_device, builders)
 
         store = FeatureCache(cache or out / "cache", rules.spec)
         found = compare(sides, chosen, measures, rules, store, threads, line)
@@ -265,6 +275,18 @@ def _model_folder(folder: Path) -> Path | None:
     return folder / "model" if (folder / "model").is_dir() else folder
 
 
+def _own_clips(folder: Path) -> ClipSpec | None:
+    """What the clips of a model are; None of a folder of clips."""
+    from mmldm.pipelines.loading import read_index
+    from mmldm.strict import parse
+    from mmldm.types import ClipSpec
+
+    model = _model_folder(folder)
+    if model is None or not (model / "model_index.json").is_file():
+        return None
+    return parse(ClipSpec, dict(read_index(model).get("clip_spec") or {}), f"{model}: clip_spec")
+
+
 @dataclass(frozen=True)
 class _Long:
     """What is asked of `--long`: the command's arguments of these names."""
@@ -285,8 +307,7 @@ def _evaluate_long(
     """Films of many windows: made, or found in a folder, and measured beside real ones."""
     from mmldm.evaluation.drift import LEAST_WINDOWS
     from mmldm.evaluation.features import Measures, build_measures
-    from mmldm.evaluation.joins import joins_of
-    from mmldm.evaluation.long import NETWORKS, OF_JOINS, evaluate_long, followed, levels_of
+    from mmldm.evaluation.long import BUILDERS, NETWORKS, OF_JOINS, evaluate_long, followed
     from mmldm.evaluation.long_page import save_long, tables
     from mmldm.evaluation.measuring import FeatureCache
     from mmldm.evaluation.pictures import NO_PLOTS, can_plot
@@ -294,11 +315,10 @@ def _evaluate_long(
     from mmldm.evaluation.rollouts import FILM_SETS, long_sides
     from mmldm.evaluation.sides import Finder
     from mmldm.training.distributed import choose_device
-    from mmldm.worlds.impacts.metrics import BUILDERS, is_synthesized
-    from mmldm.worlds.impacts.watched import kicks_of, watched
+    from mmldm.worlds.films import world_of
 
     # Refused before anything is made.
-    rules = find_protocol(asked.protocol, None, seed)
+    rules = find_protocol(asked.protocol, None, seed, _own_clips(asked.generated))
     count = round(asked.seconds / rules.spec.duration)
     if count < LEAST_WINDOWS:
         raise UserError(
@@ -320,20 +340,12 @@ def _evaluate_long(
             asked.rollouts,
         )  # fmt: skip
         # What is followed: of the world where the real clips are its own, and features of what there is.
-        world = is_synthesized(sides.anchor)
-        numbers = watched(rules) if world else []
-        onsets_of = "impacts" if world else "events"
-        own = [
-            onsets_of,
-            "level",
-            "fingerprints",
-            *(number.measure for number in numbers),
-            "classes",
-        ]
-        if sides.made.instants:
-            own += OF_JOINS if world else ["joins"]
-        further = {**BUILDERS, "level": levels_of, "joins": joins_of, "kicks": kicks_of}
-        anchor = sides.anchor
+        world, anchor = world_of(sides.anchor, rules), sides.anchor
+        of_joins = {**OF_JOINS, **world.of_joins}
+        own = [world.onsets_of, "level", "looks", "fingerprints"]
+        own += [*(number.measure for number in world.numbers), "classes"]
+        own += of_joins if sides.made.instants else []
+        further = {**BUILDERS, **world.builders}
         measures = build_measures(own, anchor, rules, line, weights, run_device, further)
         if "classes" in measures.missing:
             others = build_measures(NETWORKS, anchor, rules, line, weights, run_device)
@@ -343,13 +355,14 @@ def _evaluate_long(
         features = [m.name for m in measures.built if m.name in ("classes", *NETWORKS)]
         found = evaluate_long(
             sides,
-            [*numbers, *followed(rules, features, onsets_of)],
+            [*world.numbers, *followed(rules, features, world.onsets_of)],
             measures,
             rules,
             FeatureCache(cache, rules.spec),
             workers,
             line,
             None if task.given is None else "audio" if task.given == "audio" else "video",
+            of_joins,
         )
         protocol: dict[str, Any] = rules.model_dump(mode="json")
         facts = {"protocol": protocol, "protocol_sha256": rules.sha256}

@@ -69,10 +69,15 @@ PROTOCOLS = {
 }
 
 
+OWN = "own"
+"""The protocol that reads clips as a model's are: its frames, rates and size."""
+
+
 def find_protocol(
     name: str,
     samples: int | None = None,
     seed: int = 0,
+    own: ClipSpec | None = None,
     group_pattern: str | None = None,
     windows: int | None = 1,
 ) -> Protocol:
@@ -81,15 +86,23 @@ def find_protocol(
     Args:
         samples: In place of its own number of windows.
         seed: In place of 0.
+        own: A model's clips, for `OWN`; None: there is no model.
         group_pattern: In place of none.
         windows: Of each file, in place of one; None: all that fit. A number of samples goes before it.
 
     Raises:
         UserError: There is none of this name, or the number of clips says already how many windows there are.
     """
-    if name not in PROTOCOLS:
-        raise UserError(f"there is no protocol {name!r}; there are {', '.join(PROTOCOLS)}")
-    count = samples or PROTOCOLS[name].samples
+    if name == OWN and own is None:
+        raise UserError(
+            "--protocol own is that of a model's clips, and what is evaluated is no model: name another one"
+        )
+    known = PROTOCOLS if own is None else {**PROTOCOLS, OWN: Protocol(name=OWN, spec=own)}
+    if name not in known:
+        raise UserError(
+            f"there is no protocol {name!r}; there are {', '.join(PROTOCOLS)}, and {OWN} for models"
+        )
+    count = samples or known[name].samples
     if windows != 1 and count is not None:
         raise UserError(
             f"--windows: {count} clips are asked for, whatever files they are of; leave it out"
@@ -97,4 +110,4 @@ def find_protocol(
     changes: dict[str, Any] = {"seed": seed, "group_pattern": group_pattern, "windows": windows}
     if samples is not None:
         changes["samples"] = samples
-    return PROTOCOLS[name].model_copy(update=changes)
+    return known[name].model_copy(update=changes)
