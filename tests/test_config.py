@@ -200,7 +200,7 @@ def test_parse_reads_lists_as_tuples() -> None:
     assert parse(TrainConfig, {**TRAIN, "betas": [0.9, 0.98]}, "train").betas == (0.9, 0.98)
 
 
-@pytest.mark.parametrize("name", ["impacts", "landscape", "aist"])
+@pytest.mark.parametrize("name", ["impacts", "freedoom", "landscape", "aist"])
 def test_shipped_recipes_have_names(name: str) -> None:
     assert load_config(name) == load_config(RECIPES / f"{name}.yaml")
 
@@ -215,7 +215,7 @@ def test_a_file_comes_before_a_shipped_recipe_of_its_name(
 
 def test_a_recipe_that_is_not_there_is_told_which_are() -> None:
     with pytest.raises(
-        UserError, match=r"landscpe: cannot read .*recipes aist, impacts, landscape"
+        UserError, match=r"landscpe: cannot read .*recipes aist, freedoom, impacts, landscape"
     ):
         load_config("landscpe")
 

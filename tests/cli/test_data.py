@@ -11,9 +11,11 @@ from mmldm.config import load_config
 from mmldm.data.folder import find_media
 from mmldm.data.manifest import Manifest
 from mmldm.data.scan import measure_files
+from mmldm.errors import UserError
 from mmldm.media.container import Limits
 from mmldm.media.probe import probe
 from mmldm.media.writer import write_wav
+from mmldm.worlds.freedoom.game import require_sound
 
 from .commandline import contents, mmldm
 
@@ -195,3 +197,54 @@ def test_synthesize_never_writes_into_a_folder_of_something_else(tmp_path: Path)
     assert "is not empty" in mmldm("synthesize", tmp_path, "--clips", 1).complaint()
     assert "is not a folder" in mmldm("synthesize", tmp_path / "thesis.txt").complaint()
     assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("--world", "doom"), "--world: unknown 'doom'; known are impacts, freedoom"),
+        (
+            ("--scenarios", "basic"),
+            "--scenarios is of the world freedoom: leave it out with --world impacts",
+        ),
+        (("--world", "freedoom", "--balls", 2), "--balls is of the world impacts"),
+        (("--world", "freedoom", "--latest-start", 2), "--latest-start is of the world impacts"),
+        (
+            ("--world", "freedoom", "--scenarios", "e1m1"),
+            "there is no scenario 'e1m1'; those there are",
+        ),
+        (("--world", "freedoom", "--fps", 10), "35 or 17.5, not 10"),
+        (("--world", "freedoom", "--sample-rate", 16000), "sample_rate: 16000 is wrong"),
+        (
+            ("--size", "big"),
+            "--size: 'big' is neither a number of pixels, 16 or more, nor WIDTHxHEIGHT",
+        ),
+        (("--size", "64x8"), "--size: '64x8' is neither"),
+    ],
+)
+def test_synthesize_refuses_in_a_sentence(
+    words: tuple[object, ...], sentence: str, tmp_path: Path
+) -> None:
+    assert sentence in mmldm("synthesize", tmp_path / "clips", "--clips", 1, *words).complaint()
+    assert not (tmp_path / "clips").exists()
+
+
+def test_pictures_may_be_wider_than_high(tmp_path: Path) -> None:
+    out = mmldm("synthesize", tmp_path / "clips", "--clips", 1, "--size", "64x48", "--workers", 1)
+    assert "trains at 128 x 128 and scales these 64 x 48" in out.succeeded()
+    info = probe(next(tmp_path.glob("*/*/*.mp4")))
+    assert (info.width, info.height) == (64, 48)
+
+
+def test_freedoom_is_made_and_says_what_it_is(tmp_path: Path) -> None:
+    try:
+        require_sound()
+    except UserError as error:
+        pytest.skip(f"the game cannot be played here: {error}")
+    words = ("--world", "freedoom", "--size", 32, "--seconds", 1.6, "--scenarios", "basic")
+    out = mmldm("synthesize", tmp_path / "clips", "--clips", 2, "--workers", 1, *words).succeeded()
+    assert "2 clips in" in out and "stereo" in out
+    assert "takes 10 of these 17.5 frames a second" in out
+    assert len(list(tmp_path.glob("clips/basic/*.mp4"))) == 2
+    other = mmldm("synthesize", tmp_path / "clips", "--clips", 2, "--workers", 1).complaint()
+    assert "is not empty and has no impacts.json" in other

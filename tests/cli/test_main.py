@@ -38,6 +38,12 @@ def test_every_command_explains_itself(command: str) -> None:
     assert f"Usage: mmldm {command}" in out
 
 
+def test_help_names_the_extra_that_a_world_needs() -> None:
+    """Square brackets are markup, which help swallows."""
+    out = mmldm("synthesize", "--help").succeeded()
+    assert "mmldm[worlds]" in "".join(out.split()).replace("│", "")
+
+
 def test_no_arguments_show_the_help() -> None:
     result = mmldm()
     assert "Usage: mmldm" in result.out

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from mmldm.evaluation.joins import Joins, at_boundaries, onset_rates
+from mmldm.evaluation.joins import Changes, Joins, at_boundaries, onset_rates
 from mmldm.evaluation.protocol import Protocol
 from mmldm.media.clip import Clip
 from mmldm.types import ClipSpec
@@ -110,3 +110,26 @@ def test_boundaries_beside_another_join_are_not_elsewhere():
     late = {"kicks": values}
     told = at_boundaries([[early, late]] * 3, "kicks", (1.4, 1.8), RULES)
     assert (told.at, told.elsewhere, told.ratio) == (5, 0, None)
+
+
+def test_pictures_that_jump_at_joins_change_there_whatever_they_show():
+    noise = torch.Generator().manual_seed(0)
+
+    def drifting(jump):
+        """A wide noise picture that a window slides over, a pixel a frame, and `jump` more at the middle."""
+        wide = torch.randint(0, 255, (3, 12, 64), generator=noise, dtype=torch.uint8)
+        wide = torch.nn.functional.avg_pool1d(wide.float(), 9, 1, 4).to(torch.uint8)
+        starts = [i + jump * (i >= 8) for i in range(16)]
+        frames = torch.stack([wide[..., start : start + 16] for start in starts])
+        return Clip(frames, torch.zeros(RULES.spec.num_samples), 10, RATE)
+
+    def told(jump):
+        films = [[drifting(jump) for _ in INSTANTS] for _ in range(6)]
+        return at_boundaries(measured(Changes(), films), "changes", INSTANTS, RULES)
+
+    smooth, cut = told(0), told(20)
+    assert smooth.ratio == pytest.approx(1, abs=0.1)
+    assert cut.ratio > 2 and cut.elsewhere == pytest.approx(smooth.elsewhere, abs=0.1)
+    still = drifting(0)
+    still = replace(still, frames=still.frames[:1].expand(16, -1, -1, -1))
+    assert Changes()([still])[0]["changes"].isnan().all()

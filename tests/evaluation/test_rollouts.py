@@ -8,8 +8,7 @@ import pytest
 from mmldm.errors import UserError
 from mmldm.evaluation.drift import LEAST_WINDOWS
 from mmldm.evaluation.features import build_measures
-from mmldm.evaluation.joins import joins_of
-from mmldm.evaluation.long import evaluate_long, followed, levels_of
+from mmldm.evaluation.long import BUILDERS, OF_JOINS, evaluate_long, followed
 from mmldm.evaluation.long_page import save_long, tables
 from mmldm.evaluation.measuring import FeatureCache
 from mmldm.evaluation.protocol import Protocol
@@ -68,9 +67,8 @@ def sides(model, world, out):
 
 
 def measured(sides, out, given=None):
-    names = ["events", "level", "fingerprints", "joins"]
-    further = {"level": levels_of, "joins": joins_of}
-    measures = build_measures(names, sides.anchor, RULES, quiet, further=further)
+    names = ["events", "level", "looks", "fingerprints", *OF_JOINS]
+    measures = build_measures(names, sides.anchor, RULES, quiet, further=BUILDERS)
     cache = FeatureCache(out / "cache", RULES.spec)
     return evaluate_long(
         sides, followed(RULES, []), measures, RULES, cache, progress=quiet, given=given
@@ -138,14 +136,15 @@ def test_films_are_not_made_again_and_others_are_refused(sides, model, world, ou
 def test_a_report_tells_all_beside_real_films(sides, out):
     report = measured(sides, out)
     assert report["films"] == {"generated": ROLLOUTS, "real": ROLLOUTS}
-    assert {"onsets-per-second", "loudness", "av-align"} == {n["name"] for n in report["numbers"]}
+    names = {"onsets-per-second", "loudness", "sharpness", "moved-colour", "event-overlap"}
+    assert names == {n["name"] for n in report["numbers"]}
     loudness = report["numbers"][1]["sets"]
     assert len(loudness["generated"]["values"]) == LEAST_WINDOWS
     assert -60 < loudness["real"]["values"][0] < 0
-    assert (
-        report["seams"].keys() == {"steps", "onsets"} and report["continuations"]["prefixes"] == 2
-    )
-    assert "step of the sound at joins" in report["targets"]
+    assert report["seams"].keys() == {"steps", "onsets", "changes"}
+    assert report["continuations"]["prefixes"] == 2
+    wanted = {"step of the sound at joins", "changes of the picture at joins over elsewhere"}
+    assert wanted <= report["targets"].keys()
     assert report["targets"]["drift: loudness, median"]["met"] in (True, False)
     page = save_long(
         {
@@ -173,7 +172,9 @@ def test_sound_that_is_given_has_no_joins(model, world, out):
     assert sides.continuations is None
     # Nothing is told of what was given.
     report = measured(sides, out, "audio")
-    assert report["seams"] == {} and [n["name"] for n in report["numbers"]] == ["av-align"]
+    told = {number["name"] for number in report["numbers"]}
+    assert report["seams"].keys() == {"changes"}
+    assert told == {"sharpness", "moved-colour", "event-overlap"}
 
 
 def test_films_of_a_folder_have_no_known_joins(world, tmp_path):

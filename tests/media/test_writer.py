@@ -20,8 +20,12 @@ from PIL import Image
 from mmldm.errors import UserError
 from mmldm.files import whole_file
 from mmldm.media.clip import Clip
+from mmldm.media.container import Limits
+from mmldm.media.decoding import MediaFile
 from mmldm.media.probe import probe
 from mmldm.media.reader import read_audio, read_clip
+from mmldm.media.sound import Sound
+from mmldm.media.writer import FilmWriter
 from mmldm.types import ClipSpec
 
 
@@ -47,6 +51,22 @@ def test_mp4_comes_back_as_it_went(tmp_path: Path) -> None:
     info = probe(path)
     assert info.duration == pytest.approx(1.6, abs=0.001)
     assert (info.fps, info.num_frames, info.sample_rate) == (pytest.approx(10), 16, 16000)
+
+
+def test_two_channels_stay_apart(tmp_path: Path) -> None:
+    clip, path = make_clip(), tmp_path / "a.mp4"
+    sides = torch.stack([clip.waveform, 0.1 * clip.waveform])
+    with FilmWriter(path, fps=clip.fps, sample_rate=clip.sample_rate, channels=2) as film:
+        for part in range(2):
+            film.add(clip.frames[8 * part : 8 * part + 8], sides[:, 12800 * part :][:, :12800])
+        assert film.seconds == pytest.approx(1.6)
+    info = probe(path)
+    assert (info.channels, info.sample_rate) == (2, 16000)
+    with MediaFile(path, Limits(), want_video=False) as media:
+        found = np.concatenate([s.channels for s in media if isinstance(s, Sound)], axis=1)
+    left, right = np.sqrt((found[:, 16000:24000] ** 2).mean(1))
+    assert left == pytest.approx(0.5 / 2**0.5, rel=0.05)
+    assert right == pytest.approx(0.05 / 2**0.5, rel=0.1)
 
 
 def test_mp4_has_its_index_in_front_and_browser_codecs(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from mmldm.config import load_config
 from mmldm.data.manifest import Entry, Manifest
+from mmldm.training.advice import advice
 from mmldm.training.recipe import TARGET_WINDOWS, choose_recipe
 
 LONGER = {"frames": ("clip.num_frames=32",), "rate": ("clip.fps=5",)}
@@ -75,6 +76,56 @@ def test_the_rest_is_the_shipped_recipe() -> None:
 def test_batch_is_no_larger_than_the_windows_at_hand() -> None:
     recipe = choose_recipe(material(1.6, 1.6, 1.6), 60)
     assert recipe.generator.train.batch_size == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "shapes"),
+    [
+        ((), ([24, 16, 1, 1], [12, 16, 1, 1])),
+        (("clip.num_frames=28", "clip.fps=17.5"), ([24, 16, 1, 1], [12, 28, 1, 1])),
+        (("clip.num_frames=32",), ([24, 32, 1, 1], [12, 32, 1, 1])),
+        (("clip.sample_rate=44100",), ([24, 18, 1, 1], [12, 16, 1, 1])),
+        (
+            (
+                "clip.num_frames=32",
+                "autoencoder.model.video_encoder_config.latent_shape=[12,16,1,1]",
+            ),
+            ([24, 32, 1, 1], [12, 16, 1, 1]),
+        ),
+    ],
+)
+def test_latents_grow_with_longer_clips_unless_they_are_asked_for(changes, shapes) -> None:
+    model = choose_recipe(material(*[10.0] * 40), 60, changes).autoencoder.model
+    names = ("audio_encoder_config", "video_encoder_config")
+    assert tuple(model[name]["latent_shape"] for name in names) == shapes
+
+
+def told(fps: float, *changes: str) -> list[str]:
+    manifest = material(*[10.0] * 40)
+    entries = tuple(entry.model_copy(update={"fps": fps}) for entry in manifest.entries)
+    manifest = manifest.model_copy(update={"entries": entries})
+    return list(advice(choose_recipe(manifest, 60, changes), manifest))
+
+
+def test_frames_that_are_taken_unevenly_are_told_with_what_mends_it() -> None:
+    assert told(30) == told(29.97) == told(10) == told(59.94) == []
+    (sentence,) = told(24)
+    assert sentence.startswith("40 of 40 clips to train on, such as those of 24 frames a second")
+    assert ": --set clip.fps=8 takes" in sentence
+    assert told(24, "clip.fps=8") == []
+    # Where a rate alone makes no films, with the length that does.
+    (sentence,) = told(17.5)
+    assert ": --set clip.fps=8.75 --set clip.num_frames=14 takes" in sentence
+    assert told(17.5, "clip.fps=8.75", "clip.num_frames=14") == []
+
+
+def test_a_recipe_that_makes_no_films_is_told_with_what_mends_it() -> None:
+    """17.5 frames a second at 16 kHz: a frame lasts 914.29 samples, and seven of them are 64 columns."""
+    (sentence,) = told(17.5, "clip.fps=17.5")
+    assert "share no moments but the ends of 0.9143 s" in sentence
+    assert "--set clip.num_frames=14 would do" in sentence
+    assert told(17.5, "clip.fps=17.5", "clip.num_frames=14") == []
+    assert told(17.5, "clip.fps=17.5", "generator.known_slots=null") == []
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,7 @@ def train(
     config: Annotated[
         Path | None,
         typer.Option(
-            help="Recipe: YAML, or impacts, landscape, aist. Default: the run's own, or chosen."
+            help="Recipe: YAML, or impacts, freedoom, landscape, aist. Default: the run's, or chosen."
         ),
     ] = None,
     changes: ChangesOption = None,
@@ -242,11 +242,15 @@ def _say_plan(
     Args:
         device: Of a dry run, which also says recipe, sizes, memory, and how far the time goes there.
     """
+    from mmldm.training.advice import advice
+
     if device is not None:
         import yaml
 
         typer.echo(yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False))
     say(manifest.summary())
+    for sentence in advice(recipe, manifest):
+        note(sentence)
     if is_new:
         from mmldm.training.outlook import outlook
 

@@ -30,10 +30,12 @@ STEEP = 0.99
 """Quantile of a clip's steps from sample to sample that a join's is held against."""
 LEAST_STEP = 1e-4
 """What that quantile has to be: of what is softer nothing can be said."""
+LEAST_CHANGE = 0.05
+"""What a clip's median change has to be, in 8-bit steps: of a picture that stands nothing can be said."""
 MOST_STEP = 0.05
 """Wanted of the step at a join, median."""
 MOST_KICKS = 1.25
-"""Wanted of kicks at joins over elsewhere, times the same of real films."""
+"""Wanted of kicks, and of changes of the picture, at joins over elsewhere, times the same of real films."""
 
 
 class Joins(Measure):
@@ -58,6 +60,30 @@ class Joins(Measure):
 def joins_of(*_: object) -> Joins:
     """The measure; it needs nothing real."""
     return Joins()
+
+
+class Changes(Measure):
+    """How much the picture changes at the beginning of each frame but the first: "changes" (T-1,).
+
+    The mean difference of a frame from the one before, over the clip's median of such differences; NaN where
+    a picture stands still.
+    """
+
+    name = "changes"
+
+    def __call__(self, clips: Sequence[Clip]) -> list[Findings]:
+        found: list[Findings] = []
+        for clip in clips:
+            change = clip.frames.float().diff(dim=0).abs().mean((1, 2, 3)).double()
+            usual = change.median()
+            told = change / usual if usual > LEAST_CHANGE else torch.full_like(change, torch.nan)
+            found.append({"changes": told})
+        return found
+
+
+def changes_of(*_: object) -> Changes:
+    """The measure; it needs nothing real."""
+    return Changes()
 
 
 def _steps(clip: Clip) -> np.ndarray:

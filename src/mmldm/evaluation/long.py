@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -26,10 +27,19 @@ from mmldm.evaluation.drift import (
     drift,
     worsening,
 )
-from mmldm.evaluation.features import Findings, Measure, Measures
+from mmldm.evaluation.features import Builder, Findings, Measure, Measures
 from mmldm.evaluation.film_sets import Films
 from mmldm.evaluation.intervals import Interval, difference_interval
-from mmldm.evaluation.joins import MOST_KICKS, MOST_STEP, Ratio, at_boundaries, onset_rates
+from mmldm.evaluation.joins import (
+    MOST_KICKS,
+    MOST_STEP,
+    Ratio,
+    at_boundaries,
+    changes_of,
+    joins_of,
+    onset_rates,
+)
+from mmldm.evaluation.looks import levels_of, looks_of
 from mmldm.evaluation.loops import as_dict, continued, loops
 from mmldm.evaluation.measuring import FeatureCache, Measured, Speed, measure_set
 from mmldm.evaluation.metrics import metrics
@@ -43,25 +53,33 @@ MOST_WORSE = 0.10
 """Wanted of the share by which a number is worse in the last window than in window 2."""
 NETWORKS: dict[str, Modality] = {"squeezenet": "video", "yamnet": "audio"}
 """Whose features stand in where there are no classes, and what they read."""
-OF_JOINS: dict[str, Modality] = {"kicks": "video", "joins": "audio"}
-"""Measures of windows around joins, and what they read."""
+OF_JOINS: dict[str, Modality] = {"changes": "video", "joins": "audio"}
+"""Measures of windows around joins of anything, and what they read."""
+BUILDERS: dict[str, Builder] = {
+    "level": levels_of,
+    "looks": looks_of,
+    "changes": changes_of,
+    "joins": joins_of,
+}
+"""Of the measures that tell of films of anything."""
+OF_PICTURES = {"changes": "changes of the picture", "kicks": "kicks"}
+"""What may be told of the beginnings of frames, and what it is called."""
 
 
-class Levels(Measure):
-    """How loud a clip is: "level" () in dB of full scale, root mean square."""
+class World(NamedTuple):
+    """What a world knows of films of its own, beside what is told of films of anything.
 
-    name = "level"
+    Attributes:
+        numbers: To follow from window to window.
+        builders: Of the measures that these numbers and `of_joins` read.
+        of_joins: Its own measures of windows around joins, and what they read.
+        onsets_of: The measure that takes down onsets; "events": as of anything.
+    """
 
-    def __call__(self, clips: Sequence[Any]) -> list[Findings]:
-        return [
-            {"level": 10 * clip.waveform.double().square().mean().clamp(min=1e-10).log10()}
-            for clip in clips
-        ]
-
-
-def levels_of(*_: object) -> Levels:
-    """The measure; it needs nothing real."""
-    return Levels()
+    numbers: Sequence[Watched] = ()
+    builders: Mapping[str, Builder] = MappingProxyType({})
+    of_joins: Mapping[str, Modality] = MappingProxyType({})
+    onsets_of: str = "events"
 
 
 def followed(
@@ -71,7 +89,7 @@ def followed(
 
     Args:
         features: Measures whose features are compared: "classes", or names of networks.
-        onsets_of: The measure that has taken down the onsets; AV-Align is told by "events" alone.
+        onsets_of: The measure that has taken down the onsets; events in common are told by "events" alone.
     """
     spec = protocol.spec
 
@@ -81,15 +99,25 @@ def followed(
     def level(heard: Findings, seen: Findings) -> np.ndarray:
         return heard["level"].numpy().reshape(-1)
 
+    def fine(heard: Findings, seen: Findings) -> np.ndarray:
+        return seen["fine"].numpy().reshape(-1)
+
+    def tinted(first: Findings, own: Findings) -> Counts:
+        return (first["colour"] - own["colour"]).norm().item(), 1.0
+
     onsets = Number("onsets-per-second", "onsets a second", "like real")
     loudness = Number("loudness", "loudness, median", "like real", "dB")
+    sharpness = Number("sharpness", "power above a quarter of Nyquist, median", "like real")
+    colour = Number("moved-colour", "mean colour from window 1's", "like real", "of 255")
     found: list[Watched] = [
         WatchedRatio(ClipRatio("onsets", onsets, onsets_of, rate), "audio"),
         WatchedMedian(ClipMedian("level", loudness, "level", level), "audio"),
+        WatchedMedian(ClipMedian("sharpness", sharpness, "looks", fine), "video"),
+        WatchedRatio(ClipRatio("colour", colour, "looks", tinted), "video", from_first=True),
     ]
     every = [m for m in metrics(spec.fps) if isinstance(m, ClipRatio)]
     if onsets_of == "events":
-        found += [WatchedRatio(m) for m in every if m.name == "av-align"]
+        found += [WatchedRatio(m) for m in every if m.name == "event-overlap"]
     for measure in features:
         if measure == "classes":
             found += _of_classes()
@@ -144,12 +172,14 @@ def evaluate_long(
     workers: int = 1,
     progress: Progress | None = None,
     given: Modality | None = None,
+    of_joins: Mapping[str, Modality] = OF_JOINS,
 ) -> dict[str, Any]:
     """Measures films and compares them with real ones.
 
     Args:
         watched: Numbers to follow.
-        measures: Those of the numbers, "fingerprints", and of `OF_JOINS` those that are to be told.
+        measures: Those of the numbers, "fingerprints", and of `of_joins` those that are to be told.
+        of_joins: Measures of windows around joins, and what they read.
         given: Which modality was given, as real films have it: nothing is told of it.
 
     Returns:
@@ -162,16 +192,14 @@ def evaluate_long(
     watched = [own for own in watched if given is None or own.of != given]
     needed = {"fingerprints", *(own.measure for own in watched)}
     of_windows = [measure for measure in measures.built if measure.name in needed]
-    of_joins = [m for m in measures.built if m.name in OF_JOINS and OF_JOINS[m.name] != given]
+    around = [m for m in measures.built if m.name in of_joins and of_joins[m.name] != given]
     needs_real = {"fingerprints", *(w.measure for w in watched if isinstance(w, WatchedDistance))}
 
     def found(films: Films, chosen: Sequence[Measure]) -> tuple[Measured, Measured | None]:
         windows = measure_set(films.windows, chosen, protocol.spec, cache, workers, progress, speed)
         joins = None
-        if of_joins and films.instants:
-            joins = measure_set(
-                films.joins, of_joins, protocol.spec, cache, workers, progress, speed
-            )
+        if around and films.instants:
+            joins = measure_set(films.joins, around, protocol.spec, cache, workers, progress, speed)
         return films.whole(windows, joins)
 
     # What is measured of all, films by name and the windows that they are compared with.
@@ -304,8 +332,8 @@ def _seams(
         if "joins" in films:
             tell("steps", key, at_boundaries(films["joins"], "steps", instants, protocol))
             tell("onsets", key, onset_rates(films["joins"], protocol))
-        if "kicks" in films:
-            tell("kicks", key, at_boundaries(films["kicks"], "kicks", instants, protocol))
+        for number in (own for own in OF_PICTURES if own in films):
+            tell(number, key, at_boundaries(films[number], number, instants, protocol))
     return told
 
 
@@ -333,11 +361,13 @@ def long_targets(report: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         step = seams["steps"][name]["at"]
         met = None if step is None else step <= MOST_STEP
         targets["step of the sound at joins"] = _verdict(step, MOST_STEP, met)
-    if name in seams.get("kicks", {}):
-        own, real = seams["kicks"][name]["ratio"], seams["kicks"].get("real", {}).get("ratio")
+    for key, words in OF_PICTURES.items():
+        if name not in seams.get(key, {}):
+            continue
+        own, real = seams[key][name]["ratio"], seams[key].get("real", {}).get("ratio")
         bound = MOST_KICKS * (1.0 if real is None else real)
         met = None if own is None else own <= bound
-        targets["kicks at joins over elsewhere"] = _verdict(own, bound, met)
+        targets[f"{words} at joins over elsewhere"] = _verdict(own, bound, met)
     if name in seams.get("onsets", {}):
         own, real = seams["onsets"][name], seams["onsets"].get("real")
         pair = [{"value": x["ratio"], "interval": x["interval"]} for x in (own, real) if x]

@@ -25,6 +25,7 @@ SHOWN = (1, 5, 10, 15)
 SEAMS = {
     "steps": "step of the sound at joins over its 99 % quantile, median",
     "onsets": "onsets a second within 50 ms of joins",
+    "changes": "change of the picture at joins over its median, median",
     "kicks": "kicks at joins, px, median",
 }
 COLUMNS = 3

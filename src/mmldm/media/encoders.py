@@ -90,7 +90,7 @@ class SoundEncoder:
     Args:
         rate: Of the samples to come, in Hz.
         layout: FFmpeg's name of the channels to come; one of those that AAC has.
-        bit_rate: Bits a second; None for what suits generated sound.
+        bit_rate: Bits a second; None for what suits generated sound, for each channel.
 
     Attributes:
         rate: Of the stream, in Hz.
@@ -108,7 +108,8 @@ class SoundEncoder:
         # FFmpeg's default search of quantisers takes three times as long and keeps less of these sounds.
         coder = {"aac_coder": "fast"}
         stream = output.add_stream("aac", rate=self.rate, layout=layout, options=coder)
-        stream.bit_rate = bit_rate or (128_000 if self.rate >= 32000 else 64_000)
+        each = 128_000 if self.rate >= 32000 else 64_000
+        stream.bit_rate = bit_rate or each * stream.layout.nb_channels
         self._stream, self._count = stream, 0
         self._resampler = av.AudioResampler(format="fltp", layout=layout, rate=self.rate)
 

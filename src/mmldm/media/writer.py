@@ -11,9 +11,9 @@ from contextlib import ExitStack, contextmanager
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
+from typing import Literal
 
 import av
-import numpy as np
 from av.container import OutputContainer
 from torch import Tensor
 
@@ -54,6 +54,7 @@ class FilmWriter:
         path: Of the mp4.
         fps: Frames per second of the picture that is made; None where the picture is given.
         sample_rate: Of the sound that is made; None where the sound is given.
+        channels: Of the sound that is made: 1, or 2 for stereo.
         given: The original picture or sound that stands beside what is made; from a file.
         metadata: Of the file, by FFmpeg's names of what an mp4 has: `title`, `comment` and the like.
 
@@ -71,6 +72,7 @@ class FilmWriter:
         *,
         fps: float | None = None,
         sample_rate: int | None = None,
+        channels: Literal[1, 2] = 1,
         given: Given | None = None,
         metadata: Mapping[str, str] | None = None,
     ) -> None:
@@ -81,6 +83,7 @@ class FilmWriter:
             raise ValueError(f"the {given.modality} is given and cannot be made, too")
         self.path, self.said = Path(path), tuple[str, ...]()
         self._fps, self._sample_rate, self._given = fps, sample_rate, given
+        self._channels = channels
         self._metadata = dict(metadata or {})
         self._picture: PictureEncoder | None = None
         self._sound: SoundEncoder | None = None
@@ -124,7 +127,7 @@ class FilmWriter:
 
         Args:
             frames: (n,3,H,W) uint8, of one size in all pieces; None where the picture is given.
-            waveform: (m,) float32 in [-1,1]; None where the sound is given.
+            waveform: (m,) or, with `channels`, (channels,m) float32 in [-1,1]; None where the sound is given.
 
         Raises:
             UserError: The sound is not finite, or the file cannot be written.
@@ -138,15 +141,16 @@ class FilmWriter:
             if frames is not None and self._fps:
                 steps = max(steps, round(len(frames) / self._fps))
             elif waveform is not None and self._sample_rate:
-                steps = max(steps, round(len(waveform) / self._sample_rate))
+                steps = max(steps, round(waveform.shape[-1] / self._sample_rate))
             for step in range(steps):
                 if self._picture is not None and frames is not None:
                     part = _part(frames, step, steps)
                     self._picture.add(part)
                     self._frames += len(part)
                 if self._sound is not None and waveform is not None:
-                    part = _part(waveform, step, steps).detach().float().cpu().clamp(-1, 1)
-                    self._sound.add(part.numpy()[np.newaxis])
+                    rows = waveform.detach().reshape(self._channels, -1).T
+                    part = _part(rows, step, steps).float().cpu().clamp(-1, 1)
+                    self._sound.add(part.numpy().T)
                     self._samples += len(part)
                 if self._track is not None:
                     self._track.write_until(self.seconds)
@@ -164,7 +168,8 @@ class FilmWriter:
         elif self._track is not None:
             self._track.begin(self._output)
         if self._sample_rate is not None:
-            self._sound = SoundEncoder(self._output, self._sample_rate)
+            layout = ("mono", "stereo")[self._channels - 1]
+            self._sound = SoundEncoder(self._output, self._sample_rate, layout)
         elif self._track is not None:
             self._track.begin(self._output)
         self._begun = True

@@ -9,7 +9,8 @@ to be read and edited. How many steps there is time for, each job finds out whil
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 
@@ -48,7 +49,7 @@ def choose_recipe(
     """Settings for these clips, this time and this device.
 
     Windows per clip make about TARGET_WINDOWS of the whole set (`choose_windows`). The bundled model's
-    numbers of steps are the most that its jobs take in their minutes.
+    numbers of steps are the most that its jobs take in their minutes. Latents grow with longer clips.
 
     Args:
         minutes: Time budget for all jobs; None: DEFAULT_MINUTES.
@@ -59,7 +60,10 @@ def choose_recipe(
     asked = changed(base or tiny_recipe(), changes)
     recipe = asked.model_dump(mode="json")
     if asked.start is None:
-        recipe["clip"]["spectrogram"] = fitting_spectrogram(asked.clip).model_dump(mode="json")
+        own = tiny_recipe().clip if base is None else base.clip
+        fitted = asked.clip.model_copy(update={"spectrogram": fitting_spectrogram(asked.clip)})
+        recipe["clip"] = fitted.model_dump(mode="json")
+        recipe["autoencoder"]["model"] = grown_latents(asked.autoencoder.model, own, fitted)
     windows, cached = choose_windows(manifest.split("train"), asked.clip)
     precision = "bf16" if product_type(device) == torch.bfloat16 else "fp32"
     # What follows from the clips and the device.
@@ -97,6 +101,28 @@ def fitting_spectrogram(spec: ClipSpec) -> SpectrogramSpec:
             "f_max": min(rate / 2, HIGHEST_FREQUENCY),
         }
     )
+
+
+def grown_latents(model: Mapping[str, Any], there: ClipSpec, here: ClipSpec) -> dict[str, Any]:
+    """An autoencoder's section for clips of another length or size: a slot stays as long as it was.
+
+    Args:
+        model: Its section for clips like `there`.
+    """
+    pictures = [(spec.num_frames, spec.height, spec.width) for spec in (there, here)]
+    # Where the time of the audio image is its width, T' follows the columns.
+    audio = [(size[1], size[0], size[1]) for size in (there.audio_size, here.audio_size)]
+    grown = dict(model)
+    for name, (old, new) in (("audio", audio), ("video", pictures)):
+        section = dict(model[f"{name}_encoder_config"])
+        channels, *axes = section["latent_shape"]
+        # As many slots as there is room for; the network says if that does not divide.
+        sizes = [
+            size if size == 1 else max(1, round(size * b / a))
+            for size, a, b in zip(axes, old, new, strict=True)
+        ]
+        grown[f"{name}_encoder_config"] = section | {"latent_shape": [channels, *sizes]}
+    return grown
 
 
 def choose_windows(clips: Sequence[Entry], spec: ClipSpec) -> tuple[int, int]:

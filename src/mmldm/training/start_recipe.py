@@ -15,6 +15,7 @@ from mmldm.diffusion.schedules import SCHEDULER_CLASSES, schedule_of
 from mmldm.errors import UserError
 from mmldm.sections import SampleConfig
 from mmldm.strict import override, parse
+from mmldm.training.recipe import grown_latents
 from mmldm.training.start_model import Described, find_model, settled_name
 from mmldm.types import ClipSpec
 
@@ -87,7 +88,7 @@ def started_recipe(
         source = str(find_model(section.model))
         recipe["vae"] |= {"pretrained": source, "model": None, "train": None}
         frozen = ["vae", *(job for job in frozen if job != "vae")]
-    recipe["autoencoder"]["model"] = _autoencoder(described, asked, clip)
+    recipe["autoencoder"]["model"] = grown_latents(described.model("autoencoder"), asked, clip)
     recipe["generator"]["model"] = described.model("generator")
     for job, part in (("autoencoder", "decoder_scheduler"), ("generator", "scheduler")):
         recipe[job]["schedule"] = _schedule(described, part)
@@ -110,28 +111,6 @@ def started_recipe(
 
 def _jobs(freeze: str) -> list[str]:
     return [job.strip() for job in freeze.split(",") if job.strip()]
-
-
-def _autoencoder(described: Described, there: ClipSpec, here: ClipSpec) -> dict[str, Any]:
-    """Its section, with latents for clips of another length or size."""
-    model = described.model("autoencoder")
-    pictures = [(spec.num_frames, spec.height, spec.width) for spec in (there, here)]
-    # Where the time of the audio image is its width, T' follows the columns.
-    audio = [(size[1], size[0], size[1]) for size in (there.audio_size, here.audio_size)]
-    for name, (old, new) in (("audio", audio), ("video", pictures)):
-        section = dict(model[f"{name}_encoder_config"])
-        channels, *axes = section["latent_shape"]
-        grown = [
-            size if size == 1 else _grown(size, a, b)
-            for size, a, b in zip(axes, old, new, strict=True)
-        ]
-        model[f"{name}_encoder_config"] = section | {"latent_shape": [channels, *grown]}
-    return model
-
-
-def _grown(slots: int, there: int, here: int) -> int:
-    """As many slots of the same length as there is room for; the network says if that does not divide."""
-    return max(1, round(slots * here / there))
 
 
 def _schedule(described: Described, part: str) -> dict[str, Any]:

@@ -20,12 +20,13 @@ import numpy as np
 import torch
 
 from mmldm.errors import UserError
-from mmldm.evaluation.events import lags, match
+from mmldm.evaluation.events import match
 from mmldm.evaluation.features import Findings
 from mmldm.worlds.impacts.hits import BEFORE, hear
 from mmldm.worlds.impacts.metrics import TOLERANCES
 from mmldm.worlds.impacts.physics import Ball, Impact
 from mmldm.worlds.impacts.sound import strike
+from mmldm.worlds.tables import detector_errors
 
 ALONE = 0.2
 """Seconds of a hit that is rendered alone."""
@@ -107,21 +108,10 @@ def calibration(
         ],
         "onsets": [(clip["onsets"].numpy(), truth.times) for clip, truth in clips],
     }
-    detectors: dict[str, Any] = {}
-    for detector, pairs in detected.items():
-        detectors[detector] = []
-        claimed, wanted = (sum(len(pair[i]) for pair in pairs) for i in (0, 1))
-        for tolerance in TOLERANCES:
-            errors = np.concatenate([1000 * lags(*pair, tolerance) for pair in pairs])
-            row = {
-                "tolerance": tolerance,
-                "recall": len(errors) / wanted if wanted else None,
-                "precision": len(errors) / claimed if claimed else None,
-                "median_ms": float(np.median(np.abs(errors))) if len(errors) else None,
-                "sd_ms": float(errors.std()) if len(errors) else None,
-                "offset_ms": float(errors.mean()) if len(errors) else None,
-            }
-            detectors[detector].append(row)
+    detectors = {
+        detector: [detector_errors(pairs, tolerance) for tolerance in TOLERANCES]
+        for detector, pairs in detected.items()
+    }
     # Of each hit that is found within the least tolerance, what is measured less what is true.
     differences = [_errors(clip, truth, sample_rate) for clip, truth in clips]
     units = {"speed": "%", "attack": "ms", "loudness": "dB"}

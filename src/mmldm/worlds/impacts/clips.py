@@ -9,29 +9,24 @@ A clip begins with a throw, or anywhere in a world that goes on, whose resting b
 from __future__ import annotations
 
 import json
-import multiprocessing
-import os
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from math import inf
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from mmldm.errors import UserError, first_line
-from mmldm.files import write_json
+from mmldm.errors import UserError
 from mmldm.media.clip import Clip
-from mmldm.strict import parse
 from mmldm.types import ClipSpec
 from mmldm.worlds.impacts.materials import MATERIALS
 from mmldm.worlds.impacts.physics import Ball, Flight, Impact, draw_throw, simulate
 from mmldm.worlds.impacts.render import render
 from mmldm.worlds.impacts.sound import render_sound
+from mmldm.worlds.rendering import World, write_clips
 
 RADII = (7 / 64, 10 / 64)
 """Smallest and largest ball, in frame heights."""
@@ -202,70 +197,14 @@ def synthesize(
     Raises:
         UserError: The folder cannot be written, or holds something else.
     """
-    folder = Path(folder)
-    _claim(folder, config)
-    missing = [index for index in range(clips) if not _is_whole(folder, config, index)]
-    finished = clips - len(missing)
-    workers = min(workers or os.cpu_count() or 1, max(len(missing), 1))
-    write = partial(_write_clip, folder, config)
-    for count, _ in enumerate(_run(write, missing, workers), start=finished + 1):
-        if progress:
-            progress(count, clips)
-    return len(missing)
+    return write_clips(WORLD, Path(folder), config, clips, workers, progress)
 
 
-def _run(write: Callable[[int], None], indices: list[int], workers: int) -> Iterator[None]:
-    if workers == 1:
-        yield from map(write, indices)
-        return
-    # Spawned, not forked: torch may already have threads. Each process draws with one thread.
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, spawn, torch.set_num_threads, (1,)) as pool:
-        try:
-            yield from pool.map(write, indices, chunksize=8)
-        except BrokenProcessPool as error:
-            raise UserError(
-                "a worker process died while writing clips (out of memory?); repeat the command "
-                "with fewer workers, finished clips are kept"
-            ) from error
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-def _claim(folder: Path, config: ImpactsConfig) -> None:
-    """Makes `folder` this configuration's, or checks that it already is."""
-    described = folder / CONFIG_FILE
-    if described.is_file():
-        found = _read_config(described)
-        if found != config:
-            there, wanted = found.model_dump(), config.model_dump()
-            changed = sorted(key for key in wanted if wanted[key] != there[key])
-            raise UserError(
-                f"{folder} holds clips of another configuration ({', '.join(changed)} differ); "
-                "name another folder"
-            )
-        return
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder} is not empty and has no {CONFIG_FILE}; name another folder")
-    write_json(described, config.model_dump(mode="json"))
-
-
-def _truth_path(folder: Path, config: ImpactsConfig, index: int) -> Path:
-    return folder / material_of(config, index) / f"{index:06d}.json"
-
-
-def _is_whole(folder: Path, config: ImpactsConfig, index: int) -> bool:
-    truth = _truth_path(folder, config, index)
-    return truth.is_file() and truth.with_suffix(".mp4").is_file()
-
-
-def _write_clip(folder: Path, config: ImpactsConfig, index: int) -> None:
-    """Writes the mp4, then its ground truth."""
+def _write(config: ImpactsConfig, index: int, path: Path) -> dict[str, Any]:
+    """Writes the mp4 of a clip; its ground truth."""
     rendered = render_clip(config, index)
-    path = _truth_path(folder, config, index)
-    rendered.clip.save(path.with_suffix(".mp4"))
-    # Last, as a clip counts as whole when its ground truth is there.
-    truth = {
+    rendered.clip.save(path)
+    return {
         "seed": config.seed,
         "index": index,
         "begin": rendered.begin,
@@ -274,7 +213,9 @@ def _write_clip(folder: Path, config: ImpactsConfig, index: int) -> None:
         "impacts": [asdict(impact) for impact in rendered.impacts],
         "throws": [asdict(throw) for throw in rendered.throws],
     }
-    write_json(path, truth)
+
+
+WORLD = World("impacts", CONFIG_FILE, ImpactsConfig, material_of, _write)
 
 
 def true_impacts(clip: Path, start: float = 0.0, duration: float = inf) -> np.ndarray:
@@ -301,14 +242,3 @@ def true_impacts(clip: Path, start: float = 0.0, duration: float = inf) -> np.nd
             f"{sidecar} is no ground truth of an impacts clip ({error!r}); the detectors are "
             "calibrated on clips of `mmldm synthesize`"
         ) from error
-
-
-def _read_config(path: Path) -> ImpactsConfig:
-    """The configuration of a folder; what an older one does not know has its default."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{path} cannot be read ({first_line(error)}); name another folder"
-        ) from error
-    return parse(ImpactsConfig, found, f"{path} is no description of an impacts folder")

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mmldm.evaluation.looks import FINE, LUMA
 from mmldm.worlds.impacts.arcs import Arcs, frame_speeds
 from mmldm.worlds.impacts.motion import Track
 
@@ -23,10 +24,6 @@ REACH = 0.14
 """Radius in frame heights around the ball's centre in which its Laplacian counts: the outline is inside."""
 MARGIN = 0.18
 """Radius at which the window of its spectrum falls to zero."""
-FINE = 0.125
-"""Cycles a pixel above which power is fine: a quarter of Nyquist's."""
-LUMA = 0.299, 0.587, 0.114
-"""Weights of red, green and blue in grey (BT.601)."""
 
 
 class Sharpness(NamedTuple):

@@ -13,20 +13,29 @@ from dataclasses import asdict
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from mmldm.evaluation.classifiers import accuracy
-from mmldm.evaluation.distances import compare
 from mmldm.evaluation.evaluate import Evaluation, by_number
-from mmldm.evaluation.intervals import wilson
 from mmldm.evaluation.measuring import Measured
 from mmldm.evaluation.page import markdown_table
 from mmldm.evaluation.protocol import Protocol
+from mmldm.evaluation.recordings import units_by_content
 from mmldm.evaluation.sets import ClipSet
 from mmldm.types import AV
 from mmldm.worlds.impacts.metrics import METRICS
 from mmldm.worlds.impacts.pairs import evenness, same_hits
 from mmldm.worlds.impacts.targets import targets
+from mmldm.worlds.tables import (
+    column,
+    detector_table,
+    distance_cells,
+    frechet,
+    over,
+    right_classes,
+    share,
+    target_table,
+    with_interval,
+    written,
+)
 
 TABLE_METRICS = (
     "impacts",
@@ -77,7 +86,7 @@ def impacts_report(
         # What the evaluation does not say of a set: classes and material against the truth, and the floor.
         measured = found.sets[name]
         own = {number: value.value for number, value in numbers[name].items()}
-        classes = AV(*(_column(measured, which).long() for which in ("heard", "seen")))
+        classes = AV(*(column(measured, which).long() for which in ("heard", "seen")))
         lost = torch.tensor([clip["kept"].item() < 1 for clip in measured.findings["impacts"]])
         shares = {
             modality: (own.bincount(minlength=len(class_names)) / len(own)).tolist()
@@ -93,24 +102,24 @@ def impacts_report(
             "clips": len(measured),
             "numbers": {number: asdict(value) for number, value in numbers[name].items()},
             "over_real": {
-                number: _ratio(own[number], numbers["real"][number].value) for number in LIKE_REAL
+                number: over(own[number], numbers["real"][number].value) for number in LIKE_REAL
             },
             "materials": by_material,
             "fine_over_real": {
-                material: _ratio(
-                    values["fine-power"]["value"], real[material]["fine-power"]["value"]
-                )
+                material: over(values["fine-power"]["value"], real[material]["fine-power"]["value"])
                 for material, values in by_material.items()
                 if material in real
             },
             "same_hits": _same_hits(
                 measured, found.sets["real"], materials, (originals or {}).get(name), protocol.seed
             ),
-            "broken": share(lost | (_column(measured, "changed") > 0)),
-            "accuracy": _accuracy(measured, classes, class_names),
+            "broken": share(
+                lost | (column(measured, "changed") > 0), units_by_content(measured.clips.clips)
+            ),
+            "accuracy": right_classes(measured, classes, class_names),
             "class_shares": shares,
             "evenness": evenness(shares["video"], len(measured)),
-            "frechet": _frechet(measured, others, protocol.seed),
+            "frechet": frechet(measured, others, protocol.seed),
             "memorisation": found.memorisation[name],
         }
     verdicts = {
@@ -127,7 +136,7 @@ def _by_material(
     found = {}
     for material in sorted(set(materials)):
         part = measured.take([i for i, own in enumerate(materials) if own == material])
-        values = by_number(chosen, part.findings, part.findings, protocol)
+        values = by_number(chosen, part.sides, part.sides, protocol)
         found[material] = {number: asdict(value) for number, value in values.items()}
     return found
 
@@ -146,60 +155,15 @@ def _same_hits(
         clip.name: findings
         for clip, findings in zip(real.clips.clips, real.findings["impacts"], strict=True)
     }
-    rows = [
-        ((findings, known[originals[clip.file]]), material)
-        for clip, findings, material in zip(
-            measured.clips.clips, measured.findings["impacts"], materials, strict=True
-        )
-        if originals.get(clip.file) in known
-    ]
-    return same_hits([pair for pair, _ in rows], [material for _, material in rows], seed)
-
-
-def _column(measured: Measured, name: str) -> Tensor:
-    """What the classifiers said of each clip: (N,) or (N,64)."""
-    return torch.stack([clip[name] for clip in measured.findings["classes"]])
-
-
-def _ratio(value: float | None, real: float | None) -> float | None:
-    return None if value is None or not real else value / real
-
-
-def share(hits: Tensor) -> dict[str, Any]:
-    """Share of true values (N,) bool, with its 95 % interval by Wilson's score."""
-    value = hits.double().mean().item()
-    return {"value": value, "interval": list(wilson(value, len(hits)))}
-
-
-def _accuracy(
-    measured: Measured, classes: AV[Tensor], class_names: Sequence[str]
-) -> dict[str, float] | None:
-    """Share of N clips whose class (N,) is named right, by modality; None where clips are of no class."""
-    true = [clip.class_name for clip in measured.clips.clips]
-    if not set(true) <= set(class_names):
-        return None
-    wanted = torch.tensor([list(class_names).index(name) for name in true if name is not None])
-    return accuracy(classes, wanted)._asdict()
-
-
-def _frechet(measured: Measured, real: Measured, seed: int) -> dict[str, dict[str, Any]]:
-    """Comparisons by the features of the sound (D = 64), of the picture (64), of both (128).
-
-    Both together are compared at equal shares of the class that is seen: a wrong sound counts.
-    """
-    found = {}
-    for name, features, classes in (
-        ("audio", ["sound"], "heard"),
-        ("video", ["picture"], "seen"),
-        ("both", ["sound", "picture"], "seen"),
-    ):
-        ours, others = (
-            torch.cat([_column(side, feature) for feature in features], dim=1)
-            for side in (measured, real)
-        )
-        kinds, real_kinds = (_column(side, classes) for side in (measured, real))
-        found[name] = compare(ours, others, kinds, real_kinds, seed=seed)._asdict()
-    return found
+    # Those whose real clip was measured; what was made from one recording is one unit.
+    clips, made = measured.clips.clips, measured.findings["impacts"]
+    rows = [i for i, clip in enumerate(clips) if originals.get(clip.file) in known]
+    return same_hits(
+        [(made[i], known[originals[clips[i].file]]) for i in rows],
+        [materials[i] for i in rows],
+        seed,
+        units_by_content(clips)[rows],
+    )
 
 
 def markdown(report: Mapping[str, Any]) -> str:
@@ -207,54 +171,34 @@ def markdown(report: Mapping[str, Any]) -> str:
     sets, wanted = report["sets"], report["targets"]
     # Numbers, then targets met or missed.
     columns = [_cells(own) for own in sets.values()]
-    rows = dict.fromkeys(row for column in columns for row in column)
-    names = dict.fromkeys(name for of in wanted.values() for name in of)
+    rows = dict.fromkeys(row for cells in columns for row in cells)
     tables = [
-        (["", *sets], [[words, *(cells.get(words, "-") for cells in columns)] for words in rows]),
-        (
-            ["target", *wanted],
-            [[name, *(_verdict(of.get(name)) for of in wanted.values())] for name in names],
+        markdown_table(
+            ["", *sets], [[words, *(cells.get(words, "-") for cells in columns)] for words in rows]
         ),
+        target_table(wanted),
     ]
     if report.get("diversity"):
         different = [
-            [name, *(_number(row[key], 2) for key in ("same", "others", "ratio"))]
+            [name, *(written(row[key], 2) for key in ("same", "others", "ratio"))]
             for name, row in report["diversity"].items()
         ]
         head = ["sounds of several seeds", "same picture, dB", "different pictures, dB", "ratio"]
-        tables.append((head, different))
+        tables.append(markdown_table(head, different))
     # How far the instruments themselves are to be trusted.
     if "calibration" in report:
-        errors = [
-            [
-                detector,
-                f"{1000 * row['tolerance']:.0f} ms",
-                *(_number(row[name], 3) for name in ("recall", "precision")),
-                *(_number(row[name], 2) for name in ("median_ms", "sd_ms", "offset_ms")),
-            ]
-            for detector, rows in report["calibration"]["detectors"].items()
-            for row in rows
-        ]
-        head = [
-            "detector",
-            "within",
-            "recall",
-            "precision",
-            "median error, ms",
-            "sd, ms",
-            "offset, ms",
-        ]
-        tables.append((head, errors))
+        tables.append(detector_table(report["calibration"]["detectors"]))
         instruments = [
             [
                 f"{name}, {row['unit']}",
                 str(row["n"]),
-                *(_number(row[key], 2) for key in ("median", "quantile_90", "offset")),
+                *(written(row[key], 2) for key in ("median", "quantile_90", "offset")),
             ]
             for name, row in report["calibration"]["errors"].items()
         ]
-        tables.append((["instrument", "hits", "median error", "90 %", "offset"], instruments))
-    return "\n\n".join(markdown_table(head, rows) for head, rows in tables)
+        head = ["instrument", "hits", "median error", "90 %", "offset"]
+        tables.append(markdown_table(head, instruments))
+    return "\n\n".join(tables)
 
 
 ROWS = (
@@ -295,60 +239,29 @@ def _cells(own: Mapping[str, Any]) -> dict[str, str]:
     cells = {"clips": str(own["clips"])}
     for words, name, digits in ROWS:
         value, ratio = own["numbers"][name], own["over_real"].get(name)
-        cells[words] = _interval(value, digits)
+        cells[words] = with_interval(value, digits)
         if value["shuffled"] is not None:
             cells[words] += f" ({value['shuffled']:.{min(digits, 2)}f})"
         if ratio is not None:
             cells[words] += f" ×{ratio:.2f}"
     for words, name, digits in MATERIAL_ROWS:
         for material, values in own["materials"].items():
-            cells[f"{words}, {material}"] = _interval(values[name], digits)
+            cells[f"{words}, {material}"] = with_interval(values[name], digits)
     for material, ratio in own["fine_over_real"].items():
-        cells[f"fine power over real, {material}"] = _number(ratio, 2)
+        cells[f"fine power over real, {material}"] = written(ratio, 2)
     if own["same_hits"] is not None:
         for material, value in own["same_hits"]["attack_excess"].items():
-            cells[f"attack over the same hit's, ms, {material}"] = _interval(value, 1)
+            cells[f"attack over the same hit's, ms, {material}"] = with_interval(value, 1)
         for words, key in (("bias", "loudness_bias"), ("sd", "loudness_spread")):
-            cells[f"loudness over the same hit's, dB, {words}"] = _interval(
+            cells[f"loudness over the same hit's, dB, {words}"] = with_interval(
                 own["same_hits"][key], 1
             )
-    cells["broken (either)"] = _interval(own["broken"], 3)
+    cells["broken (either)"] = with_interval(own["broken"], 3)
     for words, modality in (("seen", "video"), ("heard", "audio")):
         right = own["accuracy"] and own["accuracy"][modality]
-        cells[f"{words} class right"] = _number(right, 3)
+        cells[f"{words} class right"] = written(right, 3)
     cells["share of the rarest class, seen"] = f"{min(own['class_shares']['video']):.3f}"
     even = own["evenness"]
-    ratio = _number(even["largest_over_smallest"], 2)
+    ratio = written(even["largest_over_smallest"], 2)
     cells["largest class over smallest, seen"] = f"{ratio} (p = {even['p']:.2g})"
-    for words, key in (("picture", "video"), ("sound", "audio"), ("both", "both")):
-        pair = own["frechet"][key]
-        floor = f"{pair['floor']:.3g} ± {pair['floor_deviation']:.1g}"
-        ratio = f"{pair['distance'] / pair['floor']:.2f}"
-        cells[f"Fréchet distance, {words}"] = f"{pair['distance']:.3g} / {floor} = {ratio}"
-    near = own["memorisation"]
-    for words, key in (("median", "median"), ("5 % quantile", "quantile_5")):
-        low, high = near[f"{key}_held_out_interval"]
-        cells[f"nearest training clip, {words}"] = (
-            f"{near[key]:.3f} (held out {low:.3f} to {high:.3f})"
-        )
-    cells["nearer than the held-out's 1 % quantile"] = f"{near['share_near']:.3f}"
-    return cells
-
-
-def _verdict(target: Mapping[str, Any] | None) -> str:
-    if target is None:
-        return "-"
-    word = "met" if target["met"] else "**missed**"
-    value = "undefined" if target["value"] is None else f"{target['value']:.3g}"
-    return f"{word}: {value} for {target['target']:.3g}"
-
-
-def _interval(value: Mapping[str, Any], digits: int) -> str:
-    text = _number(value["value"], digits)
-    if value["value"] is None or value["interval"] is None:
-        return text
-    return f"{text} [{', '.join(_number(end, digits) for end in value['interval'])}]"
-
-
-def _number(value: float | None, digits: int) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"
+    return {**cells, **distance_cells(own["frechet"], own["memorisation"])}

@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from mmldm.worlds.tables import verdicts
+
 MADE = {
     "reconstruction": ("audio", "video"),
     "generated": ("audio", "video"),
@@ -108,10 +110,7 @@ def targets(own: Mapping[str, Any], real: Mapping[str, Any], name: str) -> dict[
     for quantile, words in {"median": "median", "quantile_5": "5 % quantile"}.items():
         bound = near[f"{quantile}_held_out_interval"][0]
         least[f"nearest training clip, {words}"] = (near[quantile], bound)
-    return {
-        **{n: _verdict(v, t, v is not None and v >= t) for n, (v, t) in least.items()},
-        **{n: _verdict(v, t, v is not None and v <= t) for n, (v, t) in most.items()},
-    }
+    return verdicts(least, most)
 
 
 def _of_the_sound(
@@ -154,7 +153,3 @@ def _over(own: Mapping[str, Any], real: Mapping[str, Any], number: str) -> float
     """How much larger a number is than that of real clips; None where one of the two is undefined."""
     value, other = own[number]["value"], real[number]["value"]
     return None if value is None or other is None else value - other
-
-
-def _verdict(value: float | None, target: float, met: bool) -> dict[str, Any]:
-    return {"value": value, "target": target, "met": met}
