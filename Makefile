@@ -7,20 +7,24 @@ CODE := src tests runs examples
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test quick smoke lint types setup clean
+.PHONY: demo test quick smoke test-app lint types setup clean
 
 demo: $(VENV)/.core
 	$(BIN)/mmldm generate --out out
 
 test: $(VENV)/.dev
-	$(PYTEST) -m "not smoke"
+	$(PYTEST) -m "not smoke and not app"
 
 # Rules, types and the fast third of the tests: before every commit.
 quick: lint types
-	$(PYTEST) -m "not smoke and not slow"
+	$(PYTEST) -m "not smoke and not slow and not app"
 
 smoke: $(VENV)/.dev
 	$(BIN)/python -m pytest -m smoke
+
+# The page in a real browser: needs Debian's chromium (or CHROMIUM=/path/to/one), and skips without.
+test-app: $(VENV)/.app
+	$(BIN)/python -m pytest -m app tests/app
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check $(CODE)
@@ -41,6 +45,10 @@ $(VENV)/.core: pyproject.toml $(CONSTRAINTS) | $(VENV)/bin/python
 $(VENV)/.dev: pyproject.toml $(CONSTRAINTS) | $(VENV)/bin/python
 	$(BIN)/python -m pip install -q -c $(CONSTRAINTS) -e '.[dev]'
 	touch $@ $(VENV)/.core
+
+$(VENV)/.app: $(VENV)/.dev
+	$(BIN)/python -m pip install -q -c $(CONSTRAINTS) -e '.[dev,test-app]'
+	touch $@
 
 clean:
 	rm -rf $(VENV) build dist out src/*.egg-info

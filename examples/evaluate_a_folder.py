@@ -19,7 +19,7 @@ from mmldm.evaluation.protocol import find_protocol
 from mmldm.evaluation.report import as_json
 from mmldm.evaluation.sides import Finder
 
-FREE = "av-align,beat-alignment,memorisation,silent,frozen"
+FREE = "event-overlap,beat-alignment,memorisation,silent,frozen"
 
 
 def main(samples: str, real: str, out: str, metrics: str = FREE) -> str:

@@ -90,7 +90,7 @@ def main() -> None:
         cache = FeatureCache(options.out / "cache", rules.spec)
 
         def values(measured: Measured) -> dict[str, Value]:
-            return by_number(usable, measured.findings, anchor.findings, rules)
+            return by_number(usable, measured.sides, anchor.sides, rules)
 
         def measure(clips: ClipSet, like: Measured | None = None, damaged: str = "") -> Measured:
             """Measures a set; what reads undamaged pictures or sounds alone is that of the set `like`."""

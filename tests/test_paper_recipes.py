@@ -104,7 +104,7 @@ def narrow(weights: Path) -> list[str]:
         "autoencoder.critic.start_step": 1,
         "autoencoder.critic.model": "{channels: 8, multipliers: [1, 2], attention_levels: []}",
         "generator.model": "{width: 32, depth: 1, heads: 2}",
-        "sample.num_inference_steps": 2,
+        "sample.num_inference_steps": 8,
         "sample.decoder_steps": 2,
     }
     for job in ("vae", "autoencoder", "generator"):
@@ -171,19 +171,31 @@ def test_script_rehearses_the_whole_recipe_on_the_impacts_world(
     assert not out.exists()
     done = script(f"{name}.sh", tmp_path / "data", out, *words)
     assert done.returncode == 0, done.stderr
-    assert len(list((out / "samples").glob("*.mp4"))) == 2
+    made = out / "table2" / "made"
+    for task in ("samples", "samples-a2v", "samples-v2a"):
+        assert len(list((made / task).glob("*.mp4"))) == 2
     manifest = Manifest.load(out / "run" / "manifest.jsonl")
     materials = {file.parent.name for file in impacts.glob("*/*.mp4")}
     assert len(manifest.classes) == len(materials) * (1 if name == "landscape" else 2)
     pipeline = SoundingVideoPipeline.from_pretrained(out / "run" / "model")
     assert pipeline.autoencoder.config.num_classes == len(manifest.classes)
     assert pipeline.class_names == ()
-    report = json.loads((out / "evaluation" / "report.json").read_text())
-    assert report["protocol"]["name"] == "mm-diffusion-256"
+    for size, protocol in ((64, "mm-diffusion"), (256, "mm-diffusion-256")):
+        report = json.loads((out / "table2" / "MM-LDM" / str(size) / "report.json").read_text())
+        assert report["protocol"]["name"] == protocol
+        assert {"generated", "audio-to-video", "video-to-audio"} <= report["sets"].keys()
+    assert f"## Table 2, {name}" in (out / "table2" / "table2.md").read_text()
+    # The fast model: students, a light image decoder, and rows of its own.
+    fast = SoundingVideoPipeline.from_pretrained(out / "model")
+    assert type(fast.vae).__name__ == "LightAutoencoderKL" and fast.config.default_quality == "fast"
+    rows = [fast.settings(name) for name in ("best", "fast")]
+    assert [(row.num_inference_steps, row.decoder_steps) for row in rows] == [(8, 1), (4, 1)]
+    assert (out / "table2-fast" / "table2.md").is_file()
+    assert "paper" in pipeline.config.quality_rows and "paper" not in fast.config.quality_rows
     log = (out / "run" / "autoencoder" / "train.log").read_text()
     assert "signal decoder from" in log
 
-    made = {path: path.stat().st_mtime_ns for path in (out / "samples").iterdir()}
+    written = {path: path.stat().st_mtime_ns for path in made.rglob("*.mp4")}
     again = script(f"{name}.sh", tmp_path / "data", out, *words)
     assert again.returncode == 0, again.stderr
-    assert {path: path.stat().st_mtime_ns for path in (out / "samples").iterdir()} == made
+    assert {path: path.stat().st_mtime_ns for path in made.rglob("*.mp4")} == written

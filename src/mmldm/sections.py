@@ -165,7 +165,7 @@ class VaeConfig(Section):
     pretrained: str | None = None
     model: dict[str, Any] | None = None
     decoder: dict[str, Any] | None = None
-    """Widths of a new decoder for the `pretrained` small VAE, whose encoder and latents stay."""
+    """Widths of a new decoder for the `pretrained` VAE (ours or a KL-VAE), whose encoder and latents stay."""
     frames_per_clip: int = Field(3, gt=0)
     """Random frames taken of each clip, beside its audio image."""
     autoencoder: str | None = None
@@ -389,3 +389,5 @@ class SampleConfig(Section):
     num_inference_steps: int = Field(50, gt=0)
     decoder_steps: int = Field(1, gt=0)
     guidance_scale: float = 1.0
+    rows: dict[str, dict[str, Any]] | None = None
+    """Further rows that `--quality` knows, or others of these names, in the keys of `pipelines.settings`."""

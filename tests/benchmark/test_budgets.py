@@ -15,6 +15,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from mmldm.benchmark.rows import row_costs
 from mmldm.benchmark.sampling import CLASSES
 from mmldm.benchmark.training_step import RandomCache
 from mmldm.config import RunConfig, load_config, parse
@@ -94,6 +95,14 @@ def test_flops_of_a_clip_with_a_light_image_decoder(
         + IMAGES * decoding / 1e12
     )
     assert total == pytest.approx(budget, rel=0.005)
+
+
+def test_the_default_row_of_the_published_model_costs_at_most_8_tflop(landscape: RunConfig) -> None:
+    costs = row_costs(landscape)
+    assert costs["paper"].tflop == pytest.approx(179.4, rel=0.005)
+    assert (costs["fast"].generator_steps, costs["fast"].decoder_steps) == (4, 1)
+    assert costs["fast"].tflop < 8
+    assert costs["fast"].tflop < costs["balanced"].tflop < costs["best"].tflop < 20
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from mmldm.benchmark.timing import (
     Timing,
     energy,
     interleaved,
+    largest,
     largest_batch,
     load_step,
     matmul_peak,
@@ -131,3 +132,15 @@ def test_file_without_the_contract_is_refused(text: str, sentence: str, tmp_path
 def test_missing_file_is_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no Python file"):
         load_step(tmp_path / name)
+
+
+@pytest.mark.parametrize("most", [0, 1, 2, 9, 12, 33, 64])
+def test_largest_batch_is_found_to_one_clip(most: int) -> None:
+    asked: list[int] = []
+
+    def fits(clips: int) -> bool:
+        asked.append(clips)
+        return clips <= most
+
+    assert largest(fits) == most
+    assert len(asked) <= 14

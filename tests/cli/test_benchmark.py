@@ -41,6 +41,20 @@ def test_bf16_is_measured_on_request(recipe: Path) -> None:
     assert ", bf16: `mmldm" in out and "| sample: end to end | 1 |" in out
 
 
+def test_table_1_has_both_ways_beside_the_papers(recipe: Path, tmp_path: Path) -> None:
+    numbers = tmp_path / "table1.json"
+    words = ("--config", recipe, "--table1", "--repeats", 2, "--json", numbers, "--device", "cpu")
+    out = mmldm("benchmark", *words).succeeded()
+    assert "| MM-LDM, paper | 256² | 9 | 0.46 | 4 | 70.7 |" in out
+    rows = [line.split(" | ") for line in out.splitlines() if ", here | " in line]
+    assert [row[0] for row in rows] == ["| MM-LDM, here", "| MM-LDM*, here"]
+    # A CPU has no largest batch; what encodes and decodes as well takes longer.
+    assert all(row[2] == row[4] == "-" for row in rows)
+    stored = json.loads(numbers.read_text())["table1"]
+    whole, prepared = (min(row["sample_seconds"]) for row in stored)
+    assert whole > prepared and {len(row["step_seconds"]) for row in stored} == {2}
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
@@ -51,6 +65,7 @@ def test_bf16_is_measured_on_request(recipe: Path) -> None:
         (("--config", "/nowhere.yaml"), "cannot read the recipe"),
         (("--model", "/nowhere"), "no such model folder"),
         (("--model", "/nowhere", "--set", "seed=1"), "a model without one"),
+        (("--table1", "--model", "/nowhere"), "no such model folder"),
         (("--jobs", "vocoder"), "nothing to measure: this system has no vocoder"),
     ],
 )

@@ -19,7 +19,7 @@ from .commandline import Result, contents, mmldm
 
 pytestmark = pytest.mark.slow
 
-FREE = "av-align,beat-alignment,memorisation,silent,frozen"
+FREE = "event-overlap,beat-alignment,memorisation,silent,frozen"
 """Metrics that need no weights."""
 
 
@@ -83,17 +83,50 @@ def test_a_remux_of_every_clip_gives_the_same_numbers(tmp_path: Path) -> None:
         found = numbers(tmp_path / f"out-{name}")
         generated = {title: values["generated"]["value"] for title, values in found.items()}
         printed.append({title: value and digits(value) for title, value in generated.items()})
-    assert {"av-align", "nearest-median", "sync-recall-50", "sync-timing"} <= printed[0].keys()
+    assert {"event-overlap", "nearest-median", "sync-recall-50", "sync-timing"} <= printed[0].keys()
     assert printed[0] == printed[1]
+
+
+def test_renamed_files_have_the_same_numbers_and_intervals(other: Path, tmp_path: Path) -> None:
+    """Two windows a file, of a reference that is split: groups, halves and draws follow contents."""
+    longer = ImpactsConfig(seed=3, materials=("wood", "glass"), spec=ClipSpec(num_frames=32))
+    synthesize(tmp_path / "named", longer, 12, workers=1)
+    for path in sorted((tmp_path / "named").rglob("*.mp4")):
+        copy = tmp_path / "renamed" / path.parent.name / f"{99 - int(path.stem)}.mp4"
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, copy)
+    words = ("--metrics", f"{FREE},impacts", "--samples", 18, "--cache", tmp_path / "cache")
+    for name in ("named", "renamed"):
+        evaluate(other, tmp_path / name, tmp_path / f"out-{name}", *words).succeeded()
+    found = [numbers(tmp_path / f"out-{name}") for name in ("named", "renamed")]
+    assert found[0]["event-overlap"]["real"]["interval"] is not None and found[0] == found[1]
+    page = (tmp_path / "out-named" / "report.md").read_text()
+    assert "The 18 clips of reference are of 12 recordings: intervals are over these." in page
+
+
+def test_pattern_makes_recordings_of_files(world: Path, other: Path, tmp_path: Path) -> None:
+    """Pairs of clips as parts of one recording: both stand in one half, and intervals are over pairs."""
+    for path in sorted(world.rglob("*.mp4")):
+        stem = int(path.stem)
+        copy = tmp_path / "clips" / path.parent.name / f"take{stem // 4}_{stem}.mp4"
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, copy)
+    words = ("--metrics", "silent,memorisation", "--group-pattern", r"(take\d+)_")
+    evaluate(other, tmp_path / "clips", tmp_path / "out", *words).succeeded()
+    sets = report(tmp_path / "out")["sets"]
+    assert (sets["reference"]["clips"], sets["reference"]["recordings"]) == (12, 3)
+    assert sets["generated"]["recordings"] == 8
+    sentence = evaluate(other, world, tmp_path / "bad", "--group-pattern", "take").complaint()
+    assert "--group-pattern" in sentence
 
 
 def test_without_any_weights_all_that_needs_none_is_measured_beside_its_anchors(
     evaluated: Path, world: Path
 ) -> None:
     found = numbers(evaluated)
-    free = {"av-align", "beat-alignment", "nearest-median", "nearest-5", "silent", "frozen"}
+    free = {"event-overlap", "beat-alignment", "nearest-median", "nearest-5", "silent", "frozen"}
     assert free | {"sync-recall-20", "sync-timing"} <= found.keys()
-    align = found["av-align"]
+    align = found["event-overlap"]
     assert align["generated"]["n"] == 8 and align["real"]["n"] == 6
     assert align["real"]["shuffled"] < align["real"]["value"]
     assert found["nearest-median"]["generated"]["against"] == 12
@@ -103,6 +136,11 @@ def test_without_any_weights_all_that_needs_none_is_measured_beside_its_anchors(
     assert "there is no i3d_pretrained_400.pt or" in undefined["fvd"]
     assert {"fvd", "kvd", "fad", "kad", "frame-fd", "regions-yamnet"} <= undefined.keys()
     assert report(evaluated)["classes"].keys() == {"wood", "glass"}
+    page = (evaluated / "report.md").read_text()
+    assert (
+        "not of equally many clips (generated 8, real 6), on which its mean does not depend" in page
+    )
+    assert "| real | of one law |" in page and "| as real |" in page
 
 
 def test_protocol_of_mm_diffusion_hears_at_44_khz_and_says_where_audioclip_belongs(
@@ -134,8 +172,10 @@ def test_metrics_of_the_impacts_world_are_measured_where_they_are_named(
 
 def test_page_shows_numbers_reasons_and_pictures_that_are_there(evaluated: Path) -> None:
     page = (evaluated / "report.md").read_text()
-    assert "| AV-Align ↑ | " in page and "nan" not in page.lower()
-    assert "the reference was split by a hash of names: 6 of its clips against the other 6" in page
+    assert "| sound and motion events in common ↑ | " in page and "nan" not in page.lower()
+    assert (
+        "the reference was split by a hash of contents: 6 of its clips against the other 6" in page
+    )
     assert "fvd, kvd, regions-i3d: I3D needs its weights" in page
     shown = {line.partition("](")[2].rstrip(")") for line in page.splitlines() if "](" in line}
     pictures = {path.name for path in evaluated.glob("*.png")}
@@ -155,11 +195,18 @@ def test_repeated_command_measures_nothing_again_and_says_the_same(
 def test_clips_against_themselves_are_copies_at_no_distance(
     world: Path, evaluated: Path, tmp_path: Path
 ) -> None:
-    evaluate(world, world, tmp_path, "--metrics", FREE, "--cache", evaluated / "cache").succeeded()
+    words = ("--metrics", FREE, "--cache", evaluated / "cache")
+    printed = evaluate(world, world, tmp_path, *words).succeeded()
     assert numbers(tmp_path)["nearest-median"]["generated"]["value"] == pytest.approx(0, abs=1e-6)
     assert len(report(tmp_path)["copies"]) == 12
     page = (tmp_path / "report.md").read_text()
-    assert "**12 generated clips are byte for byte in the reference**" in page
+    assert "**12 generated clips are byte for byte in the reference (such as " in page
+    told = [line for line in printed.split("\n") if line.startswith("copies: ")]
+    assert told[0].startswith(
+        "copies: 12 generated clips are byte for byte in the reference (such as "
+    )
+    assert told[1].startswith("copies: 12 generated clips show and sound as a reference clip does")
+    assert "inventing gives 14.3 % on average, and 0 to " in told[2] and "of 6 real ones" in told[2]
     assert report(tmp_path)["speed"]["clips"] == 0
 
 
@@ -200,7 +247,7 @@ def test_equal_contents_of_any_two_sides_are_told_with_names(
     assert [len(pair["clips"]) for pair in found["equal"]] == [1, 6]
     page = (out / "report.md").read_text()
     shown = r"a\|b\<i\>\\x1b\[2J\\nnext.mp4"
-    assert f"**1 generated clips are byte for byte in the reference** (such as {shown})." in page
+    assert f"**1 generated clip is byte for byte in the reference (such as {shown}).**" in page
     assert (
         "real: 1 skipped, in_reference: leak.mp4: its content is in the reference, too, as" in page
     )
@@ -212,7 +259,7 @@ def test_classes_of_any_name_break_no_table_and_no_picture(other: Path, tmp_path
     for name, source in (("a|b\n<b>", "wood"), ("$c$", "glass")):
         shutil.copytree(other / source, folder / name)
     out = tmp_path / "out"
-    evaluate(folder, folder, out, "--metrics", "av-align,silent").succeeded()
+    evaluate(folder, folder, out, "--metrics", "event-overlap,silent").succeeded()
     page = (out / "report.md").read_text()
     assert r"|  | $c$ | a\|b\\n\<b\> |" in page
     assert (out / "classes.png").is_file()
@@ -227,6 +274,12 @@ def test_distances_of_features_are_nothing_between_equal_sets(
     assert found["fad-yamnet"]["generated"]["value"] == pytest.approx(0, abs=1e-6)
     assert "do not determine a covariance" in found["fad-yamnet"]["generated"]["note"]
     assert found["kad"]["generated"]["value"] < 0 < found["fad-yamnet"]["real"]["value"]
+    assert [found[x]["generated"]["expected"] for x in ("kad", "density-yamnet")] == [0, 1]
+    # Two windows a clip: the published estimate counts their pairs, and is larger for it.
+    assert found["kad"]["real"]["published"] > found["kad"]["real"]["value"]
+    page = (tmp_path / "report.md").read_text()
+    assert "KAD, YAMNet (as published: generated " in page
+    assert "of 1.6 s yamnet hears the first 1.455 s." in page
     assert found["precision-yamnet"]["generated"]["value"] == 1
     assert report(tmp_path)["extractors"]["yamnet"]["sha256"].startswith("797445261da0")
     assert "- \\* Fréchet, YAMNet: " in (tmp_path / "report.md").read_text()
@@ -237,7 +290,7 @@ def test_only_runs_on_the_same_terms_are_compared(
 ) -> None:
     words = ("--metrics", FREE, "--cache", evaluated / "cache", "--against", evaluated)
     out = evaluate(world, world, tmp_path / "same", *words).succeeded()
-    assert "| AV-Align |" in out.partition("the other | difference")[2]
+    assert "| sound and motion events in common |" in out.partition("the other | difference")[2]
     assert "not compared: n 12 and 8" in out
     sentence = evaluate(other, world, tmp_path / "seed", *words, "--seed", 1).complaint()
     assert "the other report is of another protocol" in sentence
@@ -280,7 +333,7 @@ def test_model_is_sampled_reconstructed_and_not_sampled_again(world: Path, tmp_p
     made = contents(out / "samples")
     assert made.keys() == {*(f"{seed:06d}.mp4" for seed in range(4)), "model.json"}
     assert report(out)["sets"]["reconstruction"]["clips"] == 2
-    assert numbers(out)["av-align"].keys() == {"generated", "real", "reconstruction"}
+    assert numbers(out)["event-overlap"].keys() == {"generated", "real", "reconstruction"}
     (out / "samples" / "000002.mp4").unlink()
     evaluate(model, world, out, *words).succeeded()
     again = contents(out / "samples")
@@ -293,6 +346,40 @@ def test_model_is_sampled_reconstructed_and_not_sampled_again(world: Path, tmp_p
     index["num_inference_steps"] = 2
     (model / "model_index.json").write_text(json.dumps(index))
     assert "holds clips of another model" in evaluate(model, world, out, *words).complaint()
+
+
+def test_model_makes_pictures_for_held_out_sounds_and_sounds_for_pictures(
+    shared: Path, world: Path, tmp_path: Path
+) -> None:
+    model, made = tmp_path / "model", tmp_path / "made"
+    shutil.copytree(BUNDLED, model)
+    index = json.loads((model / "model_index.json").read_text())
+    index |= {"num_inference_steps": 1, "guidance_scale": 1.0}
+    (model / "model_index.json").write_text(json.dumps(index))
+    words = (
+        "--task",
+        "joint,a2v,v2a",
+        "--made",
+        made,
+        "--samples",
+        4,
+        "--weights",
+        shared / "weights",
+    )
+    out = tmp_path / "64"
+    evaluate(model, world, out, *words, "--metrics", "kad,frame-fd,silent").succeeded()
+    assert not (out / "samples").exists()
+    found = numbers(out)
+    assert found["kad"]["audio-to-video"]["note"] == "its sound is given"
+    assert found["frame-fd"]["video-to-audio"]["note"] == "its picture is given"
+    for number, name in (("frame-fd", "audio-to-video"), ("kad", "video-to-audio")):
+        assert found[number][name]["n"] == 4 and found[number][name]["value"] is not None
+    assert found["silent"]["video-to-audio"]["n"] == 4
+    # Another report of the same clips makes none anew.
+    before = {path: path.stat().st_mtime_ns for path in made.rglob("*.mp4")}
+    assert len(before) == 4 + 4 + 4 + 2
+    evaluate(model, world, tmp_path / "again", *words, "--metrics", "silent").succeeded()
+    assert {path: path.stat().st_mtime_ns for path in made.rglob("*.mp4")} == before
 
 
 def test_films_are_followed_from_window_to_window_beside_real_ones(tmp_path: Path) -> None:
@@ -323,7 +410,7 @@ def test_films_are_followed_from_window_to_window_beside_real_ones(tmp_path: Pat
     [
         (("--seconds", 4), "--seconds: 6.4 are the least"),
         (("--task", "t2v"), "--task: unknown 't2v'; known are joint, a2v, v2a"),
-        (("--metrics", "av-align"), "--metrics is for clips"),
+        (("--metrics", "event-overlap"), "--metrics is for clips"),
         (("--samples", 8), "--samples is for clips"),
         (("--task", "a2v"), "what films of a folder were given is not known"),
         ((), "holds 0 films of 32 s with sound"),
@@ -339,7 +426,12 @@ def test_mistake_about_films_is_one_sentence(
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (("--metrics", "av-align,fid"), "--metrics: unknown 'fid'"),
+        (("--metrics", "event-overlap,fid"), "--metrics: unknown 'fid'"),
+        (("--task", "joint,t2v"), "--task: unknown 't2v'; known are joint, a2v, v2a"),
+        (("--task", "a2v,v2a"), "--task: name joint, too"),
+        (("--task", "joint,a2v"), "--task and --made are for a model to sample from"),
+        (("--windows", "some"), "--windows: 'some' is neither a number nor all"),
+        (("--windows", "all", "--samples", "8"), "--windows: 8 clips are asked for"),
         (("--metrics", "fvd"), "I3D needs its weights"),
         (("--protocol", "fvd2048"), "there is no protocol 'fvd2048'"),
         (("--protocol", "own"), "what is evaluated is no model"),

@@ -9,7 +9,8 @@ import pytest
 from mmldm.data.scan import scan
 from mmldm.errors import UserError
 from mmldm.evaluation.protocol import find_protocol
-from mmldm.evaluation.sets import ClipSet, ClipSource, apart, clip_set, halves, repeated, shared
+from mmldm.evaluation.recordings import apart, halves, repeated, shared
+from mmldm.evaluation.sets import ClipSet, ClipSource, clip_set
 from mmldm.evaluation.sides import Finder, RealSets
 from mmldm.types import ClipSpec
 from mmldm.worlds.impacts.clips import ImpactsConfig, synthesize

@@ -7,13 +7,19 @@ import torch
 from mmldm.evaluation.distances import (
     FeatureMoments,
     compare,
+    expected_coverage,
     frechet_caveat,
     frechet_distance,
     frechet_distance_of,
+    regions,
+)
+from mmldm.evaluation.kernels import (
+    KernelSums,
+    gaussian,
     kernel_audio_distance,
     kernel_distance,
     median_distance,
-    regions,
+    polynomial,
 )
 
 
@@ -160,6 +166,39 @@ def test_bandwidth_is_the_median_of_the_references_distances_whatever_their_scal
         kernel_audio_distance(a, torch.zeros(10, 8))
 
 
+@pytest.mark.parametrize("kernel", [polynomial, gaussian])
+def test_pairs_of_one_recording_are_left_out_and_so_is_any_group(kernel):
+    """Against sums over whole kernel matrices, pair by pair."""
+    rng = np.random.default_rng(5)
+    a, b = (torch.from_numpy(rng.standard_normal((n, 4))) for n in (23, 17))
+    sets = kernel(a, b)
+    units = [np.sort(rng.integers(7, size=23)), np.sort(rng.integers(6, size=17))]
+    groups = [of % 4 for of in units]
+
+    def matrix(x, y):
+        return sets.kernel(x @ y.T, x.square().sum(1, keepdim=True), y.square().sum(1)).numpy()
+
+    def by_hand(kept, others, together):
+        within = []
+        for x, of, chosen in ((sets.own, units[0], kept), (sets.real, units[1], others)):
+            values, of = matrix(x[chosen], x[chosen]), of[chosen]
+            counts = ~np.eye(len(of), dtype=bool) if together else of[:, None] != of
+            within.append(values[counts].mean())
+        across = matrix(sets.own[kept], sets.real[others]).mean()
+        return sets.scale * (sum(within) - 2 * across)
+
+    sums = KernelSums.of(sets, tuple(units), tuple(groups), chunk=5)
+    every = np.arange(23), np.arange(17)
+    for together in (False, True):
+        assert sums.distance(together=together) == pytest.approx(by_hand(*every, together))
+        for left in range(4):
+            kept, others = (np.flatnonzero(of != left) for of in groups)
+            wanted = by_hand(kept, others, together)
+            assert sums.distance(left, together) == pytest.approx(wanted)
+    with pytest.raises(ValueError, match="of one recording"):
+        KernelSums.of(sets, (np.zeros(23, int), units[1])).distance()
+
+
 def test_kernel_audio_distance_of_one_law_is_zero_in_the_mean_and_grows_with_a_shift():
     rng = torch.Generator().manual_seed(0)
 
@@ -304,6 +343,19 @@ def test_one_stray_real_feature_raises_precision_and_not_density():
     with_stray = torch.cat([real, stray])
     assert precision_recall(far, with_stray)[0] > 0.9
     assert density_coverage(far, with_stray)[0] < 0.25
+
+
+@pytest.mark.parametrize(("count", "real"), [(12, 30), (40, 12)])
+def test_density_and_coverage_of_one_law_are_on_average_what_is_known(count, real):
+    rng = torch.Generator().manual_seed(count)
+    found = [
+        regions(torch.randn(count, 3, generator=rng), torch.randn(real, 3, generator=rng))
+        for _ in range(300)
+    ]
+    for name, wanted in (("density", 1.0), ("coverage", expected_coverage(count, real))):
+        values = torch.stack([getattr(x, name).mean() for x in found])
+        error = max(3.5 * values.std().item() / 300**0.5, 1e-3)
+        assert values.mean().item() == pytest.approx(wanted, abs=error)
 
 
 def test_too_few_features_are_refused():

@@ -8,6 +8,7 @@ import torch
 
 from mmldm.evaluation.events import (
     closeness,
+    derangement,
     detect_onsets,
     intersection_over_union,
     is_frozen,
@@ -171,6 +172,20 @@ def test_matching_is_one_to_one_and_as_large_as_possible(seed):
     assert len({i for i, _ in pairs}) == len({j for _, j in pairs}) == len(pairs)
     assert all(abs(onsets[i] - impacts[j]) <= 0.1 for i, j in pairs)
     assert len(pairs) == largest_matching(onsets, impacts, 0.1)
+
+
+@pytest.mark.parametrize("sizes", [[1] * 9, [3, 1, 4, 2], [2, 2], [5, 1]])
+def test_no_sound_goes_to_a_picture_of_its_own_recording(sizes):
+    """Unless one recording has more than half of all: then no sound stays where it was."""
+    units = np.random.default_rng(3).permutation(np.repeat(np.arange(len(sizes)), sizes))
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        order = derangement(len(units), rng, units)
+        assert sorted(order) == list(range(len(units))) and (order != np.arange(len(units))).all()
+        if 2 * max(sizes) <= len(units):
+            assert (units[order] != units).all()
+    orders = [derangement(9, np.random.default_rng(1), of).tolist() for of in (None, np.arange(9))]
+    assert orders[0] == orders[1]
 
 
 def test_lags_are_those_of_the_matched_pairs():

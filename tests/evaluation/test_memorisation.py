@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import numpy as np
 import pytest
 import torch
 
@@ -102,6 +103,25 @@ def test_report_tells_copying_from_inventing():
     assert copying["share_near"] == pytest.approx(0.07, abs=0.02)
     assert copying["quantile_5"] < copying["quantile_5_held_out_interval"][0]
     assert json.loads(json.dumps(copying)) == copying
+
+
+@pytest.mark.parametrize(("held_out", "share"), [(7, 1 / 8), (100, 1 / 101), (396, 3 / 397)])
+def test_few_held_out_clips_expect_more_near_ones_of_a_model_that_invents(held_out, share):
+    """Both drawn from one law, 2,000 times; the law does not matter."""
+    generator = torch.Generator().manual_seed(held_out)
+    reports = [
+        memorisation_report(
+            *torch.rand(40 + held_out, generator=generator).square().split([40, held_out])
+        )
+        for _ in range(2000 if held_out < 100 else 300)
+    ]
+    assert reports[0]["expected_near"] == pytest.approx(share)
+    shares = np.array([report["share_near"] for report in reports])
+    assert shares.mean() == pytest.approx(share, abs=3.5 * shares.std() / len(shares) ** 0.5)
+    counts = (40 * shares).round()
+    low, high = (round(40 * end) for end in reports[0]["expected_range"])
+    assert ((counts >= low) & (counts <= high)).mean() >= 0.94
+    assert (counts == high).any() and (counts > high).mean() <= 0.04
 
 
 def test_sheet_shows_the_nearest_pairs_first(clips, neighbours):

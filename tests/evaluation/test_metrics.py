@@ -7,11 +7,12 @@ import torch
 
 from mmldm.errors import UserError
 from mmldm.evaluation.clipwise import ClipRatio
-from mmldm.evaluation.distances import frechet_distance_of, kernel_audio_distance
 from mmldm.evaluation.features import Alarms, Events, Fingerprints
+from mmldm.evaluation.kernels import gaussian
 from mmldm.evaluation.metrics import (
     OPTIONAL,
-    FeatureDistance,
+    FrechetDistance,
+    KernelDistance,
     NearestReal,
     SharedRegions,
     choose,
@@ -29,7 +30,7 @@ def drawn(clips, seed, windows=1, dim=4, shift=0.0):
 
 
 def frechet():
-    return FeatureDistance("fd", "Fréchet", "net", frechet_distance_of, True)
+    return FrechetDistance("fd", "Fréchet", "net")
 
 
 def named(name):
@@ -67,12 +68,12 @@ def test_windows_count_for_the_caveat_and_clips_for_n():
         (frechet(), drawn(1, 0), "1 clip, and 2 are the least"),
         (SharedRegions("net"), drawn(5, 0), "5 clips, and 6 are the least"),
         (
-            FeatureDistance("kad", "KAD", "net", kernel_audio_distance, False),
+            KernelDistance("kad", "KAD", "net", gaussian),
             [{"features": torch.ones(1, 4)}] * 8,
             "half of the reference features are equal",
         ),
         (
-            FeatureDistance("odd", "odd", "net", lambda a, b: math.nan, False),
+            FrechetDistance("odd", "odd", "net", lambda a, b: math.nan),
             drawn(4, 0),
             "not finite",
         ),
@@ -106,7 +107,7 @@ def test_density_of_clips_in_the_midst_of_all_regions_exceeds_one():
 
 def test_sounds_of_other_clips_align_less_than_a_clips_own(real):
     rows = Events()(real)
-    (value,) = named("av-align").values(rows, rows, RULES)
+    (value,) = named("event-overlap").values(rows, rows, RULES)
     assert value.value > 1.5 * value.shuffled and value.against is None
     low, high = value.interval
     assert value.shuffled < low < value.value < high
@@ -115,7 +116,7 @@ def test_sounds_of_other_clips_align_less_than_a_clips_own(real):
 def test_clips_with_nothing_to_align_are_not_counted(real):
     still = {name: torch.zeros(0) for name in ("onsets", "peaks", "rests")}
     rows = Events()(real[:6])
-    own, padded = (named("av-align").values(r, r, RULES)[0] for r in (rows, [*rows, still]))
+    own, padded = (named("event-overlap").values(r, r, RULES)[0] for r in (rows, [*rows, still]))
     assert (own.value, own.n) == (padded.value, padded.n)
     (nothing,) = named("beat-alignment").values([still], [still], RULES)
     assert nothing.value is None and "nothing to count" in nothing.note
@@ -138,7 +139,7 @@ def test_share_of_silent_clips_has_an_interval_even_where_it_is_none(real):
 def test_share_counts_each_clip_once():
     metric = ClipRatio("x", Number("x", "x", "higher"), "m", lambda a, b: (1.0, 1.0), share=True)
     (value,) = metric.values([{}] * 10, [], RULES)
-    assert value == Value(1.0, value.interval, 10) and value.interval[0] < 0.8
+    assert value == Value(1.0, value.interval, 10, recordings=10) and value.interval[0] < 0.8
 
 
 def test_metrics_are_chosen_by_name_and_the_rest_by_what_the_clips_are():

@@ -136,7 +136,7 @@ def test_films_are_not_made_again_and_others_are_refused(sides, model, world, ou
 def test_a_report_tells_all_beside_real_films(sides, out):
     report = measured(sides, out)
     assert report["films"] == {"generated": ROLLOUTS, "real": ROLLOUTS}
-    names = {"onsets-per-second", "loudness", "sharpness", "moved-colour", "av-align"}
+    names = {"onsets-per-second", "loudness", "sharpness", "moved-colour", "event-overlap"}
     assert names == {n["name"] for n in report["numbers"]}
     loudness = report["numbers"][1]["sets"]
     assert len(loudness["generated"]["values"]) == LEAST_WINDOWS
@@ -174,7 +174,7 @@ def test_sound_that_is_given_has_no_joins(model, world, out):
     report = measured(sides, out, "audio")
     told = {number["name"] for number in report["numbers"]}
     assert report["seams"].keys() == {"changes"}
-    assert told == {"sharpness", "moved-colour", "av-align"}
+    assert told == {"sharpness", "moved-colour", "event-overlap"}
 
 
 def test_films_of_a_folder_have_no_known_joins(world, tmp_path):

@@ -6,7 +6,8 @@ import pytest
 
 from mmldm.errors import UserError
 from mmldm.evaluation.protocol import find_protocol
-from mmldm.evaluation.sets import clip_set, halves, kept_manifest
+from mmldm.evaluation.recordings import halves
+from mmldm.evaluation.sets import clip_set, kept_manifest
 from mmldm.types import ClipSpec
 from mmldm.worlds.impacts.clips import ImpactsConfig, synthesize
 
@@ -27,8 +28,8 @@ def manifest(folder, tmp_path_factory):
     return kept_manifest(folder, tmp_path_factory.mktemp("kept") / "set.jsonl", RULES.spec)
 
 
-def of(manifest, samples=None):
-    rules = find_protocol("default", samples)
+def of(manifest, samples=None, windows=1):
+    rules = find_protocol("default", samples, windows=windows)
     return clip_set("reference", manifest, manifest.entries, rules)
 
 
@@ -48,6 +49,17 @@ def test_more_windows_than_files_do_not_overlap_and_fewer_are_spread(manifest):
     assert not first.frames.equal(second.frames)
     assert clips[1].name == "glass/000001.mp4 at 1.70 s"
     assert {clip.class_name for clip in of(manifest, samples=4).clips} == {"wood", "glass"}
+
+
+def test_longer_clips_give_the_windows_that_are_asked_for(manifest):
+    middle, two, every = (of(manifest, windows=count) for count in (1, 2, None))
+    assert [len(clips.clips) for clips in (middle, two, every)] == [8, 16, 16]
+    assert {clip.key for clip in two.clips} == {clip.key for clip in every.clips}
+    assert not {clip.key for clip in two.clips} & {clip.key for clip in middle.clips}
+    with pytest.raises(UserError, match="4 clips are asked for, whatever files they are of"):
+        of(manifest, samples=4, windows=2)
+    with pytest.raises(UserError, match="2048 clips are asked for"):
+        find_protocol("mm-diffusion", windows=None)
 
 
 def test_halves_share_no_file_and_as_many_of_each_class(manifest):

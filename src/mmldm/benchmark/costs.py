@@ -136,12 +136,12 @@ def costs(system: System, wanted: Sequence[str], batch: int | None, clock: Clock
         yield from _training(plan, clips, clock)
         # A CPU has no limit that a batch of this size would meet.
         if clock.device.type == "cuda":
-            most = largest_batch(partial(_fits, plan, clock.device))
+            most = largest_batch(partial(fits_training, plan, clock.device))
             if most:
                 yield from _training(plan, most, clock, note=", largest batch")
         # Before the next job is built, this one's memory is free.
         del plan
-        _release(clock.device)
+        release(clock.device)
 
 
 def _sampling(system: System, clips: int, clock: Clock, folder: Path) -> Iterator[Cost]:
@@ -163,7 +163,7 @@ def _training(plan: StepPlan, clips: int, clock: Clock, note: str = "") -> Itera
     yield from clock.time("train", clips, {name: step}, flops, {name: step.optimise})
 
 
-def _fits(plan: StepPlan, device: torch.device, clips: int) -> bool:
+def fits_training(plan: StepPlan, device: torch.device, clips: int) -> bool:
     """Whether two steps, the second with the optimisers' moments, stay within the GPU's memory."""
 
     def two_steps() -> None:
@@ -179,11 +179,12 @@ def _fits(plan: StepPlan, device: torch.device, clips: int) -> bool:
         fits = False
     for module in plan.turns.values():
         module.zero_grad(set_to_none=True)
-    _release(device)
+    release(device)
     return fits
 
 
-def _release(device: torch.device) -> None:
+def release(device: torch.device) -> None:
+    """Gives back memory that nothing holds any more."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()

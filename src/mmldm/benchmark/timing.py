@@ -112,6 +112,16 @@ def largest_batch(fits: Callable[[int], bool]) -> int:
     return clips // 2
 
 
+def largest(fits: Callable[[int], bool]) -> int:
+    """The largest number that fits, found by doubling and then halving the gap; 0: not even 1 does."""
+    low = largest_batch(fits)
+    high = min(2 * low, MOST_CLIPS + 1) if low else 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
+
+
 def load_step(path: Path) -> Call:
     """Runs another program's file and its `setup()`, and returns its `step`, one call of a round.
 

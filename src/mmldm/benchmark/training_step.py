@@ -165,7 +165,7 @@ def step_plans(
 
 def _vae(config: RunConfig, train: TrainConfig, device: torch.device) -> Iterator[StepPlan]:
     vae, critic = build_vae(config, weights=False), config.vae.critic
-    turns, rows = build_turns(config, vae, device), _media(config, device)
+    turns, rows = build_turns(config, vae, device), media_rows(config, device)
     # The critic joins late, here as below.
     plain = {"model": turns["model"]}
     if critic is None or critic.start_step > 0:
@@ -208,7 +208,7 @@ def _vocoder(config: RunConfig, train: TrainConfig, device: torch.device) -> Ste
     job: Any = config.vocoder
     vocoder: Any = build_vocoder(job, config.clip, config.seed)
     turn = VocoderTurn(vocoder, config.clip, job.loss).to(device)
-    rows = _media(config, device)
+    rows = media_rows(config, device)
     return StepPlan("vocoder", train, {"model": turn}, {"vocoder": vocoder}, rows)
 
 
@@ -216,7 +216,8 @@ def _cached(cache: RandomCache, device: torch.device) -> Rows:
     return lambda rows: cache[torch.arange(rows)].to(device)
 
 
-def _media(config: RunConfig, device: torch.device) -> Rows:
+def media_rows(config: RunConfig, device: torch.device) -> Rows:
+    """Batches of random frames and sounds."""
     spec = config.clip
 
     def random_windows(rows: int) -> WindowBatch:

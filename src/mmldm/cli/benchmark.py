@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -26,7 +26,7 @@ from mmldm.training import JOBS
 if TYPE_CHECKING:
     import torch
 
-    from mmldm.benchmark.costs import System
+    from mmldm.benchmark.costs import Clock, System
     from mmldm.pipelines.sounding_video import SoundingVideoPipeline
 
 WORKS = ("sample", *JOBS)
@@ -58,6 +58,10 @@ def benchmark(
             help="Python file with setup() and step(), timed in the same rounds. It is run.",
         ),
     ] = None,
+    table1: Annotated[
+        bool,
+        typer.Option("--table1", help="The paper's Table 1 instead, of the generator and of all."),
+    ] = False,
     json: Annotated[Path | None, typer.Option(help="Also writes all numbers here.")] = None,
     device: DeviceOption = None,
 ) -> None:
@@ -85,6 +89,9 @@ def benchmark(
     step = None if against is None else load_step(against)
     system = _system(model, config, changes or [], quality, used, chosen)
     about = facts(chosen, used, shlex.join(["mmldm", *sys.argv[1:]]))
+    if table1:
+        _table1(system, Clock(repeats, chosen), about, json)
+        return
     rows = []
     with ProgressLine() as line:
         for row in costs(system, wanted, batch, Clock(repeats, chosen, step)):
@@ -93,6 +100,24 @@ def benchmark(
     if not rows:
         raise UserError(f"nothing to measure: this system has no {' or '.join(wanted)}.")
     typer.echo(to_markdown(rows, about), nl=False)
+    if json is not None:
+        write_text(json, to_json(rows, about))
+        typer.echo(f"\nnumbers: {json}")
+
+
+def _table1(system: System, clock: Clock, about: dict[str, Any], json: Path | None) -> None:
+    """The paper's Table 1: printed, and its numbers written."""
+    from mmldm.benchmark.table1 import table1, to_json, to_table1
+    from mmldm.files import write_text
+
+    if system.recipe is None:
+        raise UserError(
+            "--table1 times training, too: give a recipe, or a run folder that has one."
+        )
+    clip = system.recipe[0].clip
+    with ProgressLine() as line:
+        rows = table1(system, clock, line)
+    typer.echo(to_table1(rows, (clip.height, clip.width), about))
     if json is not None:
         write_text(json, to_json(rows, about))
         typer.echo(f"\nnumbers: {json}")

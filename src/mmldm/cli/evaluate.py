@@ -17,6 +17,8 @@ from mmldm import __version__
 from mmldm.cli.generate import load_model
 from mmldm.cli.terminal import DeviceOption, ProgressLine, note, require_writable, say
 from mmldm.errors import UserError
+from mmldm.sections import DataConfig
+from mmldm.strict import parse
 
 if TYPE_CHECKING:
     from mmldm.evaluation.metrics import Metric
@@ -54,6 +56,19 @@ def evaluate(
     samples: Annotated[
         int | None, typer.Option("--samples", "-n", min=2, help="Clips of a set at most.")
     ] = None,
+    windows: Annotated[
+        str,
+        typer.Option(
+            metavar="N", help="Clips of each file, which may be longer: a number, or all that fit."
+        ),
+    ] = "1",
+    group_pattern: Annotated[
+        str | None,
+        typer.Option(
+            metavar="REGEX",
+            help="Its first group, found in a clip's path, names the recording it is a part of.",
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of splits and intervals.")] = 0,
     against: Annotated[
         Path | None,
@@ -74,8 +89,19 @@ def evaluate(
     ] = 32.0,
     rollouts: Annotated[int, typer.Option(min=2, help="With --long: films of a set.")] = 60,
     task: Annotated[
-        str, typer.Option(help="With --long: joint; a2v or v2a, of one modality of real films.")
+        str,
+        typer.Option(
+            metavar="NAMES",
+            help="Of a model: joint, and with commas a2v, v2a, for one modality of held-out clips; "
+            "with --long one of them.",
+        ),
     ] = "joint",
+    made: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for a model's clips, which several reports may share. Default: OUT."
+        ),
+    ] = None,
     device: DeviceOption = None,
 ) -> None:
     """Measures quality, alignment, variety and memorisation of clips, beside what real clips reach."""
@@ -84,8 +110,16 @@ def evaluate(
     for path in (generated, reference, held_out):
         if path is not None and not path.exists():
             raise UserError(f"{path} does not exist; give a folder of clips")
+    parse(DataConfig, {"group_pattern": group_pattern}, "--group-pattern")
     if long:
-        for name, value in (("metrics", metrics), ("samples", samples), ("against", against)):
+        for name, value in (
+            ("metrics", metrics),
+            ("samples", samples),
+            ("against", against),
+            ("group-pattern", group_pattern),
+            ("windows", None if windows == "1" else windows),
+            ("made", made),
+        ):
             if value is not None:
                 raise UserError(f"--{name} is for clips: leave it out with --long.")
         _evaluate_long(
@@ -104,7 +138,7 @@ def evaluate(
     from mmldm.evaluation.features import build_measures
     from mmldm.evaluation.measuring import FeatureCache
     from mmldm.evaluation.metrics import choose
-    from mmldm.evaluation.page import not_measured, sentences, table
+    from mmldm.evaluation.page import copied, not_measured, sentences, table, unmeasurable
     from mmldm.evaluation.pictures import NO_PLOTS, can_plot, write_pictures
     from mmldm.evaluation.protocol import find_protocol
     from mmldm.evaluation.report import as_json, differences, load, require_comparable, save
@@ -114,23 +148,26 @@ def evaluate(
     from mmldm.worlds.impacts import metrics as impacts
 
     # What was asked for, refused before anything is scanned or sampled.
-    rules = find_protocol(protocol, samples, seed, _own_clips(generated))
+    rules = find_protocol(
+        protocol, samples, seed, _own_clips(generated), group_pattern, _windows(windows)
+    )
     fps = rules.spec.fps
     of_worlds = [*impacts.METRICS, *freedoom.METRICS]
     named = None if metrics is None else choose(metrics.split(","), fps, further=of_worlds)
     other = None if against is None else load(against)
     _note_missing_weights(named or choose(None, fps), weights, alone=named is not None)
+    model = _model_folder(generated)
+    tasks = _tasks(task, made, model)
     run_device = choose_device(device)
     threads = workers or os.cpu_count() or 1
     with ProgressLine() as line:
         # The sets: real clips, and a folder's clips or a model's samples.
-        finder = Finder(out, rules, threads, line)
+        finder = Finder(out, rules, threads, line, made)
         known = finder.real_sets(reference, held_out)
         if other is not None:
             require_comparable(rules.sha256, known.reference.sha256, other)
-        model = _model_folder(generated)
         if model is not None:
-            sides = finder.model_sides(load_model(str(generated), device), model, known)
+            sides = finder.model_sides(load_model(str(generated), device), model, known, tasks)
         else:
             sides = finder.folder_sides(generated, known)
 
@@ -156,6 +193,10 @@ def evaluate(
         note(NO_PLOTS)
     say(table(report))
     say(f"\n{report['speed']['sentence']}")
+    for sentence in unmeasurable(report):
+        say(sentence)
+    for sentence in copied(report):
+        say(f"copies: {sentence}")
     for sentence in sentences(report):
         say(f"equal contents: {sentence}")
     for sentence in not_measured(report):
@@ -163,6 +204,40 @@ def evaluate(
     if other is not None:
         say(f"\n{differences(report, other)}")
     say(f"\nreport: {page}")
+
+
+def _windows(asked: str) -> int | None:
+    """Windows of each file; None: all that fit.
+
+    Raises:
+        UserError: It is neither.
+    """
+    if asked == "all":
+        return None
+    if asked.isdecimal() and int(asked) > 0:
+        return int(asked)
+    raise UserError(f"--windows: {asked!r} is neither a number nor all.")
+
+
+def _tasks(asked: str, made: Path | None, model: Path | None) -> list[str]:
+    """What is sampled of a model, without --long.
+
+    Raises:
+        UserError: It is not known, or there is no model to sample from.
+    """
+    from mmldm.evaluation.sides import TASK_SETS
+
+    names = list(dict.fromkeys(asked.split(",")))
+    unknown = [name for name in names if name not in TASK_SETS]
+    if unknown:
+        raise UserError(f"--task: unknown {unknown[0]!r}; known are {', '.join(TASK_SETS)}.")
+    if "joint" not in names:
+        raise UserError("--task: name joint, too, which the other tasks stand beside.")
+    if model is None and (len(names) > 1 or made is not None):
+        raise UserError(
+            "--task and --made are for a model to sample from, and GENERATED holds clips."
+        )
+    return names
 
 
 def _note_missing_weights(metrics: Sequence[Metric], weights: Path | None, alone: bool) -> None:

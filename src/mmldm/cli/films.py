@@ -13,36 +13,31 @@ from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmldm.cli.provenance import TAG
 from mmldm.cli.terminal import note
 from mmldm.files import write_text
+from mmldm.pipelines.provenance import TAG
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from mmldm.cli.places import Place
-    from mmldm.cli.provenance import Provenance
     from mmldm.media.clip import Clip
     from mmldm.media.given import Given
     from mmldm.media.sheet import FilmSheet
     from mmldm.media.writer import FilmWriter
+    from mmldm.pipelines.provenance import Provenance
     from mmldm.pipelines.sounding_video import SoundingVideoPipeline
     from mmldm.types import ClipSpec, Modality
 
-NOTED_DIFFERENCE = 0.001
-"""Seconds between the start asked for and the one taken that are worth a note."""
 PAGE = 16
 """Clips on a contact sheet: two batches, 3,700 rows of pixels."""
 
 
 class GivenFile:
-    """One modality of a file, or both, from `start` on: all of it, or so many seconds.
+    """A part of a given file (`media.used.UsedPart`), of which is said, once, what is odd.
 
     Args:
-        modality: Which is read; None: both.
-        spec: Of a window; the file is read at its rates and size.
-        start: Second of the file where the film begins.
-        seconds: After which it ends; None: with the file.
+        options: As of `UsedPart`.
 
     Raises:
         MediaError: The file cannot be used.
@@ -56,74 +51,36 @@ class GivenFile:
         start: float = 0.0,
         seconds: float | None = None,
     ) -> None:
-        from mmldm.media.consecutive import ConsecutiveWindows
+        from mmldm.media.used import UsedPart
 
         self.path, self.modality, self.spec = path, modality, spec
-        self.start, self.seconds = start, seconds
-        self._windows = ConsecutiveWindows(
-            path,
-            spec,
-            start=start,
-            seconds=seconds,
-            want_video=modality != "audio",
-            want_audio=modality != "video",
-        )
+        self._part = UsedPart(path, modality, spec, start, seconds)
         self._said: set[str] = set()
 
     @property
     def original(self) -> Given | None:
         """What of it stays as it is, for the writer of a film."""
-        from mmldm.media.given import Given
-
-        if self.modality is None:
-            return None
-        return Given(self.modality, self.path, self._windows.begins, self.seconds)
+        return self._part.original
 
     @property
     def claimed(self) -> float | None:
         """Seconds that are used of it, as the file claims; None where it does not."""
-        return self._windows.claimed
+        return self._part.claimed
 
     def parts(self, progress: Callable[[float, float], None] | None = None) -> Iterator[Clip]:
-        """Consecutive parts, of a window at most; a modality that is not read is empty.
+        """As `UsedPart.parts`; what is odd is said when all is read."""
+        yield from self._part.parts(progress)
+        self.say(self._part.notes)
 
-        Args:
-            progress: Called with the seconds that are read, and with those the file claims.
-        """
-        yield from self.silent_parts(progress)
-        self.say(self._windows.notes)
-
-    def silent_parts(
-        self, progress: Callable[[float, float], None] | None = None
-    ) -> Iterator[Clip]:
+    def silent_parts(self) -> Iterator[Clip]:
         """As `parts`, and what is odd about the file is not said."""
-        from mmldm.media.clip import Clip
-
-        spec, windows = self.spec, self._windows
-        for window in windows:
-            # What the file no longer has, or nobody asked for, is no part of it.
-            begin = window.first_frame / spec.fps
-            lasts = spec.duration - window.filled
-            if self.seconds is not None:
-                lasts = min(lasts, self.seconds - begin)
-            frames = max(1, round(lasts * spec.fps)) if begin == 0 else round(lasts * spec.fps)
-            samples = round(lasts * spec.sample_rate)
-            if progress is not None and windows.claimed:
-                progress(min(begin + lasts, windows.claimed), windows.claimed)
-            yield Clip(
-                window.frames[:frames], window.waveform[:samples], spec.fps, spec.sample_rate
-            )
+        return self._part.parts()
 
     def whole(self) -> Clip:
         """All of it in memory."""
-        import torch
-
-        from mmldm.media.clip import Clip
-
-        parts = list(self.parts())
-        frames = torch.cat([part.frames for part in parts])
-        waveform = torch.cat([part.waveform for part in parts])
-        return Clip(frames, waveform, self.spec.fps, self.spec.sample_rate)
+        clip = self._part.whole()
+        self.say(self._part.notes)
+        return clip
 
     def say(self, sentences: Iterable[str]) -> None:
         """Notes on standard error, each once."""
@@ -134,44 +91,15 @@ class GivenFile:
 
     def say_what_is_used(self) -> None:
         """Which part of the file is used, and how its picture is read."""
-        self.say((*self._windows.notes, *self._differences()))
-
-    def _differences(self) -> Iterator[str]:
-        spec, windows = self.spec, self._windows
-        # Time: where the film begins, and how much of a longer file is left.
-        begins = windows.begins
-        if abs(begins - self.start) > NOTED_DIFFERENCE:
-            yield f"the clip starts at {begins:.3f} s, at the source frame nearest to {self.start:g} s"
-        if self.seconds is not None:
-            used = min(self.seconds, windows.claimed or self.seconds)
-            yield f"{used:.4g} s of it are used, from {begins:.3f} s on"
-        elif begins > NOTED_DIFFERENCE:
-            yield f"it is used from {begins:.3f} s to its end"
-        yield from picture_differences(windows.size, windows.fps, spec)
-
-
-def picture_differences(
-    size: tuple[int, int] | None, fps: float | None, spec: ClipSpec
-) -> Iterator[str]:
-    """How a picture of this width and height is read, where that is not as it is; None: there is none."""
-    if size is None or fps is None:
-        return
-    width, height = size
-    if size != (spec.width, spec.height) or abs(fps - spec.fps) > 0.01 * spec.fps:
-        cut = width * spec.height != height * spec.width
-        yield (
-            f"its picture of {width}x{height} at {fps:.4g} frames a second is read at"
-            f" {spec.width}x{spec.height} and {spec.fps:g}" + ", cut from the middle" * cut
-        )
+        self.say((*self._part.notes, *self._part.differences()))
 
 
 def note_joins(pipeline: SoundingVideoPipeline) -> None:
     """Says of a model which makes more than a window that it has not learnt to."""
+    from mmldm.pipelines.rollout import JOINS
+
     if not pipeline.config.known_slots:
-        note(
-            "this model has not learnt to go on from what it knows, so where windows meet may be seen and "
-            "heard; train its generator with known_slots to mend that"
-        )
+        note(JOINS)
 
 
 class Films:

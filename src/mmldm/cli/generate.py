@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mmldm.cli.checks import check_class, require_known, require_media
-from mmldm.cli.films import NOTED_DIFFERENCE, GivenFile, note_joins, picture_differences
+from mmldm.cli.films import GivenFile, note_joins
 from mmldm.cli.places import Place
 from mmldm.cli.produce import Maker, Making, Order, produce, produce_again, sampling_of
-from mmldm.cli.provenance import Asked, Command, sha256_of_model, sha256_of_parts, source_of
 from mmldm.cli.terminal import (
     DeviceOption,
     ModelOption,
@@ -25,6 +24,7 @@ from mmldm.cli.terminal import (
     silence_diffusers,
 )
 from mmldm.errors import UserError
+from mmldm.pipelines.provenance import Asked, Command, sha256_of_model, sha256_of_parts, source_of
 
 if TYPE_CHECKING:
     from mmldm.media.reader import Windows
@@ -318,6 +318,8 @@ def _window(path: Path, start: float, spec: ClipSpec) -> Windows:
 
 def _differences(windows: Windows, start: float, spec: ClipSpec) -> Iterator[str]:
     """Which part of a given file is used, and how its picture is read."""
+    from mmldm.media.used import NOTED_DIFFERENCE, picture_differences
+
     # Time: where the clip starts, and how much of a longer file is left.
     begins, length = windows.starts.item(), windows.length
     if abs(begins - start) > NOTED_DIFFERENCE:

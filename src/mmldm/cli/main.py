@@ -15,6 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 from mmldm import __version__
+from mmldm.cli import app as page
 from mmldm.cli import benchmark, data, evaluate, extend, generate, train
 from mmldm.errors import RefusedElsewhereError, UserError
 from mmldm.text import printable_lines
@@ -73,6 +74,7 @@ app.command("extend")(extend.extend)
 app.command("retake")(extend.retake)
 app.command("reconstruct")(generate.reconstruct)
 app.command("evaluate")(evaluate.evaluate)
+app.command("app")(page.app)
 app.command("scan")(data.scan)
 app.command("synthesize")(data.synthesize)
 app.command("benchmark")(benchmark.benchmark)

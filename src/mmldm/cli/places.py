@@ -13,9 +13,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from mmldm.cli.provenance import Asked
 from mmldm.errors import UserError
 from mmldm.files import make_folder, write_json
+from mmldm.pipelines.provenance import Asked
 from mmldm.strict import parse, read_json
 
 SETTINGS = "settings.json"

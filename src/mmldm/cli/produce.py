@@ -16,7 +16,9 @@ import typer
 
 from mmldm.cli.films import Films, GivenFile
 from mmldm.cli.places import Place
-from mmldm.cli.provenance import (
+from mmldm.cli.terminal import ProgressLine, note, require_writable
+from mmldm.errors import UserError
+from mmldm.pipelines.provenance import (
     Asked,
     Command,
     Machine,
@@ -26,8 +28,6 @@ from mmldm.cli.provenance import (
     source_of,
     told_differences,
 )
-from mmldm.cli.terminal import ProgressLine, note, require_writable
-from mmldm.errors import UserError
 
 if TYPE_CHECKING:
     from mmldm.media.clip import Clip

@@ -77,19 +77,21 @@ def find_files(
     class_pattern: str | None = None,
     group_pattern: str | None = None,
     follow_links: bool = False,
+    further: frozenset[str] = frozenset(),
 ) -> Found:
     """What lies in a folder, stands in a list or is known to a manifest: what `scan` looks at.
 
     Args:
         allow_missing: Whether audio files are looked at, too.
         class_pattern: As for `find_media`, like the rest.
+        further: Suffixes of other files that are looked at, too.
 
     Raises:
         UserError: `source` is missing, or a list that cannot be read.
     """
     if source.is_dir():
         suffixes = MEDIA_SUFFIXES | AUDIO_SUFFIXES if allow_missing else MEDIA_SUFFIXES
-        return find_media(source, class_pattern, suffixes, group_pattern, follow_links)
+        return find_media(source, class_pattern, suffixes | further, group_pattern, follow_links)
     if not source.is_file():
         raise UserError(f"{source} does not exist; give a folder of video clips")
     if not is_manifest(source):
@@ -139,9 +141,8 @@ def find_media(
         if not is_utf8(path):
             listing.append(Listed(printable(path), split=split, named=False))
             continue
-        composed = unicodedata.normalize("NFC", path)
-        group = None if group_pattern is None else _first_group(group_pattern, composed)
-        class_name = top if class_pattern is None else _first_group(class_pattern, composed)
+        group = None if group_pattern is None else first_group(group_pattern, path)
+        class_name = top if class_pattern is None else first_group(class_pattern, path)
         listing.append(Listed(path, class_name, group, split))
 
     # What was decided, and what can be done about it.
@@ -303,7 +304,7 @@ def _about_splits(tops: Counter[str], own: dict[str, Split]) -> list[str]:
     ]
 
 
-def _first_group(pattern: str, path: str) -> str | None:
+def first_group(pattern: str, path: str) -> str | None:
     """What the first group of a pattern matches; None where that is nothing."""
-    match = re.search(pattern, path)
+    match = re.search(pattern, unicodedata.normalize("NFC", path))
     return (match[1] or None) if match else None

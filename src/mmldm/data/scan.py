@@ -46,6 +46,7 @@ def scan(
     known: Manifest | None = None,
     unfinished: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
+    further: frozenset[str] = frozenset(),
 ) -> Manifest:
     """Decodes every media file of a folder, each in a worker that may hang or die.
 
@@ -74,7 +75,7 @@ def scan(
     """
     # What there is to look at.
     source = Path(source)
-    found = find_files(source, allow_missing, class_pattern, group_pattern, follow_links)
+    found = find_files(source, allow_missing, class_pattern, group_pattern, follow_links, further)
     root, listing = found.root, found.listing
     if not listing:
         links = f"; {'; '.join(found.notes)}" if found.notes else ""

@@ -1,6 +1,6 @@
 """Metrics of what each clip shows or sounds: ratios of sums, medians and correlations over clips.
 
-findings in N clips -> Value, with an interval by bootstrap over clips
+findings in N clips -> Value, with an interval by bootstrap over recordings
 
 Metrics that join sound and picture also say what they are with the sounds of other clips: chance.
 """
@@ -21,10 +21,10 @@ from mmldm.evaluation.intervals import (
     correlation_interval,
     pooled_median_interval,
     ratio_interval,
-    wilson,
+    share_interval,
 )
 from mmldm.evaluation.protocol import Protocol
-from mmldm.evaluation.values import Metric, Number, Side, Value
+from mmldm.evaluation.values import Metric, Number, Side, Value, units_of
 
 Counts = tuple[float, float]
 """A clip's share of a ratio's numerator and denominator."""
@@ -70,12 +70,14 @@ class ClipRatio(Metric):
             raise ValueError(NOTHING)
         shuffled = None
         if self.joint and len(own) > 1:
-            orders = _shuffles(len(own), protocol)
+            orders = _shuffles(own, protocol)
             shuffled = _ratio(np.concatenate([self.of_clips(own, order) for order in orders]))
+        units = units_of(own)
+        known = counts[:, 1] > 0
         interval = (
-            wilson(value, counted)
+            share_interval(counts[known, 0], units[known])
             if self.share
-            else ratio_interval(counts, protocol.bootstraps, protocol.seed)
+            else ratio_interval(counts, protocol.bootstraps, protocol.seed, units)
         )
         return [Value(value, interval, counted, None, shuffled)]
 
@@ -117,10 +119,10 @@ class ClipMedian(Metric):
             raise ValueError(NOTHING)
         shuffled = None
         if self.joint and len(own) > 1:
-            others = [x for o in _shuffles(len(own), protocol) for x in self.of_clips(own, o)]
+            others = [x for o in _shuffles(own, protocol) for x in self.of_clips(own, o)]
             chance = np.concatenate(others)
             shuffled = float(np.median(chance)) if len(chance) else None
-        interval = pooled_median_interval(values, protocol.bootstraps, protocol.seed)
+        interval = pooled_median_interval(values, protocol.bootstraps, protocol.seed, units_of(own))
         counted = sum(len(own) > 0 for own in values)
         return [Value(float(np.median(pooled)), interval, counted, None, shuffled)]
 
@@ -148,21 +150,25 @@ class ClipCorrelation(Metric):
         return (self.number,)
 
     def compute(self, own: Side, real: Side, protocol: Protocol) -> list[Value]:
-        pairs = [found for found in (self.pairs_of(clip, clip) for clip in own) if len(found) > 1]
+        every = [self.pairs_of(clip, clip) for clip in own]
+        known = [i for i, found in enumerate(every) if len(found) > 1]
+        pairs = [every[i] for i in known]
         centred = [found - found.mean(0) for found in pairs]
         squares = [(c.T @ c).ravel()[[0, 3, 1]] for c in centred]
         products = np.array(squares).reshape(-1, 3)
         if not len(products) or not products.sum(0)[:2].all():
             raise ValueError(NOTHING)
         value = float(correlation(products.sum(0)))
-        interval = correlation_interval(products, protocol.bootstraps, protocol.seed)
+        interval = correlation_interval(
+            products, protocol.bootstraps, protocol.seed, units_of(own)[known]
+        )
         return [Value(value, interval, len(products))]
 
 
-def _shuffles(count: int, protocol: Protocol) -> list[list[int]]:
-    """Orders of sounds in which no picture has its own: chance."""
-    rng = np.random.default_rng(protocol.seed)
-    return [derangement(count, rng).tolist() for _ in range(protocol.shuffles)]
+def _shuffles(own: Side, protocol: Protocol) -> list[list[int]]:
+    """Orders of sounds in which no picture has one of its own recording: chance."""
+    rng, units = np.random.default_rng(protocol.seed), units_of(own)
+    return [derangement(len(own), rng, units).tolist() for _ in range(protocol.shuffles)]
 
 
 def _ratio(counts: np.ndarray) -> float | None:

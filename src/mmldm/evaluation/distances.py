@@ -3,30 +3,23 @@
 features (N,D), real features (M,D) -> one number, 0 where the sets follow one law; or shares of neighbours
 
 Source: Heusel et al., "GANs trained by a two time-scale update rule", 2017 (Fréchet distance of two
-Gaussians); Binkowski et al., "Demystifying MMD GANs", 2018 (kernel distance, KVD of I3D's logits); Chung et
-al., "KAD: no more FAD!", 2025 (kernel audio distance); Kynkäänniemi et al., "Improved precision and recall
-metric", NeurIPS 2019; Naeem et al., "Reliable fidelity and diversity metrics", ICML 2020 (density, coverage).
-All in float64.
+Gaussians); Kynkäänniemi et al., "Improved precision and recall metric", NeurIPS 2019; Naeem et al., "Reliable
+fidelity and diversity metrics", ICML 2020 (density, coverage). Kernel distances stand in `kernels`. All in
+float64.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from mmldm.evaluation.kernels import kernel_distance
+
 SPLITS = 10
 CHUNK = 1024
-"""Rows of distances or kernel values in memory at once."""
-KAD_SCALE = 100
-"""What the published kernel audio distance multiplies by."""
-MOST_FOR_BANDWIDTH = 2048
-"""Reference features whose mutual distances give the bandwidth."""
-Kernel = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""Values (N,M) from products x y (N,M), squares x x (N,1) and squares y y (M,)."""
+"""Rows of distances in memory at once."""
 
 
 class FeatureMoments:
@@ -140,89 +133,6 @@ def _root(covariance: Tensor) -> Tensor:
     return (vectors * roots) @ vectors.T
 
 
-def kernel_distance(a: Tensor, b: Tensor, chunk: int = CHUNK) -> float:
-    """Unbiased estimate of the squared MMD with the kernel (x y / D + 1)^3, over all pairs.
-
-    Its mean is 0 for two samples of one law at any N, so it may be negative. It is negative for a set and its
-    copy, whose equal pairs count.
-
-    Args:
-        a: Features (N,D), N >= 2.
-        b: Features (M,D), M >= 2.
-        chunk: Rows of the kernel matrix in memory at once.
-    """
-    return _squared_mmd(a, b, partial(_polynomial, dim=a.shape[1]), chunk)
-
-
-def kernel_audio_distance(
-    features: Tensor, reference: Tensor, bandwidth: float | None = None, chunk: int = CHUNK
-) -> float:
-    """Unbiased estimate of the squared MMD with a Gaussian kernel, times 100.
-
-    As `kernel_distance` it may be negative. With the default bandwidth it is not symmetric: the reference
-    sets the scale, as in the paper (the released program takes it from the other set).
-
-    Args:
-        features: (N,D), N >= 2.
-        reference: Real features (M,D), M >= 2.
-        bandwidth: Of the Gaussian; None: `median_distance` of the reference.
-        chunk: Rows of the kernel matrix in memory at once.
-
-    Raises:
-        ValueError: The bandwidth is 0.
-    """
-    bandwidth = median_distance(reference) if bandwidth is None else bandwidth
-    if bandwidth <= 0:
-        raise ValueError("half of the reference features are equal: their median distance is 0")
-    # Only differences count; near zero, squares of large features cancel without loss.
-    centre = reference.detach().cpu().double().mean(0)
-    a, b = (x.detach().cpu().double() - centre for x in (features, reference))
-    return KAD_SCALE * _squared_mmd(a, b, partial(_gaussian, bandwidth=bandwidth), chunk)
-
-
-def median_distance(features: Tensor) -> float:
-    """Median Euclidean distance between two of the features (N,D), of at most 2048 spread over all."""
-    features = features.detach().cpu().double()
-    spread = torch.linspace(0, len(features) - 1, min(len(features), MOST_FOR_BANDWIDTH)).long()
-    return torch.pdist(features[spread]).median().item()
-
-
-def _polynomial(products: Tensor, squares_a: Tensor, squares_b: Tensor, dim: int) -> Tensor:
-    """The `Kernel` (x y / D + 1)^3 of products (N,M)."""
-    return (products / dim + 1) ** 3
-
-
-def _gaussian(products: Tensor, squares_a: Tensor, squares_b: Tensor, bandwidth: float) -> Tensor:
-    """The `Kernel` exp(-|x - y|^2 / (2 bandwidth^2)) of products (N,M), squares (N,1) and (M,)."""
-    return torch.exp((2 * products - squares_a - squares_b) / (2 * bandwidth**2))
-
-
-def _squared_mmd(a: Tensor, b: Tensor, kernel: Kernel, chunk: int) -> float:
-    """Unbiased, of features (N,D) and (M,D): no feature is paired with itself."""
-    a, b = a.detach().cpu().double(), b.detach().cpu().double()
-    n, m = len(a), len(b)
-    within_a = _kernel_sum(a, a, kernel, chunk) - _own_sum(a, kernel)
-    within_b = _kernel_sum(b, b, kernel, chunk) - _own_sum(b, kernel)
-    across = _kernel_sum(a, b, kernel, chunk)
-    return (within_a / (n * (n - 1)) + within_b / (m * (m - 1)) - 2 * across / (n * m)).item()
-
-
-def _kernel_sum(a: Tensor, b: Tensor, kernel: Kernel, chunk: int) -> Tensor:
-    """Sum () over all pairs of features (N,D) and (M,D)."""
-    squares = b.square().sum(1)
-    sums = [
-        kernel(some @ b.T, some.square().sum(1, keepdim=True), squares).sum()
-        for some in a.split(chunk)
-    ]
-    return torch.stack(sums).sum()
-
-
-def _own_sum(features: Tensor, kernel: Kernel) -> Tensor:
-    """Sum () over the pairs of each of the features (N,D) with itself."""
-    squares = features.square().sum(1)
-    return kernel(squares, squares, squares).sum()
-
-
 class Regions(NamedTuple):
     """How a set lies in the region of real features, and they in its: means are shares.
 
@@ -232,7 +142,7 @@ class Regions(NamedTuple):
     Attributes:
         precision: (N,) 1 for features of the set within the region of the real ones: how good a clip is.
         recall: (M,) 1 for real features within the region of the set: how varied the set is.
-        density: (N,) real balls that a feature lies in, over k. The mean is 1 for real features, or more.
+        density: (N,) real balls that a feature lies in, over k. The mean is 1 for real features.
         coverage: (M,) 1 for real balls that hold a feature of the set.
     """
 
@@ -259,13 +169,30 @@ def regions(features: Tensor, real: Tensor, k: int = 3, density_k: int = 5) -> R
     own, wide = _radii(real, k), _radii(real, density_k)
     reach = _radii(features, k)
     across = torch.cat([_euclidean(some, real) for some in features.split(CHUNK)])
-    within = (across <= wide).double()
+    # Within density's balls, not on them, as in its authors' program; precision's hold what lies on them.
+    within = (across < wide).double()
     return Regions(
         precision=(across <= own).any(1).double(),
         recall=(across <= reach[:, None]).any(0).double(),
         density=within.sum(1) / density_k,
         coverage=within.amax(0),
     )
+
+
+def expected_coverage(count: int, real: int, k: int = 5) -> float:
+    """Coverage on average of M real features by N others of the same law, whatever that law is.
+
+    A real feature's ball is empty where the k nearest of all others are real ones. (Density is 1.)
+
+    Args:
+        count: N.
+        real: M.
+        k: Neighbours of coverage.
+    """
+    empty = 1.0
+    for nearer in range(k):
+        empty *= max(real - 1 - nearer, 0) / (real - 1 + count - nearer)
+    return 1 - empty
 
 
 def _radii(centres: Tensor, k: int) -> Tensor:

@@ -19,7 +19,7 @@ import torch
 from mmldm.evaluation.clipwise import ClipMedian, ClipRatio
 from mmldm.evaluation.distances import frechet_distance_of
 from mmldm.evaluation.features import Findings
-from mmldm.evaluation.intervals import STUDENT, Interval
+from mmldm.evaluation.intervals import Interval, half_width
 from mmldm.evaluation.protocol import Protocol
 from mmldm.evaluation.values import Number, Side
 from mmldm.types import Modality
@@ -59,9 +59,7 @@ class Curve:
         if not self.left_out:
             low, high = np.quantile(again, [0.025, 0.975])
             return value, (float(low), float(high))
-        count = len(again)
-        error = (count - 1) ** 0.5 * float(np.std(again))
-        half = STUDENT[max(known for known in STUDENT if known <= count)] * error
+        half = half_width(again.tolist())
         return value, (value - half, value + half)
 
 

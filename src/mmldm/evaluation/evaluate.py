@@ -14,13 +14,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from mmldm.errors import UserError
-from mmldm.evaluation.features import Findings, Measures, nearest
+from mmldm.evaluation.features import Measures, nearest
 from mmldm.evaluation.measuring import FeatureCache, Measured, Speed, measure_set
-from mmldm.evaluation.memorisation import memorisation_report
+from mmldm.evaluation.memorisation import copies, memorisation_report
 from mmldm.evaluation.protocol import Protocol
+from mmldm.evaluation.recordings import units_by_content
 from mmldm.evaluation.sets import ClipSet
 from mmldm.evaluation.sides import Sides
-from mmldm.evaluation.values import Metric, Number, Value
+from mmldm.evaluation.values import Metric, Number, Side, Value
 from mmldm.types import Progress
 
 
@@ -101,11 +102,13 @@ def evaluate(
     if sides.reconstruction is not None:
         sets["reconstruction"] = measured(sides.reconstruction)
 
+    # Draws go by content: a number moves with what is compared, not with how files are called.
+    ordered, other = {name: own.by_content() for name, own in sets.items()}, anchor.by_content()
     lines = []
     for done, metric in enumerate(metrics):
         if progress is not None:
             progress("metrics", done, len(metrics))
-        lines += _compare(metric, sets, list(sides.generated), anchor, split, protocol)
+        lines += _compare(metric, ordered, list(sides.generated), other, split, protocol)
     if progress is not None:
         progress("metrics", len(metrics), len(metrics))
     return Evaluation(
@@ -113,7 +116,7 @@ def evaluate(
         anchor=anchor,
         lines=lines,
         undefined=undefined,
-        classes=_by_class(metrics, sets["generated"], sets["reference"], protocol),
+        classes=_by_class(metrics, ordered["generated"], ordered["reference"], protocol),
         memorisation=_memorisation(sets, anchor, protocol),
         speed=speed,
     )
@@ -130,7 +133,7 @@ def _compare(
     """A metric's numbers of all sets."""
     # Which clips are compared with which: for biased numbers, equally many on all sides.
     biased = any(number.biased for number in metric.numbers)
-    count = min(len(sets[name]) for name in (*generated, "real"))
+    count = min(len(own) for name, own in sets.items() if name != "reference")
     compared = {}
     for name in generated:
         compared[name] = (sets[name], sets["reference"])
@@ -140,7 +143,9 @@ def _compare(
         if name in sets:
             compared[name] = (sets[name].spread(count) if biased else sets[name], anchor)
     values = {
-        name: by_number([metric], own.findings, real.findings, protocol)
+        name: by_number([metric], own.sides, real.sides, protocol)
+        if metric.measure in own.findings
+        else {number.name: Value.undefined(own.clips.unread, len(own)) for number in metric.numbers}
         for name, (own, real) in compared.items()
     }
     return [
@@ -151,8 +156,8 @@ def _compare(
 
 def by_number(
     metrics: Iterable[Metric],
-    own: Mapping[str, Sequence[Findings]],
-    real: Mapping[str, Sequence[Findings]],
+    own: Mapping[str, Side],
+    real: Mapping[str, Side],
     protocol: Protocol,
 ) -> dict[str, Value]:
     """The values of metrics by the names of their numbers.
@@ -181,12 +186,16 @@ def _by_class(
     shared = [name for name in own if len(own[name]) > 1 and len(real.get(name, [])) > 1]
     if len(shared) < 2:
         return {}
-    unbiased = [m for m in metrics if not any(number.biased for number in m.numbers)]
+    unbiased = [
+        m
+        for m in metrics
+        if m.measure in generated.findings and not any(number.biased for number in m.numbers)
+    ]
     return {
         name: by_number(
             unbiased,
-            generated.take(own[name]).findings,
-            reference.take(real[name]).findings,
+            generated.take(own[name]).sides,
+            reference.take(real[name]).sides,
             protocol,
         )
         for name in shared
@@ -212,9 +221,15 @@ def _memorisation(
     distances = {
         name: nearest(measured.findings["fingerprints"], prints)[0]
         for name, measured in sets.items()
-        if name != "reference"
+        if name != "reference" and "fingerprints" in measured.findings
     }
-    return {
-        name: memorisation_report(own, distances["real"], protocol.seed)
+    units = units_by_content(sets["real"].clips.clips)
+    found = {
+        name: memorisation_report(own, distances["real"], protocol.seed, units)
         for name, own in distances.items()
     }
+    # Copies of any reference clip, whichever half of it the others are compared with.
+    every = sets["reference"].findings["fingerprints"]
+    for name in found.keys() - {"real", "reconstruction"}:
+        found[name]["copies"] = copies(nearest(sets[name].findings["fingerprints"], every)[0])
+    return found

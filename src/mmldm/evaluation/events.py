@@ -7,11 +7,11 @@ All times are in seconds and sorted. For clips of any content: what knows a ball
 silent or frozen clips unseen.
 
 Sources: Böck and Widmer, "Maximum filter vibrato suppression for onset detection", DAFx 2013 (onsets); Yariv
-et al., "Diverse and aligned audio-to-video generation via text-to-video model adaptation", AAAI 2024
-(AV-Align); Li et al., "AI choreographer", ICCV 2021 (beat alignment). The last two differ here: they take
-motion from optical flow and from joints of a skeleton, this file from the difference of successive frames;
-they take onsets and beats from librosa, this file its own onsets. Compare with nothing but numbers of this
-file.
+et al., "Diverse and aligned audio-to-video generation via text-to-video model adaptation", AAAI 2024 (the
+share of events in common, which is AV-Align in `av_align`); Li et al., "AI choreographer", ICCV 2021 (beat
+alignment). The last two differ here: they take motion from optical flow and from joints of a skeleton, this
+file from the difference of successive frames; they take onsets and beats from librosa, this file its own
+onsets. Compare with nothing but numbers of this file.
 """
 
 from __future__ import annotations
@@ -136,9 +136,9 @@ def _maxima(energy: np.ndarray, fps: float) -> np.ndarray:
 def intersection_over_union(
     onsets: np.ndarray, peaks: np.ndarray, tolerance: float
 ) -> float | None:
-    """AV-Align in [0,1]: onsets (N,) with a peak (M,) nearer than the tolerance, over all events of both.
+    """Events in common, in [0,1]: onsets (N,) with a peak (M,) nearer than the tolerance, over all of both.
 
-    None without any event. As published, one peak may serve several onsets.
+    None without any event. One peak may serve several onsets, as in AV-Align's first program.
     """
     if not len(onsets) + len(peaks):
         return None
@@ -178,11 +178,26 @@ def lags(times: np.ndarray, others: np.ndarray, tolerance: float) -> np.ndarray:
     return np.array([times[i] - others[j] for i, j in match(times, others, tolerance)])
 
 
-def derangement(count: int, rng: np.random.Generator) -> np.ndarray:
-    """An order (N,) of `count` > 1 items in which none keeps its place."""
+def derangement(
+    count: int, rng: np.random.Generator, units: np.ndarray | None = None
+) -> np.ndarray:
+    """An order (N,) of `count` > 1 items in which none keeps its place.
+
+    Args:
+        units: (N,) numbers of what hangs together; no item gets the place of one of its unit, unless a unit
+            holds more than half of all.
+    """
     shuffled = rng.permutation(count)
+    least = 1
+    if units is not None:
+        # Units side by side: a turn by the largest of them takes every item out of its own.
+        kinds, first, sizes = np.unique(units[shuffled], return_index=True, return_counts=True)
+        rank = first[np.searchsorted(kinds, units[shuffled])]
+        shuffled = shuffled[np.argsort(rank, kind="stable")]
+        largest = int(sizes.max())
+        least = largest if 2 * largest <= count else 1
     order = np.empty(count, dtype=int)
-    order[shuffled] = np.roll(shuffled, rng.integers(1, count))
+    order[shuffled] = np.roll(shuffled, rng.integers(least, count - least + 1))
     return order
 
 

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from mmldm import __version__
 from mmldm.data.clips import spread
 from mmldm.errors import MediaError, UserError
+from mmldm.evaluation import av_align
 from mmldm.evaluation.classifiers import Classifiers, train_classifiers
 from mmldm.evaluation.events import (
     detect_onsets,
@@ -35,7 +36,7 @@ from mmldm.evaluation.memorisation import Neighbours, fingerprints
 from mmldm.evaluation.protocol import Protocol
 from mmldm.evaluation.sets import ClipSet
 from mmldm.media.clip import Clip
-from mmldm.types import AV, Progress
+from mmldm.types import AV, Modality, Progress
 
 Findings = Mapping[str, Tensor]
 """What a measure takes down of one clip."""
@@ -50,10 +51,18 @@ class Measure(ABC):
     Attributes:
         name: As reports write it.
         identity: Names all that its findings depend on besides the clips and this package; "" for nothing.
+        modality: What of a clip it reads; None: both.
     """
 
     name: str
     identity: str = ""
+    modality: Modality | None = None
+
+    def reads(self, clips: ClipSet) -> bool:
+        """Whether it has something to say of a set: not of what that lacks, or was given."""
+        if self.modality is None:
+            return clips.lacks is None
+        return self.modality not in (clips.lacks, clips.given)
 
     @property
     def key(self) -> str:
@@ -74,6 +83,7 @@ class Features(Measure):
 
     def __init__(self, name: str, extractor: Extractor) -> None:
         self.name, self.extractor = name, extractor
+        self.modality = extractor.modality
         self.identity = f"{extractor.name} {extractor.sha256}"
 
     def __call__(self, clips: Sequence[Clip]) -> list[Findings]:
@@ -92,6 +102,30 @@ class Events(Measure):
                 "onsets": torch.from_numpy(detect_onsets(clip.waveform, clip.sample_rate)),
                 "peaks": torch.from_numpy(motion_peaks(clip.frames, clip.fps)),
                 "rests": torch.from_numpy(motion_rests(clip.frames, clip.fps)),
+            }
+            for clip in clips
+        ]
+
+
+class PublishedEvents(Measure):
+    """Times in seconds of onsets (N,) and of peaks (M,) of optical flow as AV-Align has them; see `av_align`.
+
+    Raises:
+        UserError: OpenCV is not installed.
+    """
+
+    name = "flow"
+
+    def __init__(self) -> None:
+        self.identity = f"opencv {av_align.opencv().__version__}"
+
+    def __call__(self, clips: Sequence[Clip]) -> list[Findings]:
+        return [
+            {
+                "onsets": torch.from_numpy(av_align.onsets(clip.waveform, clip.sample_rate)),
+                "peaks": torch.from_numpy(
+                    av_align.peaks(av_align.optical_flow(clip.frames), clip.fps)
+                ),
             }
             for clip in clips
         ]
@@ -194,7 +228,7 @@ def build_measures(
     """
     # What there is to build, by name; what cannot be built says why.
     builders: dict[str, Builder] = {"classes": classes_of}
-    for measure in (Events, Alarms, Fingerprints):
+    for measure in (Events, PublishedEvents, Alarms, Fingerprints):
         builders[measure.name] = partial(_simple, measure)
     for name in EXTRACTORS:
         builders[name] = partial(_features, name, weights, device)

@@ -89,7 +89,7 @@ def followed(
 
     Args:
         features: Measures whose features are compared: "classes", or names of networks.
-        onsets_of: The measure that has taken down the onsets; AV-Align is told by "events" alone.
+        onsets_of: The measure that has taken down the onsets; events in common are told by "events" alone.
     """
     spec = protocol.spec
 
@@ -117,7 +117,7 @@ def followed(
     ]
     every = [m for m in metrics(spec.fps) if isinstance(m, ClipRatio)]
     if onsets_of == "events":
-        found += [WatchedRatio(m) for m in every if m.name == "av-align"]
+        found += [WatchedRatio(m) for m in every if m.name == "event-overlap"]
     for measure in features:
         if measure == "classes":
             found += _of_classes()

@@ -24,7 +24,9 @@ from safetensors.torch import save
 from mmldm.data.clips import spread
 from mmldm.errors import MediaError
 from mmldm.evaluation.features import Findings, Measure
+from mmldm.evaluation.recordings import units_by_content
 from mmldm.evaluation.sets import ClipSet, ClipSource, Skipped
+from mmldm.evaluation.values import Grouped
 from mmldm.files import whole_file
 from mmldm.media.clip import Clip
 from mmldm.types import ClipSpec, Progress
@@ -109,6 +111,19 @@ class Measured:
         found = {name: [every[i] for i in indices] for name, every in self.findings.items()}
         return Measured(replace(self.clips, clips=chosen), found)
 
+    @property
+    def sides(self) -> dict[str, Grouped]:
+        """The findings by measure, with what hangs together: metrics read these."""
+        units = units_by_content(self.clips.clips)
+        return {name: Grouped(every, units) for name, every in self.findings.items()}
+
+    def by_content(self) -> Measured:
+        """The same clips in an order that no file's name moves: by class, then by content."""
+        clips = self.clips.clips
+        return self.take(
+            sorted(range(len(self)), key=lambda i: (clips[i].class_name or "", clips[i].key))
+        )
+
     def spread(self, count: int) -> Measured:
         """At most `count` of the clips, evenly spread."""
         return self.take(spread(count, len(self)))
@@ -170,6 +185,7 @@ def measure_set(
         UserError: Fewer than two clips can be read.
     """
     speed = speed or Speed()
+    measures = [measure for measure in measures if measure.reads(clips)]
     # What the cache knows, and the clips that some measure has not seen; equal contents are measured once.
     found: dict[str, dict[str, Findings]] = {measure.name: {} for measure in measures}
     for measure in measures:

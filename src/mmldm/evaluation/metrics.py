@@ -17,43 +17,55 @@ import torch
 from torch import Tensor
 
 from mmldm.errors import UserError
+from mmldm.evaluation.av_align import av_align
 from mmldm.evaluation.clipwise import ClipRatio, Counts, mean_of
 from mmldm.evaluation.distances import (
+    expected_coverage,
     frechet_caveat,
     frechet_distance_of,
-    kernel_audio_distance,
-    kernel_distance,
     regions,
 )
 from mmldm.evaluation.events import closeness, intersection_over_union
 from mmldm.evaluation.extractors.extractor import of_clips, of_windows
 from mmldm.evaluation.features import Findings, nearest
-from mmldm.evaluation.intervals import jackknife, quantile_interval, ratio_interval, wilson
+from mmldm.evaluation.intervals import (
+    deal,
+    group_count,
+    half_width,
+    jackknife,
+    quantile_interval,
+    ratio_interval,
+    share_interval,
+)
+from mmldm.evaluation.kernels import KernelSums, Prepared, gaussian, polynomial
 from mmldm.evaluation.protocol import Protocol
-from mmldm.evaluation.values import Metric, Number, Side, Value
+from mmldm.evaluation.values import Metric, Number, Side, Value, units_of
+
+WITHOUT_PAIRS = (
+    "pairs of windows of one recording, which no two sets of one law have in common, are left out; the "
+    "published estimate counts them"
+)
 
 
 @dataclass(frozen=True)
-class FeatureDistance(Metric):
-    """Fréchet or kernel distance of two sets of features.
+class FrechetDistance(Metric):
+    """Fréchet distance of two sets of features, over their windows.
 
     Attributes:
         name: As `--metrics` has it.
         title: For people.
         measure: Extractor.
         distance: Of features (N,D) and real ones (M,D).
-        frechet: Whether it is biased where there are few features.
     """
 
     name: str
     title: str
     measure: str
-    distance: Callable[[Tensor, Tensor], float]
-    frechet: bool
+    distance: Callable[[Tensor, Tensor], float] = frechet_distance_of
 
     @property
     def numbers(self) -> tuple[Number, ...]:
-        return (Number(self.name, self.title, "lower", biased=self.frechet),)
+        return (Number(self.name, self.title, "lower", biased=True),)
 
     def compute(self, own: Side, real: Side, protocol: Protocol) -> list[Value]:
         first, second = ([clip["features"].double() for clip in side] for side in (own, real))
@@ -63,19 +75,64 @@ class FeatureDistance(Metric):
             sides = ([first[i] for i in chosen.tolist()], [second[i] for i in others.tolist()])
             return self.distance(*(of_windows(side) for side in sides))
 
-        # Over windows; the interval is over clips, as windows of one clip are not independent.
+        # Over windows; the interval is over recordings, as clips of one are not independent.
         value = statistic(torch.arange(len(first)), torch.arange(len(second)))
-        half = jackknife(statistic, len(first), len(second), protocol.groups, protocol.seed)
+        units = units_of(own), units_of(real)
+        half = jackknife(statistic, *units, protocol.groups, protocol.seed)
         interval = None if half is None else (value - half, value + half)
         windows = min(sum(map(len, side)) for side in (first, second))
-        note = frechet_caveat(windows, first[0].shape[1]) if self.frechet else None
+        note = frechet_caveat(windows, first[0].shape[1])
         return [Value(value, interval, len(own), len(real), None, note)]
+
+
+@dataclass(frozen=True)
+class KernelDistance(Metric):
+    """Kernel distance of two sets of features, over pairs of windows of different recordings.
+
+    Attributes:
+        name: As `--metrics` has it.
+        title: For people.
+        measure: Extractor.
+        kernel: Of features (N,D) and real ones (M,D).
+    """
+
+    name: str
+    title: str
+    measure: str
+    kernel: Callable[[Tensor, Tensor], Prepared]
+
+    @property
+    def numbers(self) -> tuple[Number, ...]:
+        return (Number(self.name, self.title, "lower"),)
+
+    def compute(self, own: Side, real: Side, protocol: Protocol) -> list[Value]:
+        # What hangs together, and what the jackknife leaves out together, window by window.
+        first, second = ([clip["features"] for clip in side] for side in (own, real))
+        units = units_of(own), units_of(real)
+        groups = group_count(units[0], units[1], protocol.groups)
+        dealt = [deal(of, groups or 1, protocol.seed) for of in units]
+        windows = [list(map(len, side)) for side in (first, second)]
+        sums = KernelSums.of(
+            self.kernel(of_windows(first), of_windows(second)),
+            (np.repeat(units[0], windows[0]), np.repeat(units[1], windows[1])),
+            (np.repeat(dealt[0], windows[0]), np.repeat(dealt[1], windows[1])),
+        )
+
+        value = sums.distance()
+        interval = None
+        if groups is not None:
+            half = half_width([sums.distance(without=group) for group in range(groups)])
+            interval = value - half, value + half
+        note = published = None
+        if any(len(np.unique(of)) < sum(counts) for of, counts in zip(units, windows, strict=True)):
+            note, published = WITHOUT_PAIRS, sums.distance(together=True)
+        return [Value(value, interval, len(own), len(real), None, note, published, expected=0.0)]
 
 
 class SharedRegions(Metric):
     """Precision, recall, density and coverage of clips' mean features.
 
-    Intervals are over clips with the regions as they are: Wilson's for shares, a bootstrap for density.
+    Intervals are over recordings with the regions as they are: Wilson's for shares, a bootstrap for density.
 
     Args:
         measure: Extractor.
@@ -97,20 +154,30 @@ class SharedRegions(Metric):
     def compute(self, own: Side, real: Side, protocol: Protocol) -> list[Value]:
         first, second = (of_clips([clip["features"] for clip in side]) for side in (own, real))
         found = regions(first, second, protocol.neighbours, protocol.density_neighbours)
-        note, few = None, min(len(own), len(real))
+        notes, few = [], min(len(own), len(real))
         if few < self.enough:
-            note = f"{few} clips lie far apart, and chance makes most of such wide regions"
+            notes.append(f"{few} clips lie far apart, and chance makes most of such wide regions")
+        expected: dict[str, float] = {}
+        if any(len(np.unique(units_of(side))) < len(side) for side in (own, real)):
+            notes.append("neighbours may be of the same recording, which makes regions narrower")
+        else:
+            k = protocol.density_neighbours
+            expected = {"density": 1.0, "coverage": expected_coverage(len(own), len(real), k)}
+        note = "; ".join(notes) or None
         values = []
         for name, points in found._asdict().items():
             mean = points.mean().item()
+            units = units_of(own if name in ("precision", "density") else real)
             counts = torch.stack([points, torch.ones_like(points)], dim=1).numpy()
             # Density counts regions and may exceed 1; the others are shares.
             interval = (
-                ratio_interval(counts, protocol.bootstraps, protocol.seed)
+                ratio_interval(counts, protocol.bootstraps, protocol.seed, units)
                 if name == "density"
-                else wilson(mean, len(points))
+                else share_interval(points.numpy(), units)
             )
-            values.append(Value(mean, interval, len(own), len(real), None, note))
+            values.append(
+                Value(mean, interval, len(own), len(real), None, note, expected=expected.get(name))
+            )
         return values
 
 
@@ -132,7 +199,9 @@ class NearestReal(Metric):
         return [
             Value(
                 float(np.quantile(distances, level)),
-                quantile_interval(distances, level, protocol.bootstraps, protocol.seed),
+                quantile_interval(
+                    distances, level, protocol.bootstraps, protocol.seed, units_of(own)
+                ),
                 len(own),
                 len(real),
             )
@@ -150,17 +219,17 @@ def mm_diffusion_fad(a: Tensor, b: Tensor) -> float:
 
 
 DISTANCES = (
-    ("fvd", "FVD (Fréchet, I3D logits)", "i3d", frechet_distance_of, True),
-    ("kvd", "KVD (kernel, I3D logits)", "i3d", kernel_distance, False),
-    ("fvd-pooled", "Fréchet, I3D pooled", "i3d-pooled", frechet_distance_of, True),
-    ("kvd-pooled", "kernel, I3D pooled", "i3d-pooled", kernel_distance, False),
-    ("frame-fd", "Fréchet of single frames, SqueezeNet", "squeezenet", frechet_distance_of, True),
-    ("fad", "FAD (Fréchet, VGGish)", "vggish", frechet_distance_of, True),
-    ("fad-yamnet", "Fréchet, YAMNet", "yamnet", frechet_distance_of, True),
-    ("kad", "KAD, YAMNet", "yamnet", kernel_audio_distance, False),
-    ("fad-audioclip", "Fréchet x 10,000, AudioCLIP", "audioclip", mm_diffusion_fad, True),
-    ("fad-clap", "Fréchet, CLAP", "clap", frechet_distance_of, True),
-    ("kad-clap", "KAD, CLAP", "clap", kernel_audio_distance, False),
+    FrechetDistance("fvd", "FVD (Fréchet, I3D logits)", "i3d"),
+    KernelDistance("kvd", "KVD (kernel, I3D logits)", "i3d", polynomial),
+    FrechetDistance("fvd-pooled", "Fréchet, I3D pooled", "i3d-pooled"),
+    KernelDistance("kvd-pooled", "kernel, I3D pooled", "i3d-pooled", polynomial),
+    FrechetDistance("frame-fd", "Fréchet of single frames, SqueezeNet", "squeezenet"),
+    FrechetDistance("fad", "FAD (Fréchet, VGGish)", "vggish"),
+    FrechetDistance("fad-yamnet", "Fréchet, YAMNet", "yamnet"),
+    KernelDistance("kad", "KAD, YAMNet", "yamnet", gaussian),
+    FrechetDistance("fad-audioclip", "Fréchet x 10,000, AudioCLIP", "audioclip", mm_diffusion_fad),
+    FrechetDistance("fad-clap", "Fréchet, CLAP", "clap"),
+    KernelDistance("kad-clap", "KAD, CLAP", "clap", gaussian),
 )
 
 
@@ -168,7 +237,7 @@ def metrics(fps: float, further: Iterable[Metric] = ()) -> list[Metric]:
     """All metrics, in the order of the report.
 
     Args:
-        fps: Of the clips; AV-Align's tolerance is a frame.
+        fps: Of the clips; the tolerance of events is a frame.
         further: Those of a world.
     """
 
@@ -176,20 +245,25 @@ def metrics(fps: float, further: Iterable[Metric] = ()) -> list[Metric]:
         times = heard["onsets"].numpy(), seen["peaks"].numpy()
         return _if_defined(intersection_over_union(*times, 1 / fps))
 
+    def as_published(heard: Findings, seen: Findings) -> Counts:
+        return av_align(heard["onsets"].numpy(), seen["peaks"].numpy(), fps), 1.0
+
     def on_beat(heard: Findings, seen: Findings) -> Counts:
         return _if_defined(closeness(heard["onsets"].numpy(), seen["rests"].numpy()))
 
     def agree(heard: Findings, seen: Findings) -> Counts:
         return float(heard["heard"] == seen["seen"]), 1.0
 
+    overlap = Number("event-overlap", "sound and motion events in common", "higher")
     align = Number("av-align", "AV-Align", "higher")
     beat = Number("beat-alignment", "beat alignment", "higher")
     agreement = Number("agreement", "seen class = heard class", "higher")
     alarms = [Number(name, f"{name} clips", "lower") for name in ("silent", "frozen")]
     return [
-        *(FeatureDistance(*about) for about in DISTANCES),
+        *DISTANCES,
         *(SharedRegions(name) for name in ("i3d", "squeezenet", "yamnet")),
-        ClipRatio(align.name, align, "events", aligned, joint=True),
+        ClipRatio(overlap.name, overlap, "events", aligned, joint=True),
+        ClipRatio(align.name, align, "flow", as_published, joint=True),
         ClipRatio(beat.name, beat, "events", on_beat, joint=True),
         ClipRatio(agreement.name, agreement, "classes", agree, joint=True, share=True),
         *further,

@@ -11,11 +11,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mmldm.evaluation.evaluate import equal_n
-from mmldm.evaluation.sets import IN_REFERENCE
+from mmldm.evaluation.recordings import IN_REFERENCE
 from mmldm.text import markdown, printable
 
 LISTED = 10
 """Files of one kind that the page names; report.json has all."""
+ONE_LAW = "of one law"
+"""Head of the column that says what is expected at this n."""
 ARROWS = {"lower": "↓", "higher": "↑", "like real": "≈"}
 
 
@@ -35,8 +37,10 @@ def as_markdown(report: Mapping[str, Any], pictures: Mapping[str, str]) -> str:
         "In brackets a 95 % interval, in parentheses the value with the sounds of other clips: what chance "
         "gives; n clips of the set, after the colon those compared with. ↓ lower is better, ↑ higher, ≈ "
         "nearer to the real column. *real* is real clips against other real clips: no model can be expected "
-        "to do better.",
+        f"to do better. *{ONE_LAW}* is what clips as good as real ones give on average at this n (that of "
+        "*equal n* where there is one); what no theory knows, *real* shows.",
         _caveats(report),
+        _list([*unheard(report), *unmeasurable(report), *unequal(report)]),
     ]
     # Sections that only some reports have.
     if report["undefined"]:
@@ -44,7 +48,7 @@ def as_markdown(report: Mapping[str, Any], pictures: Mapping[str, str]) -> str:
     if report["classes"]:
         parts += ["## By class", _class_table(report)]
     if report["memorisation"]:
-        parts += ["## Memorisation", _memorised(report)]
+        parts += ["## Memorisation", _list(copied(report))]
     parts += [
         "## Files",
         _list(map(markdown, _files(sets))),
@@ -72,10 +76,39 @@ def table(report: Mapping[str, Any]) -> str:
             f"{line['title']} {ARROWS[line['better']]}"
             + (f", {line['unit']}" if line["unit"] else ""),
             *(_cell(line["values"].get(name)) for name in columns),
+            _expected(line),
         ]
         for line in report["numbers"]
     ]
-    return markdown_table(["", *columns], rows)
+    return markdown_table(["", *columns, ONE_LAW], rows)
+
+
+def unmeasurable(report: Mapping[str, Any]) -> list[str]:
+    """Joint numbers that real clips score with their own sounds as with those of others."""
+    titles = []
+    for line in report["numbers"]:
+        value = line["values"].get("real") or {}
+        if value.get("shuffled") is None or not value.get("interval"):
+            continue
+        low, high = value["interval"]
+        if low <= value["shuffled"] <= high:
+            own, chance = digits(value["value"]), digits(value["shuffled"])
+            titles.append(f"{line['title']} (real {own}, with other clips' sounds {chance})")
+    if not titles:
+        return []
+    return [
+        f"not measurable on these clips: {'; '.join(titles)}: real pictures score no better with their own "
+        "sounds, so no generated clip is told by it."
+    ]
+
+
+def _expected(line: Mapping[str, Any]) -> str:
+    """What generated clips of the real ones' law would give at their n: a number, or where to look."""
+    values = line["values"]
+    value = values.get(equal_n("generated"), values.get("generated"))
+    if value is None or value["value"] is None:
+        return ""
+    return "as real" if value["expected"] is None else digits(value["expected"])
 
 
 def not_measured(report: Mapping[str, Any]) -> list[str]:
@@ -135,7 +168,7 @@ def _about_sets(report: Mapping[str, Any]) -> str:
         f"**reference**: {reference['clips']} real clips of {markdown(reference['origin'])}."
     )
     lines.append(
-        f"**real**: no held-out clips were given, so the reference was split by a hash of names: "
+        f"**real**: no held-out clips were given, so the reference was split by a hash of contents: "
         f"{real['clips']} of its clips against the other {against['clips']}."
         if against["clips"] < reference["clips"]
         else f"**real**: {real['clips']} clips of {markdown(real['origin'])} against the reference."
@@ -146,7 +179,13 @@ def _about_sets(report: Mapping[str, Any]) -> str:
             "autoencoder, which no sample of it can be expected to surpass."
         )
 
-    # What they lack, and what stands in two of them.
+    # What they lack, what hangs together, and what stands in two of them.
+    lines += [
+        f"The {found['clips']} clips of {name} are of {found['recordings']} recordings: intervals are over "
+        "these."
+        for name, found in sets.items()
+        if found["recordings"] < found["clips"]
+    ]
     wanted = report["protocol"]["samples"]
     if wanted is not None:
         lines += [
@@ -156,22 +195,29 @@ def _about_sets(report: Mapping[str, Any]) -> str:
             if found["clips"] < wanted
         ]
     if report["copies"]:
-        lines.append(
-            f"**{len(report['copies'])} generated clips are byte for byte in the reference** "
-            f"(such as {markdown(report['copies'][0])})."
-        )
+        lines.append(f"**{markdown(copied(report)[0])}**")
     lines += [markdown(sentence) for sentence in sentences(report)]
     return _list(lines)
 
 
 def _caveats(report: Mapping[str, Any]) -> str:
     """A line per caveat, with all numbers it is about."""
-    titles: dict[str, dict[str, None]] = {}
+    titles: dict[str, dict[str, list[str]]] = {}
     for line in report["numbers"]:
-        for value in line["values"].values():
+        for name, value in line["values"].items():
             if value["note"] and value["value"] is not None:
-                titles.setdefault(value["note"], {})[line["title"]] = None
-    return _list(f"\\* {'; '.join(about)}: {note}." for note, about in titles.items())
+                found = titles.setdefault(value["note"], {}).setdefault(line["title"], [])
+                if value["published"] is not None:
+                    found.append(f"{name} {digits(value['published'])}")
+    return _list(
+        f"\\* {'; '.join(_with_published(*about) for about in found.items())}: {note}."
+        for note, found in titles.items()
+    )
+
+
+def _with_published(title: str, values: Sequence[str]) -> str:
+    """A number's title, with its values by the published estimator where that is another."""
+    return f"{title} (as published: {', '.join(values)})" if values else title
 
 
 def _class_table(report: Mapping[str, Any]) -> str:
@@ -186,14 +232,89 @@ def _class_table(report: Mapping[str, Any]) -> str:
 
 
 def _memorised(report: Mapping[str, Any]) -> str:
-    near, count = report["memorisation"], report["sets"]["real"]["clips"]
-    few = "" if count >= 100 else f" With {count} real clips that share is a rough guess."
-    low, high = near["median_held_out_interval"]
-    return (
-        f"{100 * near['share_near']:.1f} % of the generated clips are nearer to a reference clip than 99 % "
-        f"of real ones are; inventing gives about 1 %. Median distance {near['median']:.3f}, of real ones "
-        f"{near['median_held_out']:.3f} [{low:.3f}, {high:.3f}]; two clips drawn at random are 1 apart.{few}"
+    near, real = report["memorisation"], report["sets"]["real"]["clips"]
+    low, high = (100 * share for share in near["expected_range"])
+    ends = near["median_held_out_interval"]
+    around = "" if ends is None else f" [{ends[0]:.3f}, {ends[1]:.3f}]"
+    rank = (real + 1) // 100
+    nearest = (
+        f"number {rank} of {real} real ones, nearest first,"
+        if rank > 1
+        else f"the nearest of {real} real ones"
     )
+    return (
+        f"{100 * near['share_near']:.1f} % of the generated clips are nearer to a reference clip than "
+        f"{nearest} is; inventing gives {100 * near['expected_near']:.3g} % on average, "
+        f"and {low:.3g} to {high:.3g} % in 95 of 100 draws as large. Median distance {near['median']:.3f}, "
+        f"of real ones {near['median_held_out']:.3f}{around}; two clips drawn at random are 1 apart."
+    )
+
+
+def copied(report: Mapping[str, Any]) -> list[str]:
+    """What a report says of copies of reference clips: exact ones first, and then of those too near."""
+    told = []
+    if report["copies"]:
+        count = len(report["copies"])
+        told.append(
+            f"{count} generated clip{'s are' if count > 1 else ' is'} byte for byte in the reference (such "
+            f"as {printable(report['copies'][0])})."
+        )
+    near = report["memorisation"]
+    if near and near["copies"]:
+        count = near["copies"]
+        told.append(
+            f"{count} generated clip{'s show and sound' if count > 1 else ' shows and sounds'} as a "
+            "reference clip does, to the last fingerprint: in the same file or another one."
+        )
+    return told + ([_memorised(report)] if near else [])
+
+
+def unheard(report: Mapping[str, Any]) -> list[str]:
+    """Which networks do not hear a clip to its end."""
+    spec = report["protocol"]["spec"]
+    whole = spec["num_frames"] / spec["fps"]
+    titles: dict[tuple[str, float], list[str]] = {}
+    for line in report["numbers"]:
+        about = report["extractors"].get(line["measure"])
+        if about and about["reach"] < whole - 1e-6:
+            titles.setdefault((about["network"], about["reach"]), []).append(line["title"])
+    return [
+        f"{'; '.join(found)}: of {whole:g} s {network} hears the first {reach:g} s."
+        for (network, reach), found in titles.items()
+    ]
+
+
+def unequal(report: Mapping[str, Any]) -> list[str]:
+    """Where columns that are read beside each other are not of equally many clips, or recordings."""
+    told: dict[str, dict[str, None]] = {}
+    for line in report["numbers"]:
+        # Columns of equal n stand in the place of those that are not.
+        values = {
+            name: value
+            for name, value in line["values"].items()
+            if value["value"] is not None and equal_n(name) not in line["values"]
+        }
+        for what, keys in (
+            ("clips", ("n", "against")),
+            ("recordings", ("recordings", "against_recordings")),
+        ):
+            found = {name: [value[key] for key in keys] for name, value in values.items()}
+            if len({tuple(pair) for pair in found.values()}) < 2:
+                continue
+            listed = ", ".join(
+                f"{name} {':'.join(str(x) for x in pair if x is not None)}"
+                for name, pair in found.items()
+            )
+            why = (
+                "on which its mean depends: it compares roughly"
+                if line["biased"]
+                else "on which its mean does not depend"
+            )
+            told.setdefault(f"not of equally many {what} ({listed}), {why}", {})[line["title"]] = (
+                None
+            )
+            break
+    return [f"{'; '.join(titles)}: {sentence}." for sentence, titles in told.items()]
 
 
 def _files(sets: Mapping[str, Any]) -> list[str]:

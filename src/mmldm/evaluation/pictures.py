@@ -114,7 +114,11 @@ def _plots(found: Evaluation) -> Iterator[Picture]:
 def _clouds(found: Evaluation) -> dict[str, dict[str, Tensor]]:
     """Features (N,D) float64 of the clips of each set, by measure and set."""
     return {
-        measure: {name: _features(side, measure) for name, side in found.sets.items()}
+        measure: {
+            name: _features(side, measure)
+            for name, side in found.sets.items()
+            if measure in side.findings
+        }
         for measure in (*EXTRACTORS, "fingerprints")
         if measure in found.anchor.findings
     }
@@ -136,23 +140,29 @@ def _sheets(found: Evaluation, spec: ClipSpec) -> Iterator[Picture]:
 
     # Nearest to, and furthest from, real clips, by the first network there is.
     for measure, clouds in _clouds(found).items():
+        if "generated" not in clouds:
+            continue
         distances = torch.cdist(clouds["generated"], clouds["reference"]).amin(1)
         words = f"distance to the nearest reference clip ({measure})"
         yield from _ends(generated, distances, words, "reference", spec)
         break
 
-    # Those whose sound and picture agree best and worst, of the clips that have an AV-Align.
+    # Those whose sound and picture agree best and worst, of the clips that have such events.
     for line in found.lines:
-        if isinstance(line.metric, ClipRatio) and line.metric.name == "av-align":
+        if (
+            isinstance(line.metric, ClipRatio)
+            and line.metric.name == "event-overlap"
+            and "events" in generated.findings
+        ):
             counts = torch.from_numpy(line.metric.of_clips(generated.findings["events"]))
             defined = counts[:, 1].nonzero()[:, 0].tolist()
             # The highest is the best here.
             values, side = counts[defined, 0], generated.take(defined)
-            yield from _ends(side, values, "AV-Align", "alignment", spec, descending=True)
+            yield from _ends(side, values, "events in common", "alignment", spec, descending=True)
             break
 
     # What may be copies.
-    if "fingerprints" in found.anchor.findings:
+    if "fingerprints" in generated.findings:
         rows = generated.findings["fingerprints"], reference.findings["fingerprints"]
         sheet = pairs_sheet(
             nearest_pairs(*nearest(*rows), SHOWN),

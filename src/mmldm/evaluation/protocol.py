@@ -9,6 +9,7 @@ shown to I3D by way of 64 or 256 pixels, heard at 44.1 kHz); docs/evaluation.md 
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -27,12 +28,16 @@ class Protocol(BaseModel):
 
     In version 1 each frame was the last one shown by its instant; since 2 it is the nearest, and windows
     begin at source frames. Since 3 onsets are timed to a sample where they were to 5 ms, and impacts are
-    where arcs of flight meet.
+    where arcs of flight meet; recordings are drawn for intervals, where it was clips, and kernel distances
+    leave out the pairs of windows of one recording; density counts what lies within a ball, not on it; events
+    in common are no longer called AV-Align, which is as published.
     """
     spec: ClipSpec
     """Frames, rates and the size all pictures are brought to, before networks bring them to their own."""
     samples: int | None = Field(None, ge=2)
-    """Windows of a set at most; where a set has fewer files, several are taken of each. None: one of each."""
+    """Windows of a set at most; where a set has fewer files, several are taken of each. None: `windows`."""
+    windows: int | None = Field(1, ge=1)
+    """Of each file where no number of samples is asked for: end to end, or spread. None: all that fit."""
     seed: int = Field(0, ge=0)
     """Of splits, derangements, groups and bootstraps."""
     groups: int = 20
@@ -44,6 +49,8 @@ class Protocol(BaseModel):
     """Of precision and recall."""
     density_neighbours: int = 5
     """Of density and coverage."""
+    group_pattern: str | None = None
+    """Searched in the paths of clips; its first group names the recording that a file is a part of."""
 
     @property
     def sha256(self) -> str:
@@ -67,7 +74,12 @@ OWN = "own"
 
 
 def find_protocol(
-    name: str, samples: int | None = None, seed: int = 0, own: ClipSpec | None = None
+    name: str,
+    samples: int | None = None,
+    seed: int = 0,
+    own: ClipSpec | None = None,
+    group_pattern: str | None = None,
+    windows: int | None = 1,
 ) -> Protocol:
     """A protocol by name.
 
@@ -75,9 +87,11 @@ def find_protocol(
         samples: In place of its own number of windows.
         seed: In place of 0.
         own: A model's clips, for `OWN`; None: there is no model.
+        group_pattern: In place of none.
+        windows: Of each file, in place of one; None: all that fit. A number of samples goes before it.
 
     Raises:
-        UserError: There is none of this name.
+        UserError: There is none of this name, or the number of clips says already how many windows there are.
     """
     if name == OWN and own is None:
         raise UserError(
@@ -88,5 +102,12 @@ def find_protocol(
         raise UserError(
             f"there is no protocol {name!r}; there are {', '.join(PROTOCOLS)}, and {OWN} for models"
         )
-    changes = {"seed": seed} if samples is None else {"seed": seed, "samples": samples}
+    count = samples or known[name].samples
+    if windows != 1 and count is not None:
+        raise UserError(
+            f"--windows: {count} clips are asked for, whatever files they are of; leave it out"
+        )
+    changes: dict[str, Any] = {"seed": seed, "group_pattern": group_pattern, "windows": windows}
+    if samples is not None:
+        changes["samples"] = samples
     return known[name].model_copy(update=changes)

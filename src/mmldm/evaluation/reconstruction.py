@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from mmldm.media.clip import Clip, frames_to_images, images_to_frames
 from mmldm.media.spectrogram import AudioImage
@@ -110,11 +111,22 @@ def _magnitudes(waveform: Tensor, size: int) -> Tensor:
 
 
 def fidelity(clip: Clip, original: Clip, audio_image: AudioImage) -> Fidelity:
-    """Compares a reconstructed clip with its original; both have the lengths of the spec."""
+    """Compares a reconstructed clip with its original, of one length; what is longer than the spec's window
+    is heard window by window."""
     return Fidelity(
         psnr(clip.frames[None], original.frames[None]).item(),
-        mel_error(clip.waveform[None], original.waveform[None], audio_image).item(),
+        clip_mel_error(clip.waveform, original.waveform, audio_image),
     )
+
+
+def clip_mel_error(waveform: Tensor, reference: Tensor, audio_image: AudioImage) -> float:
+    """Mean absolute difference in dB of the log-mel levels of two waveforms (S,) of any length."""
+    size = audio_image.spec.num_samples
+    missing = -len(reference) % size
+    ours, wanted = (F.pad(sound, (0, missing)).view(-1, size) for sound in (waveform, reference))
+    # The window that is filled up counts as far as it is the clip's.
+    error = mel_error(ours, wanted, audio_image).sum().item()
+    return error * size / len(reference)
 
 
 def side_by_side(left: Clip, right: Clip) -> Clip:

@@ -21,7 +21,7 @@ from mmldm.evaluation.intervals import difference_interval
 from mmldm.evaluation.measuring import Measured
 from mmldm.evaluation.page import as_markdown, digits, markdown_table
 from mmldm.evaluation.protocol import Protocol
-from mmldm.evaluation.sets import repeated, shared
+from mmldm.evaluation.recordings import repeated, shared, units_by_content
 from mmldm.files import write_text
 
 FORMAT, VERSION = "mmldm-evaluation", 1
@@ -60,6 +60,7 @@ def as_json(
                 "sha256": measure.extractor.sha256,
                 "licence": measure.extractor.licence,
                 "features": measure.extractor.dim,
+                "reach": measure.extractor.reach(protocol.spec.duration),
             }
             for measure in measures
             if isinstance(measure, Features)
@@ -98,6 +99,7 @@ def _set(measured: Measured) -> dict[str, Any]:
         "origin": clips.origin,
         "clips": len(measured),
         "files": len({clip.file for clip in clips.clips}),
+        "recordings": len(set(units_by_content(clips.clips).tolist())),
         "sha256": clips.sha256,
         "skipped": [asdict(skipped) for skipped in clips.skipped],
         "notes": list(clips.notes),

@@ -1,7 +1,6 @@
 """Sets of clips, each clip read when it is needed: what all sides of an evaluation are.
 
 folder or manifest -> ClipSet (names, keys of content, classes, readers; what was skipped, and why)
-ClipSets -> halves, a set without what stands in another, clips that stand twice
 
 A corrupted set is another ClipSet whose readers change what they read, and whose keys say so.
 """
@@ -9,29 +8,27 @@ A corrupted set is another ClipSet whose readers change what they read, and whos
 from __future__ import annotations
 
 import hashlib
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
-from itertools import combinations
 from pathlib import Path
-from typing import Any
 
-from mmldm.data.clips import spread, windows
-from mmldm.data.folder import find_media
+from mmldm.data.clips import read_entry, spread, windows
+from mmldm.data.folder import AUDIO_SUFFIXES, MEDIA_SUFFIXES, find_media, first_group
 from mmldm.data.manifest import SILENT_SHARE, Entry, Manifest, content, is_manifest
 from mmldm.data.scan import scan
-from mmldm.data.splits import draw, joined
 from mmldm.errors import MediaError, UserError
 from mmldm.evaluation.protocol import Protocol
 from mmldm.media.clip import Clip
 from mmldm.media.clock import TOLERANCE
 from mmldm.media.reader import READING, read_clip
 from mmldm.text import printable
-from mmldm.types import ClipSpec, Progress
+from mmldm.types import ClipSpec, Modality, Progress
 
-IN_REFERENCE = "in_reference"
-"""Reason of a held-out clip that the reference holds, too."""
+GIF = frozenset((".gif",))
+"""Pictures without sound, as samplers of some baselines write them."""
+WORDS: dict[Modality, str] = {"audio": "sound", "video": "picture"}
 
 
 @dataclass(frozen=True)
@@ -78,6 +75,8 @@ class ClipSet:
         clips: In a fixed order.
         skipped: What else there was.
         notes: Sentences on clips that are used.
+        lacks: The modality that none of its clips has.
+        given: The modality that its clips were given, and that is no work of theirs.
     """
 
     name: str
@@ -85,6 +84,15 @@ class ClipSet:
     clips: tuple[ClipSource, ...]
     skipped: tuple[Skipped, ...] = ()
     notes: tuple[str, ...] = ()
+    lacks: Modality | None = None
+    given: Modality | None = None
+
+    @property
+    def unread(self) -> str:
+        """Why what one modality shows is not told of this set; "" where all is."""
+        if self.lacks is not None:
+            return f"its clips have no {WORDS[self.lacks]}"
+        return "" if self.given is None else f"its {WORDS[self.given]} is given"
 
     @property
     def sha256(self) -> str:
@@ -117,6 +125,7 @@ def kept_manifest(
     workers: int = 1,
     progress: Progress | None = None,
     held_out: float = 0.0,
+    one_modality: bool = False,
 ) -> Manifest:
     """The manifest of a folder or list, or the manifest that `source` is.
 
@@ -125,6 +134,7 @@ def kept_manifest(
             folder has changed.
         workers: Decoding processes.
         held_out: Share of the clips that is held out, where the folder has no split of its own.
+        one_modality: Whether files without sound or picture are kept, sounds and GIFs among them.
 
     Raises:
         UserError: There is no such folder, or no media file in it.
@@ -140,7 +150,7 @@ def kept_manifest(
     # A scan decodes every file: an earlier one stands as long as no file has changed, come or gone.
     earlier = _earlier(source, kept)
     if earlier is not None and not earlier.changed():
-        listing = find_media(source).listing
+        listing = find_media(source, suffixes=_suffixes(one_modality)).listing
         same = {listed.path for listed in listing} == {entry.path for entry in earlier.entries}
         if same and not earlier.arrivals(listing):
             return earlier
@@ -149,12 +159,33 @@ def kept_manifest(
         spec,
         workers=workers,
         held_out=held_out,
+        allow_missing=one_modality,
+        further=GIF if one_modality else frozenset(),
         known=earlier,
         unfinished=kept.with_name(f"{kept.name}.unfinished"),
         progress=None if progress is None else partial(progress, f"scan {printable(source.name)}"),
     )
     manifest.save(kept)
     return manifest
+
+
+def _suffixes(one_modality: bool) -> frozenset[str]:
+    return MEDIA_SUFFIXES | AUDIO_SUFFIXES | GIF if one_modality else MEDIA_SUFFIXES
+
+
+def regrouped(manifest: Manifest, group_pattern: str | None) -> Manifest:
+    """A manifest whose entries are of the recordings that a pattern finds in their paths.
+
+    Args:
+        group_pattern: Regular expression with a group; None: those that it already says.
+    """
+    if group_pattern is None:
+        return manifest
+    entries = tuple(
+        entry.model_copy(update={"group": first_group(group_pattern, entry.path) or entry.group})
+        for entry in manifest.entries
+    )
+    return manifest.model_copy(update={"entries": entries})
 
 
 def _earlier(source: Path, kept: Path) -> Manifest | None:
@@ -178,14 +209,18 @@ def clip_set(
     spread over the entries.
 
     Args:
-        entries: Of the manifest.
+        entries: Of the manifest. Where none has both sound and picture, those that have one.
+
+    Raises:
+        UserError: Some have sound alone, others pictures alone, and none has both.
     """
+    lacks = _lacking(name, entries)
     # Entries that a clip fits into; of the others, why not.
     spec, wanted = protocol.spec, protocol.samples
     usable, skipped = [], []
     for entry in entries:
         length = entry.duration or 0
-        if not (entry.usable and entry.complete):
+        if not (entry.usable and (entry.complete or lacks is not None)):
             why = entry.note or "it lacks sound or picture"
             skipped.append(Skipped(entry.path, entry.reason or "incomplete", why))
         elif length < spec.duration - TOLERANCE:
@@ -195,14 +230,18 @@ def clip_set(
             usable.append(entry.model_copy(update={"duration": max(length, spec.duration)}))
 
     # Windows: several of a file only where there are fewer files than clips are asked for.
-    per_file = 1 if wanted is None or not usable else -(-wanted // len(usable))
+    per_file = protocol.windows
+    if wanted is not None:
+        per_file = -(-wanted // max(1, len(usable)))
     chosen = [
         window
         for entry in usable
         for window in windows([entry], spec, _fitting(entry, spec, per_file))
     ]
-    if wanted is not None:
-        chosen = [chosen[i] for i in spread(wanted, len(chosen))]
+    if wanted is not None and wanted < len(chosen):
+        # Spread over classes and contents, which no file's name moves.
+        order = sorted(range(len(chosen)), key=lambda i: _place(*chosen[i]))
+        chosen = [chosen[i] for i in sorted(order[k] for k in spread(wanted, len(chosen)))]
 
     # The content of each file, read now: it may have changed since the scan, or have gone.
     contents: dict[str, str] = {}
@@ -230,8 +269,33 @@ def clip_set(
         if entry.path in contents
     ]
     return ClipSet(
-        name, str(manifest.root), tuple(clips), tuple(skipped), tuple(_notes(usable, spec))
+        name,
+        str(manifest.root),
+        tuple(clips),
+        tuple(skipped),
+        tuple(_notes(usable, spec, windows_of)),
+        lacks,
     )
+
+
+def _lacking(name: str, entries: Sequence[Entry]) -> Modality | None:
+    """The modality that all usable entries lack."""
+    usable = [entry for entry in entries if entry.usable]
+    if not usable or any(entry.complete for entry in usable):
+        return None
+    sounding = [entry for entry in usable if entry.has_audio]
+    if 0 < len(sounding) < len(usable):
+        silent = next(entry for entry in usable if not entry.has_audio)
+        raise UserError(
+            f"the {name} set has files of sound alone ({printable(sounding[0].path)}) and of pictures alone "
+            f"({printable(silent.path)}), and none of both: name a folder of either"
+        )
+    return "video" if sounding else "audio"
+
+
+def _place(entry: Entry, start: float) -> tuple[str, str, float]:
+    """Of a window in an order by class and content, as far as that is known."""
+    return entry.class_name or "", entry.sha256 or entry.path, start
 
 
 def window_of(
@@ -249,99 +313,27 @@ def window_of(
         file=entry.path,
         key=hashlib.sha256(f"{sha256} {start:.6f} {READING}".encode()).hexdigest(),
         class_name=entry.class_name,
-        read=partial(read_clip, manifest.root / entry.path, start),
+        read=partial(read_clip, manifest.root / entry.path, start)
+        if entry.complete
+        else partial(read_entry, manifest, entry, start),
         content=sha256,
         group=entry.group,
         start=start,
     )
 
 
-def _fitting(entry: Entry, spec: ClipSpec, most: int) -> int:
-    """At most this many windows of an entry, so that they overlap by less than a source frame."""
-    return min(most, max(1, int((entry.duration or 0) / spec.duration)))
+def _fitting(entry: Entry, spec: ClipSpec, most: int | None) -> int:
+    """At most this many windows of an entry (None: any), so that they overlap by less than a source frame."""
+    fitting = max(1, int((entry.duration or 0) / spec.duration + TOLERANCE))
+    return fitting if most is None else min(most, fitting)
 
 
-def halves(reference: ClipSet, seed: int) -> tuple[ClipSet, ClipSet]:
-    """Two disjoint sets of about equally many files of each class, by a seeded hash of their names.
+def _notes(entries: Sequence[Entry], spec: ClipSpec, windows_of: Mapping[str, int]) -> list[str]:
+    """One sentence each on other lengths, rates and sizes than the protocol's, on silence and on damage.
 
-    Files of equal content, and those of one recording, stand in one half.
+    Args:
+        windows_of: How many of each file are measured, by its path.
     """
-    files = {clip.file: clip for clip in reference.clips}
-    clips = list(files.values())
-    # Files with a mark in common are one unit; units go to the smaller half, in turn.
-    marks = [[("content", clip.content), ("group", clip.group)] for clip in clips]
-    units = joined([[mark for mark in own if mark[1] is not None] for own in marks])
-
-    def turn(unit: list[int]) -> tuple[str, float]:
-        """When a unit is dealt out: class by class, in the order of its first file's draw."""
-        first = clips[unit[0]]
-        return first.class_name or "", draw(first.file, seed)
-
-    units.sort(key=turn)
-    chosen: set[str] = set()
-    rest: set[str] = set()
-    for unit in units:
-        (chosen if len(chosen) <= len(rest) else rest).update(clips[i].file for i in unit)
-    first, second = (
-        tuple(clip for clip in reference.clips if (clip.file in chosen) is wanted)
-        for wanted in (True, False)
-    )
-    return (
-        replace(reference, name="first half of the reference", clips=first),
-        replace(reference, name="real", clips=second, skipped=(), notes=()),
-    )
-
-
-def repeated(clips: ClipSet) -> list[list[str]]:
-    """Files of a set that have one content."""
-    files: defaultdict[str, dict[str, None]] = defaultdict(dict)
-    for clip in clips.clips:
-        if clip.content is not None:
-            files[clip.content][clip.file] = None
-    return [list(names) for names in files.values() if len(names) > 1]
-
-
-def shared(sets: Mapping[str, ClipSet]) -> list[dict[str, Any]]:
-    """Clips of two sets that are cut from one content, for every two sets that have some."""
-    found = []
-    for first, second in combinations(sets, 2):
-        names = {clip.content: clip.name for clip in sets[second].clips if clip.content}
-        clips = [
-            [clip.name, names[clip.content]] for clip in sets[first].clips if clip.content in names
-        ]
-        if clips:
-            found.append({"first": first, "second": second, "clips": clips})
-    return found
-
-
-def apart(held_out: ClipSet, reference: ClipSet) -> ClipSet:
-    """The held-out clips without those whose content is in the reference: no distance to itself is one.
-
-    Raises:
-        UserError: Fewer than two clips are left.
-    """
-    # File by file, with the reference's file of that content.
-    names = {clip.content: clip.file for clip in reference.clips if clip.content}
-    taken = {clip.file: names[clip.content] for clip in held_out.clips if clip.content in names}
-    if not taken:
-        return held_out
-    clips = tuple(clip for clip in held_out.clips if clip.content not in names)
-    if len(clips) < 2:
-        file, other = next(iter(taken.items()))
-        raise UserError(
-            f"{len(taken)} of {len(taken) + len(clips)} held-out clips are in the reference, too (such as "
-            f"{printable(file)}, there {printable(other)}), and {len(clips)} are left: name a reference "
-            "without them"
-        )
-    skipped = tuple(
-        Skipped(file, IN_REFERENCE, f"its content is in the reference, too, as {other}")
-        for file, other in taken.items()
-    )
-    return replace(held_out, clips=clips, skipped=(*held_out.skipped, *skipped))
-
-
-def _notes(entries: Sequence[Entry], spec: ClipSpec) -> list[str]:
-    """One sentence each on other rates and sizes than the protocol's, on silence and on damage."""
     size = f"{spec.width}x{spec.height}"
     kinds: dict[str, list[str]] = {
         f"with another frame rate than {spec.fps:g}; frames are those nearest to the protocol's instants": [
@@ -358,6 +350,11 @@ def _notes(entries: Sequence[Entry], spec: ClipSpec) -> list[str]:
             f"{entry.path}: {entry.sample_rate}"
             for entry in entries
             if entry.sample_rate != spec.sample_rate
+        ],
+        f"of which less than half is measured, in windows of {spec.duration:g} s; --windows all takes all": [
+            f"{entry.path}: {spec.duration * windows_of[entry.path]:.3g} of {entry.duration:.3g} s"
+            for entry in entries
+            if 0 < 2 * spec.duration * windows_of.get(entry.path, 0) < (entry.duration or 0)
         ],
         "digitally silent": [
             entry.path for entry in entries if (entry.silent_share or 0) >= SILENT_SHARE

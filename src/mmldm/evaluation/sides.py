@@ -21,10 +21,11 @@ import torch
 from mmldm.data.manifest import Manifest
 from mmldm.errors import MediaError, UserError
 from mmldm.evaluation.protocol import Protocol
-from mmldm.evaluation.sets import ClipSet, ClipSource, apart, clip_set, halves, kept_manifest
+from mmldm.evaluation.recordings import apart, halves
+from mmldm.evaluation.sets import ClipSet, ClipSource, clip_set, kept_manifest, regrouped
 from mmldm.files import sha256_of, write_json
 from mmldm.pipelines.sounding_video import SoundingVideoPipeline
-from mmldm.types import Progress
+from mmldm.types import Modality, Progress
 
 MOST_CLIPS = 2048
 """Drawn from a model where neither the command nor the protocol says how many."""
@@ -47,6 +48,11 @@ class TaskSet:
     name: str
     folder: str
     given: Literal["audio", "frames"] | None = None
+
+    @property
+    def modality(self) -> Modality | None:
+        """The modality that is given."""
+        return "video" if self.given == "frames" else self.given
 
 
 TASK_SETS = {
@@ -95,12 +101,14 @@ class Finder:
         protocol: How clips are read.
         workers: Decoding processes.
         progress: Shown while files are scanned and clips made.
+        made: Where samples and reconstructions are kept, which several reports may share; None: in `out`.
     """
 
     out: Path
     protocol: Protocol
     workers: int
     progress: Progress
+    made: Path | None = None
 
     def real_sets(self, reference: Path, held_out: Path | None) -> RealSets:
         """Sets of a reference and of held-out clips.
@@ -137,7 +145,8 @@ class Finder:
         Raises:
             UserError: It has too few clips that can be used.
         """
-        return Sides({"generated": self._folder("generated", generated)}, known)
+        clips = self._folder("generated", generated, one_modality=True)
+        return Sides({"generated": clips}, known)
 
     def model_sides(
         self,
@@ -164,25 +173,25 @@ class Finder:
         count = count or self.protocol.samples or min(len(known.reference.clips), MOST_CLIPS)
         generated = {}
         for task in (TASK_SETS[name] for name in tasks):
-            folder = self.out / task.folder
+            folder = (self.made or self.out) / task.folder
             write_samples(
                 pipeline, sha256, folder, count, self.progress, task, known.real, settings
             )
-            # What is given keeps its class.
+            # What is given keeps its class, and makes samples of one clip hang together.
             given = known.real.clips if task.given else ()
-            classes = {
-                sample_file(seed): given[seed % len(given)].class_name
-                for seed in range(count if given else 0)
+            sources = {
+                sample_file(seed): given[seed % len(given)] for seed in range(count if given else 0)
             }
-            generated[task.name] = _in_classes(self._folder(task.name, folder), classes)
+            made = replace(self._folder(task.name, folder), given=task.modality)
+            generated[task.name] = _of_sources(made, sources)
         # The ceiling: real clips through the autoencoder, which keep their class, too.
-        kept = self.out / "reconstructions"
+        kept = (self.made or self.out) / "reconstructions"
         write_reconstructions(pipeline, sha256, known.real, kept, self.progress)
-        classes = {reconstruction_file(clip): clip.class_name for clip in known.real.clips}
-        return Sides(generated, known, _in_classes(self._folder("reconstruction", kept), classes))
+        sources = {reconstruction_file(clip): clip for clip in known.real.clips}
+        return Sides(generated, known, _of_sources(self._folder("reconstruction", kept), sources))
 
-    def _folder(self, name: str, source: Path) -> ClipSet:
-        manifest = self.manifest(name, source)
+    def _folder(self, name: str, source: Path, one_modality: bool = False) -> ClipSet:
+        manifest = self.manifest(name, source, one_modality)
         return self._named(
             clip_set(name, manifest, manifest.entries, self.protocol), source
         ).require()
@@ -191,20 +200,39 @@ class Finder:
         """With a folder's path as it was typed: reports hold no other."""
         return replace(clips, origin=str(source)) if source.is_dir() else clips
 
-    def manifest(self, name: str, source: Path) -> Manifest:
+    def manifest(self, name: str, source: Path, one_modality: bool = False) -> Manifest:
         """What a folder, manifest or list holds; scanned once.
+
+        Args:
+            name: Of the set.
+            one_modality: Whether files of sound or of pictures alone are taken, too.
 
         Raises:
             UserError: It holds no media file.
         """
         kept = self.out / "sets" / f"{name}.jsonl"
-        return kept_manifest(source, kept, self.protocol.spec, self.workers, self.progress)
+        manifest = kept_manifest(
+            source,
+            kept,
+            self.protocol.spec,
+            self.workers,
+            self.progress,
+            one_modality=one_modality,
+        )
+        return regrouped(manifest, self.protocol.group_pattern)
 
 
-def _in_classes(clips: ClipSet, classes: Mapping[str, str | None]) -> ClipSet:
-    """With the classes of its files, where they are known."""
-    named = (replace(clip, class_name=classes.get(clip.file)) for clip in clips.clips)
-    return replace(clips, clips=tuple(named))
+def _of_sources(clips: ClipSet, sources: Mapping[str, ClipSource]) -> ClipSet:
+    """With the classes and recordings of the clips that its files were made from, where these are known."""
+    return replace(clips, clips=tuple(_of_source(x, sources.get(x.file)) for x in clips.clips))
+
+
+def _of_source(clip: ClipSource, source: ClipSource | None) -> ClipSource:
+    if source is None:
+        return replace(clip, class_name=None)
+    return replace(
+        clip, class_name=source.class_name, group=source.group or source.content or source.file
+    )
 
 
 def model_sha256(folder: Path) -> str:

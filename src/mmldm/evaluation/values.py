@@ -8,16 +8,49 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar, Literal
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal, overload
+
+import numpy as np
 
 from mmldm.evaluation.features import Findings
-from mmldm.evaluation.intervals import Interval
+from mmldm.evaluation.intervals import Interval, Units
 from mmldm.evaluation.protocol import Protocol
 
 Better = Literal["lower", "higher", "like real"]
 Side = Sequence[Findings]
 """What was found in each clip of one side of a comparison."""
+
+
+class Grouped(Sequence[Findings]):
+    """A side that knows which of its clips hang together.
+
+    Args:
+        findings: In each clip.
+        units: (N,), one number for all clips of a recording.
+    """
+
+    def __init__(self, findings: Sequence[Findings], units: Units) -> None:
+        self.findings, self.units = findings, units
+
+    def __len__(self) -> int:
+        return len(self.findings)
+
+    @overload
+    def __getitem__(self, index: int) -> Findings: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Grouped: ...
+
+    def __getitem__(self, index: int | slice) -> Findings | Grouped:
+        if isinstance(index, slice):
+            return Grouped(self.findings[index], self.units[index])
+        return self.findings[index]
+
+
+def units_of(side: Side) -> Units:
+    """Which clips of a side hang together, (N,); each is a unit of its own where nothing is known."""
+    return side.units if isinstance(side, Grouped) else np.arange(len(side))
 
 
 @dataclass(frozen=True)
@@ -31,6 +64,10 @@ class Value:
         against: Real clips it is compared with; None for a number of the set alone.
         shuffled: The same with each picture under the sound of another clip.
         note: What it must be read with.
+        published: The same by the published estimator, where that is another one; `note` says which.
+        expected: What two sets of one law give on average at these n, where that needs no real clips to say.
+        recordings: That the clips are of.
+        against_recordings: The same of those that it is compared with.
     """
 
     value: float | None
@@ -39,6 +76,10 @@ class Value:
     against: int | None = None
     shuffled: float | None = None
     note: str | None = None
+    published: float | None = None
+    expected: float | None = None
+    recordings: int | None = None
+    against_recordings: int | None = None
 
     @classmethod
     def undefined(cls, reason: str, n: int, against: int | None = None) -> Value:
@@ -99,8 +140,11 @@ class Metric(ABC):
             found = self.compute(own, real, protocol)
         except ValueError as error:
             return [Value.undefined(str(error), len(own), against) for _ in self.numbers]
+        recordings, others = (len(np.unique(units_of(side))) for side in (own, real))
         return [
-            value
+            replace(
+                value, recordings=recordings, against_recordings=others if self.relative else None
+            )
             if value.value is None or math.isfinite(value.value)
             else Value.undefined("it is not finite", len(own), against)
             for value in found

@@ -56,14 +56,13 @@ def run_isolated(
         seconds: Wall-clock limit per call.
     """
     # Threads take calls from one queue, each with a worker of its own, and put outcomes into another.
-    target = f"{function.__module__}:{function.__qualname__}"
     waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
     for index in range(len(calls)):
         waiting.put(index)
     done: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
-    crew = [_Worker(target, seconds) for _ in range(min(workers, len(calls)))]
+    crew = [Worker(function, seconds) for _ in range(min(workers, len(calls)))]
 
-    def serve(worker: _Worker) -> None:
+    def serve(worker: Worker) -> None:
         while not worker.stopped:
             try:
                 index = waiting.get_nowait()
@@ -85,11 +84,19 @@ def run_isolated(
             thread.join()
 
 
-class _Worker:
-    """One replaceable process, served by one thread of the parent."""
+class Worker:
+    """One replaceable process, served by one thread of the parent at a time.
 
-    def __init__(self, target: str, seconds: float) -> None:
-        self.target, self.seconds = target, seconds
+    It starts with the first call, and stays for more until `stop`.
+
+    Args:
+        function: As in `run_isolated`.
+        seconds: Likewise.
+    """
+
+    def __init__(self, function: Callable[..., Any], seconds: float) -> None:
+        self.target = f"{function.__module__}:{function.__qualname__}"
+        self.seconds = seconds
         self.stopped = False
         self.process: subprocess.Popen[str] | None = None
 

@@ -30,6 +30,11 @@ STRIDE = 0.25
 """Part of a window between the starts of two that are sampled together."""
 ROWS_PER_CALL = 64
 """Windows that the generator sees at once where all are sampled together: bounds memory."""
+JOINS = (
+    "this model has not learnt to go on from what it knows, so where windows meet may be seen and heard; "
+    "train its generator with known_slots to mend that"
+)
+"""What is said where such a model makes more than a window."""
 AfterStep = Callable[[int, Tensor, AV[Tensor]], AV[Tensor] | None]
 
 

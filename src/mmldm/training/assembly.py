@@ -38,6 +38,7 @@ def assemble(
         decoder_steps=sample.decoder_steps,
         guidance_scale=sample.guidance_scale,
         default_quality=sample.quality,
+        quality_rows=sample.rows,
         known_slots=config.generator.known_slots is not None,
     )
 

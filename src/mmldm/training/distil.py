@@ -24,6 +24,7 @@ from mmldm.training.jobs.students import (
     GeneratorDistillation,
     section_of,
 )
+from mmldm.training.live import say
 from mmldm.training.loop import TrainResult
 from mmldm.training.rounds import known_steps
 from mmldm.training.run import Run
@@ -123,7 +124,16 @@ def _publish(run: Run) -> None:
         pipeline.register_modules(
             autoencoder=fast.autoencoder, decoder_scheduler=fast.decoder_scheduler
         )
-        pipeline.register_to_config(decoder_steps=fast.config.decoder_steps)
+        steps, rows = fast.config.decoder_steps, pipeline.config.quality_rows or {}
+        # A row that asks for other steps asks for the teacher's decoder, and stays with it.
+        kept = {name: row for name, row in rows.items() if row.get("decoder_steps", steps) == steps}
+        if left := sorted(rows.keys() - kept.keys()):
+            say(
+                run.console,
+                f"quality {', '.join(left)} samples the decoder before it was distilled: "
+                f"mmldm generate --model {run.folder.model} --quality {left[0]}",
+            )
+        pipeline.register_to_config(decoder_steps=steps, quality_rows=kept or None)
     if (fast := last("generator")) is not None:
         pipeline.register_modules(student=fast.generator, student_scheduler=fast.scheduler)
         row = student_row(fast.config.num_inference_steps)

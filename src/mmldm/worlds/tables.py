@@ -15,7 +15,7 @@ from torch import Tensor
 from mmldm.evaluation.classifiers import accuracy
 from mmldm.evaluation.distances import compare
 from mmldm.evaluation.events import lags
-from mmldm.evaluation.intervals import wilson
+from mmldm.evaluation.intervals import Units, share_interval
 from mmldm.evaluation.measuring import Measured
 from mmldm.evaluation.page import markdown_table
 from mmldm.types import AV
@@ -31,10 +31,17 @@ def over(value: float | None, real: float | None) -> float | None:
     return None if value is None or not real else value / real
 
 
-def share(hits: Tensor) -> dict[str, Any]:
-    """Share of true values (N,) bool, with its 95 % interval by Wilson's score."""
-    value = hits.double().mean().item()
-    return {"value": value, "interval": list(wilson(value, len(hits)))}
+def share(hits: Tensor, units: Units | None = None) -> dict[str, Any]:
+    """Share of true values (N,) bool, with its 95 % interval by Wilson's score.
+
+    Args:
+        units: (N,), which clips are of one recording; None: none.
+    """
+    shares = hits.double()
+    return {
+        "value": shares.mean().item(),
+        "interval": list(share_interval(shares.numpy(), units)),
+    }
 
 
 def right_classes(
@@ -149,7 +156,9 @@ def distance_cells(
         cells[f"nearest training clip, {words}"] = (
             f"{near[key]:.3f} (held out {low:.3f} to {high:.3f})"
         )
-    cells["nearer than the held-out's 1 % quantile"] = f"{near['share_near']:.3f}"
+    cells["nearer than the held-out's nearest hundredth"] = (
+        f"{near['share_near']:.3f} (inventing {near['expected_near']:.3f})"
+    )
     return cells
 
 

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from mmldm.errors import UserError
 from mmldm.evaluation.extractors import vggish
-from mmldm.evaluation.extractors.layers import log_mel, mel_weights, patches
+from mmldm.evaluation.extractors.layers import covered, log_mel, mel_weights, patches
 from mmldm.media.clip import Clip
 
 from . import layouts
@@ -89,6 +89,22 @@ def test_bands_of_mels_cover_125_to_7500_hz_and_none_is_empty():
 def test_windows_do_not_overlap_and_a_last_part_is_left_out(seconds, rate, count):
     clip = sounding(seconds, rate)
     assert len(patches(clip.waveform, rate, vggish.LOG_OFFSET, vggish.HOP)) == count
+
+
+@pytest.mark.parametrize(
+    ("seconds", "hop", "heard"),
+    [(1.6, 96, 0.975), (1.6, 48, 1.455), (0.5, 96, 0.5), (10.0, 96, 9.615)],
+)
+def test_windows_cover_what_they_say(seconds, hop, heard):
+    """Silence after that changes no patch, and before it some."""
+    assert covered(seconds, hop) == pytest.approx(heard)
+    sound = torch.randn(round(seconds * 16_000), generator=torch.Generator().manual_seed(0))
+    kept, cut = sound.clone(), sound.clone()
+    kept[round(heard * 16_000) :] = 0
+    cut[round((heard - 0.01) * 16_000) :] = 0
+    whole = patches(sound, 16_000, 0.01, hop)
+    assert patches(kept, 16_000, 0.01, hop).equal(whole)
+    assert not patches(cut, 16_000, 0.01, hop).equal(whole)
 
 
 def test_sound_that_continues_after_the_last_window_changes_nothing():

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -12,7 +13,13 @@ from mmldm.config import RunConfig
 from mmldm.data.manifest import Manifest
 from mmldm.errors import UserError
 from mmldm.models.discriminator import PatchDiscriminator
-from mmldm.models.image_vae import PatchAutoencoderKL, TinyImageAutoencoder, load_image_vae
+from mmldm.models.image_vae import (
+    ImageVAE,
+    PatchAutoencoderKL,
+    TinyImageAutoencoder,
+    load_image_vae,
+    pixels_per_cell,
+)
 from mmldm.pipelines.decoding import decode_to_image_latents
 from mmldm.pipelines.sounding_video import SoundingVideoPipeline
 from mmldm.training.adversary import PatchAdversary
@@ -46,7 +53,7 @@ def pretrained(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def decoder_flops(vae: PatchAutoencoderKL) -> int:
+def decoder_flops(vae: ImageVAE) -> int:
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         vae.decode(torch.zeros(1, 4, 8, 8))
     return counter.get_total_flops()
@@ -58,6 +65,43 @@ def test_new_decoder_keeps_the_latents_and_is_lighter(pretrained: Path) -> None:
     ours, theirs = (vae.encode(images).latent_dist.parameters for vae in (light, teacher))
     assert torch.equal(ours, theirs)
     assert decoder_flops(light) < decoder_flops(teacher) / 3
+
+
+def kl_vae(folder: Path) -> Path:
+    """A narrow VAE in Stable Diffusion's layout, f=8."""
+    blocks = {
+        "down_block_types": ("DownEncoderBlock2D",) * 4,
+        "up_block_types": ("UpDecoderBlock2D",) * 4,
+    }
+    torch.manual_seed(1)
+    AutoencoderKL(
+        block_out_channels=(8,) * 4, norm_num_groups=4, latent_channels=4, **blocks
+    ).save_pretrained(folder)  # fmt: skip
+    return folder
+
+
+def test_kl_vae_keeps_its_latents_under_a_new_decoder(tmp_path: Path) -> None:
+    widths = {"decoder_channels": 8, "decoder_blocks": 1, "upsample_channels": [8, 4]}
+    config = recipe(kl_vae(tmp_path / "kl"), decoder=widths)
+    teacher, light = load_image_vae(tmp_path / "kl"), build_vae(config)
+    images = torch.rand(2, 3, 32, 32) * 2 - 1
+    kept: list[str] = []
+    trained: list[str] = []
+    for name, parameter in light.named_parameters():
+        (trained if parameter.requires_grad else kept).append(name.split(".")[0])
+    assert (set(kept), set(trained)) == ({"encoder", "quant_conv"}, {"decoder"})
+    light.save_pretrained(tmp_path / "light")
+    for vae in (light, load_image_vae(tmp_path / "light")):
+        ours, theirs = (x.encode(images).latent_dist.parameters for x in (vae, teacher))
+        assert torch.equal(ours, theirs)
+        assert vae.decode(theirs[:, :4]).sample.shape == images.shape
+    assert decoder_flops(light) < decoder_flops(teacher) / 3
+    assert pixels_per_cell(light) == 8
+
+
+def test_widths_of_a_kl_vaes_new_decoder_are_counted(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="needs 2 entries for a KL-VAE of 4 levels, got "):
+        build_vae(recipe(kl_vae(tmp_path), decoder=LIGHT))
 
 
 def test_only_the_decoder_is_trained_and_it_learns(pretrained: Path) -> None:

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from mmldm.evaluation.distances import kernel_distance
 from mmldm.evaluation.extractors.extractor import of_windows
 from mmldm.evaluation.extractors.squeezenet import SqueezeNet
+from mmldm.evaluation.kernels import kernel_distance
 from mmldm.evaluation.sets import ClipSet, ClipSource
 from mmldm.evaluation.values import Value
 from mmldm.media.clip import Clip

@@ -30,6 +30,26 @@ def test_excess_and_loudness_are_of_the_hits_that_both_have():
     assert found["loudness_spread"]["value"] == pytest.approx(np.std([2, 1, 0]))
 
 
+def test_more_samples_of_the_same_given_clips_narrow_no_interval():
+    rng = np.random.default_rng(0)
+    real = heard([0.2, 0.6], [2.0, 2.0], [-20.0, -22.0])
+    shifts = rng.normal(size=(12, 2, 2))
+    made = [(heard([0.2, 0.6], 2 + own[0], own[1] - 20), real) for own in shifts]
+    once = same_hits(made, ["drum"] * 12)
+    again = same_hits(made * 4, ["drum"] * 48, units=np.tile(np.arange(12), 4))
+    as_clips = same_hits(made * 4, ["drum"] * 48)
+
+    def widths(found):
+        numbers = (*found["attack_excess"].values(), found["loudness_bias"])
+        return [high - low for low, high in (x["interval"] for x in numbers)]
+
+    assert widths(again) == pytest.approx(widths(once))
+    assert again["loudness_spread"]["interval"] == pytest.approx(
+        once["loudness_spread"]["interval"]
+    )
+    assert all(x < 0.8 * y for x, y in zip(widths(as_clips), widths(once), strict=True))
+
+
 def test_hits_that_none_has_are_undefined():
     nothing = heard([], [], [])
     found = same_hits([(nothing, nothing)], ["drum"])

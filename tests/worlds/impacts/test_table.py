@@ -21,6 +21,9 @@ from mmldm.worlds.impacts.table import TABLE_METRICS, impacts_report, markdown, 
 pytestmark = pytest.mark.slow
 
 NAMES = ("drum", "glass", "rubber")
+RULES = Protocol(name="impacts", spec=ClipSpec())
+ITSELF = {f"{i}": f"{i}" for i in range(24)}
+"""The real clip of the same number."""
 
 
 def in_memory(name, clips, classes=None):
@@ -41,7 +44,7 @@ def empty(real):
 
 
 @pytest.fixture(scope="module")
-def report(rendered, real, empty, classifiers, tmp_path_factory):
+def found(rendered, real, empty, classifiers, tmp_path_factory):
     """Held-out clips, clips with foreign sounds, copies of training clips, and broken pictures."""
     training = [r.clip for r in rendered[24:72]]
     foreign = [
@@ -62,14 +65,35 @@ def report(rendered, real, empty, classifiers, tmp_path_factory):
     }
     reference = in_memory("reference", training)
     known = RealSets(reference, reference, in_memory("real", real, NAMES))
-    rules = Protocol(name="impacts", spec=ClipSpec())
     measures = Measures([Impacts(empty), Classes(classifiers), Fingerprints()], {})
-    cache = FeatureCache(tmp_path_factory.mktemp("cache"), rules.spec)
-    chosen = choose(TABLE_METRICS, rules.spec.fps, further=METRICS)
-    found = evaluate(Sides(generated, known), chosen, measures, rules, cache)
-    return impacts_report(
-        found, reference, NAMES, rules, {"broken": {f"{i}": f"{i}" for i in range(24)}}
+    cache = FeatureCache(tmp_path_factory.mktemp("cache"), RULES.spec)
+    chosen = choose(TABLE_METRICS, RULES.spec.fps, further=METRICS)
+    return evaluate(Sides(generated, known), chosen, measures, RULES, cache)
+
+
+@pytest.fixture(scope="module")
+def report(found):
+    return impacts_report(found, found.sets["reference"].clips, NAMES, RULES, {"broken": ITSELF})
+
+
+def test_hits_made_from_one_recording_are_one_unit(found):
+    made = found.sets["generated"]
+    # The same clips, as if each six of them were of one recording.
+    clips = tuple(
+        dataclasses.replace(clip, group=f"{i // 6}") for i, clip in enumerate(made.clips.clips)
     )
+    grouped = dataclasses.replace(made, clips=dataclasses.replace(made.clips, clips=clips))
+    widths = []
+    for own in (made, grouped):
+        sets = {**found.sets, "generated": own}
+        evaluation = dataclasses.replace(found, sets=sets)
+        reports = impacts_report(
+            evaluation, found.sets["reference"].clips, NAMES, RULES, {"generated": ITSELF}
+        )
+        bias = reports["sets"]["generated"]["same_hits"]["loudness_bias"]
+        assert bias["n"] > 10
+        widths.append(bias["interval"])
+    assert widths[0] != widths[1]
 
 
 def met(report, name):

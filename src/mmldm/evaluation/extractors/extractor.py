@@ -38,6 +38,10 @@ class Extractor(ABC):
     licence: str
     sha256: str
 
+    def reach(self, seconds: float) -> float:
+        """Seconds from its start that the windows of a clip cover; what comes after is not seen or heard."""
+        return seconds
+
     @abstractmethod
     def __call__(self, clips: Sequence[Clip]) -> list[Tensor]:
         """Features (W,D) f32 of each clip, on the CPU, W the windows that fit into it.

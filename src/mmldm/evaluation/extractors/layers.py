@@ -65,6 +65,13 @@ def patches(waveform: Tensor, sample_rate: int, log_offset: float, hop: int) -> 
     return log_mel(sound, log_offset).unfold(0, COLUMNS, hop).mT
 
 
+def covered(seconds: float, hop: int) -> float:
+    """Seconds from its start that the patches of a sound cover, which lie `hop` columns apart."""
+    samples = round(seconds * SAMPLE_RATE)
+    following = max(0, samples - LEAST_SAMPLES) // (hop * HOP)
+    return min(samples, LEAST_SAMPLES + following * hop * HOP) / SAMPLE_RATE
+
+
 def log_mel(waveform: Tensor, log_offset: float) -> Tensor:
     """Natural logarithms (L,64) of mel magnitudes of a waveform (S,) at 16 kHz, S >= 400.
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from mmldm.evaluation.extractors.extractor import FileExtractor
-from mmldm.evaluation.extractors.layers import BANDS, COLUMNS, patches
+from mmldm.evaluation.extractors.layers import BANDS, COLUMNS, covered, patches
 from mmldm.evaluation.extractors.weights_file import WeightsFile
 from mmldm.media.clip import Clip
 
@@ -73,6 +73,9 @@ class VGGish(FileExtractor):
 
     def build(self, file_name: str) -> VGGishNetwork:
         return VGGishNetwork()
+
+    def reach(self, seconds: float) -> float:
+        return covered(seconds, HOP)
 
     @torch.no_grad()
     def __call__(self, clips: Sequence[Clip]) -> list[Tensor]:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmldm.evaluation.extractors.extractor import FileExtractor
-from mmldm.evaluation.extractors.layers import patches
+from mmldm.evaluation.extractors.layers import covered, patches
 from mmldm.evaluation.extractors.weights_file import WeightsFile
 from mmldm.media.clip import Clip
 
@@ -76,6 +76,9 @@ class YAMNet(FileExtractor):
 
     def build(self, file_name: str) -> YAMNetNetwork:
         return YAMNetNetwork()
+
+    def reach(self, seconds: float) -> float:
+        return covered(seconds, HOP)
 
     @torch.no_grad()
     def __call__(self, clips: Sequence[Clip]) -> list[Tensor]:

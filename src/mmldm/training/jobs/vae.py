@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor, nn
 
@@ -30,6 +31,7 @@ from mmldm.models.image_codec import ImageCodec
 from mmldm.models.image_vae import (
     SD_IMAGE_VAES,
     ImageVAE,
+    LightAutoencoderKL,
     PatchAutoencoderKL,
     load_image_vae,
     sd_image_vae,
@@ -340,12 +342,16 @@ def build_vae(config: RunConfig, weights: bool = True) -> ImageVAE:
     known = job.pretrained in SD_IMAGE_VAES and not weights
     vae = sd_image_vae() if known else load_image_vae(job.pretrained or "")
     if job.decoder is not None:
-        if not isinstance(vae, PatchAutoencoderKL):
+        if isinstance(vae, AutoencoderKL):
+            build = LightAutoencoderKL.of
+            vae = build(**bind(job.decoder, build, "vae.decoder", vae=vae))
+        elif isinstance(vae, PatchAutoencoderKL):
+            vae = vae.with_decoder(**bind(job.decoder, vae.with_decoder, "vae.decoder"))
+        else:
             raise UserError(
                 f"vae.decoder: {job.pretrained} is a {type(vae).__name__}; only the decoder of a "
-                "PatchAutoencoderKL can be replaced, remove the key."
+                "PatchAutoencoderKL or an AutoencoderKL can be replaced, remove the key."
             )
-        vae = vae.with_decoder(**bind(job.decoder, vae.with_decoder, "vae.decoder"))
     # A pretrained encoder is frozen: latents that were made with it stay valid.
     for name, parameter in vae.named_parameters():
         parameter.requires_grad_("decoder" in name or "post_quant" in name)

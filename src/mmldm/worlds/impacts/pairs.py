@@ -17,7 +17,7 @@ from torch import Tensor
 
 from mmldm.evaluation.events import match
 from mmldm.evaluation.features import Findings
-from mmldm.evaluation.intervals import pooled_median_interval, ratio_interval
+from mmldm.evaluation.intervals import Units, pooled_median_interval, ratio_interval
 from mmldm.worlds.impacts.metrics import WIDE
 
 BOOTSTRAPS = 1000
@@ -25,12 +25,15 @@ Pair = tuple[Findings, Findings]
 """What was found in a clip, and in the real one that it was made from."""
 
 
-def same_hits(pairs: Sequence[Pair], materials: Sequence[str], seed: int = 0) -> dict[str, Any]:
-    """How hits of clips differ from those of the real clips that they were made from.
+def same_hits(
+    pairs: Sequence[Pair], materials: Sequence[str], seed: int = 0, units: Units | None = None
+) -> dict[str, Any]:
+    """How hits of N clips differ from those of the real clips that they were made from.
 
     Args:
         materials: Of each pair.
         seed: Of the bootstraps.
+        units: (N,), which pairs are of one real recording; None: each is of its own.
 
     Returns:
         A JSON-ready dict: `attack_excess`, median in ms, in all and by material; `loudness_bias`, the mean
@@ -39,11 +42,11 @@ def same_hits(pairs: Sequence[Pair], materials: Sequence[str], seed: int = 0) ->
     attacks, loudness = (
         [_differences(*pair, name) for pair in pairs] for name in ("attacks", "loudness")
     )
+    units = np.arange(len(pairs)) if units is None else units
+    of_material = {name: np.flatnonzero(np.array(materials) == name) for name in set(materials)}
     by_material = {
-        material: _median(
-            [a for a, own in zip(attacks, materials, strict=True) if own == material], seed
-        )
-        for material in sorted(set(materials))
+        name: _median([attacks[i] for i in own], seed, units[own])
+        for name, own in sorted(of_material.items())
     }
     counts = np.array([(own.sum(), len(own)) for own in loudness], dtype=float).reshape(-1, 2)
     pooled = np.concatenate([np.empty(0), *loudness])
@@ -52,16 +55,16 @@ def same_hits(pairs: Sequence[Pair], materials: Sequence[str], seed: int = 0) ->
     if len(pooled):
         mean = float(pooled.mean())
         squares = np.array([(((own - mean) ** 2).sum(), len(own)) for own in loudness])
-        around = ratio_interval(squares, BOOTSTRAPS, seed)
+        around = ratio_interval(squares, BOOTSTRAPS, seed, units)
         bias = {
             "value": mean,
-            "interval": ratio_interval(counts, BOOTSTRAPS, seed),
+            "interval": ratio_interval(counts, BOOTSTRAPS, seed, units),
             "n": len(pooled),
         }
         ends = None if around is None else tuple(end**0.5 for end in around)
         spread = {"value": float(pooled.std()), "interval": ends, "n": len(pooled)}
     return {
-        "attack_excess": {"all": _median(attacks, seed), **by_material},
+        "attack_excess": {"all": _median(attacks, seed, units), **by_material},
         "loudness_bias": bias,
         "loudness_spread": spread,
     }
@@ -75,12 +78,12 @@ def _differences(made: Findings, real: Findings, name: str) -> np.ndarray:
     return found[~np.isnan(found)]
 
 
-def _median(values: Sequence[np.ndarray], seed: int) -> dict[str, Any]:
-    """Of values (N,) of clips."""
+def _median(values: Sequence[np.ndarray], seed: int, units: Units) -> dict[str, Any]:
+    """Of all values (K,) of N clips in these units (N,)."""
     pooled = np.concatenate([np.empty(0), *values])
     return {
         "value": float(np.median(pooled)) if len(pooled) else None,
-        "interval": pooled_median_interval(values, BOOTSTRAPS, seed),
+        "interval": pooled_median_interval(values, BOOTSTRAPS, seed, units),
         "n": len(pooled),
     }
 

@@ -18,6 +18,7 @@ from mmldm.evaluation.evaluate import Evaluation, by_number
 from mmldm.evaluation.measuring import Measured
 from mmldm.evaluation.page import markdown_table
 from mmldm.evaluation.protocol import Protocol
+from mmldm.evaluation.recordings import units_by_content
 from mmldm.evaluation.sets import ClipSet
 from mmldm.types import AV
 from mmldm.worlds.impacts.metrics import METRICS
@@ -112,7 +113,9 @@ def impacts_report(
             "same_hits": _same_hits(
                 measured, found.sets["real"], materials, (originals or {}).get(name), protocol.seed
             ),
-            "broken": share(lost | (column(measured, "changed") > 0)),
+            "broken": share(
+                lost | (column(measured, "changed") > 0), units_by_content(measured.clips.clips)
+            ),
             "accuracy": right_classes(measured, classes, class_names),
             "class_shares": shares,
             "evenness": evenness(shares["video"], len(measured)),
@@ -133,7 +136,7 @@ def _by_material(
     found = {}
     for material in sorted(set(materials)):
         part = measured.take([i for i, own in enumerate(materials) if own == material])
-        values = by_number(chosen, part.findings, part.findings, protocol)
+        values = by_number(chosen, part.sides, part.sides, protocol)
         found[material] = {number: asdict(value) for number, value in values.items()}
     return found
 
@@ -152,14 +155,15 @@ def _same_hits(
         clip.name: findings
         for clip, findings in zip(real.clips.clips, real.findings["impacts"], strict=True)
     }
-    rows = [
-        ((findings, known[originals[clip.file]]), material)
-        for clip, findings, material in zip(
-            measured.clips.clips, measured.findings["impacts"], materials, strict=True
-        )
-        if originals.get(clip.file) in known
-    ]
-    return same_hits([pair for pair, _ in rows], [material for _, material in rows], seed)
+    # Those whose real clip was measured; what was made from one recording is one unit.
+    clips, made = measured.clips.clips, measured.findings["impacts"]
+    rows = [i for i, clip in enumerate(clips) if originals.get(clip.file) in known]
+    return same_hits(
+        [(made[i], known[originals[clips[i].file]]) for i in rows],
+        [materials[i] for i in rows],
+        seed,
+        units_by_content(clips)[rows],
+    )
 
 
 def markdown(report: Mapping[str, Any]) -> str:
