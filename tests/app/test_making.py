@@ -1,6 +1,7 @@
 """What a visitor can have made, by a tiny real model: files, seeds, sentences, refusals, stops."""
 
 import json
+import shutil
 from pathlib import Path
 
 import av
@@ -14,8 +15,9 @@ from mmldm.app.safety import Bounds
 from mmldm.app.sittings import Entry, Sittings
 from mmldm.errors import UserError
 from mmldm.media.clip import Clip
-from mmldm.media.writer import write_wav
+from mmldm.media.writer import FilmWriter, write_wav
 from mmldm.pipelines.provenance import provenance_of
+from mmldm.pipelines.sounding_video import SoundingVideoPipeline
 
 from ..pipelines.conftest import SPEC, build_pipeline
 
@@ -123,6 +125,30 @@ def test_what_is_longer_than_the_bound_is_cut_and_that_is_said(studio, tmp_path:
     assert any("6 s of it are used" in line for line in facts.said)
     asked = GivenMedia(tmp_path / "long.wav", "long.wav", 0, 15)
     assert any("15 s are asked for" in line for line in studio.look(asked, "audio").said)
+
+
+def test_an_hour_of_video_is_cut_and_sounds_are_made_for_the_rest(
+    studio, job, sitting, tmp_path: Path
+) -> None:
+    path = tmp_path / "hour.mp4"
+    with FilmWriter(path, fps=1, sample_rate=8000) as written:
+        for minute in range(60):
+            frames = torch.full((60, 3, 16, 16), 4 * minute, dtype=torch.uint8)
+            written.add(frames, torch.zeros(60 * 8000))
+    hour = GivenMedia(path, "hour.mp4")
+    assert any("6 s of it are used" in line for line in studio.look(hour, "video").said)
+    entry = studio.for_given(job, sitting, hour, "video", Wish(seed=1, count=1))
+    assert entry.results[0].seconds == pytest.approx(6, abs=0.2)
+
+
+def test_a_model_folder_that_vanishes_is_not_missed(job, sitting, tmp_path: Path) -> None:
+    build_pipeline().save_pretrained(tmp_path / "model")
+    pipeline = SoundingVideoPipeline.from_pretrained(tmp_path / "model")
+    pipeline.set_progress_bar_config(disable=True)
+    studio = Studio(pipeline, str(tmp_path / "model"), BOUNDS)
+    shutil.rmtree(tmp_path / "model")
+    assert len(studio.make(job, sitting, Wish(seed=1, count=2)).results) == 2
+    studio.close()
 
 
 def test_a_clip_goes_on_and_begins_as_it_was(studio, job, sitting, film) -> None:

@@ -198,8 +198,12 @@ class Page(Parts):
                     )  # fmt: skip
                     extend = gr.Button("Go on from this", variant="primary")
                     with gr.Row():
-                        begin = gr.Number(value=0.5, minimum=0, step=0.1, label="Redo from second")
-                        end = gr.Number(value=1.0, minimum=0, step=0.1, label="to second")
+                        # About the second third of a clip as the model makes them.
+                        third = self._spec.duration / 3
+                        begin, end = (
+                            gr.Number(value=round(at, 1), minimum=0, step=0.1, label=label)
+                            for at, label in ((third, "Redo from second"), (2 * third, "to second"))
+                        )
                     only = gr.Radio(list(ONLY), value=next(iter(ONLY)), label="What is made anew")
                     redo = gr.Button("Redo this part", variant="primary")
                     with gr.Row():
