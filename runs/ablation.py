@@ -1,10 +1,10 @@
 """Table 3 of the paper: what each part of the autoencoder is worth, at the scale of any recipe.
 
-    python runs/ablation.py RUN [--steps 500] [--seeds 0 1 2] [--set KEY=VALUE] [--out FOLDER]
+    python runs/ablation.py RUN [--steps 500] [--seeds 0 1 2] [--added] [--set KEY=VALUE] [--out FOLDER]
 
 RUN is a run folder whose vae job is finished (runs/ablation.sh makes one). The first row has an autoencoder,
 and so a decoder, for each modality; the next add the six parts in the paper's order; the others leave out
-each one. All train on the same image latents for the same number of steps,
+each one (not with `--added`). All train on the same image latents for the same number of steps,
 and are measured on the same held-out clips, sound and picture against the real ones: in the paper's units,
 rFVD and rKVD by I3D and rFAD by VGGish where their weights are given, by the networks that ship where not;
 and in decibels, detail and sync. The image decoder counts as fine-tuned where the recipe's `vae.pretrained`
@@ -91,12 +91,17 @@ BATCH = 16
 RULES = find_protocol("default")
 
 
-def rows(fine_tuned: bool) -> list[tuple[str, ...]]:
-    """The parts of each row: none, then added one by one, then one left out of all but the critic."""
+def rows(fine_tuned: bool, added_alone: bool = False) -> list[tuple[str, ...]]:
+    """The parts of each row: none, then added one by one, then one left out of all but the critic.
+
+    Args:
+        fine_tuned: Whether there is an image decoder that was trained further.
+        added_alone: Without the rows that leave one out.
+    """
     parts = [part for part in PARTS if part != IMAGE_DECODER or fine_tuned]
     most = parts[:-1]
     added = [tuple(parts[:count]) for count in range(len(parts) + 1)]
-    left_out = [tuple(part for part in most if part != out) for out in most]
+    left_out = [] if added_alone else [tuple(p for p in most if p != part) for part in most]
     return list(dict.fromkeys(added + left_out))
 
 
@@ -353,6 +358,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="changes")
     parser.add_argument("--clips", type=int, default=96, help="held-out clips measured")
+    parser.add_argument("--added", action="store_true", help="the paper's seven rows alone")
     parser.add_argument("--out", type=Path, help="default: RUN/ablation")
     parser.add_argument("--weights", type=Path, help="folder of the networks' weights")
     options = parser.parse_args()
@@ -368,7 +374,7 @@ def main() -> None:
     # One row after the other, and all of them with each seed; the table so far is written after each.
     results: dict[tuple[str, ...], list[dict[str, float]]] = {}
     for seed in options.seeds:
-        for parts in rows(pretrained):
+        for parts in rows(pretrained, options.added):
             changed = switched(config, parts, options.steps, seed)
             result = bench.row(changed, parts, seed)
             results.setdefault(parts, []).append(result)

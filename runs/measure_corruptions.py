@@ -65,7 +65,12 @@ BLIND = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("clips", type=Path, metavar="CLIPS")
-    parser.add_argument("--samples", type=int, default=150, help="clips of each side at most")
+    parser.add_argument(
+        "--samples",
+        type=int,
+        default=150,
+        help="clips of a set at most; a folder is one, and halved",
+    )
     parser.add_argument("--metrics", help="with commas between; default: those of mmldm evaluate")
     parser.add_argument("--weights", type=Path, help="folder of networks' weights")
     parser.add_argument("--out", type=Path, default=Path("runs/corruptions"))

@@ -1,11 +1,12 @@
 """What MM-Diffusion's published FAD does with drawn features, one departure from ours after the other.
 
-    python runs/published_fad.py
+    python runs/published_fad.py [--power 2]
 
-2,048 features of 1,024 numbers on each side, normal, the k-th direction with a variance of 1 / k^2; one law
-is moved and 1.1 times as wide. They are scaled so that the distance in the unit of its tables (times 10,000)
-is 6.3. Its matrix root is that of TensorFlow GAN: in float32, singular values below 1e-10 stay as they are.
-Its batch norms are in training mode: mean and variance are those of the 8 clips that stand together.
+2,048 features of 1,024 numbers on each side, normal, the k-th direction with a variance of 1 / k^POWER; one
+law is moved and 1.1 times as wide. They are scaled so that the distance in the unit of its tables (times
+10,000) is 6.3. Its matrix root is that of TensorFlow GAN: in float32, singular values below 1e-10 stay as
+they are. Its batch norms are in training mode: mean and variance are those of the 8 clips that stand
+together.
 """
 
 import argparse
@@ -21,10 +22,10 @@ UNIT = 10_000
 WANTED = 6.3
 
 
-def drawn(seed: int) -> tuple[Tensor, Tensor]:
-    """Features (N,D) of both laws, f64."""
+def drawn(seed: int, power: float) -> tuple[Tensor, Tensor]:
+    """Features (N,D) of both laws, f64, whose k-th variance falls as 1 / k^power."""
     rng = torch.Generator().manual_seed(seed)
-    widths = 1 / torch.arange(1, DIM + 1, dtype=torch.float64)
+    widths = torch.arange(1, DIM + 1, dtype=torch.float64) ** (-power / 2)
     a, b = (torch.randn(CLIPS, DIM, generator=rng, dtype=torch.float64) * widths for _ in range(2))
     a = 1.1 * a + 0.2 * widths
     scale = (WANTED / UNIT / frechet_distance_of(a, b)) ** 0.5
@@ -56,7 +57,9 @@ def in_batches(features: Tensor) -> Tensor:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seed", type=int, default=0)
-    a, b = drawn(parser.parse_args().seed)
+    parser.add_argument("--power", type=float, default=2.0, help="how steeply variances fall")
+    options = parser.parse_args()
+    a, b = drawn(options.seed, options.power)
     # The trained norms of a layer know one mean and one variance: those of the second law here.
     centre, width = b.mean(0), b.std(0)
     trained = [(x - centre) / width for x in (a, b)]

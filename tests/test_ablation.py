@@ -98,6 +98,7 @@ def test_rows_add_the_six_parts_in_order_and_leave_out_each(ablation: ModuleType
     for part in parts[:5]:
         assert tuple(p for p in parts[:5] if p != part) in found
     assert len(found) == len(set(found)) == 11
+    assert ablation.rows(fine_tuned=True, added_alone=True) == found[:7]
     assert all("fine-tuned image decoder" not in row for row in ablation.rows(fine_tuned=False))
 
 
