@@ -20,7 +20,8 @@ reproduce() {
   # OUT/model has the rows best, balanced and fast, its default; runs/count_rows.py counts them.
   "${start[@]}" distill generator "$out/run"
   "${start[@]}" distill decoder "$out/run"
-  "${start[@]}" train vae --config "$out/run/config.yaml" --out "$out/light" --set "vae.pretrained=$out/run/vae/export" \
+  "${start[@]}" train vae --config "$out/run/config.yaml" --out "$out/light" --set "data.folder=$clips" \
+    --set "vae.pretrained=$out/run/vae/export" \
     --set "vae.decoder={}" --set vae.train.learning_rate=0.0002 --set vae.train.final_learning_rate=0.03
   python "$here/bundle_model.py" "$out/run/distilled" --vae "$out/light/vae/export" --out "$out/model"
   # Of too few clips it says so, and the model then warns of nothing.

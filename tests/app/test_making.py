@@ -13,11 +13,11 @@ from mmldm.app.making import Studio
 from mmldm.app.results import GivenMedia, Wish
 from mmldm.app.safety import Bounds
 from mmldm.app.sittings import Entry, Sittings
+from mmldm.cli.generate import load_model
 from mmldm.errors import UserError
 from mmldm.media.clip import Clip
 from mmldm.media.writer import FilmWriter, write_wav
 from mmldm.pipelines.provenance import provenance_of
-from mmldm.pipelines.sounding_video import SoundingVideoPipeline
 
 from ..pipelines.conftest import SPEC, build_pipeline
 
@@ -127,27 +127,27 @@ def test_what_is_longer_than_the_bound_is_cut_and_that_is_said(studio, tmp_path:
     assert any("15 s are asked for" in line for line in studio.look(asked, "audio").said)
 
 
-def test_an_hour_of_video_is_cut_and_sounds_are_made_for_the_rest(
+def test_of_an_hour_of_film_a_part_is_used_and_that_is_said(
     studio, job, sitting, tmp_path: Path
 ) -> None:
-    path = tmp_path / "hour.mp4"
-    with FilmWriter(path, fps=1, sample_rate=8000) as written:
-        for minute in range(60):
-            frames = torch.full((60, 3, 16, 16), 4 * minute, dtype=torch.uint8)
-            written.add(frames, torch.zeros(60 * 8000))
-    hour = GivenMedia(path, "hour.mp4")
-    assert any("6 s of it are used" in line for line in studio.look(hour, "video").said)
-    entry = studio.for_given(job, sitting, hour, "video", Wish(seed=1, count=1))
-    assert entry.results[0].seconds == pytest.approx(6, abs=0.2)
+    with FilmWriter(tmp_path / "hour.mp4", fps=1.0) as writer:
+        writer.add(torch.zeros(3600, 3, 32, 32, dtype=torch.uint8))
+    given = GivenMedia(tmp_path / "hour.mp4", "hour.mp4")
+    assert any("6 s of it are used" in line for line in studio.look(given, "video").said)
+    entry = studio.for_given(job, sitting, given, "video", Wish(seed=1, count=1))
+    assert entry.every[0].seconds == pytest.approx(BOUNDS.seconds, abs=0.2)
+    assert any("6 s of it are used" in line for line in entry.said)
 
 
-def test_a_model_folder_that_vanishes_is_not_missed(job, sitting, tmp_path: Path) -> None:
-    build_pipeline().save_pretrained(tmp_path / "model")
-    pipeline = SoundingVideoPipeline.from_pretrained(tmp_path / "model")
-    pipeline.set_progress_bar_config(disable=True)
-    studio = Studio(pipeline, str(tmp_path / "model"), BOUNDS)
-    shutil.rmtree(tmp_path / "model")
-    assert len(studio.make(job, sitting, Wish(seed=1, count=2)).results) == 2
+def test_a_model_folder_that_vanishes_takes_nothing_from_the_page(
+    job, sitting, tmp_path: Path
+) -> None:
+    folder = tmp_path / "model"
+    build_pipeline().save_pretrained(folder)
+    studio = Studio(load_model(str(folder), "cpu"), str(folder), BOUNDS)
+    shutil.rmtree(folder)
+    entry = studio.make(job, sitting, Wish(seed=5, count=1))
+    assert provenance_of(entry.every[0].mp4).asked.model == str(folder)
     studio.close()
 
 

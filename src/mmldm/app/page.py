@@ -47,7 +47,9 @@ class Page(Parts):
                 f"<header class='mm-title'><h1>{TITLE}</h1><p>{about}</p></header>", padding=False
             )
             # A button of a result says here which one is meant.
-            self._choosing = gr.HTML("<span></span>", js_on_load=CHOOSING, padding=False)
+            self._choosing = gr.HTML(
+                "<span></span>", js_on_load=CHOOSING, padding=False, elem_id="mm-choosing"
+            )
             self._chosen = gr.State("")
             with gr.Tabs() as self._tabs:
                 self._make_tab()
@@ -108,11 +110,18 @@ class Page(Parts):
                         elem_id="mm-taps", visible="hidden", label="taps", container=False
                     )
                     tap_run = gr.Button("Make pictures for this rhythm", variant="primary")
+                    with gr.Row():
+                        examples = [
+                            (gr.Button(f"Example: {name}", size="sm", min_width=180), name)
+                            for name in RHYTHMS
+                        ]
                 with gr.Column():
                     sound = gr.Audio(
                         sources=["upload", "microphone"],
                         type="filepath",
                         label="A sound file, or the microphone",
+                        buttons=[],
+                        editable=False,
                         elem_id="mm-sound",
                     )
                     start, end = self.part()
@@ -122,8 +131,6 @@ class Page(Parts):
                 kind = self.class_choice()
                 seed, quality, count = self.settings()
             self.stop_button()
-            with gr.Row():
-                examples = [(gr.Button(f"Example: {name}", size="sm"), name) for name in RHYTHMS]
             out = self.results("sound")
 
         def asks(
@@ -154,7 +161,7 @@ class Page(Parts):
                 film = gr.Video(
                     sources=["upload", "webcam"],
                     label="A film, or the webcam",
-                    height=260,
+                    buttons=[],
                     elem_id="mm-film",
                 )
                 with gr.Column():
@@ -188,7 +195,7 @@ class Page(Parts):
                 with gr.Column():
                     shown = gr.HTML("<p class='mm-empty'>No clip is chosen yet.</p>", padding=False)
                     film = gr.Video(
-                        sources=["upload"], label="Or a film of your own", height=200,
+                        sources=["upload"], label="Or a film of your own", buttons=[],
                         elem_id="mm-own",
                     )  # fmt: skip
                 with gr.Column():
@@ -202,7 +209,10 @@ class Page(Parts):
                         third = self._spec.duration / 3
                         begin, end = (
                             gr.Number(value=round(at, 1), minimum=0, step=0.1, label=label)
-                            for at, label in ((third, "Redo from second"), (2 * third, "to second"))
+                            for at, label in (
+                                (third, "Redo from second"),
+                                (2 * third, "Redo to second"),
+                            )
                         )
                     only = gr.Radio(list(ONLY), value=next(iter(ONLY)), label="What is made anew")
                     redo = gr.Button("Redo this part", variant="primary")
@@ -235,7 +245,7 @@ class Page(Parts):
             visitor: str, chosen: str, path: str | None, begin: Any, end: Any, only: str, *rest: Any
         ) -> Work:
             clip = self.desk.given_or_result(visitor, path, chosen)
-            part = number(begin, "redo from second") or 0.0, number(end, "to second") or 0.0
+            part = number(begin, "redo from second") or 0.0, number(end, "redo to second") or 0.0
             return self.desk.retake(clip, part, ONLY[only], wish_of(BY_SEED, None, *rest))
 
         settings = [seed, quality, count]
@@ -249,7 +259,7 @@ class Page(Parts):
             )
             with gr.Row():
                 film = gr.Video(
-                    sources=["upload"], label="A film with sound", height=240, elem_id="mm-kept"
+                    sources=["upload"], label="A film with sound", buttons=[], elem_id="mm-kept"
                 )
                 with gr.Column():
                     start, end = self.part()

@@ -165,8 +165,10 @@ def about(pipeline: SoundingVideoPipeline, name: str | None, bounds: Bounds) -> 
         ("has learnt to go on", known),
         ("limits of this page", bounds.sentence()),
     ]
-    rows = "\n".join(f"| {key} | {value} |" for key, value in facts)
-    return f"| | |\n|---|---|\n{rows}\n\n{_card(folder)}"
+    # The first fact is the table's head: an empty one would be drawn.
+    rows = [f"| {key} | {value} |" for key, value in facts]
+    table = "\n".join([rows[0], "|---|---|", *rows[1:]])
+    return f"{table}\n\n{_card(folder)}"
 
 
 def _card(folder: Path) -> str:
