@@ -151,7 +151,7 @@ def script(name: str, *words: object) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.smoke
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("name", CLASSES)
 def test_script_rehearses_the_whole_recipe_on_the_impacts_world(
     name: str, impacts: Path, tmp_path: Path
