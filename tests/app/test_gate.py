@@ -1,12 +1,15 @@
 """Before the page: a name for each visitor, his own files alone, and no foreign page."""
 
+import asyncio
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import httpx
 import pytest
 
 pytest.importorskip("gradio", reason="the extra is missing: pip install 'mmldm[app]'")
+
+import httpx
 
 from mmldm.app.gate import COOKIE, Gate
 from mmldm.app.safety import Bounds
@@ -55,9 +58,9 @@ def client(gate: Gate, **options) -> httpx.AsyncClient:
 
 
 def run(work) -> None:
-    import asyncio
-
-    asyncio.run(work())
+    """In a thread of its own: Playwright leaves a running loop in the tests' thread."""
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(asyncio.run, work()).result()
 
 
 def test_each_visitor_gets_a_name_and_keeps_it(gate: Gate) -> None:
