@@ -28,7 +28,7 @@ FACTS: dict[str, Any] = {
 def rows(recipe: RunConfig, summary: Summary) -> dict[str, Cost]:
     system = System(
         lambda: untrained_pipeline(recipe, summary),
-        recipe.sample.model_dump(),
+        recipe.sample.model_dump(exclude={"rows"}),
         (recipe, summary),
     )
     clock = Clock(2, CPU, against=lambda: torch.randn(9))

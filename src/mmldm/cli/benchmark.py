@@ -111,6 +111,8 @@ def _table1(system: System, clock: Clock, about: dict[str, Any], json: Path | No
     from mmldm.files import write_text
 
     if system.recipe is None:
+        # A model that is not there is told first.
+        system.pipeline()
         raise UserError(
             "--table1 times training, too: give a recipe, or a run folder that has one."
         )
@@ -165,6 +167,7 @@ def _system(
         return untrained_pipeline(recipe, summary).to(device, DTYPES[precision])
 
     # A pipeline has a recipe's or a model's own settings; what is changed here is told to it.
-    sample = {k: v for k, v in recipe.sample if v != getattr(written, k)}
+    calls = [(k, v) for k, v in recipe.sample if k != "rows"]
+    sample = {k: v for k, v in calls if v != getattr(written, k)}
     options = {**sample, "quality": quality or sample.get("quality")}
     return System(pipeline, options, (recipe, summary))
