@@ -5,7 +5,6 @@ frames u8 (T,3,H,W) -> probability (T,) that a monster stands in each
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 
 import numpy as np
@@ -51,14 +50,6 @@ class Monsters:
 
     def __init__(self, network: MonsterNetwork) -> None:
         self.network = network.eval()
-
-    @property
-    def sha256(self) -> str:
-        """Of the weights, in hex."""
-        digest = hashlib.sha256()
-        for tensor in self.network.state_dict().values():
-            digest.update(tensor.numpy().tobytes())
-        return digest.hexdigest()
 
     @torch.no_grad()
     def probabilities(self, frames: Tensor) -> Tensor:

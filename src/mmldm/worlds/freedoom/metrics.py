@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mmldm.data.cache_writer import weights_key
 from mmldm.data.clips import spread
 from mmldm.errors import MediaError
 from mmldm.evaluation.clipwise import ClipMedian, ClipRatio, Counts, mean_of
@@ -70,7 +71,8 @@ class Shots(Measure):
 
     def __init__(self, bangs: Bangs, monsters: Monsters, turning: Turning) -> None:
         self.bangs, self.monsters, self.turning = bangs, monsters, turning
-        self.identity = f"{bangs.sha256} {monsters.sha256} {turning.sha256}"
+        networks = [weights_key(part.network) for part in (monsters, turning)]
+        self.identity = " ".join([bangs.sha256, *networks])
 
     def __call__(self, clips: Sequence[Clip]) -> list[Findings]:
         found: list[Findings] = []

@@ -8,7 +8,6 @@ together is learnt from the game's own angles.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 
 import numpy as np
@@ -66,14 +65,6 @@ class Turning:
 
     def __init__(self, network: nn.Sequential) -> None:
         self.network = network.eval()
-
-    @property
-    def sha256(self) -> str:
-        """Of the weights, in hex."""
-        digest = hashlib.sha256()
-        for tensor in self.network.state_dict().values():
-            digest.update(tensor.numpy().tobytes())
-        return digest.hexdigest()
 
     @torch.no_grad()
     def degrees(self, frames: Tensor) -> Tensor:
