@@ -303,8 +303,7 @@ def synthesize(
 def _write(config: FreedoomConfig, index: int, path: Path) -> dict[str, Any]:
     """Writes the mp4 of a clip while it is played; its ground truth."""
     take = Take(config, index)
-    rates = {"fps": config.fps, "sample_rate": config.sample_rate}
-    with FilmWriter(path, **rates, channels=2) as film:  # type: ignore[arg-type]
+    with FilmWriter(path, fps=config.fps, sample_rate=config.sample_rate, channels=2) as film:
         for piece in take.pieces():
             film.add(piece.frames, piece.sound)
     return take.truth()
