@@ -12,11 +12,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from mmldm.cli.generate import BUNDLED
 from mmldm.cli.terminal import silence_diffusers
 from mmldm.files import whole_folder
 from mmldm.models.autoencoder import load_autoencoder
 from mmldm.models.image_vae import load_image_vae
+from mmldm.pipelines.published import BUNDLED
 from mmldm.pipelines.sounding_video import SoundingVideoPipeline
 
 

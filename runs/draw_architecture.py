@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.sax.saxutils import escape
 
-from mmldm.cli.generate import BUNDLED
 from mmldm.files import write_text
+from mmldm.pipelines.published import BUNDLED
 
 WIDTH, HEIGHT = 960, 430
 FONT = "font-family='Helvetica, Arial, sans-serif'"

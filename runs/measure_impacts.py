@@ -24,7 +24,6 @@ from world_table import (
     taken,
 )
 
-from mmldm.cli.generate import BUNDLED
 from mmldm.cli.terminal import ProgressLine
 from mmldm.data.clips import spread
 from mmldm.errors import UserError
@@ -42,6 +41,7 @@ from mmldm.evaluation.sides import (
 )
 from mmldm.media.reader import read_clip
 from mmldm.media.spectrogram import AudioImage
+from mmldm.pipelines.published import BUNDLED
 from mmldm.pipelines.sounding_video import SoundingVideoPipeline
 from mmldm.types import ClipSpec
 from mmldm.worlds.impacts.calibration import Truth, calibration, read_truth

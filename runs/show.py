@@ -15,13 +15,13 @@ import torch
 from animation import animate, instants, save_animation
 from torch.nn import functional as F
 
-from mmldm.cli.generate import BUNDLED
 from mmldm.data.clips import spread
 from mmldm.data.manifest import Manifest
 from mmldm.data.scan import scan
 from mmldm.media.clip import Clip
 from mmldm.media.reader import read_clip
 from mmldm.media.sheet import contact_sheet, save_png
+from mmldm.pipelines.published import BUNDLED
 from mmldm.pipelines.sounding_video import SoundingVideoPipeline
 from mmldm.types import ClipSpec
 

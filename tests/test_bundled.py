@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmldm.cli.generate import BUNDLED
 from mmldm.media.clip import Clip
 from mmldm.media.spectrogram import AudioImage
+from mmldm.pipelines.published import BUNDLED
 from mmldm.pipelines.sounding_video import SoundingVideoPipeline
 from mmldm.worlds.impacts.clips import ImpactsConfig, render_clip
 from mmldm.worlds.impacts.metrics import numbers_of

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from mmldm.cli.generate import BUNDLED
 from mmldm.data.manifest import Manifest
 from mmldm.evaluation.sets import ClipSet, clip_set
 from mmldm.evaluation.sides import Finder
 from mmldm.media.reader import read_clip
+from mmldm.pipelines.published import BUNDLED
 from mmldm.worlds.impacts.clips import ImpactsConfig, synthesize
 
 from .cli.commandline import environment, mmldm

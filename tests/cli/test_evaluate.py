@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from mmldm.cli.generate import BUNDLED
 from mmldm.evaluation.page import digits
 from mmldm.media.clip import Clip
+from mmldm.pipelines.published import BUNDLED
 from mmldm.types import ClipSpec
 from mmldm.worlds.impacts.clips import ImpactsConfig, render_clip, synthesize
 

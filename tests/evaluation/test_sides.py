@@ -6,10 +6,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mmldm.cli.generate import BUNDLED
 from mmldm.errors import UserError
 from mmldm.evaluation.protocol import Protocol
 from mmldm.evaluation.sides import Finder, reconstruction_file
+from mmldm.pipelines.published import BUNDLED
 from mmldm.pipelines.sounding_video import SoundingVideoPipeline
 from mmldm.worlds.impacts.clips import ImpactsConfig, synthesize
 

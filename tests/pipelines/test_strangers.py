@@ -9,8 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from mmldm.cli.generate import BUNDLED
 from mmldm.errors import UserError
+from mmldm.pipelines.published import BUNDLED
 from mmldm.pipelines.sounding_video import SoundingVideoPipeline
 
 pytestmark = pytest.mark.slow

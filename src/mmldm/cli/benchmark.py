@@ -21,6 +21,7 @@ from mmldm.cli.terminal import (
     silence_diffusers,
 )
 from mmldm.errors import UserError
+from mmldm.pipelines.published import published
 from mmldm.training import JOBS
 
 if TYPE_CHECKING:
@@ -142,7 +143,7 @@ def _system(
     from mmldm.training.summary import summarise
 
     # The recipe: the one given, the run's own, or the bundled model's; a model alone has none.
-    own = None if model is None else Path(model) / "config.yaml"
+    own = None if model is None or published(model) else Path(model) / "config.yaml"
     if config is not None or (own is not None and own.is_file()):
         recipe = load_config(config or own or "", say=None if config is None else note)
     elif model is None:

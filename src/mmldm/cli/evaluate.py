@@ -17,6 +17,7 @@ from mmldm import __version__
 from mmldm.cli.generate import load_model
 from mmldm.cli.terminal import DeviceOption, ProgressLine, note, require_writable, say
 from mmldm.errors import UserError
+from mmldm.pipelines.published import published
 from mmldm.sections import DataConfig
 from mmldm.strict import parse
 
@@ -106,6 +107,8 @@ def evaluate(
 ) -> None:
     """Measures quality, alignment, variety and memorisation of clips, beside what real clips reach."""
     require_writable(out)
+    if not generated.exists():
+        generated = published(str(generated)) or generated
     # Before any folder is decoded: the second one may be the one that is missing.
     for path in (generated, reference, held_out):
         if path is not None and not path.exists():

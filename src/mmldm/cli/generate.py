@@ -25,6 +25,7 @@ from mmldm.cli.terminal import (
 )
 from mmldm.errors import UserError
 from mmldm.pipelines.provenance import Asked, Command, sha256_of_model, sha256_of_parts, source_of
+from mmldm.pipelines.published import BUNDLED_NAME, published
 
 if TYPE_CHECKING:
     from mmldm.media.reader import Windows
@@ -32,8 +33,6 @@ if TYPE_CHECKING:
     from mmldm.pipelines.sounding_video import SoundingVideoPipeline
     from mmldm.types import ClipSpec, Modality
 
-BUNDLED = Path(__file__).parents[1] / "assets" / "impacts"
-"""The model that comes with the package."""
 NOTED_REST = 0.1
 """Seconds of a given file beyond the clip that are worth a note."""
 OF_A_CLIP = ("model", "audio", "video", "clip", "out", "name", "device", "again")
@@ -137,7 +136,7 @@ def generate(
         require_media(audio, "audio")
     if video is not None:
         require_media(video, "video")
-    require_known(BUNDLED if model is None else Path(model), class_name, scheduler)
+    require_known(Path(_path_of(model)), class_name, scheduler)
 
     task = "a2v" if audio is not None else "v2a" if video is not None else "joint"
     files = list(given.values())
@@ -333,6 +332,16 @@ def _differences(windows: Windows, start: float, spec: ClipSpec) -> Iterator[str
     yield from picture_differences(windows.size, windows.fps, spec)
 
 
+def _path_of(model: str | None) -> str:
+    """The folder that --model names, or what only a hub may know.
+
+    Raises:
+        UserError: A model of ours that is not in this installation.
+    """
+    name = model or BUNDLED_NAME
+    return str(published(name) or name)
+
+
 def load_model(model: str | None, device: str | None) -> SoundingVideoPipeline:
     """The model of a model folder, a run folder or a hub name, silent and on its device."""
     from mmldm.pipelines.sounding_video import SoundingVideoPipeline
@@ -341,11 +350,9 @@ def load_model(model: str | None, device: str | None) -> SoundingVideoPipeline:
     # A device that is not here is told before a model is read.
     silence_diffusers()
     chosen = choose_device(device)
-    if model is None and not BUNDLED.is_dir():
-        raise UserError("the bundled model is not in this installation: name one with --model.")
+    name = _path_of(model)
 
     # A run folder has its model in distilled/ or model/, and before that in its newest checkpoint.
-    name = str(BUNDLED) if model is None else model
     if (Path(name) / "manifest.jsonl").is_file():
         return _of_run(Path(name)).to(chosen)
     if (Path(name) / "model" / "model_index.json").is_file():

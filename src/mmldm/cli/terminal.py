@@ -22,7 +22,10 @@ from mmldm.training.live import LiveConsole
 from mmldm.training.live import say as say_on
 
 ModelOption = Annotated[
-    str | None, typer.Option(help="Model or run folder, or hub name. Default: the bundled one.")
+    str | None,
+    typer.Option(
+        help="Model or run folder, impacts, freedoom, or a hub name. Default: impacts, which is bundled."
+    ),
 ]
 ChangesOption = Annotated[
     list[str] | None,
@@ -136,8 +139,13 @@ class ProgressLine:
         say_on(self.console, sentence)
 
     def record_in(self, folder: Path, is_main: bool) -> None:
-        """From here on what is said stands in a log of that folder, with what was said before."""
-        if is_main and isinstance(self.console, LiveConsole):
+        """From here on what is said stands in a log of that folder, with what was said before.
+
+        Of several processes the main one alone goes on to say what takes the time.
+        """
+        if not is_main:
+            self._inside.close()
+        elif isinstance(self.console, LiveConsole):
             self.console.record_in(folder / live.LOG)
 
     def _now(self) -> str:

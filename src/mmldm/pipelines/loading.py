@@ -30,6 +30,7 @@ from mmldm.models.generator import GENERATORS
 from mmldm.models.image_vae import IMAGE_VAES
 from mmldm.models.pretrained_vocoder import VOCODERS
 from mmldm.pipelines.outliers import Reference
+from mmldm.pipelines.published import published
 from mmldm.pipelines.seeds import check_shares
 from mmldm.pipelines.settings import Qualities
 from mmldm.strict import did_you_mean, parse, read_json
@@ -75,7 +76,7 @@ class FolderPipeline(DiffusionPipeline):
     def from_pretrained(
         cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any
     ) -> Self:
-        """Loads a model folder, or `owner/name` of the hub, in diffusers' conventions.
+        """Loads a model folder, `impacts`, `freedoom`, or `owner/name` of the hub, in diffusers' conventions.
 
         Args:
             kwargs: Of `DiffusionPipeline.from_pretrained`, for example `torch_dtype`.
@@ -131,6 +132,8 @@ def model_folder(name: str, options: dict[str, Any], components: Sequence[str]) 
                 f"{option} is not for this class: its models are weights, and hold no code"
             )
     hub_options = {key: options.pop(key) for key in HUB_OPTIONS if key in options}
+    if folder := published(name):
+        return folder
     path = Path(name)
     if path.exists():
         return path

@@ -20,11 +20,10 @@ from mmldm.models.generator import JointGenerator
 from mmldm.models.image_vae import PatchAutoencoderKL
 from mmldm.models.vocoder import FourierVocoder
 from mmldm.pipelines.loading import check_model_folder, model_folder, read_index
+from mmldm.pipelines.published import PUBLISHED, published
 from mmldm.strict import parse, read_json
 from mmldm.types import ClipSpec
 
-BUNDLED_NAME = "impacts"
-BUNDLED = Path(__file__).parents[1] / "assets" / BUNDLED_NAME
 PARTS = ("vae", "autoencoder", "generator", "scheduler", "decoder_scheduler", "vocoder")
 """Components that a run can start from; a student stays behind, because its teacher changes."""
 FOLDER = "start"
@@ -101,21 +100,19 @@ def settings_file(part: str) -> str:
 
 
 def find_model(name: str) -> Path:
-    """The folder of a finished model, checked: the bundled one's, a folder's, a run's, or the hub's.
+    """The folder of a finished model, checked: of a published name, a folder's, a run's, or the hub's.
 
     Raises:
         UserError: It is not there, or no whole model of ours.
     """
-    if name == BUNDLED_NAME:
-        if not BUNDLED.is_dir():
-            raise UserError("the bundled model is not in this installation: name another one")
-        return BUNDLED
+    if folder := published(name):
+        return folder
     path = Path(name)
     if (path / "model" / "model_index.json").is_file():
         path = path / "model"
     elif (path / "manifest.jsonl").is_file():
         raise UserError(f"{name} is a training run without a finished model: finish it first.")
-    folder = model_folder(str(path), {}, PARTS)
+    folder = path if path.exists() else model_folder(name, {}, PARTS)
     check_model_folder(folder, PARTS)
     return folder
 
@@ -123,7 +120,7 @@ def find_model(name: str) -> Path:
 def settled_name(name: str) -> str:
     """How a recipe names a model, wherever it is read: a folder by its whole path."""
     path = Path(name)
-    return str(path.resolve()) if name != BUNDLED_NAME and path.exists() else name
+    return str(path.resolve()) if name not in PUBLISHED and path.exists() else name
 
 
 def describe(section: StartConfig, run: Path) -> Described:
