@@ -2,18 +2,17 @@
 
     python examples/generate.py [MODEL] [OUT]
 
-MODEL is a model folder of `mmldm train`, or "impacts", the model that comes with the package.
+MODEL is a model folder of `mmldm train`, "impacts", the model in the package, or in a checkout "freedoom".
 """
 
 import sys
 from pathlib import Path
 
 from mmldm import SoundingVideoPipeline
-from mmldm.cli.generate import BUNDLED
 
 
 def main(model: str = "impacts", out: str = "out") -> None:
-    pipeline = SoundingVideoPipeline.from_pretrained(BUNDLED if model == "impacts" else model)
+    pipeline = SoundingVideoPipeline.from_pretrained(model)
 
     # Seeds 0 and 1, picture and sound together. A clip depends on its own seed only.
     joint = pipeline(num_samples=2, seed=0).clips

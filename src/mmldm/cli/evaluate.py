@@ -18,8 +18,6 @@ from mmldm.cli.generate import load_model
 from mmldm.cli.terminal import DeviceOption, ProgressLine, note, require_writable, say
 from mmldm.errors import UserError
 from mmldm.pipelines.published import published
-from mmldm.sections import DataConfig
-from mmldm.strict import parse
 
 if TYPE_CHECKING:
     from mmldm.evaluation.metrics import Metric
@@ -113,6 +111,9 @@ def evaluate(
     for path in (generated, reference, held_out):
         if path is not None and not path.exists():
             raise UserError(f"{path} does not exist; give a folder of clips")
+    from mmldm.sections import DataConfig
+    from mmldm.strict import parse
+
     parse(DataConfig, {"group_pattern": group_pattern}, "--group-pattern")
     if long:
         for name, value in (

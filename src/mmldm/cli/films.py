@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 
 from mmldm.cli.terminal import note
 from mmldm.files import write_text
-from mmldm.pipelines.provenance import TAG
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -222,6 +221,7 @@ class Films:
         """The file of a clip, which ends with `stack`."""
         from mmldm.media.sheet import FilmSheet
         from mmldm.media.writer import FilmWriter
+        from mmldm.pipelines.provenance import TAG
 
         spec, original = self._spec, self._original
         kept = None if original is None else original.modality

@@ -11,7 +11,6 @@ import typer
 
 from mmldm.cli.checks import check_class, require_known, require_media
 from mmldm.cli.films import GivenFile, note_joins
-from mmldm.cli.places import Place
 from mmldm.cli.produce import Maker, Making, Order, produce, produce_again, sampling_of
 from mmldm.cli.terminal import (
     DeviceOption,
@@ -24,12 +23,12 @@ from mmldm.cli.terminal import (
     silence_diffusers,
 )
 from mmldm.errors import UserError
-from mmldm.pipelines.provenance import Asked, Command, sha256_of_model, sha256_of_parts, source_of
 from mmldm.pipelines.published import BUNDLED_NAME, published
 
 if TYPE_CHECKING:
     from mmldm.media.reader import Windows
     from mmldm.pipelines.outliers import Watch
+    from mmldm.pipelines.provenance import Command
     from mmldm.pipelines.sounding_video import SoundingVideoPipeline
     from mmldm.types import ClipSpec, Modality
 
@@ -257,10 +256,12 @@ def reconstruct(
     require_writable(out)
     require_media(clip, None)
 
+    from mmldm.cli.places import Place
     from mmldm.evaluation.reconstruction import fidelity, side_by_side, through_image_vae, vae_spec
     from mmldm.media.sheet import contact_sheet, save_png
     from mmldm.media.spectrogram import AudioImage
     from mmldm.pipelines.outliers import sentences
+    from mmldm.pipelines.provenance import Asked, sha256_of_model, sha256_of_parts, source_of
     from mmldm.pipelines.request import given_clips
 
     # What is kept: by an image VAE alone, or by a model's whole autoencoder.

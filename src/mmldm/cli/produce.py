@@ -15,22 +15,14 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from mmldm.cli.films import Films, GivenFile
-from mmldm.cli.places import Place
 from mmldm.cli.terminal import ProgressLine, note, require_writable
 from mmldm.errors import UserError
-from mmldm.pipelines.provenance import (
-    Asked,
-    Command,
-    Machine,
-    Provenance,
-    provenance_of,
-    sha256_of_model,
-    source_of,
-    told_differences,
-)
+from mmldm.pipelines.published import published
 
 if TYPE_CHECKING:
+    from mmldm.cli.places import Place
     from mmldm.media.clip import Clip
+    from mmldm.pipelines.provenance import Command, Provenance
     from mmldm.pipelines.sounding_video import SoundingVideoPipeline
 
 BATCH = 8
@@ -110,6 +102,15 @@ def produce(
         UserError: What is ordered cannot be made, or not there.
     """
     from mmldm.cli.generate import load_model
+    from mmldm.cli.places import Place
+    from mmldm.pipelines.provenance import (
+        Asked,
+        Machine,
+        Provenance,
+        sha256_of_model,
+        source_of,
+        told_differences,
+    )
 
     require_writable(out)
     started = time.monotonic()
@@ -195,6 +196,8 @@ def produce_again(
     Raises:
         UserError: The file does not say how it was made, or what it was made from is not here.
     """
+    from mmldm.pipelines.provenance import provenance_of
+
     require_writable(out)
     made = provenance_of(file)
     if made.asked.command not in makers:
@@ -212,7 +215,8 @@ def produce_again(
                 f"{file} was made from {path}, which is not here: say where it is with --{option}"
             )
     named = made.asked.model if model is None else model
-    if model is None and named is not None and not Path(named).is_dir():
+    here = named is None or published(named) is not None or Path(named).is_dir()
+    if model is None and not here:
         raise UserError(
             f"{file} was made by the model {named}, which is not here: name it with --model"
         )

@@ -14,7 +14,6 @@ from typing import TypeAlias
 import torch
 import torch.nn.functional as F
 from diffusers.configuration_utils import ConfigMixin, register_to_config
-from diffusers.loaders.single_file_utils import LDM_VAE_KEYS, convert_ldm_vae_checkpoint
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.autoencoders.vae import (
     DecoderOutput,
@@ -368,6 +367,9 @@ def _kl_vae(widths: tuple[int, ...], layers_per_block: int, latent_channels: int
 
 def _from_file(path: str | Path) -> TinyImageAutoencoder | AutoencoderKL:
     """One file: a KL-VAE of the original layout, alone or inside a whole model, or TAESD's."""
+    # Here and not above: its import costs as much time as loading a small model.
+    from diffusers.loaders.single_file_utils import LDM_VAE_KEYS, convert_ldm_vae_checkpoint
+
     # Names tell the layout apart: diffusers', latent-diffusion's, TAESD's.
     tensors = read_tensors(path)
     if "encoder.conv_norm_out.weight" in tensors:

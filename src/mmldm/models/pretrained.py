@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from diffusers.loaders.single_file_utils import LDM_UNET_KEY, convert_ldm_unet_checkpoint
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor
 
@@ -120,6 +119,8 @@ def require_unet(source: str) -> None:
 
 def _from_file(path: str, config: Mapping[str, Any]) -> tuple[dict[str, Tensor], list[str]]:
     """Tensors by diffusers' names, and those that its conversion has no place for."""
+    from diffusers.loaders.single_file_utils import LDM_UNET_KEY, convert_ldm_unet_checkpoint
+
     tensors = read_tensors(path)
     if not any(name.startswith(LDM_UNET_KEY) for name in tensors):
         return tensors, []
