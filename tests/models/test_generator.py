@@ -13,6 +13,7 @@ from mmldm.types import AV
 TIME_ALIGNED = {"audio_latent_shape": [4, 8, 1, 1], "video_latent_shape": [3, 4, 1, 1]}
 PAPER_FORM = {"audio_latent_shape": [4, 1, 2, 2], "video_latent_shape": [4, 1, 3, 3]}
 MIXED = {"audio_latent_shape": [4, 8, 1, 1], "video_latent_shape": [3, 4, 2, 2]}
+PATCHES = {**MIXED, "patch_size": 2}
 STATISTICS = {
     "audio": {"mean": [0.5, -1.0, 2.0, 0.0], "std": [0.1, 3.0, 1.0, 2.0]},
     "video": {"mean": [4.0, 0.0, -2.0], "std": [0.5, 0.25, 8.0]},
@@ -55,7 +56,7 @@ def trained(request) -> JointGenerator:
     return generator.eval()
 
 
-@pytest.mark.parametrize("form", [TIME_ALIGNED, PAPER_FORM, MIXED], ids=str)
+@pytest.mark.parametrize("form", [TIME_ALIGNED, PAPER_FORM, MIXED, PATCHES], ids=str)
 @pytest.mark.parametrize("adaln", ["block", "single"])
 def test_prediction_has_the_shape_of_the_sample_and_starts_at_zero(form, adaln):
     generator = build(form, adaln=adaln)
@@ -253,3 +254,28 @@ def test_paper_size_has_the_releases_parameters_less_its_context_tokens():
 def test_width_that_heads_do_not_divide_is_refused():
     with pytest.raises(UserError, match="width 33"):
         build(width=33)
+
+
+def test_a_token_of_four_cells_is_a_token_of_their_channels():
+    """A model of patches and one of latents that were folded beforehand are the same network."""
+    patched = build(MIXED, patch_size=2, depth=1)
+    train(patched, 2)
+    folded = build({**MIXED, "video_latent_shape": [12, 4, 1, 1]}, depth=1)
+    folded.load_state_dict(patched.state_dict())
+
+    def fold(video: torch.Tensor) -> torch.Tensor:
+        """(B,3,4,2,2) -> (B,12,4,1,1): channels first, then rows and columns."""
+        return video.permute(0, 1, 3, 4, 2).flatten(1, 3)[..., None, None]
+
+    sample, given = latents(patched, 2, 0), latents(patched, 2, 1)
+    mask, t = AV(None, torch.tensor([[True, False, False, True]] * 2)), torch.tensor([3, 400])
+    inside = patched(sample, t, AV(None, given.video), mask)
+    beforehand = folded(AV(sample.audio, fold(sample.video)), t, AV(None, fold(given.video)), mask)
+    assert torch.equal(inside.audio, beforehand.audio)
+    assert torch.equal(fold(inside.video), beforehand.video)
+    assert not torch.equal(inside.video[:, :, :, 0, 0], inside.video[:, :, :, 1, 1])
+
+
+def test_a_patch_that_does_not_divide_the_grid_is_refused():
+    with pytest.raises(UserError, match="patch_size 2 must divide the video latents' grid of 3x3"):
+        build(PAPER_FORM, patch_size=2)

@@ -40,7 +40,7 @@ class LatentStream(nn.Module):
     latents (B,C,T',H',W') <-> tokens (B,1+N,D).
 
     The first token is the modality's learned [EOS], which §3.2 puts before the latent; it carries
-    no position.
+    no position. The others hold `patch_size` x `patch_size` cells of a slot each, as in DiT.
     """
 
     position: Tensor
@@ -53,10 +53,11 @@ class LatentStream(nn.Module):
         width: int,
         position: Tensor,
         statistics: ChannelStatistics,
+        patch_size: int = 1,
     ) -> None:
         super().__init__()
-        self.shape = shape
-        channels, num_tokens = shape[0], shape[1] * shape[2] * shape[3]
+        self.shape, self.patch_size = shape, patch_size
+        channels, num_tokens = shape[0] * patch_size**2, len(position)
         self.register_buffer("position", position, persistent=False)
         mean, std = statistics.mean, statistics.std
         self.register_buffer("mean", torch.tensor(mean)[:, None, None, None], persistent=False)
@@ -72,10 +73,10 @@ class LatentStream(nn.Module):
 
     def embed(self, sample: Tensor, given: Tensor | None, mask: Tensor | None) -> Tensor:
         """Noisy and given latents (B,C,T',H',W'), mask (B,) or (B,T') -> tokens (B,1+N,D)."""
-        tokens = self.embed_latent(sample.flatten(2).transpose(1, 2))
+        tokens = self.embed_latent(self._patches(sample))
         if given is not None:
             # A flag beside the channels tells known zeros from what is not known, which adds nothing.
-            known = given.flatten(2).transpose(1, 2)
+            known = self._patches(given)
             flag = self._flags(mask, known)
             condition = torch.where(flag > 0, torch.cat([known, flag], dim=-1), 0.0)
             tokens = tokens + self.embed_given(condition)
@@ -87,19 +88,38 @@ class LatentStream(nn.Module):
         """Mask (B,) or (B,T'), None for all, and known values (B,N,C) -> (B,N,1)."""
         if mask is None:
             return torch.ones_like(known[..., :1])
-        cells = known.shape[1] if mask.ndim == 1 else self.shape[2] * self.shape[3]
+        tokens = known.shape[1] if mask.ndim == 1 else known.shape[1] // self.shape[1]
         per_slot = mask.to(known.dtype).reshape(len(mask), -1, 1)
-        return per_slot.expand(-1, -1, cells).reshape(len(mask), -1, 1)
+        return per_slot.expand(-1, -1, tokens).reshape(len(mask), -1, 1)
+
+    def _patches(self, latents: Tensor) -> Tensor:
+        """(B,C,T',H',W') -> (B,N,C*p*p), slot by slot and row by row."""
+        if self.patch_size == 1:
+            return latents.flatten(2).transpose(1, 2)
+        sides = (-1, self.patch_size)
+        cells = latents.unflatten(4, sides).unflatten(3, sides)  # B C T' H'/p p W'/p p
+        return cells.permute(0, 2, 3, 5, 1, 4, 6).flatten(4).flatten(1, 3)
+
+    def _from_patches(self, patches: Tensor) -> Tensor:
+        """(B,N,C*p*p) -> (B,C,T',H',W'): the inverse."""
+        channels, slots, rows, columns = self.shape
+        p = self.patch_size
+        if p == 1:
+            return patches.transpose(1, 2).unflatten(2, self.shape[1:])
+        cells = patches.unflatten(2, (channels, p, p)).unflatten(
+            1, (slots, rows // p, columns // p)
+        )
+        return cells.permute(0, 4, 1, 2, 5, 3, 6).flatten(5).flatten(3, 4)
 
     def project(self, tokens: Tensor, conditioning: Tensor) -> Tensor:
         """Tokens (B,1+N,D), conditioning (B,D) -> prediction (B,C,T',H',W'); [EOS] predicts nothing."""
         shift, scale = self.modulation(conditioning).chunk(2, dim=-1)
         prediction = self.predict(modulate(self.norm(tokens[:, 1:]), shift, scale))
-        return prediction.transpose(1, 2).unflatten(2, self.shape[1:])
+        return self._from_patches(prediction)
 
 
 class JointGenerator(ModelMixin, ConfigMixin):
-    """DiT over [EOS_a | audio tokens | EOS_v | video tokens], patch size 1.
+    """DiT over [EOS_a | audio tokens | EOS_v | video tokens].
 
     Defaults are the paper's size. Latents with a time axis (T' > 1) get positions in seconds that
     both modalities share: video slot i stands at i * duration / T' (its frame's instant), audio
@@ -109,6 +129,8 @@ class JointGenerator(ModelMixin, ConfigMixin):
     Args:
         audio_latent_shape: (C, T', H', W').
         video_latent_shape: (C, T', H', W').
+        patch_size: Cells a side of the video latents' grid that one token holds, which must divide H'
+            and W'; 1: a token is a cell, as in the paper.
         adaln: "block": one modulation MLP per block (the paper's DiT); "single": one for all
             blocks plus a bias per block, for small models.
         num_classes: Size of the class vocabulary, 0 for none; index `num_classes` is the null
@@ -133,6 +155,7 @@ class JointGenerator(ModelMixin, ConfigMixin):
         depth: int = 28,
         heads: int = 16,
         mlp_ratio: float = 4.0,
+        patch_size: int = 1,
         adaln: Literal["block", "single"] = "block",
         num_classes: int = 0,
         duration: float = 1.6,
@@ -148,6 +171,11 @@ class JointGenerator(ModelMixin, ConfigMixin):
         if width % heads or width % 4:
             raise UserError(f"generator width {width} must be a multiple of {heads} heads and of 4")
         shapes: AV[LatentShape] = AV(tuple(audio_latent_shape), tuple(video_latent_shape))
+        if patch_size < 1 or shapes.video[2] % patch_size or shapes.video[3] % patch_size:
+            raise UserError(
+                f"generator patch_size {patch_size} must divide the video latents' grid of "
+                f"{shapes.video[2]}x{shapes.video[3]} cells"
+            )
         statistics = shapes.map(lambda shape: ChannelStatistics.neutral(shape[0]))
         if latent_statistics is not None:
             fitted = LatentStatistics.from_dict(latent_statistics)
@@ -158,9 +186,11 @@ class JointGenerator(ModelMixin, ConfigMixin):
         # What counts is the finest slot of either modality: both must share the same periods.
         shortest = 4 * duration / max(shape[1] for shape in shapes)
 
-        def stream(shape: LatentShape, first: float, own: ChannelStatistics) -> LatentStream:
-            """One modality's, with positions (N,D) of its cells in time and in the grid."""
-            _, slots, rows, columns = shape
+        def stream(
+            shape: LatentShape, first: float, own: ChannelStatistics, patch: int
+        ) -> LatentStream:
+            """One modality's, with positions (N,D) of its tokens in time and in the grid."""
+            slots, rows, columns = shape[1], shape[2] // patch, shape[3] // patch
             position = torch.zeros(slots, rows * columns, width)
             if slots > 1:
                 seconds = (torch.arange(slots) + first) * duration / slots
@@ -168,9 +198,9 @@ class JointGenerator(ModelMixin, ConfigMixin):
                 position = position + in_time[:, None]
             if rows * columns > 1:
                 position = position + grid_positions((rows, columns), width)
-            return LatentStream(shape, width, position.flatten(0, 1), own)
+            return LatentStream(shape, width, position.flatten(0, 1), own, patch)
 
-        self.audio, self.video = shapes.map(stream, first_slot, statistics)
+        self.audio, self.video = shapes.map(stream, first_slot, statistics, AV(1, patch_size))
         self.time_embedding = TimestepEmbedding(width)
         self.class_embedding = nn.Embedding(num_classes + 1, width) if num_classes else None
         self.shared_modulation = Modulation(width, 6) if adaln == "single" else None
