@@ -1,4 +1,4 @@
-"""README.md and docs/: lines are short, links lead somewhere, commands are there, and those of seconds run as shown."""
+"""README.md and docs/: short lines, links that lead somewhere, commands that are there and run as shown."""
 
 import re
 import shutil
@@ -44,7 +44,7 @@ NOT_RUN = {
     # What must be there is not.
     "mmldm synthesize OUT --world freedoom": "needs the game and OpenAL, and an hour",
     "mmldm app": "serves a page until Ctrl-C, and needs gradio; tests/app starts it",
-    "mmldm train generator --out runs/mine --data /disk2": "another disk; tests/cli/test_train.py moves clips",
+    "mmldm train generator --out runs/mine --data /disk2": "another disk; cli/test_train.py moves clips",
     "mmldm train ./my_clips --out runs/mine --rescan": "refused of a run that trains, as the page says",
     "mmldm distill decoder": "of epsilon decoders; tests/cli/test_distill.py has one",
     # Not to be typed so.
@@ -77,7 +77,9 @@ def test_lines_are_short(page: Path) -> None:
     """Markdown has no way to break the row of a table or a title, such as those of the notes."""
     lines = page.read_text(encoding="utf-8").splitlines()
     whole = ("|", "#") if page.name == "lab-notes.md" else ("|",)
-    long = [n for n, line in enumerate(lines, 1) if len(line) > WIDTH and not line.startswith(whole)]
+    long = [
+        n for n, line in enumerate(lines, 1) if len(line) > WIDTH and not line.startswith(whole)
+    ]
     assert long == []
 
 
@@ -151,7 +153,11 @@ def test_options_that_sentences_name_with_a_command_are_there(page: Path) -> Non
         words = code.split()
         if words[0] == "mmldm" and len(words) > 1 and not words[1].startswith(("-", "[")):
             command = group().commands.get(words[1])
-            known = {name for p in getattr(command, "params", ()) for name in (*p.opts, *p.secondary_opts)}
+            known = {
+                name
+                for p in getattr(command, "params", ())
+                for name in (*p.opts, *p.secondary_opts)
+            }
             named = {word.partition("=")[0] for word in words[2:] if re.match(r"--?[a-z]", word)}
             absent += [code] if command is None or named - known - {"--help"} else []
     assert absent == [] or page.name == "lab-notes.md"
@@ -245,6 +251,9 @@ def test_commands_of_seconds_run_in_the_order_of_the_page(
 
 
 def test_every_reason_not_to_run_is_of_a_shown_command() -> None:
-    used = {max((s for s in NOT_RUN if f"{c.line} ".startswith(s)), key=len, default="") for c in COMMANDS}
+    used = {
+        max((s for s in NOT_RUN if f"{c.line} ".startswith(s)), key=len, default="")
+        for c in COMMANDS
+    }
     assert set(NOT_RUN) - used == set()
     assert sum(why_not(command.line) is None for command in COMMANDS) > 20

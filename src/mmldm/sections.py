@@ -202,6 +202,8 @@ class AutoencoderLoss(Section):
     adversarial: float = Field(0.0, ge=0)
     audio_weight: float = Field(1.0, ge=0)
     salience: float = Field(1.0, ge=0)
+    pixels: float = Field(0.0, ge=0, le=1)
+    """How far an error in a channel of image latents counts by what it costs in pixels: 0 not, 1 wholly."""
     terminal_fraction: float = Field(0.0, ge=0, le=1)
     """Share of rows denoised from the last timestep, which is what one-step decoding does."""
     conditioning_dropout: float = Field(0.1, ge=0, le=1)

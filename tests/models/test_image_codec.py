@@ -1,9 +1,11 @@
 """The codec: standard latents per modality, exact inverse, gradients pass."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from mmldm.models.image_codec import ImageCodec, LatentStatistics
 from mmldm.models.image_vae import PatchAutoencoderKL, TinyImageAutoencoder
@@ -121,3 +123,33 @@ def test_gradient_passes_through_decode_and_frozen_vae() -> None:
     assert latents.grad is not None
     assert latents.grad.abs().sum() > 0
     assert all(p.grad is None for p in model.parameters())
+
+
+class Gains(nn.Module):
+    """An image VAE whose pixels are its channels, each times a number of its own."""
+
+    def __init__(self, gains: list[float]) -> None:
+        super().__init__()
+        self.gains = nn.Parameter(torch.tensor(gains))
+
+    def decode(self, latents: Tensor) -> SimpleNamespace:
+        """(B,c,h,w) -> (B,c,h,w)."""
+        return SimpleNamespace(sample=latents * self.gains[:, None, None])
+
+
+def test_pixel_power_is_the_square_of_what_a_channel_moves() -> None:
+    codec = ImageCodec(Gains([0.0, 1.0, 2.0, 3.0]), LatentStatistics.scalar(1.0, 4))
+    power = codec.pixel_power(torch.randn(2, 3, 4, 8, 8), "video")
+    assert power.mean() == pytest.approx(1)
+    assert torch.allclose(power / power[1], torch.tensor([0.0, 1.0, 4.0, 9.0]), rtol=1e-4)
+
+
+def test_pixel_power_is_of_normalised_channels() -> None:
+    """A channel that varies twice as much moves pixels twice as far for the same normalised error."""
+    deviations = [1.0, 2.0]
+    own = {"mean": [5.0, -1.0], "std": deviations}
+    statistics = LatentStatistics.from_dict({"audio": own, "video": own})
+    power = ImageCodec(Gains([1.0, 1.0]), statistics).pixel_power(
+        torch.randn(1, 2, 2, 8, 8), "audio"
+    )
+    assert power[1] / power[0] == pytest.approx(4, rel=1e-4)

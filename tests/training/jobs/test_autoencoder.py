@@ -259,3 +259,29 @@ def test_step_of_both_turns_asks_the_device_for_nothing(
                 other.open(trainable=other.name == name)
             turn.step([batch], seed=0, step=step, factor=1.0)
     assert asked == []
+
+
+def test_errors_count_by_what_they_cost_in_pixels_as_far_as_the_recipe_says(finished: Run) -> None:
+    recipe = smallest_recipe()
+    caches = Splits.open(finished.folder.cache("image_latents"))
+
+    def with_strength(strength: float) -> AutoencoderStage:
+        loss = recipe.autoencoder.loss.model_copy(update={"pixels": strength})
+        job = recipe.autoencoder.model_copy(update={"loss": loss})
+        vae = load_image_vae(finished.folder.export("vae"))
+        torch.manual_seed(0)
+        return AutoencoderStage(
+            recipe.model_copy(update={"autoencoder": job}), vae, caches, torch.device("cpu")
+        )
+
+    stages = [with_strength(strength) for strength in (0.0, 0.5, 1.0)]
+    none, half, whole = (stage._channels() for stage in stages)
+    assert none is None and half is not None and whole is not None
+    for roots, powers in zip(half, whole, strict=True):
+        assert powers.mean().item() == pytest.approx(1) and powers.max() > 1.05
+        assert torch.allclose(roots, powers.sqrt() / powers.sqrt().mean())
+
+    # The errors alone count otherwise: the other terms are what they were.
+    terms = [play(stage, 1)["model"] for stage in stages]
+    assert terms[0]["mse/video"] != terms[1]["mse/video"] != terms[2]["mse/video"]
+    assert torch.equal(terms[0]["kl/video"], terms[2]["kl/video"])

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmldm.config import RunConfig
-from mmldm.data.clips import NO_CLASS
+from mmldm.data.clips import NO_CLASS, spread
 from mmldm.data.latents import LatentCache, Splits
 from mmldm.diffusion.schedules import NoiseProcess, ScheduleConfig, make_scheduler
 from mmldm.evaluation.reconstruction import psnr
@@ -46,6 +46,8 @@ from mmldm.types import AV, MODALITIES, Latents
 SALIENCE_THRESHOLD = 0.5
 """Departure from the median, in normalised image latents, above which a cell counts as salient."""
 VALIDATED_CLIPS = 16
+PROBED_CLIPS = 16
+"""Training clips about which the image VAE is probed, for `loss.pixels`."""
 
 
 class AutoencoderTurn(nn.Module):
@@ -53,6 +55,9 @@ class AutoencoderTurn(nn.Module):
 
     What a clip lacks counts as zero in every term: means are over all rows, so that a clip's share
     depends on no other.
+
+    Args:
+        channels: What squared errors in the channels of the image latents count, AV((c,)); None: all 1.
     """
 
     def __init__(
@@ -62,9 +67,11 @@ class AutoencoderTurn(nn.Module):
         config: AutoencoderConfig,
         codec: ImageCodec,
         adversary: TupleAdversary | None,
+        channels: AV[Tensor] | None = None,
     ) -> None:
         super().__init__()
         self.autoencoder = autoencoder
+        self.channels = channels
         self.process, self.config, self.adversary = process, config, adversary
         self.frozen = (codec,)  # a tuple, so that it is no submodule of what this turn trains
 
@@ -108,10 +115,15 @@ class AutoencoderTurn(nn.Module):
         moving = mean.map(lambda x: salience(x, weights.salience, SALIENCE_THRESHOLD))
         salient = AV(moving.audio, moving.video[rows, frames])
 
-        def squared(predicted: Tensor, wanted: Tensor, salient: Tensor, here: Tensor) -> Tensor:
-            return (weighted_mean((predicted - wanted).square(), salient) * here).mean()
+        channels = self.channels or target.map(lambda x: x.new_ones(x.shape[-3]))
 
-        error = prediction.map(squared, wanted, salient, present)
+        def squared(
+            predicted: Tensor, wanted: Tensor, salient: Tensor, here: Tensor, channels: Tensor
+        ) -> Tensor:
+            errors = (predicted - wanted).square() * channels[:, None, None]
+            return (weighted_mean(errors, salient) * here).mean()
+
+        error = prediction.map(squared, wanted, salient, present, channels)
 
         # The other terms of Eq. 3: L_KL; L_cl and L_co (Eq. 1) of the semantics; L_GAN (Eq. 2).
         kl = posterior.map(lambda p, here: (p.kl() * here).mean(), present)
@@ -254,12 +266,27 @@ class AutoencoderStage(CachedStage):
         critic = self.job.critic
         self.adversary = None if critic is None else build_adversary(critic, self.codec)
         self.turns["model"] = AutoencoderTurn(
-            self.autoencoder, self.process, self.job, self.codec, self.adversary
+            self.autoencoder,
+            self.process,
+            self.job,
+            self.codec,
+            self.adversary,
+            self._channels(),
         )
         if critic is not None and self.adversary is not None:
             self.turns["critic"] = CriticTurn(self.adversary)
             self.learning_rates = {"critic": critic.learning_rate}
         self.ema_modules["autoencoder"] = self.autoencoder
+
+    def _channels(self) -> AV[Tensor] | None:
+        """What errors in the channels of the image latents count, AV((c,)); None: all the same."""
+        strength, cache = self.job.loss.pixels, self.caches.train
+        if not strength:
+            return None
+        mean = cache[torch.tensor(spread(PROBED_CLIPS, len(cache)))].to(self.device).mean
+        some = mean.map(lambda x: x[:, :: max(1, x.shape[1] // 4)])
+        power = some.map(self.codec.normalise, MODALITIES).map(self.codec.pixel_power, MODALITIES)
+        return power.map(lambda x: x**strength / (x**strength).mean())
 
     def active_turns(self, step: int) -> tuple[str, ...]:
         playing = self.adversary is not None and step >= self.adversary.start_step
