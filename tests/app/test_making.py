@@ -151,6 +151,15 @@ def test_a_model_folder_that_vanishes_takes_nothing_from_the_page(
     studio.close()
 
 
+def test_the_precision_stands_in_the_clips(studio, job, sitting) -> None:
+    rounded = Studio(build_pipeline(), None, BOUNDS, "bf16")
+    entries = [one.make(job, sitting, Wish(seed=5, count=1)) for one in (studio, rounded)]
+    made = [provenance_of(entry.every[0].mp4) for entry in entries]
+    assert [one.machine.precision for one in made] == ["fp32", "bf16"]
+    assert made[0].asked.model_sha256 == made[1].asked.model_sha256
+    rounded.close()
+
+
 def test_a_clip_goes_on_and_begins_as_it_was(studio, job, sitting, film) -> None:
     entry = studio.extend(job, sitting, film, Wish(seed=1, count=1, seconds=1.0))
     lasted = 2 * SPEC.duration

@@ -59,7 +59,7 @@ def test_table_1_has_both_ways_beside_the_papers(recipe: Path, tmp_path: Path) -
     ("words", "sentence"),
     [
         (("--jobs", "sample,sing"), "--jobs: unknown 'sing'"),
-        (("--precision", "fp8"), "--precision must be fp32 or bf16"),
+        (("--precision", "fp8"), "--precision must be fp32, tf32 or bf16"),
         (("--model", "a", "--config", "b"), "give --model or --config, not both"),
         (("--against", "/nowhere.py"), "no Python file to benchmark against"),
         (("--config", "/nowhere.yaml"), "cannot read the recipe"),

@@ -87,6 +87,15 @@ def test_sharded_weights_train_like_whole_ones_and_their_checkpoint_resumes_in_o
     assert_close_runs(one, tmp_path)
 
 
+@pytest.mark.parametrize(("sharding", "parts"), [("full", 2), ("none", 1)])
+def test_accumulated_passes_reduce_gradients_once_a_step(sharding: str, parts: int) -> None:
+    """Sharded, a block and what is left of the module each have a reduction of their own."""
+    program = str(Path(__file__).with_name("counting.py"))
+    code, output = finish((*TORCHRUN, program, sharding, "4"))
+    assert code == 0, output
+    assert f"reductions {parts} " in output, output
+
+
 def test_checkpoint_of_one_process_resumes_sharded_over_two_with_muon(
     one_with_muon: Path, tmp_path: Path
 ) -> None:

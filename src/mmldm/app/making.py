@@ -26,6 +26,7 @@ from mmldm.evaluation.reconstruction import fidelity
 from mmldm.media.clip import Clip
 from mmldm.media.spectrogram import AudioImage
 from mmldm.pipelines.outliers import Watch, sentences
+from mmldm.pipelines.precision import Precision, sample_in
 from mmldm.pipelines.request import frames_in, given_clips
 from mmldm.pipelines.rollout import JOINS
 from mmldm.pipelines.sounding_video import SoundingVideoPipeline
@@ -47,16 +48,24 @@ class Studio:
         pipeline: The model, on its device.
         name: As it was named on the command line; None: the bundled one.
         bounds: Of the page; `seconds` becomes less where the model's pictures are large.
+        precision: In which it samples from now on.
     """
 
-    def __init__(self, pipeline: SoundingVideoPipeline, name: str | None, bounds: Bounds) -> None:
+    def __init__(
+        self,
+        pipeline: SoundingVideoPipeline,
+        name: str | None,
+        bounds: Bounds,
+        precision: Precision = "fp32",
+    ) -> None:
         self.pipeline, self.name, self.spec = pipeline, name, pipeline.clip_spec
         spec = self.spec
         per_second = spec.fps * 3 * spec.height * spec.width * bounds.results
         longest = max(spec.duration, float(int(MOST_BYTES / per_second)))
         self.bounds = replace(bounds, seconds=min(bounds.seconds, longest))
         self.reader = Reader(spec, bounds.reading_seconds)
-        self._press = Press(pipeline, name, self.reader)
+        self._press = Press(pipeline, name, self.reader, precision)
+        sample_in(pipeline, precision)
         self._audio_image = AudioImage(spec)
 
     def close(self) -> None:

@@ -21,6 +21,7 @@ from mmldm.media.clip import Clip
 from mmldm.media.sheet import save_png, spectrogram_picture
 from mmldm.media.spectrogram import AudioImage
 from mmldm.media.writer import FilmWriter, write_wav
+from mmldm.pipelines.precision import Precision
 from mmldm.pipelines.provenance import (
     TAG,
     Asked,
@@ -117,10 +118,18 @@ class Press:
         pipeline: The model.
         name: As it was named on the command line.
         reader: Writes what stands beside a given sound or picture.
+        precision: In which the model will sample; here its weights are still as they were loaded.
     """
 
-    def __init__(self, pipeline: SoundingVideoPipeline, name: str | None, reader: Reader) -> None:
+    def __init__(
+        self,
+        pipeline: SoundingVideoPipeline,
+        name: str | None,
+        reader: Reader,
+        precision: Precision,
+    ) -> None:
         self._pipeline, self._name, self._reader = pipeline, name, reader
+        self._precision = precision
         self._sha256 = sha256_of_model(pipeline)
         self._audio_image = AudioImage(pipeline.clip_spec)
 
@@ -144,7 +153,7 @@ class Press:
             settings=account.stated,
         )
         sampling = self._pipeline.settings(account.quality)
-        machine = Machine.here(self._pipeline.device.type)
+        machine = Machine.here(self._pipeline.device.type, self._precision)
         made = account.command != "reconstruct"
         said, results = list(account.said), list[Result]()
         for number, (clip, seed) in enumerate(zip(clips, seeds, strict=True)):

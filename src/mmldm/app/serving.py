@@ -23,6 +23,7 @@ from mmldm.app.safety import LOOPBACK, Bounds, is_loopback
 from mmldm.app.sittings import Sittings
 from mmldm.errors import UserError
 from mmldm.media.writer import write_wav
+from mmldm.pipelines.precision import Precision
 from mmldm.pipelines.sounding_video import SoundingVideoPipeline
 
 STATIC = Path(__file__).parent / "static"
@@ -68,12 +69,17 @@ class Served:
 
 @contextmanager
 def served(
-    pipeline: SoundingVideoPipeline, name: str | None, bounds: Bounds, options: Options
+    pipeline: SoundingVideoPipeline,
+    name: str | None,
+    bounds: Bounds,
+    options: Options,
+    precision: Precision = "fp32",
 ) -> Iterator[Served]:
     """A page for one model, while the context lasts; all files go with it.
 
     Args:
         name: Of the model, as it was named; None: the bundled one.
+        precision: In which it samples.
 
     Raises:
         UserError: The port is taken.
@@ -84,7 +90,7 @@ def served(
         sittings = Sittings(bounds)
         stack.callback(sittings.close)
         os.environ["GRADIO_TEMP_DIR"] = str(sittings.uploads)
-        studio = Studio(pipeline, name, bounds)
+        studio = Studio(pipeline, name, bounds, precision)
         stack.callback(studio.close)
         line = Line(bounds.waiting)
         stack.callback(line.close)

@@ -35,6 +35,7 @@ from mmldm.benchmark.timing import (
 )
 from mmldm.benchmark.training_step import StepPlan, TrainingStep, step_plans
 from mmldm.config import RunConfig
+from mmldm.pipelines.precision import Precision
 from mmldm.pipelines.sounding_video import SoundingVideoPipeline
 from mmldm.training.summary import Summary, count_flops
 
@@ -193,8 +194,9 @@ def release(device: torch.device) -> None:
 # -------------------------------------------------------------------------------- the table and JSON
 
 
-def facts(device: torch.device, precision: str, command: str) -> dict[str, Any]:
-    """Date, code, hardware and its measured matmul peaks (FLOP/s)."""
+def facts(device: torch.device, precision: Precision, command: str) -> dict[str, Any]:
+    """Date, code, hardware and its measured matmul peaks (FLOP/s), that of tf32 where it is asked for."""
+    measured: list[Precision] = ["fp32", "bf16", *([precision] if precision == "tf32" else [])]
     return {
         "command": command,
         "date": datetime.now(UTC).date().isoformat(),
@@ -204,7 +206,7 @@ def facts(device: torch.device, precision: str, command: str) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "precision": precision,
-        "matmul_peak": {name: matmul_peak(device, name) for name in ("fp32", "bf16")},
+        "matmul_peak": {name: matmul_peak(device, name) for name in measured},
     }
 
 

@@ -22,11 +22,12 @@ from torch import Tensor, nn
 
 from mmldm.benchmark.costs import SAMPLED_CLIPS, Clock, System, fits_training, release
 from mmldm.benchmark.sampling import TOTAL, Sampling, untrained_pipeline
-from mmldm.benchmark.timing import DTYPES, Call, Timing, interleaved, largest
+from mmldm.benchmark.timing import Call, Timing, interleaved, largest
 from mmldm.benchmark.training_step import TrainingStep, media_rows, step_plans
 from mmldm.media.spectrogram import AudioImage
 from mmldm.models.image_codec import ImageCodec
 from mmldm.pipelines.decoding import encode_media
+from mmldm.pipelines.precision import sample_in
 from mmldm.pipelines.sounding_video import SoundingVideoPipeline
 from mmldm.training.randomness import StepRandom
 from mmldm.types import AV, Latents, Progress, WindowBatch
@@ -112,8 +113,8 @@ def table1(system: System, clock: Clock, progress: Progress | None = None) -> li
     tell("training steps", 0, 2)
     (prepared,) = step_plans(recipe, summary, ["generator"], clock.device)
     # Of the recipe, whatever model stands beside it: no time depends on what is learnt.
-    dtype = DTYPES[recipe.generator.train.precision]
-    pipeline = untrained_pipeline(recipe, summary).to(clock.device, dtype)
+    pipeline = untrained_pipeline(recipe, summary).to(clock.device)
+    sample_in(pipeline, recipe.generator.train.precision)
     pipeline.set_progress_bar_config(disable=True)
     turns = {name: FromMedia(turn, pipeline) for name, turn in prepared.turns.items()}
     whole = replace(prepared, turns=turns, rows=media_rows(recipe, clock.device))

@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 
 from mmldm.errors import UserError
+from mmldm.pipelines.precision import Precision, allow_tf32, dtype_of
 from mmldm.training.distributed import wait_for
 
 Call = Callable[[], object]
@@ -25,7 +26,6 @@ ENERGY_SECONDS = 3.0
 """How long a call is repeated while the device's power is read: drivers average it over a second."""
 MOST_CLIPS = 4096
 """Where the search for the largest batch ends, memory or not."""
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 MATRIX_SIZE = {"cpu": 1024, "cuda": 8192}
 """Side of the matrices whose product shows the peak; large enough to fill the device."""
 PEAK_SECONDS = 1.0
@@ -154,10 +154,12 @@ def device_name(device: torch.device) -> str:
     return _linux("model name", Path("/proc/cpuinfo")) or platform.processor() or platform.machine()
 
 
-def matmul_peak(device: torch.device, precision: str) -> float:
-    """FLOP/s of the fastest of many products of two large matrices."""
+def matmul_peak(device: torch.device, precision: Precision) -> float:
+    """FLOP/s of the fastest of many products of two large matrices; after tf32 all products are."""
+    if precision == "tf32":
+        allow_tf32()
     side = MATRIX_SIZE.get(device.type, 2048)
-    a, b = (torch.randn(side, side, device=device, dtype=DTYPES[precision]) for _ in range(2))
+    a, b = (torch.randn(side, side, device=device, dtype=dtype_of(precision)) for _ in range(2))
     best, begun = float("inf"), time.perf_counter()
     while time.perf_counter() - begun < PEAK_SECONDS or best == float("inf"):
         wait_for(device)

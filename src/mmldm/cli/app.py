@@ -8,8 +8,9 @@ from typing import Annotated
 
 import typer
 
-from mmldm.cli.terminal import DeviceOption, ModelOption, note, say
+from mmldm.cli.terminal import DeviceOption, ModelOption, PrecisionOption, note, say
 from mmldm.errors import UserError
+from mmldm.pipelines.precision import choose_precision, require_precision, told
 
 EXTRA = "the page needs gradio: pip install 'mmldm[app]'"
 
@@ -40,6 +41,7 @@ def app(
     seconds: Annotated[
         float, typer.Option(min=1, max=3600, help="Seconds of a clip, at most.")
     ] = 60.0,
+    precision: PrecisionOption = None,
     device: DeviceOption = None,
 ) -> None:
     """Opens a page in the browser: sounding clips without a terminal."""
@@ -49,14 +51,18 @@ def app(
     from mmldm.app.safety import Bounds, exposure, password_check
 
     may_enter = password_check(auth)
+    require_precision(precision)
 
     from mmldm.app.serving import Options, served
     from mmldm.cli.generate import load_model
 
     pipeline = load_model(model, device)
+    used = choose_precision(precision, pipeline.device)
     bounds = Bounds(upload_mb=upload_mb, seconds=seconds)
     options = Options(host, port, share, may_enter, not no_browser)
-    with served(pipeline, model, bounds, options) as page:
+    if used != "fp32":
+        note(told(used))
+    with served(pipeline, model, bounds, options, used) as page:
         say(f"the page is at {page.address}")
         if page.shared:
             say(f"and at {page.shared}")

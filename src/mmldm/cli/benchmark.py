@@ -14,6 +14,7 @@ from mmldm.cli.terminal import (
     ChangesOption,
     DeviceOption,
     ModelOption,
+    PrecisionOption,
     ProgressLine,
     QualityOption,
     note,
@@ -21,6 +22,7 @@ from mmldm.cli.terminal import (
     silence_diffusers,
 )
 from mmldm.errors import UserError
+from mmldm.pipelines.precision import Precision, choose_precision, require_precision, sample_in
 from mmldm.pipelines.published import published
 from mmldm.training import JOBS
 
@@ -49,9 +51,7 @@ def benchmark(
     ] = None,
     quality: QualityOption = None,
     repeats: Annotated[int, typer.Option(min=1, help="Rounds of every call.")] = 5,
-    precision: Annotated[
-        str | None, typer.Option(help="fp32 or bf16. Default: bf16 on a GPU, else fp32.")
-    ] = None,
+    precision: PrecisionOption = None,
     against: Annotated[
         Path | None,
         typer.Option(
@@ -72,8 +72,7 @@ def benchmark(
     unknown = [name for name in wanted if name not in WORKS]
     if unknown:
         raise UserError(f"--jobs: unknown {unknown[0]!r}; known are {', '.join(WORKS)}.")
-    if precision not in (None, "fp32", "bf16"):
-        raise UserError(f"--precision must be fp32 or bf16, not {precision!r}.")
+    require_precision(precision)
     if model is not None and config is not None:
         raise UserError("give --model or --config, not both.")
     if json is not None:
@@ -86,7 +85,7 @@ def benchmark(
 
     silence_diffusers()
     chosen = choose_device(device)
-    used = precision or ("bf16" if chosen.type == "cuda" else "fp32")
+    used = choose_precision(precision, chosen)
     step = None if against is None else load_step(against)
     system = _system(model, config, changes or [], quality, used, chosen)
     about = facts(chosen, used, shlex.join(["mmldm", *sys.argv[1:]]))
@@ -131,16 +130,20 @@ def _system(
     config: Path | None,
     changes: list[str],
     quality: str | None,
-    precision: str,
+    precision: Precision,
     device: torch.device,
 ) -> System:
     """What the options name: a recipe, a run folder (model and recipe), or a model alone."""
     from mmldm.benchmark.costs import System
     from mmldm.benchmark.sampling import CLASSES, untrained_pipeline
-    from mmldm.benchmark.timing import DTYPES
     from mmldm.config import changed, load_config
     from mmldm.training.recipe import tiny_recipe
     from mmldm.training.summary import summarise
+
+    def loaded() -> SoundingVideoPipeline:
+        made = load_model(model, str(device))
+        sample_in(made, precision)
+        return made
 
     # The recipe: the one given, the run's own, or the bundled model's; a model alone has none.
     own = None if model is None or published(model) else Path(model) / "config.yaml"
@@ -152,20 +155,23 @@ def _system(
         raise UserError(f"--set changes a recipe, and {model} is a model without one.")
     else:
         options = {"quality": quality}
-        return System(lambda: load_model(model, str(device)).to(DTYPES[precision]), options, None)
+        return System(loaded, options, None)
 
     # All parts that are trained, in the precision that is asked for.
     written = recipe.sample
     recipe = changed(recipe, changes)
     trained = [job for job in JOBS if getattr(getattr(recipe, job), "train", None) is not None]
-    recipe = changed(recipe, [f"{job}.train.precision={precision}" for job in trained])
+    trains_in = "bf16" if precision == "bf16" else "fp32"
+    recipe = changed(recipe, [f"{job}.train.precision={trains_in}" for job in trained])
     # Shapes and operations of every part, counted on networks without numbers.
     summary = summarise(recipe, len(CLASSES))
 
     def pipeline() -> SoundingVideoPipeline:
         if config is None:
-            return load_model(model, str(device)).to(DTYPES[precision])
-        return untrained_pipeline(recipe, summary).to(device, DTYPES[precision])
+            return loaded()
+        made = untrained_pipeline(recipe, summary).to(device)
+        sample_in(made, precision)
+        return made
 
     # A pipeline has a recipe's or a model's own settings; what is changed here is told to it.
     calls = [(k, v) for k, v in recipe.sample if k != "rows"]

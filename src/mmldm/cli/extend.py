@@ -16,6 +16,7 @@ from mmldm.cli.terminal import (
     DeviceOption,
     ModelOption,
     NameOption,
+    PrecisionOption,
     ProgressLine,
     QualityOption,
     require_writable,
@@ -45,6 +46,7 @@ def extend(
     num_samples: SamplesOption = 1,
     seed: SeedOption = 0,
     quality: QualityOption = None,
+    precision: PrecisionOption = None,
     device: DeviceOption = None,
 ) -> None:
     """Goes on with a clip: its picture and sound, and after them new ones."""
@@ -59,7 +61,7 @@ def extend(
     order = Order(
         command="extend",
         given=given,
-        settings={"seconds": seconds, "quality": quality},
+        settings={"seconds": seconds, "quality": quality, "precision": precision},
         seed=seed,
         count=num_samples,
         words=["extended", clip.name, *([audio.name] if audio is not None else []), str(seed)],
@@ -112,6 +114,7 @@ def retake(
     num_samples: SamplesOption = 1,
     seed: SeedOption = 0,
     quality: QualityOption = None,
+    precision: PrecisionOption = None,
     device: DeviceOption = None,
 ) -> None:
     """Makes a part of a clip anew; all else stays."""
@@ -120,7 +123,13 @@ def retake(
     order = Order(
         command="retake",
         given={"clip": clip},
-        settings={"from": begin, "to": end, "only": only, "quality": quality},
+        settings={
+            "from": begin,
+            "to": end,
+            "only": only,
+            "quality": quality,
+            "precision": precision,
+        },
         seed=seed,
         count=num_samples,
         words=["retaken", clip.name, str(seed)],

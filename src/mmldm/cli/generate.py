@@ -1,8 +1,8 @@
-"""Commands that use a model: `generate`, `reconstruct`."""
+"""The command that makes clips: `generate`; and where all commands find their model."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,6 +16,7 @@ from mmldm.cli.terminal import (
     DeviceOption,
     ModelOption,
     NameOption,
+    PrecisionOption,
     ProgressLine,
     QualityOption,
     note,
@@ -26,11 +27,10 @@ from mmldm.errors import UserError
 from mmldm.pipelines.published import BUNDLED_NAME, published
 
 if TYPE_CHECKING:
-    from mmldm.media.reader import Windows
     from mmldm.pipelines.outliers import Watch
     from mmldm.pipelines.provenance import Command
     from mmldm.pipelines.sounding_video import SoundingVideoPipeline
-    from mmldm.types import ClipSpec, Modality
+    from mmldm.types import Modality
 
 NOTED_REST = 0.1
 """Seconds of a given file beyond the clip that are worth a note."""
@@ -104,6 +104,7 @@ def generate(
         Path | None,
         typer.Option(help="With --again: where the clip is that was extended or retaken."),
     ] = None,
+    precision: PrecisionOption = None,
     device: DeviceOption = None,
 ) -> None:
     """Generates sounding video of any length: jointly, from a given sound, or sound for a given picture."""
@@ -150,6 +151,7 @@ def generate(
             "decoder_steps": decoder_steps,
             "guidance": guidance,
             "scheduler": scheduler,
+            "precision": precision,
             "seconds": seconds,
             "start": start or None,
             "at_model_rate": at_model_rate or None,
@@ -228,109 +230,6 @@ def generated(
 def _say_what_is_odd(source: GivenFile, watch: Watch) -> None:
     """What is given may be unlike all that the model knows: it is used all the same, and that is said."""
     source.say(watch.sentences(source.path.name))
-
-
-def reconstruct(
-    clip: Annotated[Path, typer.Argument(help="A video with sound.")],
-    model: ModelOption = None,
-    vae: Annotated[
-        str | None,
-        typer.Option(help="Only this image VAE (folder, file or hub name), without a model."),
-    ] = None,
-    size: Annotated[
-        int, typer.Option(min=32, max=2048, help="With --vae: height and width, a multiple of 32.")
-    ] = 256,
-    out: OutOption = Path("out"),
-    name: NameOption = None,
-    start: Annotated[
-        float, typer.Option(min=0, max=1e6, help="Second of the file where the clip starts.")
-    ] = 0,
-    decoder_steps: DecoderStepsOption = None,
-    device: DeviceOption = None,
-) -> None:
-    """Shows what an autoencoder keeps of a clip: both side by side, PSNR and spectrogram error."""
-    if model is not None and vae is not None:
-        raise UserError("give --model or --vae, not both.")
-    if size % 32:
-        raise UserError(f"--size {size} is not a multiple of 32, which image VAEs need.")
-    require_writable(out)
-    require_media(clip, None)
-
-    from mmldm.cli.places import Place
-    from mmldm.evaluation.reconstruction import fidelity, side_by_side, through_image_vae, vae_spec
-    from mmldm.media.sheet import contact_sheet, save_png
-    from mmldm.media.spectrogram import AudioImage
-    from mmldm.pipelines.outliers import sentences
-    from mmldm.pipelines.provenance import Asked, sha256_of_model, sha256_of_parts, source_of
-    from mmldm.pipelines.request import given_clips
-
-    # What is kept: by an image VAE alone, or by a model's whole autoencoder.
-    settings = {"start": start or None, "decoder_steps": decoder_steps}
-    if vae is not None:
-        from mmldm.models.image_vae import load_image_vae
-        from mmldm.training.distributed import choose_device
-
-        codec, spec = load_image_vae(vae).to(choose_device(device)), vae_spec(size)
-        original = _window(clip, start, spec).clip(0, spec)
-        kept = through_image_vae(codec, original, spec)
-        sha256, settings["size"] = sha256_of_parts({"vae": codec}, {}), size
-    else:
-        pipeline = load_model(model, device)
-        spec = pipeline.clip_spec
-        original = _window(clip, start, spec).clip(0, spec)
-        kept = pipeline.reconstruct(original, decoder_steps=decoder_steps)
-        distances = pipeline.outlier_distances(given_clips(original, spec))
-        for sentence in sentences(distances, clip.name, spec.duration):
-            note(sentence)
-        sha256 = sha256_of_model(pipeline)
-
-    # In a place of their own: what is kept alone, beside the original in one film, and both on a sheet.
-    asked = Asked(
-        command="reconstruct",
-        model=vae or model,
-        model_sha256=sha256,
-        given={"clip": source_of(clip)},
-        settings={key: value for key, value in settings.items() if value is not None},
-    )
-    place = Place(out, ["reconstruction", clip.name], asked, 0, name)
-    place.claim()
-    numbers = fidelity(kept, original, AudioImage(spec))
-    alone = kept.save(place.file("kept.mp4"))
-    both = side_by_side(original, kept).save(place.file("side_by_side.mp4"))
-    sheet = place.file("sheet.png")
-    save_png(sheet, contact_sheet([original, kept], ["original", "reconstruction"]))
-    typer.echo(f"frames: PSNR {numbers.psnr:.2f} dB")
-    typer.echo(f"sound:  mean log-mel error {numbers.mel_error:.2f} dB")
-    typer.echo(f"reconstruction: {alone}")
-    typer.echo(f"original left, reconstruction right: {both}")
-    typer.echo(f"contact sheet: {sheet}")
-
-
-def _window(path: Path, start: float, spec: ClipSpec) -> Windows:
-    """The window of a given file, after a note on standard error for whatever is not as asked."""
-    from mmldm.media.reader import read_windows
-
-    windows = read_windows(path, [start], spec)
-    for sentence in (*windows.notes, *_differences(windows, start, spec)):
-        note(sentence)
-    return windows
-
-
-def _differences(windows: Windows, start: float, spec: ClipSpec) -> Iterator[str]:
-    """Which part of a given file is used, and how its picture is read."""
-    from mmldm.media.used import NOTED_DIFFERENCE, picture_differences
-
-    # Time: where the clip starts, and how much of a longer file is left.
-    begins, length = windows.starts.item(), windows.length
-    if abs(begins - start) > NOTED_DIFFERENCE:
-        yield f"the clip starts at {begins:.3f} s, at the source frame nearest to {start:g} s"
-    if length is not None and length > spec.duration + NOTED_REST:
-        part = f"{spec.duration:g} s of {length:.1f} s are used"
-        if start:
-            yield f"{part}, from {begins:.3f} s on"
-        else:
-            yield f"the first {part}; --start takes another part"
-    yield from picture_differences(windows.size, windows.fps, spec)
 
 
 def _path_of(model: str | None) -> str:

@@ -16,7 +16,7 @@ from typer.core import TyperGroup
 
 from mmldm import __version__
 from mmldm.cli import app as page
-from mmldm.cli import benchmark, data, evaluate, extend, generate, train
+from mmldm.cli import benchmark, data, evaluate, extend, generate, reconstruct, train
 from mmldm.errors import RefusedElsewhereError, UserError
 from mmldm.text import printable_lines
 
@@ -72,7 +72,7 @@ app.command("distill")(train.distill)
 app.command("generate")(generate.generate)
 app.command("extend")(extend.extend)
 app.command("retake")(extend.retake)
-app.command("reconstruct")(generate.reconstruct)
+app.command("reconstruct")(reconstruct.reconstruct)
 app.command("evaluate")(evaluate.evaluate)
 app.command("app")(page.app)
 app.command("scan")(data.scan)

@@ -17,6 +17,13 @@ import typer
 from mmldm.cli.films import Films, GivenFile
 from mmldm.cli.terminal import ProgressLine, note, require_writable
 from mmldm.errors import UserError
+from mmldm.pipelines.precision import (
+    choose_precision,
+    repeated_precision,
+    require_precision,
+    sample_in,
+    told,
+)
 from mmldm.pipelines.published import published
 
 if TYPE_CHECKING:
@@ -113,6 +120,7 @@ def produce(
     )
 
     require_writable(out)
+    require_precision(order.settings.get("precision"))
     started = time.monotonic()
     sources = {option: source_of(path) for option, path in order.given.items()}
     pipeline = load_model(model, device)
@@ -123,7 +131,13 @@ def produce(
         given=sources,
         settings={key: value for key, value in order.settings.items() if value is not None},
     )
-    machine = Machine.here(pipeline.device.type)
+    used = (
+        choose_precision(order.settings.get("precision"), pipeline.device)
+        if again is None
+        else repeated_precision(again[1].machine.precision, pipeline.device)
+    )
+    sample_in(pipeline, used)
+    machine = Machine.here(pipeline.device.type, used)
     if again is not None:
         for sentence in told_differences(again[1], asked, machine, again[0].name):
             note(sentence)
@@ -132,6 +146,8 @@ def produce(
     place = Place(out, order.words, asked, order.seed, name)
     missing = place.missing(order.count)
     _say_what_is_there(place, order.count, len(missing))
+    if missing and used != "fp32":
+        note(told(used))
     numbers: list[int | None] = [*missing]
     seeds = [order.seed + number for number in missing]
     together = BATCH

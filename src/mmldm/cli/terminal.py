@@ -41,6 +41,10 @@ NameOption = Annotated[
         help="Of the folder in OUT. Default: of what is made, and a new one for other clips."
     ),
 ]
+PrecisionOption = Annotated[
+    str | None,
+    typer.Option(help="fp32, tf32 or bf16. Default: bf16 on a GPU that multiplies it, else fp32."),
+]
 DeviceOption = Annotated[
     str | None, typer.Option(help="cpu, cuda, cuda:1, mps. Default: the best.")
 ]

@@ -149,11 +149,12 @@ def vae_spec(size: int) -> ClipSpec:
 @torch.no_grad()
 def through_image_vae(vae: ImageVAE, clip: Clip, spec: ClipSpec) -> Clip:
     """What an image VAE alone keeps of a clip: the ceiling of any autoencoder on top of it."""
-    audio_image, device = AudioImage(spec), next(vae.parameters()).device
+    audio_image, like = AudioImage(spec), next(vae.parameters())
     images = [audio_image.image(clip.waveform[None])[0], *frames_to_images(clip.frames)[:, None]]
     # One image (1,3,H,W) at a time: at 256 x 256 the decoder's maps are large.
     kept = [
-        vae.decode(vae.encode(image.to(device)).latent_dist.mode()).sample.cpu() for image in images
+        vae.decode(vae.encode(image.to(like)).latent_dist.mode()).sample.float().cpu()
+        for image in images
     ]
     frames = images_to_frames(torch.cat(kept[1:]))
     waveform = audio_image.waveform(kept[0][None].clamp(-1, 1))[0]

@@ -104,8 +104,9 @@ class AudioImage(nn.Module):
         return torch.fft.rfft(frames * self.window).mT
 
     def mel(self, waveform: Tensor) -> Tensor:
-        """Mel magnitudes (B,M,L) of waveforms (B,S)."""
-        return self.filterbank @ (self.spectrum(waveform).abs() * self.gain)
+        """Mel magnitudes (B,M,L) of waveforms (B,S), in float32 also under autocast."""
+        with torch.autocast(waveform.device.type, enabled=False):
+            return self.filterbank @ (self.spectrum(waveform).abs() * self.gain)
 
     def decibels(self, waveform: Tensor) -> Tensor:
         """Mel magnitudes (B,M,L) of waveforms (B,S) in dB, not below `db_min`."""
@@ -177,15 +178,16 @@ class AudioImage(nn.Module):
 def linear_magnitudes(mel: Tensor, filterbank: Tensor) -> Tensor:
     """Non-negative linear magnitudes (B,F,L) whose mel projection is nearest to `mel` (B,M,L).
 
-    Bins that no filter of `filterbank` (M,F) sees stay zero.
+    Bins that no filter of `filterbank` (M,F) sees stay zero. In float32 also under autocast.
     """
-    target = filterbank.T @ mel
-    magnitudes = target.clone()
-    for _ in range(NNLS_ITERATIONS):
-        # Two products with the (M,F) filterbank cost less than one with its (F,F) square.
-        projected = filterbank.T @ (filterbank @ magnitudes)
-        magnitudes = magnitudes * target / projected.clamp(min=1e-12)
-    return magnitudes
+    with torch.autocast(mel.device.type, enabled=False):
+        target = filterbank.T @ mel
+        magnitudes = target.clone()
+        for _ in range(NNLS_ITERATIONS):
+            # Two products with the (M,F) filterbank cost less than one with its (F,F) square.
+            projected = filterbank.T @ (filterbank @ magnitudes)
+            magnitudes = magnitudes * target / projected.clamp(min=1e-12)
+        return magnitudes
 
 
 def starting_phases(

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from mmldm.errors import MediaError, UserError
 from mmldm.files import sha256_of
+from mmldm.pipelines.precision import Precision
 from mmldm.strict import LARGEST_JSON, parse, plain_json, read_json
 
 if TYPE_CHECKING:
@@ -81,25 +82,28 @@ class Machine(_Record):
 
     Attributes:
         device: "cpu", "cuda" or "mps".
+        precision: In which networks computed (`pipelines.precision`).
         threads: Of torch on the CPU.
         torch: Its version.
         mmldm: Our version.
     """
 
     device: str
+    precision: Precision = "fp32"
     threads: int
     torch: str
     mmldm: str
 
     @classmethod
-    def here(cls, device: str) -> Machine:
-        """This one, with a device of it."""
+    def here(cls, device: str, precision: Precision = "fp32") -> Machine:
+        """This one, with a device of it and the precision of the networks there."""
         import torch
 
         from mmldm import __version__
 
         return cls(
             device=device,
+            precision=precision,
             threads=torch.get_num_threads(),
             torch=torch.__version__,
             mmldm=__version__,
@@ -184,7 +188,10 @@ def source_of(path: Path) -> Source:
 
 
 def sha256_of_model(pipeline: SoundingVideoPipeline) -> str:
-    """Of a pipeline's weights and settings, wherever they were loaded from."""
+    """Of a pipeline's weights and settings, wherever they were loaded from.
+
+    Of weights as they were loaded: `precision.sample_in` comes after it.
+    """
     return sha256_of_parts(pipeline.components, pipeline.config)
 
 
@@ -233,7 +240,7 @@ def told_differences(made: Provenance, now: Asked, machine: Machine, name: str) 
         said.append(f"{which} changed since {name} was made: the new clip will be another one")
     if made.machine != machine:
         then, here = (
-            f"{m.device}, {m.threads} threads, torch {m.torch}, mmldm {m.mmldm}"
+            f"{m.device}, {m.precision}, {m.threads} threads, torch {m.torch}, mmldm {m.mmldm}"
             for m in (made.machine, machine)
         )
         said.append(f"{name} was made by {then}; here are {here}: the last bits may differ")

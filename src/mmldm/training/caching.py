@@ -43,6 +43,7 @@ from mmldm.media.spectrogram import AudioImage
 from mmldm.models.autoencoder import MultiModalAutoencoder
 from mmldm.models.image_codec import ImageCodec, LatentStatistics
 from mmldm.models.image_vae import ImageVAE
+from mmldm.pipelines.precision import used_in
 from mmldm.text import printable
 from mmldm.training.distributed import Process
 from mmldm.training.encoding import Encoder, Pieces, read_piece
@@ -63,6 +64,8 @@ def latents_parts(images: Mapping[str, Any], autoencoder: MultiModalAutoencoder)
 @dataclass(frozen=True)
 class Encoding:
     """Makes the caches of a run; all processes call it, and whatever is whole on the disk is kept.
+
+    In the precision of the jobs that read them, which makes no cache another one: it rounds, as devices do.
 
     Args:
         config: The recipe.
@@ -114,7 +117,8 @@ class Encoding:
 
         device = self.process.device
         codec = ImageCodec(vae, LatentStatistics.scalar(1.0, 1)).to(device).eval()
-        encoder = Encoder(manifest, codec, AudioImage(spec).to(device))
+        precision = self.config.autoencoder.train.precision
+        encoder = Encoder(manifest, codec, AudioImage(spec).to(device), precision)
         writers = self._writers("image latents", self.image_latents_parts(vae))
         for split, blocks in plans.items():
             left_out = frozenset(without) if split == "train" else frozenset()
@@ -221,10 +225,9 @@ class BlockWork(ABC):
 
 
 class _ImageLatents(BlockWork):
-    """The files of a split, in blocks.
+    """The files of a split, in blocks of planned sources.
 
     Args:
-        blocks: Planned sources, block by block.
         without: Names of sources that are left out even if they can be read.
     """
 
@@ -344,12 +347,13 @@ class _Latents(BlockWork):
 
     def _encoded(self, chosen: Tensor) -> dict[str, Tensor]:
         """Some windows, (n,) long, as the tensors (n,...) that are stored: raw posteriors (n,C,T',H',W')."""
-        batch = self.images[chosen]
-        mean = batch.mean.map(lambda raw: raw.to(self.codec.mean.device))
-        posterior = self.autoencoder.encode(mean.map(self.codec.normalise, MODALITIES))
+        batch, device = self.images[chosen], self.codec.mean.device
+        mean = batch.mean.map(lambda raw: raw.to(device))
+        with used_in(self.encoding.config.generator.train.precision, device):
+            posterior = self.autoencoder.encode(mean.map(self.codec.normalise, MODALITIES))
         latents = batch._replace(
-            mean=posterior.map(lambda dist: dist.mean),
-            logvar=posterior.map(lambda dist: dist.logvar),
+            mean=posterior.map(lambda dist: dist.mean.float()),
+            logvar=posterior.map(lambda dist: dist.logvar.float()),
         )
         return {name: value.cpu() for name, value in tensors_of(latents).items()}
 

@@ -23,6 +23,7 @@ from mmldm.media.clip import frames_to_images
 from mmldm.media.reader import Windows, read_windows
 from mmldm.media.spectrogram import AudioImage
 from mmldm.models.image_codec import ImageCodec
+from mmldm.pipelines.precision import Precision, used_in
 from mmldm.types import ClipSpec
 
 IMAGES = 68
@@ -123,12 +124,19 @@ class Encoder:
     Args:
         codec: On its device.
         audio_image: On the same.
+        precision: Of the job that reads the blocks.
     """
 
-    def __init__(self, manifest: Manifest, codec: ImageCodec, audio_image: AudioImage) -> None:
+    def __init__(
+        self,
+        manifest: Manifest,
+        codec: ImageCodec,
+        audio_image: AudioImage,
+        precision: Precision = "fp32",
+    ) -> None:
         self._class_numbers = class_numbers(manifest)
         self._codec, self._audio_image = codec, audio_image
-        self._device = codec.mean.device
+        self._device, self._precision = codec.mean.device, precision
 
     def block(
         self, incoming: Iterator[Piece], told: Callable[[int], None]
@@ -189,12 +197,17 @@ class Encoder:
 
     def _pictures(self, frames: Tensor) -> tuple[Tensor, Tensor]:
         """Frames u8 (F,3,H,W) -> mean and log-variance (F,c,h,w)."""
-        mean, logvar = self._codec.posterior(frames_to_images(frames.to(self._device))[None])
+        mean, logvar = self._posterior(frames_to_images(frames.to(self._device))[None])
         return mean[0], logvar[0]
 
     def _sound(self, waveforms: Tensor) -> tuple[Tensor, Tensor]:
         """Waveforms (W,S) -> mean and log-variance (W,1,c,h,w)."""
-        return self._codec.posterior(self._audio_image.image(waveforms.to(self._device)))
+        return self._posterior(self._audio_image.image(waveforms.to(self._device)))
+
+    def _posterior(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Images (B,F,3,H,W) -> mean and log-variance (B,F,c,h,w)."""
+        with used_in(self._precision, self._device):
+            return self._codec.posterior(images)
 
 
 class _Queue:

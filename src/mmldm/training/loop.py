@@ -21,6 +21,7 @@ from torch.utils import _pytree as pytree
 
 from mmldm.errors import UserError
 from mmldm.files import whole_folder
+from mmldm.pipelines.precision import used_in
 from mmldm.sections import TrainConfig
 from mmldm.training.budget import Budget, Due, Schedule
 from mmldm.training.checkpoint import Checkpoint, CheckpointFolder
@@ -298,8 +299,10 @@ class _Training:
             raise UserError(gone_wrong(self.stage.name, self.step, counts, steps[-1:]))
 
     def _look(self, at: Callable[[], None], what: str) -> None:
-        """Lets rank 0 look at the averaged model, whole."""
-        with self.report.doing(what), self._averaged(), unsharded(self.turns["model"].module):
+        """Lets rank 0 look at the averaged model, whole, in the job's precision."""
+        inside = used_in(self.config.precision, self.process.device)
+        whole = unsharded(self.turns["model"].module)
+        with self.report.doing(what), self._averaged(), whole, inside:
             self.process.on_main(at)
         self.tell(self.unreadable.held_out())
 

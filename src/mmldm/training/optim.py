@@ -13,9 +13,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.parallel import DistributedDataParallel
 
+from mmldm.pipelines.precision import product_type
 from mmldm.sections import TrainConfig
 from mmldm.training.budget import Schedule
 from mmldm.training.distributed import Process, part_of, prepare, shard, whole
@@ -116,7 +118,7 @@ class Turn:
         for micro, batch in enumerate(passes):
             is_last = micro == len(passes) - 1
             reseed(seed, step, self.name, self._process.rank, micro, self._process.device)
-            with self._unsynchronised(not is_last), self._attention():
+            with self._reducing(is_last), self._attention():
                 with torch.autocast(
                     self._process.device.type, torch.bfloat16, enabled=self._bfloat16
                 ):
@@ -195,8 +197,12 @@ class Turn:
             return sdpa_kernel(SDPBackend.MATH)
         return nullcontext()
 
-    def _unsynchronised(self, wanted: bool) -> AbstractContextManager[Any]:
-        if wanted and isinstance(self._forward, DistributedDataParallel):
+    def _reducing(self, wanted: bool) -> AbstractContextManager[Any]:
+        """Inside, a backward pass averages gradients over processes, or keeps them for one that does."""
+        if isinstance(self._forward, FSDPModule):
+            # Until then a process holds gradients of whole weights: memory for less traffic.
+            self._forward.set_requires_gradient_sync(wanted)
+        elif isinstance(self._forward, DistributedDataParallel) and not wanted:
             return self._forward.no_sync()
         return nullcontext()
 
@@ -333,18 +339,6 @@ def _polynomial(gram: Tensor, iterations: int) -> Tensor:
             gram = factor @ gram @ factor
     assert product is not None, "an iteration at least"
     return product
-
-
-def product_type(device: torch.device) -> torch.dtype:
-    """bfloat16 where the device multiplies it several times faster: newer GPUs, and CPUs with AMX."""
-    is_faster = False
-    if device.type == "cpu":
-        # Versions of torch that cannot tell are taken at their slowest.
-        capabilities: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-        is_faster = bool(capabilities.get("amx_bf16"))
-    elif device.type == "cuda":
-        is_faster = torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.bfloat16 if is_faster else torch.float32
 
 
 class Average:

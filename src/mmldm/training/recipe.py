@@ -16,8 +16,8 @@ import torch
 
 from mmldm.config import RECIPES, RunConfig, changed, load_config, parse
 from mmldm.data.manifest import Entry, Manifest
+from mmldm.pipelines.precision import product_type
 from mmldm.training import JOBS
-from mmldm.training.optim import product_type
 from mmldm.training.outlook import DEFAULT_MINUTES
 from mmldm.training.rounds import in_first_round
 from mmldm.types import GRID, ClipSpec, SpectrogramSpec
