@@ -1,16 +1,21 @@
 #!/usr/bin/env bash
 # A model of the Freedoom world from nothing: make the footage, train in stages, measure, show.
 # Each stage ends in something published, OUT/model once a generator is there, and the same command goes on.
-# Usage: runs/freedoom.sh [OUT] [STAGE]; STAGE is the last one to be done (see below). About 15 hours on one core
-# that multiplies in bfloat16 (MMLDM_PRECISION=bf16). On a GPU: MMLDM_SIZE=wide, and the footage is made there, too.
+# Usage: runs/freedoom.sh [OUT] [STAGE]; STAGE is the last one to be done (see below).
+# MMLDM_SIZE=short: two and a half hours on two cores. small (default): about 12 hours there. wide: for a GPU, and the
+# footage is made there, too. MMLDM_PROCESSES=2 trains codecs in two processes; MMLDM_PRECISION=bf16 where the
+# machine multiplies in it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 out=${1:-runs/freedoom} last=${2:-show}
 precision=${MMLDM_PRECISION:-fp32}
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} # small networks: a second thread costs more than it gives
 
-# A recipe for a GPU differs in widths and steps alone.
-size=()
+# Sizes differ in widths and steps alone.
+size=() decoder_steps=6000 image_steps=4000
+if [ "${MMLDM_SIZE:-small}" = short ]; then
+    size=(--set vae.train.steps=1600 --set autoencoder.train.steps=4500) decoder_steps=1500 image_steps=1000
+fi
 if [ "${MMLDM_SIZE:-small}" = wide ]; then
     size=(--set vae.model.base_channels=192 --set "vae.model.upsample_channels=[96,48]"
         --set "autoencoder.model.decoder_config.block_out_channels=[256,384]" --set autoencoder.train.steps=20000
@@ -24,24 +29,32 @@ stage() { # NAME: ends the script after the last stage that is wanted
 publish() { # GENERATOR [AUTOENCODER [VAE]]: the best there is so far
     python runs/bundle_model.py "$1" --out "$out/model" ${2:+--autoencoder "$2"} ${3:+--vae "$3"}
 }
+processes=${MMLDM_PROCESSES:-1}
+train() { # words of mmldm train, in as many processes as asked for
+    if [ "$processes" -gt 1 ]; then
+        torchrun --standalone --nproc_per_node "$processes" -m mmldm train "$@"
+    else
+        mmldm train "$@"
+    fi
+}
 run() { # JOB RUN key=value ...: a job of the recipe, into OUT/RUN, on the first run's clips
-    mmldm train "$1" --config "$out/run/config.yaml" --out "$out/$2" "${@:3}"
+    train "$1" --config "$out/run/config.yaml" --out "$out/$2" "${@:3}"
 }
 
-stage footage # 20 minutes; others by another seed, and films for what drifts
+stage footage # 5 to 20 minutes; others by another seed, and films for what drifts
 mmldm synthesize "$out/clips" --world freedoom --seconds 8 --clips 600
 mmldm synthesize "$out/films" --world freedoom --seconds 32 --clips 60 --seed 90001
 
-stage vae # 2 hours
-mmldm train vae --config freedoom --out "$out/run" --set "data.folder=$out/clips" "${size[@]}" \
+stage vae # 2 hours of a core; short: 12 minutes of two
+train vae --config freedoom --out "$out/run" --set "data.folder=$out/clips" "${size[@]}" \
     --set vae.train.precision=$precision --set autoencoder.train.precision=$precision \
     --set generator.train.precision=$precision
 
-stage autoencoder # 2.5 hours
-mmldm train autoencoder --out "$out/run"
+stage autoencoder # 2.5 hours of a core; short: 45 minutes of two
+train autoencoder --out "$out/run"
 
-stage generator # 2.5 hours; the first model
-mmldm train generator --out "$out/run"
+stage generator # an hour; the first model
+train generator --out "$out/run"
 publish "$out/run/model"
 
 # The generator goes on with more steps at little noise, then at a lower rate: a fall of the rate is worth more than
@@ -52,23 +65,28 @@ go_on() { # FROM TO key=value ...
         --set "generator.autoencoder=$out/run/autoencoder/export" --set "generator.logit_normal=[-0.7, 2.0]" "${@:3}"
     publish "$out/$2/model"
 }
-stage second # 2.5 hours
-go_on run second --set generator.train.steps=18000
-stage third # 2 hours
-go_on second third --set generator.train.steps=12000 --set generator.train.learning_rate=0.0008 \
-    --set generator.train.matrix_learning_rate=0.014
+if [ "${MMLDM_SIZE:-small}" != short ]; then
+    stage second # 2.5 hours
+    go_on run second --set generator.train.steps=18000
+    stage third # 2 hours
+    go_on second third --set generator.train.steps=12000 --set generator.train.learning_rate=0.0008 \
+        --set generator.train.matrix_learning_rate=0.014
+fi
+newest=$out/run/model
+if [ -d "$out/third/model" ]; then newest=$out/third/model; fi
 
-# What decodes its latents learns longer, its encoder frozen; then a lighter image decoder on what that gives back,
-# with which the model folder has 24 MB.
+# What decodes its latents learns longer, its encoder frozen; then the image decoder on what that gives back, against a
+# patch critic, without which floors and walls are smooth.
 stage decoder # 2.5 hours
 run autoencoder decoder --set "autoencoder.image_vae=$out/run/vae/export" \
-    --set "autoencoder.pretrained=$out/run/autoencoder/export" --set autoencoder.train.steps=6000
-publish "$out/third/model" "$out/decoder/autoencoder/export"
+    --set "autoencoder.pretrained=$out/run/autoencoder/export" --set autoencoder.train.steps=$decoder_steps
+publish "$newest" "$out/decoder/autoencoder/export"
 stage image_decoder # 2 hours
 run vae image_decoder --set vae.model=null --set "vae.pretrained=$out/run/vae/export" \
-    --set "vae.autoencoder=$out/decoder/autoencoder/export" --set vae.train.steps=4000 \
-    --set "vae.decoder={decoder_channels: 64, decoder_blocks: 2, upsample_channels: [32, 16]}"
-publish "$out/third/model" "$out/decoder/autoencoder/export" "$out/image_decoder/vae/export"
+    --set "vae.autoencoder=$out/decoder/autoencoder/export" --set vae.train.steps=$image_steps \
+    --set vae.train.learning_rate=0.001 --set vae.train.matrix_learning_rate=0.01 \
+    --set vae.loss.adversarial=0.3 --set "vae.critic={start_step: $((image_steps / 10)), learning_rate: 0.001}"
+publish "$newest" "$out/decoder/autoencoder/export" "$out/image_decoder/vae/export"
 
 stage measure
 python runs/calibrate_outliers.py "$out/run/manifest.jsonl" "$out/model"
