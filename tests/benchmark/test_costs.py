@@ -6,12 +6,25 @@ from typing import Any
 import pytest
 import torch
 
-from mmldm.benchmark.costs import AGAINST, Clock, Cost, System, costs, to_json, to_markdown
+from mmldm.benchmark import training_step
+from mmldm.benchmark.costs import (
+    AGAINST,
+    Clock,
+    Cost,
+    System,
+    costs,
+    decided_by,
+    passes_of,
+    to_json,
+    to_markdown,
+)
+from mmldm.benchmark.pace import JobTime, Pass
 from mmldm.benchmark.sampling import untrained_pipeline
 from mmldm.benchmark.timing import Timing
 from mmldm.benchmark.training_step import StepPlan, TrainingStep, step_plans
 from mmldm.config import RunConfig
 from mmldm.training import JOBS
+from mmldm.training.flops import count_flops
 from mmldm.training.summary import Summary
 
 pytestmark = pytest.mark.slow
@@ -41,7 +54,8 @@ def plans(recipe: RunConfig, summary: Summary) -> dict[str, StepPlan]:
 
 
 def test_every_part_and_job_has_a_row(rows: dict[str, Cost]) -> None:
-    parts = ("end to end", "generator", "signal decoder", "image decoder", "vocoder", "mp4 files")
+    networks = ("generator", "signal decoder", "image decoder", "vocoder")
+    parts = ("end to end", *networks, "mp4 files", "contact sheet")
     trained = ("vae", "autoencoder", "autoencoder with critic", "generator", "vocoder")
     expected = [f"sample: {x}" for x in (*parts, AGAINST)]
     assert [work for work in rows if work.startswith("sample")] == expected
@@ -55,7 +69,7 @@ def test_parts_cost_what_the_whole_costs(rows: dict[str, Cost]) -> None:
     flops = {work: row.flops for work, row in rows.items()}
     parts = [f"sample: {x}" for x in ("generator", "signal decoder", "image decoder", "vocoder")]
     assert flops["sample: end to end"] == sum(flops[part] or 0 for part in parts)
-    assert flops["sample: mp4 files"] is None
+    assert flops["sample: mp4 files"] is flops["sample: contact sheet"] is None
 
 
 def test_parts_cost_what_the_dry_run_says(
@@ -129,7 +143,11 @@ def test_flops_grow_with_the_rows(name: str, plans: dict[str, StepPlan]) -> None
     assert three == pytest.approx(3 * one, rel=0.001)
 
 
-def test_critic_costs_more_and_repeats_no_pass_of_the_decoder(plans: dict[str, StepPlan]) -> None:
+def test_critic_costs_more_and_repeats_no_pass_of_the_decoder(
+    plans: dict[str, StepPlan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Run, not tried on tensors without numbers first.
+    monkeypatch.setattr(training_step, "count_without_running", lambda call: count_flops(call)[0])
     decoder = plans["autoencoder"].turns["model"].autoencoder.decoder
     calls: list[str] = []
     hook = decoder.register_forward_hook(lambda *_: calls.append("decoder"))
@@ -151,8 +169,8 @@ def test_table_has_a_line_per_row_and_no_empty_column() -> None:
     assert table[0].startswith("2026-11-23, a processor (1 thread), version 0.1.0, commit abc1234")
     assert "fp32 1 GFLOP/s" in table[0] and "`mmldm benchmark`" in table[0]
     assert table[4:] == [
-        "| sample: end to end | 2 | 500 ms (400, 600) | 4 | 250 M | 50 % | 2.00 GiB |",
-        "| sample: mp4 files | 2 | 2 s (2, 2) | 1 |  |  | 1.00 GiB |",
+        "| sample: end to end | 2 | 500 ms (400, 600) | 240 | 250 M | 50 % | 2.00 GiB |",
+        "| sample: mp4 files | 2 | 2 s (2, 2) | 60 |  |  | 1.00 GiB |",
     ]
     assert "energy" not in table[2] and "other" not in table[2]
 
@@ -165,5 +183,33 @@ def test_json_holds_every_round() -> None:
     assert values["seconds"] == [0.5, 0.25]
     assert values["utilisation"] == pytest.approx(1e8 / 0.375 / 1e9)
     assert values["clips_per_second"] == pytest.approx(4 / 0.375)
+    assert values["clips_per_minute"] == pytest.approx(640)
     assert (values["joules"], values["times_longer_elsewhere"]) == (3.0, 2.0)
     assert values["optimisers_share"] == 0.25
+
+
+def test_clips_a_minute_hold_files_and_sheet() -> None:
+    rows = [
+        Cost("sample: end to end", 2, Timing((1.5, 1.5), 2**30)),
+        Cost("sample: contact sheet", 2, Timing((0.5, 0.5), 2**29)),
+    ]
+    line = decided_by(rows)
+    assert line is not None
+    assert line.startswith("60 clips a minute (2 at once, files and sheet included)")
+    assert line.endswith("at most 1.00 GiB of memory")
+    assert decided_by(rows[:1]) is None
+
+
+def test_passes_are_those_of_training_and_not_the_other_programs() -> None:
+    timing = Timing((2.0,), None)
+    rows = [
+        Cost("sample: end to end", 2, timing),
+        Cost("train: vae", 4, timing, optimisers=0.25),
+        Cost(f"train: {AGAINST}", 4, timing),
+    ]
+    assert passes_of(rows) == {"vae": Pass(4, 2.0, 0.25)}
+
+
+def test_json_holds_how_long_a_training_takes() -> None:
+    stored = json.loads(to_json([], FACTS, [JobTime("vae", 10, 2.0, 20.0)]))
+    assert stored["training"] == [{"job": "vae", "steps": 10, "step": 2.0, "seconds": 20.0}]

@@ -24,6 +24,11 @@ def test_recipe_is_measured_and_compared(recipe: Path, tmp_path: Path) -> None:
         "train: the other program",
     ]
     assert {len(row["seconds"]) for row in stored["rows"]} == {2}
+    # Two rows are not the recipe's four: how long that takes is not known.
+    assert "| generator | 2 | not timed |" in out
+    assert stored["training"][2] == {
+        "job": "generator", "steps": 2, "step": None, "seconds": None
+    }  # fmt: skip
     assert stored["precision"] == "fp32"
 
 
@@ -33,6 +38,17 @@ def test_model_folder_is_sampled_and_run_folder_trained_too(run_folder: Path) ->
     assert "| sample: end to end | 1 |" in out and "train:" not in out
     out = mmldm("benchmark", "--model", run_folder, "--jobs", "vocoder", *words).succeeded()
     assert "| train: vocoder | 1 |" in out and "sample:" not in out
+
+
+def test_it_says_what_one_decides_by(recipe: Path) -> None:
+    words = ("--config", recipe, "--repeats", 1, "--device", "cpu")
+    out = mmldm(
+        "benchmark", *words, "--jobs", "sample,vae,autoencoder,generator,vocoder"
+    ).succeeded()
+    assert "| sample: contact sheet | 2 |" in out
+    assert " clips a minute (2 at once, files and sheet included)" in out
+    last = out.splitlines()[-3]
+    assert last.startswith("| the whole | | | ") and "not timed" not in out
 
 
 def test_bf16_is_measured_on_request(recipe: Path) -> None:

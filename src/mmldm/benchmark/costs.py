@@ -13,7 +13,7 @@ import json
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,8 @@ from typing import Any
 import torch
 
 from mmldm import __version__
-from mmldm.benchmark.sampling import Sampling
+from mmldm.benchmark.pace import JobTime, Pass
+from mmldm.benchmark.sampling import SHEET, TOTAL, Sampling
 from mmldm.benchmark.timing import (
     Call,
     Timing,
@@ -37,10 +38,10 @@ from mmldm.benchmark.training_step import StepPlan, TrainingStep, step_plans
 from mmldm.config import RunConfig
 from mmldm.pipelines.precision import Precision
 from mmldm.pipelines.sounding_video import SoundingVideoPipeline
-from mmldm.training.summary import Summary, count_flops
+from mmldm.training.summary import Summary
 
 AGAINST = "the other program"
-SAMPLE = "sample"
+SAMPLE, TRAIN = "sample", "train: "
 SAMPLED_CLIPS = 2
 """As in the paper's Table 1."""
 
@@ -148,13 +149,10 @@ def costs(system: System, wanted: Sequence[str], batch: int | None, clock: Clock
 def _sampling(system: System, clips: int, clock: Clock, folder: Path) -> Iterator[Cost]:
     pipeline = system.pipeline()
     pipeline.set_progress_bar_config(disable=True)
-    # Counted on one clip, timed on all: operations grow with clips, and counting slows a call down.
-    one = Sampling(pipeline, 1, system.options, folder)
-    flops = {name: clips * count_flops(call)[0] for name, call in one.calls().items()}
-    calls = Sampling(pipeline, clips, system.options, folder).calls()
-    # Writing files multiplies no matrices.
-    counted = {name: count for name, count in flops.items() if count}
-    yield from clock.time(SAMPLE, clips, calls, counted)
+    sampling = Sampling(pipeline, clips, system.options, folder)
+    # Operations grow with clips; writing files multiplies no matrices.
+    flops = {name: clips * count for name, count in sampling.flops().items()}
+    yield from clock.time(SAMPLE, clips, sampling.calls(), flops)
 
 
 def _training(plan: StepPlan, clips: int, clock: Clock, note: str = "") -> Iterator[Cost]:
@@ -189,6 +187,15 @@ def release(device: torch.device) -> None:
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
+
+
+def passes_of(rows: Sequence[Cost]) -> dict[str, Pass]:
+    """The timed passes of training among the rows, by job: those of the batch that was asked for."""
+    return {
+        cost.work.removeprefix(TRAIN): Pass(cost.clips, cost.timing.median, cost.optimisers)
+        for cost in rows
+        if cost.work.startswith(TRAIN) and cost.optimisers is not None
+    }
 
 
 # -------------------------------------------------------------------------------- the table and JSON
@@ -227,8 +234,12 @@ def _commit() -> str | None:
     return commit + "+" * bool(changes)
 
 
-def to_json(rows: Sequence[Cost], facts: Mapping[str, Any]) -> str:
-    """Everything measured; seconds, bytes, joules and FLOP as plain numbers."""
+def to_json(rows: Sequence[Cost], facts: Mapping[str, Any], times: Sequence[JobTime] = ()) -> str:
+    """Everything measured; seconds, bytes, joules and FLOP as plain numbers.
+
+    Args:
+        times: Of the jobs of a recipe.
+    """
     values = [
         {
             "work": cost.work,
@@ -236,6 +247,7 @@ def to_json(rows: Sequence[Cost], facts: Mapping[str, Any]) -> str:
             "seconds": list(cost.timing.rounds),
             "median_seconds": cost.timing.median,
             "clips_per_second": cost.clips / cost.timing.median,
+            "clips_per_minute": 60 * cost.clips / cost.timing.median,
             "flops": cost.flops,
             "utilisation": _utilisation(cost, facts),
             "peak_bytes": cost.timing.peak_bytes,
@@ -245,7 +257,24 @@ def to_json(rows: Sequence[Cost], facts: Mapping[str, Any]) -> str:
         }
         for cost in rows
     ]
-    return json.dumps({**facts, "rows": values}, indent=2) + "\n"
+    training = [asdict(time) for time in times]
+    return json.dumps({**facts, "rows": values, "training": training}, indent=2) + "\n"
+
+
+def decided_by(rows: Sequence[Cost]) -> str | None:
+    """What one asks first, in a line: clips a minute, files and sheet included, and memory.
+
+    None: nothing was sampled.
+    """
+    found = {cost.work: cost for cost in rows}
+    whole, sheet = found.get(f"{SAMPLE}: {TOTAL}"), found.get(f"{SAMPLE}: {SHEET}")
+    if whole is None or sheet is None:
+        return None
+    seconds = whole.timing.median + sheet.timing.median
+    pace = 60 * whole.clips / seconds
+    line = f"{pace:.3g} clips a minute ({whole.clips} at once, files and sheet included)"
+    peak = whole.timing.peak_bytes
+    return line if peak is None else f"{line}, at most {peak / 2**30:.2f} GiB of memory"
 
 
 def to_markdown(rows: Sequence[Cost], facts: Mapping[str, Any]) -> str:
@@ -280,7 +309,7 @@ def _cells(cost: Cost, facts: Mapping[str, Any]) -> dict[str, str]:
         "median (fastest, slowest)": (
             f"{median * factor:.3g} {unit} ({low * factor:.3g}, {high * factor:.3g})"
         ),
-        "clips a second": f"{cost.clips / median:.3g}",
+        "clips a minute": f"{float(f'{60 * cost.clips / median:.3g}'):g}",
         "FLOP a call": known(cost.flops, lambda count: _si(count).strip()),
         "utilisation": known(share, lambda share: f"{100 * share:.0f} %"),
         "optimisers' share": known(cost.optimisers, lambda share: f"{100 * share:.0f} %"),

@@ -19,7 +19,8 @@ from mmldm.config import RunConfig
 from mmldm.models.image_vae import LightAutoencoderKL, sd_image_vae
 from mmldm.pipelines.settings import Qualities, student_row
 from mmldm.training.distil import STEPS
-from mmldm.training.summary import count_flops, summarise
+from mmldm.training.flops import count_flops
+from mmldm.training.summary import summarise
 
 
 class RowCost(NamedTuple):

@@ -15,22 +15,27 @@ from torch import Tensor
 from mmldm.benchmark.timing import Call
 from mmldm.config import RunConfig
 from mmldm.media.clip import Clip, images_to_frames
+from mmldm.media.sheet import contact_sheet, save_png
 from mmldm.media.spectrogram import AudioImage
 from mmldm.models.generator import JointGenerator
 from mmldm.models.image_codec import ImageCodec
-from mmldm.pipelines.decoding import decode_to_image_latents
+from mmldm.pipelines.decoding import decode_to_image_latents, decoder_denoiser
+from mmldm.pipelines.guidance import generator_denoiser
 from mmldm.pipelines.sounding_video import SoundingVideoPipeline
 from mmldm.pipelines.vocoding import sound
 from mmldm.training.assembly import assemble
+from mmldm.training.flops import count_without_running
 from mmldm.training.jobs.generator import generator_arguments
 from mmldm.training.jobs.vae import build_vae
 from mmldm.training.jobs.vocoder import build_vocoder
 from mmldm.training.summary import Summary, untrained_autoencoder, used_vae
-from mmldm.types import AV, MODALITIES
+from mmldm.types import AV, MODALITIES, NOTHING_KNOWN
 
 CLASSES = tuple("123456789")
 """Of an untrained system: as many as Landscape has; no time depends on their number."""
 TOTAL = "end to end"
+"""Noise to mp4 files; the contact sheet stands alone."""
+SHEET = "contact sheet"
 
 
 def untrained_pipeline(config: RunConfig, summary: Summary) -> SoundingVideoPipeline:
@@ -85,15 +90,69 @@ class Sampling:
 
     def calls(self) -> dict[str, Call]:
         """The whole, then the parts in order."""
-        vocoder = "Griffin-Lim" if self.pipeline.vocoder is None else "vocoder"
         return {
             TOTAL: lambda: self._write(self._sample("clip").clips),
             "generator": self._latents,
             "signal decoder": self._image_latents,
             "image decoder": self._images,
-            vocoder: self._waveforms,
+            self._sounds_by: self._waveforms,
             "mp4 files": lambda: self._write(self.clips),
+            SHEET: self._sheet,
         }
+
+    @torch.no_grad()
+    def flops(self) -> dict[str, int]:
+        """Of the whole and of its parts, by the names of `calls`; of files and sheet nothing.
+
+        Counted on one clip without numbers: one call of each network, times the calls that there are.
+        """
+        pipeline, chosen, spec = self.pipeline, self.settings, self.pipeline.clip_spec
+        network: Any = pipeline.student if chosen.student else pipeline.generator
+        scale = AV(chosen.guidance_scale, chosen.guidance_scale)
+        labels = pipeline.drawn_classes([0])
+        labels = None if labels is None else labels.to(self.device)
+
+        def empty(shapes: AV[tuple[int, ...]]) -> AV[Tensor]:
+            """Of one clip, AV((1,...))."""
+            return shapes.map(lambda shape: torch.zeros(1, *shape, device=self.device))
+
+        def one_step() -> None:
+            noise = empty(network.latent_shapes)
+            denoise = generator_denoiser(network, noise, NOTHING_KNOWN, labels, scale)
+            denoise(noise, torch.zeros((), dtype=torch.long))
+
+        autoencoder = pipeline.autoencoder
+        audio, video = autoencoder.image_latent_shapes
+        image_latents = AV((1, *audio), (spec.num_frames, *video))
+
+        def conditions() -> Any:
+            z = empty(autoencoder.latent_shapes).map(lambda z: z.to(autoencoder.dtype))
+            return autoencoder.condition(z, torch.arange(spec.num_frames, device=self.device)[None])
+
+        def conditions_and_step() -> None:
+            denoise = decoder_denoiser(autoencoder, conditions())
+            denoise(empty(image_latents), torch.zeros((), dtype=torch.long))
+
+        def images() -> None:
+            empty(image_latents).map(self.codec.decode, MODALITIES)
+
+        def waveforms() -> None:
+            image = torch.zeros_like(self.images.audio[:1])
+            sound(image, self.audio_image, pipeline.vocoder, chosen.phase_iterations)
+
+        once = count_without_running(conditions)
+        decoding = count_without_running(conditions_and_step) - once
+        parts = {
+            "generator": chosen.num_inference_steps * count_without_running(one_step),
+            "signal decoder": once + chosen.decoder_steps * decoding,
+            "image decoder": count_without_running(images),
+            self._sounds_by: count_without_running(waveforms),
+        }
+        return {TOTAL: sum(parts.values()), **parts}
+
+    @property
+    def _sounds_by(self) -> str:
+        return "Griffin-Lim" if self.pipeline.vocoder is None else "vocoder"
 
     def _sample(self, output_type: str) -> Any:
         return self.pipeline(
@@ -138,3 +197,7 @@ class Sampling:
     def _write(self, clips: list[Clip]) -> None:
         for i, clip in enumerate(clips):
             clip.save(self.folder / f"{i}.mp4")
+
+    def _sheet(self) -> None:
+        titles = [str(i) for i in range(len(self.clips))]
+        save_png(self.folder / "sheet.png", contact_sheet(self.clips, titles))

@@ -17,14 +17,16 @@ from mmldm.benchmark.sampling import CLASSES, untrained_pipeline
 from mmldm.config import RunConfig
 from mmldm.data.latents import LatentCache, Splits
 from mmldm.sections import TrainConfig
+from mmldm.training.adversary import CriticTurn
 from mmldm.training.distributed import Process
+from mmldm.training.flops import count_without_running
 from mmldm.training.jobs.autoencoder import AutoencoderStage
 from mmldm.training.jobs.generator import GeneratorStage
 from mmldm.training.jobs.vae import build_turns, build_vae
-from mmldm.training.jobs.vocoder import VocoderTurn, build_vocoder
+from mmldm.training.jobs.vocoder import VocoderTurn, build_adversary, build_vocoder
 from mmldm.training.optim import Average, Turn
 from mmldm.training.randomness import StepRandom
-from mmldm.training.summary import Summary, count_flops
+from mmldm.training.summary import Summary
 from mmldm.types import AV, MODALITIES, Latents, WindowBatch
 
 Rows = Callable[[int], Latents | WindowBatch]
@@ -73,7 +75,7 @@ class StepPlan:
     """What one training step of a job consists of.
 
     Attributes:
-        name: "vae", "autoencoder", "autoencoder with critic", "generator", "vocoder".
+        name: Of the job: "vae", "autoencoder", ...; "vae with critic", ... once its critic plays.
         train: Its settings.
         turns: Turn name -> module, those that run.
         averaged: Modules with a running average.
@@ -121,7 +123,10 @@ class TrainingStep:
         self.average.update(self.step)
 
     def flops(self) -> int:
-        """Of the forward and backward passes of the whole batch, without the optimisers'."""
+        """Of the forward and backward passes of the whole batch, without the optimisers'.
+
+        Counted on tensors without numbers where shapes do not depend on them.
+        """
         rows = len(self.batch.class_labels)
 
         # The optimisers' own operations do not grow with the batch.
@@ -130,7 +135,11 @@ class TrainingStep:
                 random = StepRandom(0, self.step, turn.name, rows, device=self.device)
                 turn.module(self.batch, random)["loss"].backward()
 
-        return count_flops(forward_and_backward)[0]
+        flops = count_without_running(forward_and_backward)
+        # Gradients without numbers must reach no optimiser.
+        for turn in self.turns.values():
+            turn.module.zero_grad(set_to_none=True)
+        return flops
 
     def _in_order(self) -> Iterator[Turn]:
         """The turns. While one runs, it alone is open to gradients; in the end all are open again."""
@@ -160,7 +169,7 @@ def step_plans(
     if "generator" in wanted:
         yield _generator(config, summary, device)
     if "vocoder" in wanted and config.vocoder is not None and config.vocoder.train is not None:
-        yield _vocoder(config, config.vocoder.train, device)
+        yield from _vocoder(config, config.vocoder.train, device)
 
 
 def _vae(config: RunConfig, train: TrainConfig, device: torch.device) -> Iterator[StepPlan]:
@@ -204,12 +213,19 @@ def _generator(config: RunConfig, summary: Summary, device: torch.device) -> Ste
     return StepPlan("generator", config.generator.train, stage.turns, stage.ema_modules, rows)
 
 
-def _vocoder(config: RunConfig, train: TrainConfig, device: torch.device) -> StepPlan:
+def _vocoder(config: RunConfig, train: TrainConfig, device: torch.device) -> Iterator[StepPlan]:
     job: Any = config.vocoder
     vocoder: Any = build_vocoder(job, config.clip, config.seed)
-    turn = VocoderTurn(vocoder, config.clip, job.loss).to(device)
-    rows = media_rows(config, device)
-    return StepPlan("vocoder", train, {"model": turn}, {"vocoder": vocoder}, rows)
+    critic = job.critic
+    adversary = None if critic is None else build_adversary(critic, job.loss, config.seed, device)
+    turn = VocoderTurn(vocoder, config.clip, job.loss, adversary=adversary).to(device)
+    plain, rows = {"model": turn}, media_rows(config, device)
+    if critic is None or critic.start_step > 0:
+        yield StepPlan("vocoder", train, plain, {"vocoder": vocoder}, rows)
+    if critic is not None and adversary is not None:
+        turns = {**plain, "critic": CriticTurn(adversary).to(device)}
+        rates, step = {"critic": critic.learning_rate}, critic.start_step
+        yield StepPlan("vocoder with critic", train, turns, {"vocoder": vocoder}, rows, rates, step)
 
 
 def _cached(cache: RandomCache, device: torch.device) -> Rows:

@@ -78,7 +78,16 @@ def benchmark(
     if json is not None:
         require_writable(json.parent)
 
-    from mmldm.benchmark.costs import Clock, costs, facts, to_json, to_markdown
+    from mmldm.benchmark.costs import (
+        Clock,
+        costs,
+        decided_by,
+        facts,
+        passes_of,
+        to_json,
+        to_markdown,
+    )
+    from mmldm.benchmark.pace import hours_table, job_times
     from mmldm.benchmark.timing import load_step
     from mmldm.files import write_text
     from mmldm.training.distributed import choose_device
@@ -100,8 +109,16 @@ def benchmark(
     if not rows:
         raise UserError(f"nothing to measure: this system has no {' or '.join(wanted)}.")
     typer.echo(to_markdown(rows, about), nl=False)
+    # What one decides by: clips a minute, memory, hours of a training.
+    told = decided_by(rows)
+    if told is not None:
+        typer.echo(f"\n{told}")
+    passes = passes_of(rows)
+    times = job_times(system.recipe[0], passes) if system.recipe and passes else []
+    if times:
+        typer.echo(f"\n{hours_table(times)}", nl=False)
     if json is not None:
-        write_text(json, to_json(rows, about))
+        write_text(json, to_json(rows, about, times))
         typer.echo(f"\nnumbers: {json}")
 
 

@@ -7,6 +7,7 @@ features (B,C,...) -> features (B,C',...); everything here is local, no layer kn
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Generic, Literal, TypeVar
 
 import torch
@@ -16,6 +17,13 @@ from torch import Tensor, nn
 from mmldm.types import AV
 
 M = TypeVar("M", bound=nn.Module)
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
+    """Inside, nothing is rounded by autocast. It does not know every device: "meta" has none."""
+    if torch.amp.is_autocast_available(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return nullcontext()
 
 
 def zero_init(layer: M) -> M:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mmldm.models.layers import sinusoidal_embedding
+from mmldm.models.layers import sinusoidal_embedding, without_autocast
 
 
 def grid_positions(size: tuple[int, int], width: int) -> Tensor:
@@ -43,7 +43,7 @@ class TimestepEmbedding(nn.Module):
     def forward(self, timestep: Tensor) -> Tensor:
         """(B,) -> (B,D)."""
         embedding = sinusoidal_embedding(timestep, self.dim)
-        with torch.autocast(timestep.device.type, enabled=False):
+        with without_autocast(timestep.device):
             return self.mlp(embedding.to(next(self.mlp.parameters()).dtype))
 
 

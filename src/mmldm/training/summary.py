@@ -16,8 +16,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 from mmldm.config import RunConfig
 from mmldm.errors import UserError, first_line
@@ -32,6 +30,7 @@ from mmldm.models.signal_decoder import SignalDecoder
 from mmldm.sections import TrainConfig
 from mmldm.strict import bind
 from mmldm.training.assembly import schedulers
+from mmldm.training.flops import count_flops
 from mmldm.training.jobs.autoencoder import autoencoder_arguments
 from mmldm.training.jobs.generator import generator_arguments
 from mmldm.training.jobs.vae import build_turns, build_vae
@@ -380,16 +379,3 @@ def _trained(network: nn.Module) -> int:
 def _stored(network: nn.Module) -> int:
     """Numbers in weights and buffers."""
     return sum(tensor.numel() for tensor in network.state_dict().values())
-
-
-def count_flops(call: Callable[..., Any], *arguments: Any) -> tuple[int, Any]:
-    """What a call costs, its backward passes included, and what it returns.
-
-    Matrix products and convolutions count, a multiplication and an addition as two; elementwise
-    operations and Fourier transforms do not. Real tensors and fake ones count alike.
-    """
-    # Attention in its plain form: the counter has no formula for the fused one of a CPU.
-    plain = sdpa_kernel(SDPBackend.MATH)
-    with plain, FlopCounterMode(display=False) as counter:
-        result = call(*arguments)
-    return counter.get_total_flops(), result
