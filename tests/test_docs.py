@@ -1,4 +1,7 @@
-"""README.md and docs/: short lines, links that lead somewhere, commands that are there and run as shown."""
+"""README.md and docs/: short lines, links that lead somewhere, commands that are there; the short ones run.
+
+An option or command that goes, or a page that says more than there is, fails here.
+"""
 
 import re
 import shutil
@@ -33,7 +36,8 @@ NOT_RUN = {
     "mmldm train ./my_clips --config my.yaml --out runs/b": "20,000 steps",
     "mmldm train generator --out runs/mine --set generator.train.steps=40000": "40,000 steps",
     "mmldm synthesize ./impacts --clips 2000": "a minute or more",
-    "mmldm synthesize films": "an hour of film",
+    "mmldm generate --seconds 30": "four films, half a minute; tests/cli/test_generate.py has shorter ones",
+    "mmldm synthesize films": "half an hour of film",
     "mmldm evaluate runs/mine clips/ --long": "60 films of 32 s; tests/evaluation has shorter ones",
     "mmldm evaluate MODEL": "60 films of 32 s",
     "mmldm evaluate src/mmldm/assets/impacts": "40 films of 32 s, and the data set of runs/impacts.sh",
@@ -42,12 +46,14 @@ NOT_RUN = {
     "mmldm benchmark --config landscape": "networks of the paper's size; wants a GPU",
     "mmldm benchmark": "times five jobs of the bundled recipe",
     # What must be there is not.
-    "mmldm synthesize OUT --world freedoom": "needs the game and OpenAL, and an hour",
+    "mmldm synthesize OUT --world freedoom": "needs the game and OpenAL, and many minutes",
     "mmldm app": "serves a page until Ctrl-C, and needs gradio; tests/app starts it",
-    "mmldm train generator --out runs/mine --data /disk2": "another disk; cli/test_train.py moves clips",
+    "mmldm train generator --out runs/mine --data /disk2": "another disk; tests/cli/test_train.py moves",
     "mmldm train ./my_clips --out runs/mine --rescan": "refused of a run that trains, as the page says",
     "mmldm distill decoder": "of epsilon decoders; tests/cli/test_distill.py has one",
     # Not to be typed so.
+    "mmldm evaluate runs/mine runs/mine": "the model here makes .4 s, and 1.6 s are measured; "
+    "tests/cli/test_evaluate.py has one that does",
     "mmldm evaluate GENERATED": "what the command takes, in words",
 }
 """Shown commands that are not run here, by how they begin, and why; the longest beginning counts."""
@@ -147,7 +153,9 @@ def test_what_is_no_command_is_noticed(line: str) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)
 def test_options_that_sentences_name_with_a_command_are_there(page: Path) -> None:
-    """Part of a command will do there."""
+    """Part of a command will do there. The lab notes name those of their day."""
+    if page.name == "lab-notes.md":
+        return
     absent = []
     for code in spans(page.read_text(encoding="utf-8")):
         words = code.split()
@@ -160,7 +168,7 @@ def test_options_that_sentences_name_with_a_command_are_there(page: Path) -> Non
             }
             named = {word.partition("=")[0] for word in words[2:] if re.match(r"--?[a-z]", word)}
             absent += [code] if command is None or named - known - {"--help"} else []
-    assert absent == [] or page.name == "lab-notes.md"
+    assert absent == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)
@@ -211,6 +219,8 @@ def recipe() -> RunConfig:
     whole = smallest_recipe(steps=2, critic=False).model_dump(mode="json")
     whole["vae"]["model"]["patch_size"] = 8
     whole["vae"]["model"]["upsample_channels"] = [16, 8]
+    whole["autoencoder"]["model"]["decoder_patch_size"] = 1
+    whole["sample"]["num_inference_steps"] = 16  # More than those of students.
     return RunConfig.model_validate(whole)
 
 
@@ -218,36 +228,37 @@ def recipe() -> RunConfig:
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that has what the pages name: clips, a recipe, a finished run, a sound, a picture."""
     place = tmp_path_factory.mktemp("pages")
-    config = ImpactsConfig(spec=CLIP, materials=("glass", "drum"), seed=5)
+    # As long as a scan wants them unless told otherwise; the recipe takes windows of .4 s.
+    config = ImpactsConfig(
+        spec=CLIP.model_copy(update={"num_frames": 16}), materials=("glass", "drum"), seed=5
+    )
     synthesize(place / "my_clips", config, 12)
     for name, seed in {"clips": 6, "theirs": 7, "new": 8, "test_clips": 9}.items():
-        synthesize(place / name, ImpactsConfig(materials=("glass", "drum"), seed=seed), 12)
+        synthesize(place / name, ImpactsConfig(materials=("glass", "drum"), seed=seed), 6)
     save_config(recipe(), place / "my.yaml")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
         mmldm("train", "my_clips", "--config", "my.yaml", "--out", "runs/mine").succeeded()
-        mmldm("generate", "-n", 1, "--name", "given").succeeded()
-    clip = place / "out" / "given" / "given_000.mp4"
+        mmldm("generate", "-n", 1, "--seconds", 3, "--name", "given").succeeded()
+    # What is inside decides, not the suffix.
     for name in ("clip.mp4", "throw.mp4", "song.wav"):
-        shutil.copy(clip, place / name)
+        shutil.copy(place / "out" / "given" / "given_000.mp4", place / name)
     shutil.copytree(place / "my_clips", place / "sounds")
-    shutil.rmtree(place / "out")
     return place
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+@pytest.mark.parametrize("page", sorted({c.page for c in COMMANDS if why_not(c.line) is None}))
 def test_commands_of_seconds_run_in_the_order_of_the_page(
-    page: Path, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    page: str, prepared: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shown = [command for command in commands(page) if why_not(command.line) is None]
-    if shown:
-        shutil.copytree(prepared, tmp_path / "place")
-        monkeypatch.chdir(tmp_path / "place")
-        # Networks that are not in the package are nowhere, so that all machines measure alike.
-        monkeypatch.setenv("MMLDM_WEIGHTS", str(tmp_path / "none"))
-    for command in shown:
-        mmldm(*command.words[1:]).succeeded()
+    """One place serves all pages, as it would a reader of all: a command that is shown again goes on."""
+    monkeypatch.chdir(prepared)
+    # Networks that are not in the package are nowhere, so that all machines measure alike.
+    monkeypatch.setenv("MMLDM_WEIGHTS", str(prepared / "none"))
+    for command in COMMANDS:
+        if command.page == page and why_not(command.line) is None:
+            mmldm(*command.words[1:]).succeeded()
 
 
 def test_every_reason_not_to_run_is_of_a_shown_command() -> None:
