@@ -31,7 +31,7 @@ CONFIG_KEYS = {
     },
     "generator": {
         "adaln", "audio_latent_shape", "depth", "duration", "heads", "latent_statistics",
-        "mlp_ratio", "null_stream", "num_classes", "video_latent_shape", "width",
+        "mlp_ratio", "null_stream", "num_classes", "patch_size", "video_latent_shape", "width",
     },
     "vocoder": {
         "depth", "kernel_size", "n_fft", "sample_rate", "spectrogram", "subcolumns", "width",

@@ -25,9 +25,9 @@ from mmldm.models.generator import JointGenerator
 from mmldm.models.image_codec import ImageCodec, LatentStatistics
 from mmldm.models.image_vae import TinyImageAutoencoder, sd_image_vae
 from mmldm.pipelines.sounding_video import SoundingVideoPipeline
-from mmldm.training.adversary import CriticTurn
+from mmldm.training.adversary import CriticTurn, TupleAdversary
 from mmldm.training.flops import count_flops
-from mmldm.training.jobs.autoencoder import AutoencoderTurn, TupleAdversary
+from mmldm.training.jobs.autoencoder import AutoencoderTurn
 from mmldm.training.jobs.generator import GeneratorTurn, generator_arguments
 from mmldm.training.randomness import StepRandom
 from mmldm.training.summary import Summary, summarise, untrained_autoencoder

@@ -34,7 +34,7 @@ HIGHEST_FREQUENCY = 20_000.0
 
 
 def tiny_recipe() -> RunConfig:
-    """The bundled model's recipe, two and a half hours on one CPU core."""
+    """The bundled model's recipe, about eight hours on one CPU core (runs/impacts.sh)."""
     # By its path: whatever is called "impacts" in the working directory is something else.
     return load_config(RECIPES / "impacts.yaml")
 

