@@ -8,7 +8,7 @@ import torch
 from mmldm.benchmark import training_step
 from mmldm.benchmark.sampling import SHEET, TOTAL, Sampling, untrained_pipeline
 from mmldm.benchmark.training_step import TrainingStep, step_plans
-from mmldm.config import RunConfig
+from mmldm.config import RunConfig, changed
 from mmldm.models.generator import JointGenerator
 from mmldm.pipelines.sounding_video import SoundingVideoPipeline
 from mmldm.training.flops import count_flops, count_without_running
@@ -81,3 +81,13 @@ def test_a_generator_without_memory_is_counted_too(pipeline: SoundingVideoPipeli
     meta = generator.to("meta")
     empty, _ = count_flops(meta, latents.map(lambda z: z.to("meta")), timestep.to("meta"))
     assert empty == real > 0
+
+
+def test_a_vocoder_with_a_critic_has_both_steps(recipe: RunConfig, summary: Summary) -> None:
+    assert recipe.vocoder is not None
+    critic = "{start_step: 3, learning_rate: 0.001, model: {}}"
+    changes = [f"vocoder.critic={critic}", "vocoder.loss.adversarial=0.1"]
+    plans = {p.name: p for p in step_plans(changed(recipe, changes), summary, ("vocoder",), CPU)}
+    assert list(plans) == ["vocoder", "vocoder with critic"]
+    flops = [TrainingStep(plan, 1, CPU).flops() for plan in plans.values()]
+    assert 0 < flops[0] < flops[1]
