@@ -30,6 +30,6 @@ def published(name: str) -> Path | None:
     if folder == BUNDLED:
         raise UserError("the bundled model is not in this installation: name another one.")
     raise UserError(
-        f"the model {name!r} is in the repository of mmldm (models/{name}), not in its package: give the "
-        "path of that folder, or what it is called on a hub."
+        f"the model {name!r} is not in this installation: a checkout that has it keeps it in models/{name}, "
+        f"and runs/{name}.sh makes one. Give the path of such a folder, or what it is called on a hub."
     )
