@@ -1,6 +1,6 @@
 """A program of two processes: how often a sharded or whole turn reduces gradients in a step.
 
-torchrun counting.py SHARDING ACCUMULATE -> "reductions N", of one step, from rank 0.
+torchrun -m tests.training.counting SHARDING ACCUMULATE -> "reductions N", of one step, from rank 0.
 """
 
 import sys
@@ -9,12 +9,13 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from tiny_stage import TinyStage, tiny_config  # type: ignore[import-not-found]
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmldm.training.distributed import process_group
 from mmldm.training.optim import Turn
+
+from .tiny_stage import TinyStage, tiny_config
 
 SUMS = ("reduce_scatter", "allreduce", "all_reduce")
 

@@ -26,8 +26,9 @@ Strike = tuple[str, int]
 
 
 def environment() -> dict[str, str]:
-    """One thread per process, and the tree under test importable."""
-    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(SOURCE)}
+    """One thread per process, and the tree under test importable, its tests too."""
+    paths = os.pathsep.join(map(str, (SOURCE, SOURCE.parent)))
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
 
 
 def start(command: Sequence[str]) -> subprocess.Popen[str]:

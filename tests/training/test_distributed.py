@@ -90,8 +90,7 @@ def test_sharded_weights_train_like_whole_ones_and_their_checkpoint_resumes_in_o
 @pytest.mark.parametrize(("sharding", "parts"), [("full", 2), ("none", 1)])
 def test_accumulated_passes_reduce_gradients_once_a_step(sharding: str, parts: int) -> None:
     """Sharded, a block and what is left of the module each have a reduction of their own."""
-    program = str(Path(__file__).with_name("counting.py"))
-    code, output = finish((*TORCHRUN, program, sharding, "4"))
+    code, output = finish((*TORCHRUN, "-m", "tests.training.counting", sharding, "4"))
     assert code == 0, output
     assert f"reductions {parts} " in output, output
 
