@@ -275,6 +275,8 @@ def test_errors_count_by_what_they_cost_in_pixels_as_far_as_the_recipe_says(fini
         )
 
     stages = [with_strength(strength) for strength in (0.0, 0.5, 1.0)]
+    told = [stage.fingerprint()["job"]["loss"].get("pixels") for stage in stages]
+    assert told == [None, 0.5, 1.0]  # without it a job is what it was before
     none, half, whole = (stage._channels() for stage in stages)
     assert none is None and half is not None and whole is not None
     for roots, powers in zip(half, whole, strict=True):

@@ -217,7 +217,10 @@ class AutoencoderStage(CachedStage):
         return ("model", "critic") if playing else ("model",)
 
     def fingerprint(self) -> dict[str, Any]:
-        return {"job": self.job.model_dump(exclude={"train"}), "cache": self.caches.train.identity}
+        job = self.job.model_dump(exclude={"train"})
+        if not job["loss"]["pixels"]:
+            del job["loss"]["pixels"]  # jobs that began before there was such a term go on
+        return {"job": job, "cache": self.caches.train.identity}
 
     def _encoded(self, batch: Latents) -> tuple[AV[Tensor], AV[Tensor]]:
         """Normalised image latents AV (B,1,c,h,w), (B,T,c,h,w) and latents AV (B,C,T',H',W'), all means."""
