@@ -222,6 +222,9 @@ def sha256_of_parts(parts: Mapping[str, Any], config: Mapping[str, Any]) -> str:
 def _settings(config: Mapping[str, Any]) -> bytes:
     """Settings as text, without what says where they were loaded from and by which version."""
     own = {key: value for key, value in config.items() if not key.startswith("_")}
+    # A model that was saved before there was such a setting is still the same model.
+    if "video_latent_shape" in own and own.get("patch_size") == 1:
+        del own["patch_size"]
     return json.dumps(own, sort_keys=True, default=str).encode()
 
 
