@@ -125,8 +125,13 @@ def together(*commands: Sequence[object]) -> list[Result]:
     return [Result(p.returncode, *end) for p, end in zip(processes, ends, strict=True)]
 
 
-def interrupted(*words: object, progress: Callable[[], int], presses: int = 1) -> Result:
-    """Starts `mmldm`, presses Ctrl-C once three of its `progress()` are done, and waits.
+def interrupted(
+    *words: object,
+    progress: Callable[[], int],
+    presses: int = 1,
+    number: signal.Signals = signal.SIGINT,
+) -> Result:
+    """Starts `mmldm`, sends it Ctrl-C's signal or another once three of its `progress()` are done, and waits.
 
     A keypress that falls into a destructor is lost, as for a person, who then presses again: here, once the
     work has visibly gone on.
@@ -149,7 +154,7 @@ def interrupted(*words: object, progress: Callable[[], int], presses: int = 1) -
 
     wanted = 3
     while presses > 0 and work_until(wanted):
-        os.killpg(process.pid, signal.SIGINT)
+        os.killpg(process.pid, number)
         wanted, presses = progress() + 20, presses - 1
     out, err = process.communicate(timeout=PATIENCE)
     return Result(process.returncode, out, err)

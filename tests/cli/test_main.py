@@ -1,5 +1,6 @@
 """The entry point: help, light imports, and how mistakes and interrupts end."""
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -92,7 +93,10 @@ def test_unknown_command_and_option_are_named() -> None:
         assert "Traceback" not in result.err
 
 
-def test_interrupt_ends_with_130_and_keeps_finished_clips(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupt_ends_with_130_and_keeps_finished_clips(
+    tmp_path: Path, number: signal.Signals
+) -> None:
     folder = tmp_path / "clips"
     words = (
         "synthesize",
@@ -110,7 +114,7 @@ def test_interrupt_ends_with_130_and_keeps_finished_clips(tmp_path: Path) -> Non
     def written() -> int:
         return len(list(folder.glob("*/*.json")))
 
-    result = interrupted(*words, progress=written, presses=4)
+    result = interrupted(*words, progress=written, presses=4, number=number)
     assert result.code == 130, result.err
     assert "interrupted" in result.err
     assert "Traceback" not in result.err

@@ -2,8 +2,10 @@
 
 import io
 
+import pytest
 from rich.console import Console
 
+from mmldm.cli import terminal
 from mmldm.cli.terminal import ProgressLine
 
 
@@ -29,3 +31,15 @@ def test_terminal_gets_a_bar_that_ends_with_the_work() -> None:
 
 def test_terminal_is_given_back_when_the_work_fails_half_way() -> None:
     assert shown(True, ("scan", 1, 2)).rstrip().endswith("\x1b[?25h")
+
+
+def test_what_was_there_before_took_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: now[0])
+    file = io.StringIO()
+    line = ProgressLine(Console(file=file, force_terminal=False, width=100))
+    line("clips", 600, 1200)
+    now[0] += 100
+    line("clips", 610, 1200)
+    # Ten in 100 s: 590 more take 98 minutes, and not the 16 seconds of 610 in 100 s.
+    assert file.getvalue() == "clips 610/1200, about 98 min left\n"

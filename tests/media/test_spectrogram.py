@@ -6,12 +6,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from mmldm.media.spectrogram import (
     MOMENTUM,
     NNLS_ITERATIONS,
     AudioImage,
+    find_spectrum,
+    linear_magnitudes,
     mel_filterbank,
+    overlapped,
     starting_phases,
 )
 from mmldm.training.recipe import fitting_spectrogram
@@ -291,3 +295,38 @@ def test_a_tone_keeps_its_frequency_in_the_starting_phases() -> None:
         turned = torch.diff(phases[0, row, 20:200]).remainder(2 * math.pi)
         wanted = 2 * math.pi * frequency * 100 / 16000 % (2 * math.pi)
         assert (turned - wanted).abs().max() < 0.15
+
+
+@pytest.mark.parametrize(("size", "hop"), [(384, 100), (400, 100), (1024, 256), (64, 64), (40, 64)])
+def test_columns_add_up_as_by_folding(size: int, hop: int) -> None:
+    columns = torch.randn(2, size, 9)
+    length = 8 * hop + size
+    folded = F.fold(columns, (1, length), kernel_size=(1, size), stride=(1, hop))
+    assert torch.allclose(overlapped(columns, hop), folded[:, 0, 0], atol=1e-5)
+
+
+def test_phases_are_found_by_the_steps_of_fast_griffin_lim() -> None:
+    audio_image = AudioImage(SHARP)
+    magnitudes = audio_image.spectrum(torch.randn(2, SHARP.num_samples)).abs()
+    phases = torch.zeros_like(magnitudes)
+    # The formula of Perraudin et al., in plain complex numbers.
+    spectrum, previous = torch.polar(magnitudes, phases), 0 * magnitudes
+    for _ in range(3):
+        nearest = audio_image.spectrum(audio_image._inverse(spectrum))
+        ahead = nearest - MOMENTUM / (1 + MOMENTUM) * previous
+        spectrum, previous = magnitudes * ahead / ahead.abs().clamp(min=1e-16), nearest
+    found = find_spectrum(magnitudes, phases, audio_image._consistent, 3)
+    assert (found - spectrum).abs().max() < 1e-3 * magnitudes.max()
+    # Where there is silence, it stays silent, and a number.
+    assert find_spectrum(0 * magnitudes, phases, audio_image._consistent, 3).abs().max() == 0
+
+
+@pytest.mark.parametrize("bins", [30, 90])
+def test_least_squares_are_the_same_by_either_product(bins: int) -> None:
+    torch.manual_seed(0)
+    filterbank, mel = torch.rand(32, bins), torch.rand(2, 32, 5)
+    target = filterbank.T @ mel
+    expected = target
+    for _ in range(NNLS_ITERATIONS):
+        expected = expected * target / (filterbank.T @ (filterbank @ expected))
+    assert torch.allclose(linear_magnitudes(mel, filterbank), expected, rtol=1e-4)

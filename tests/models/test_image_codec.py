@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from mmldm.media.clip import images_to_frames
 from mmldm.models.image_codec import ImageCodec, LatentStatistics
 from mmldm.models.image_vae import PatchAutoencoderKL, TinyImageAutoencoder
 from mmldm.types import AV
@@ -88,6 +89,20 @@ def test_images_per_call_changes_no_number() -> None:
     assert torch.allclose(
         one_by_one.decode(latents, "video"), all_at_once.decode(latents, "video"), atol=1e-5
     )
+
+
+def test_what_finishes_images_is_given_them_call_by_call() -> None:
+    codec = ImageCodec(vae(), LatentStatistics.scalar(0.5, 4), images_per_call=5)
+    latents = torch.randn(3, 4, 4, 2, 2)
+    seen: list[int] = []
+
+    def finish(part: Tensor) -> Tensor:
+        seen.append(len(part))
+        return images_to_frames(part)
+
+    frames = codec.decode(latents, "video", finish)
+    assert seen == [5, 5, 2] and frames.shape[:2] == (3, 4)
+    assert torch.equal(frames, images_to_frames(codec.decode(latents, "video")))
 
 
 def test_cached_posterior_normalises_to_what_encode_returns() -> None:

@@ -3,8 +3,12 @@
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn import functional as F
 
 from mmldm.models.layers import (
+    ONE_DNN_LINEAR,
+    Linear,
     ResBlock,
     SelfAttention,
     group_norm,
@@ -13,6 +17,7 @@ from mmldm.models.layers import (
     unpatchify,
     zero_init,
 )
+from mmldm.training.flops import count_flops
 
 
 @pytest.mark.parametrize("channels", [1, 7, 16, 48, 65, 320])
@@ -89,3 +94,26 @@ def test_attention_stays_on_its_axes(axes: str, reaches: tuple[bool, bool]) -> N
 def test_attention_is_the_identity_before_training() -> None:
     x = torch.randn(2, 8, 3, 2, 2)
     assert torch.equal(SelfAttention(8, "full", head_dim=4)(x), x)
+
+
+@pytest.mark.parametrize("gelu", [False, True])
+def test_a_linear_layer_that_samples_gives_what_it_gives_in_training(gelu: bool) -> None:
+    torch.manual_seed(0)
+    layer, x = Linear(24, 40, gelu=gelu), torch.randn(3, 5, 24)
+    learnt = layer(x)
+    plain = F.linear(x, layer.weight, layer.bias)
+    assert torch.equal(learnt, F.gelu(plain, approximate="tanh") if gelu else plain)
+    learnt.sum().backward()
+    assert layer.weight.grad is not None
+    with torch.no_grad():
+        assert torch.allclose(layer(x), learnt, atol=1e-6)
+
+
+@pytest.mark.skipif(ONE_DNN_LINEAR is None, reason="this build of torch has no such product")
+def test_a_linear_layer_costs_the_same_however_it_is_multiplied() -> None:
+    layer = Linear(24, 40)
+    with torch.no_grad():
+        by_one_dnn = count_flops(layer, torch.randn(3, 5, 24))[0]
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            by_torch = count_flops(layer, torch.randn(3, 5, 24))[0]
+    assert by_one_dnn == by_torch == 2 * 15 * 24 * 40

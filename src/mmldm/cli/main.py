@@ -1,11 +1,13 @@
 """`mmldm`: the command line. Arguments -> the library; every command prints what it made and where.
 
 Results go to standard output, progress and complaints to standard error. A person's mistake is one
-sentence and exit code 2, an interrupt exit code 130. Heavy imports happen inside the commands.
+sentence and exit code 2, an interrupt (SIGINT, SIGTERM) exit code 130. Heavy imports happen inside the
+commands.
 """
 
 from __future__ import annotations
 
+import signal
 import sys
 import threading
 from io import TextIOWrapper
@@ -108,11 +110,17 @@ def run() -> None:
         if isinstance(stream, TextIOWrapper):
             # A file name need not be valid text.
             stream.reconfigure(errors="backslashreplace")
+    signal.signal(signal.SIGTERM, _asked_to_end)
     before, threading.excepthook = threading.excepthook, _thread_failed
     try:
         app(prog_name="mmldm")
     finally:
         threading.excepthook = before
+
+
+def _asked_to_end(number: int, frame: Any) -> None:
+    """SIGTERM ends a command as an interrupt does: what it began, a file or a process, ends with it."""
+    raise KeyboardInterrupt
 
 
 def _thread_failed(failure: Any) -> None:

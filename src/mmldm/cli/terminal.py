@@ -103,7 +103,8 @@ class ProgressLine:
 
     def __init__(self, console: Console | None = None, aim: str = "at work") -> None:
         self.console = console or LiveConsole(stderr=True)
-        self.aim, self._what, self._begun = aim, "", 0.0
+        self.aim, self._what = aim, ""
+        self._begun, self._before = 0.0, 0
         self._far = self._shown = ""
         self._bar: Progress | None = None
         self._said = time.monotonic()
@@ -119,7 +120,7 @@ class ProgressLine:
 
     def __call__(self, what: str, done: int, total: int) -> None:
         if what != self._what:
-            self._what, self._begun = what, time.monotonic()
+            self._what, self._begun, self._before = what, time.monotonic(), done
         self._far = f"{what} {done}/{total}{self._left(done, total)}"
         if self.console.is_terminal:
             self._show(what, done, total)
@@ -155,11 +156,11 @@ class ProgressLine:
         return self._far or self.aim
 
     def _left(self, done: int, total: int) -> str:
-        """How long it will still take, once that can be told."""
-        spent = time.monotonic() - self._begun
-        if not 0 < done < total or spent < live.EVERY / 2:
+        """How long it will still take, once that can be told; what was done before it began took no time."""
+        spent, made = time.monotonic() - self._begun, done - self._before
+        if not made > 0 or done >= total or spent < live.EVERY / 2:
             return ""
-        return f", about {live.span(spent / done * (total - done))} left"
+        return f", about {live.span(spent / made * (total - done))} left"
 
     def _show(self, what: str, done: int, total: int) -> None:
         # Other work gets a bar of its own.
@@ -174,7 +175,7 @@ class ProgressLine:
                 console=self.console,
             )
             self._bar.start()
-            self._task = self._bar.add_task(what, total=total)
+            self._task = self._bar.add_task(what, total=total, completed=done)
         self._bar.update(self._task, completed=done, total=total)
         if isinstance(self.console, LiveConsole):
             self.console.heard()

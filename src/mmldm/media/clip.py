@@ -55,4 +55,5 @@ def frames_to_images(frames: Tensor) -> Tensor:
 
 def images_to_frames(images: Tensor) -> Tensor:
     """Images (...,3,H,W) in [-1, 1] -> frames (...,3,H,W) u8, clamped and rounded."""
-    return ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    # In place but for the first step: large images are slow to find memory for.
+    return images.clamp(-1, 1).add_(1).mul_(127.5).round_().to(torch.uint8)

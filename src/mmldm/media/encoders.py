@@ -10,7 +10,7 @@ from fractions import Fraction
 import av
 import numpy as np
 from av.container import OutputContainer
-from av.video.reformatter import ColorRange, Colorspace
+from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -58,12 +58,15 @@ class PictureEncoder:
         stream.codec_context.colorspace = TAGS[self._matrix]
         stream.codec_context.color_primaries = stream.codec_context.color_trc = BT709
         stream.codec_context.color_range = int(ColorRange.MPEG)
+        # One for all frames: each would set up its own conversion, which takes longer than encoding it.
+        self._converter = VideoReformatter()
         self._stream, self._last = stream, 0.0
 
     def add(self, frames: Tensor, time: float | None = None) -> None:
         """Takes the next frames (n,3,H,W) u8; where the stream is timed, one frame and its time (seconds)."""
         for picture in _even(frames).permute(0, 2, 3, 1).contiguous().cpu().numpy():
-            frame = av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(
+            frame = self._converter.reformat(
+                av.VideoFrame.from_ndarray(picture, format="rgb24"),
                 format="yuv420p",
                 dst_colorspace=self._matrix,
                 src_color_range=ColorRange.JPEG,

@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mmldm.media.spectrogram import (
-    MOMENTUM,
     AudioImage,
+    find_spectrum,
     linear_magnitudes,
     overlapped,
     starting_phases,
@@ -159,14 +159,11 @@ class PhaseStream:
             frames = torch.fft.irfft(spectrum.mT, n=size) * image.window
             return fixed(overlapped(frames.mT, self._hop) / weights)
 
-        turns = starting_phases(magnitudes, size, self._hop, self._turns)
-        spectrum = torch.polar(magnitudes, turns)
-        previous = torch.zeros_like(spectrum)
-        for _ in range(self._iterations):
-            # As `AudioImage`: to what a signal can have, ahead by momentum, and back to the magnitudes.
+        def consistent(spectrum: Tensor) -> Tensor:
+            """Spectra (B,F,L) -> those of the signal that is nearest."""
             frames = inverse(spectrum).unfold(-1, size, self._hop)
-            consistent = torch.fft.rfft(frames * image.window).mT
-            ahead = consistent - MOMENTUM / (1 + MOMENTUM) * previous
-            spectrum = ahead * (magnitudes / ahead.abs().clamp(min=1e-16))
-            previous = consistent
+            return torch.fft.rfft(frames * image.window).mT
+
+        turns = starting_phases(magnitudes, size, self._hop, self._turns)
+        spectrum = find_spectrum(magnitudes, turns, consistent, self._iterations)
         return spectrum, inverse(spectrum)

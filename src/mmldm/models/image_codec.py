@@ -8,7 +8,7 @@ variance 1 per channel. MM-LDM §2 (KL-VAE). The paper multiplies SD's latents b
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -139,7 +139,7 @@ class ImageCodec(nn.Module):
         """Images (B,F,3,H,W) -> raw mean and log-variance (B,F,c,h,w): what a cache stores."""
         dtype = next(self.vae.parameters()).dtype
         dists = [
-            self.vae.encode(chunk.to(dtype)).latent_dist
+            self.vae.encode(_laid_out(chunk, dtype)).latent_dist
             for chunk in images.flatten(0, 1).split(self.images_per_call)
         ]
         mean = torch.cat([dist.mean for dist in dists]).float()
@@ -181,11 +181,26 @@ class ImageCodec(nn.Module):
         power = torch.stack(powers)
         return power / power.mean()
 
-    def decode(self, latents: Tensor, modality: Modality) -> Tensor:
-        """Normalised image latents (B,F,c,h,w) -> images (B,F,3,H,W), about [-1,1], not clamped."""
+    def decode(
+        self,
+        latents: Tensor,
+        modality: Modality,
+        finish: Callable[[Tensor], Tensor] | None = None,
+    ) -> Tensor:
+        """Normalised image latents (B,F,c,h,w) -> images (B,F,3,H,W), about [-1,1], not clamped.
+
+        Args:
+            finish: What becomes of the images (N,3,H,W) of each call, while caches hold them.
+        """
         raw = self.denormalise(latents, modality).flatten(0, 1)
         dtype = next(self.vae.parameters()).dtype
-        images = [
-            self.vae.decode(chunk.to(dtype)).sample for chunk in raw.split(self.images_per_call)
-        ]
-        return torch.cat(images).float().unflatten(0, latents.shape[:2])
+        images = []
+        for chunk in raw.split(self.images_per_call):
+            image = self.vae.decode(_laid_out(chunk, dtype)).sample.float()
+            images.append(image if finish is None else finish(image))
+        return torch.cat(images).unflatten(0, latents.shape[:2])
+
+
+def _laid_out(images: Tensor, dtype: torch.dtype) -> Tensor:
+    """Images (N,C,H,W) in this type, channels last in memory: narrow convolutions take a fifth less time."""
+    return images.to(dtype, memory_format=torch.channels_last)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mmldm.models.layers import sinusoidal_embedding, without_autocast
+from mmldm.models.layers import Linear, sinusoidal_embedding, without_autocast
 
 
 def grid_positions(size: tuple[int, int], width: int) -> Tensor:
@@ -53,8 +53,8 @@ class JointAttention(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width)
-        self.out = nn.Linear(width, width)
+        self.qkv = Linear(width, 3 * width)
+        self.out = Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B,N,D) -> (B,N,D)."""
@@ -67,7 +67,7 @@ class JointAttention(nn.Module):
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     """(B,N,D) tokens shifted and scaled by (B,D) vectors."""
-    return x * (1 + scale[:, None]) + shift[:, None]
+    return torch.addcmul(shift[:, None], x, 1 + scale[:, None])
 
 
 class Modulation(nn.Sequential):
@@ -105,7 +105,10 @@ class Block(nn.Module):
         self.attention = JointAttention(width, heads)
         self.mlp_norm = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
         self.mlp = nn.Sequential(
-            nn.Linear(width, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, width)
+            # Weights were saved by these indices when GELU stood between the two.
+            Linear(width, hidden, gelu=True),
+            nn.Identity(),
+            Linear(hidden, width),
         )
         self.modulation: nn.Module = Shift(6 * width) if shared_modulation else Modulation(width, 6)
 
@@ -114,5 +117,7 @@ class Block(nn.Module):
         # Six vectors (B,D): shift, scale and gate of attention (a) and MLP (m).
         vectors = self.modulation(conditioning).chunk(6, dim=-1)
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = vectors
-        x = x + gate_a[:, None] * self.attention(modulate(self.attention_norm(x), shift_a, scale_a))
-        return x + gate_m[:, None] * self.mlp(modulate(self.mlp_norm(x), shift_m, scale_m))
+        attended = self.attention(modulate(self.attention_norm(x), shift_a, scale_a))
+        x = torch.addcmul(x, gate_a[:, None], attended)
+        changed = self.mlp(modulate(self.mlp_norm(x), shift_m, scale_m))
+        return torch.addcmul(x, gate_m[:, None], changed)

@@ -152,13 +152,11 @@ class ClipCoder:
                 class_labels=None if class_labels is None else class_labels[rows].to(self.device),
                 images_per_call=images_per_call,
             )
-            images = image_latents.map(
-                lambda x, modality, wanted: codec.decode(x, modality) if wanted else None,
-                MODALITIES,
-                wanted,
-            )
-            video = None if images.video is None else images_to_frames(images.video).cpu()
-            parts.append(AV(images.audio, video))
+            audio = codec.decode(image_latents.audio, "audio") if wanted.audio else None
+            video = None
+            if wanted.video:
+                video = codec.decode(image_latents.video, "video", images_to_frames).cpu()
+            parts.append(AV(audio, video))
 
         def joined(rows: list[Tensor | None]) -> Tensor | None:
             """Parts (b,...) -> (B,...)."""

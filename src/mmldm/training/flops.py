@@ -5,16 +5,20 @@ call -> FLOP; a multiplication and an addition are two
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
     DynamicOutputShapeException,
     FakeTensorMode,
 )
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, register_flop_formula
+
+from mmldm.models.layers import ONE_DNN_LINEAR
 
 
 def count_flops(call: Callable[..., Any], *arguments: Any) -> tuple[int, Any]:
@@ -28,6 +32,15 @@ def count_flops(call: Callable[..., Any], *arguments: Any) -> tuple[int, Any]:
     with plain, FlopCounterMode(display=False) as counter:
         result = call(*arguments)
     return counter.get_total_flops(), result
+
+
+def _linear_flops(x: torch.Size, weight: torch.Size, *others: Any, **options: Any) -> int:
+    """Shapes (...,in) and (out,in) -> FLOP of their product."""
+    return 2 * math.prod(x) * weight[0]
+
+
+if ONE_DNN_LINEAR is not None:
+    register_flop_formula(ONE_DNN_LINEAR)(_linear_flops)
 
 
 def count_without_running(call: Callable[[], Any]) -> int:
