@@ -36,6 +36,7 @@ def test_terminal_is_given_back_when_the_work_fails_half_way() -> None:
 def test_what_was_there_before_took_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [1000.0]
     monkeypatch.setattr(terminal.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(terminal.live, "EVERY", 30.0)
     file = io.StringIO()
     line = ProgressLine(Console(file=file, force_terminal=False, width=100))
     line("clips", 600, 1200)
