@@ -13,6 +13,7 @@ from mmldm.models.layers import (
     SelfAttention,
     group_norm,
     patchify,
+    sampling_fast,
     sinusoidal_embedding,
     unpatchify,
     zero_init,
@@ -117,3 +118,14 @@ def test_a_linear_layer_costs_the_same_however_it_is_multiplied() -> None:
         with FakeTensorMode(allow_non_fake_inputs=True):
             by_torch = count_flops(layer, torch.randn(3, 5, 24))[0]
     assert by_one_dnn == by_torch == 2 * 15 * 24 * 40
+
+
+def test_networks_of_others_sample_by_our_layers_with_their_weights() -> None:
+    torch.manual_seed(0)
+    inner = nn.ModuleList([nn.Linear(8, 4, bias=False)])
+    network = nn.Sequential(nn.Linear(6, 8), inner)
+    before = dict(network.named_parameters())
+    sampling_fast(network)
+    assert {type(network[0]), type(inner[0])} == {Linear}
+    assert [*before] == [name for name, _ in network.named_parameters()]
+    assert all(parameter is before[name] for name, parameter in network.named_parameters())

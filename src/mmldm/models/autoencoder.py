@@ -22,7 +22,7 @@ from mmldm.errors import UserError
 from mmldm.models.component import load_component
 from mmldm.models.feature_adapter import FeatureAdapter
 from mmldm.models.image_codec import LatentStatistics
-from mmldm.models.layers import ModulePair, patchify, quiet_mlp, unpatchify
+from mmldm.models.layers import ModulePair, patchify, quiet_mlp, sampling_fast, unpatchify
 from mmldm.models.perceptual_encoder import LatentLayout, PerceptualEncoder, Posterior
 from mmldm.models.semantics import ClassificationHead, ContrastiveHead, Projector
 from mmldm.models.signal_decoder import SignalDecoder
@@ -133,6 +133,7 @@ class MultiModalAutoencoder(ModelMixin, ConfigMixin):
         self.decoder: SignalDecoder = _build(
             SignalDecoder.from_sizes, decoder_config, "decoder_config", channels=c * p * p
         )
+        sampling_fast(self.decoder)
 
         # A latent's own way into the decoder: feature maps after its input blocks, and its time embedding.
         def adapter(layout: LatentLayout, image: Sequence[int], num_frames: int) -> FeatureAdapter:
