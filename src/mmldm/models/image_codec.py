@@ -202,5 +202,10 @@ class ImageCodec(nn.Module):
 
 
 def _laid_out(images: Tensor, dtype: torch.dtype) -> Tensor:
-    """Images (N,C,H,W) in this type, channels last in memory: narrow convolutions take a fifth less time."""
-    return images.to(dtype, memory_format=torch.channels_last)
+    """Images or raw latents (N,C,H,W) in this type, as its convolutions are fastest.
+
+    Channels last in memory, narrow ones take a fifth less time on a CPU. Not with gradients: their backward
+    pass has crashed there (docs/lab-notes.md, 2026-11-23).
+    """
+    layout = torch.preserve_format if torch.is_grad_enabled() else torch.channels_last
+    return images.to(dtype, memory_format=layout)
