@@ -2,7 +2,7 @@
 # A model of the Freedoom world from nothing: make the footage, train in stages, measure, show.
 # Each stage ends in something published, OUT/model once a generator is there, and the same command goes on.
 # Usage: runs/freedoom.sh [OUT] [STAGE]; STAGE is the last one to be done (see below).
-# MMLDM_SIZE=short: two and a half hours on two cores. small (default): about 12 hours there. wide: for a GPU, and the
+# MMLDM_SIZE=short: about three hours on two cores. small (default): about 12 hours there. wide: for a GPU, and the
 # footage is made there, too. MMLDM_PROCESSES=2 trains codecs in two processes; MMLDM_PRECISION=bf16 where the
 # machine multiplies in it.
 set -euo pipefail
@@ -13,8 +13,9 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} # small networks: a second thread c
 
 # Sizes differ in widths and steps alone.
 size=() decoder_steps=6000 image_steps=4000
-if [ "${MMLDM_SIZE:-small}" = short ]; then
-    size=(--set vae.train.steps=1600 --set autoencoder.train.steps=4500) decoder_steps=1500 image_steps=1000
+if [ "${MMLDM_SIZE:-small}" = short ]; then # the model of models/freedoom
+    size=(--set vae.train.steps=1600 --set autoencoder.train.steps=4800 --set generator.train.steps=19000)
+    image_steps=1200
 fi
 if [ "${MMLDM_SIZE:-small}" = wide ]; then
     size=(--set vae.model.base_channels=192 --set "vae.model.upsample_channels=[96,48]"
@@ -41,8 +42,8 @@ run() { # JOB RUN key=value ...: a job of the recipe, into OUT/RUN, on the first
     train "$1" --config "$out/run/config.yaml" --out "$out/$2" "${@:3}"
 }
 
-stage footage # 5 to 20 minutes; others by another seed, and films for what drifts
-mmldm synthesize "$out/clips" --world freedoom --seconds 8 --clips 600
+stage footage # 7 to 30 minutes; others by another seed, and films for what drifts
+mmldm synthesize "$out/clips" --world freedoom --seconds 8 --clips 900
 mmldm synthesize "$out/films" --world freedoom --seconds 32 --clips 60 --seed 90001
 
 stage vae # 2 hours of a core; short: 12 minutes of two
@@ -75,18 +76,22 @@ fi
 newest=$out/run/model
 if [ -d "$out/third/model" ]; then newest=$out/third/model; fi
 
-# What decodes its latents learns longer, its encoder frozen; then the image decoder on what that gives back, against a
-# patch critic, without which floors and walls are smooth.
-stage decoder # 2.5 hours
-run autoencoder decoder --set "autoencoder.image_vae=$out/run/vae/export" \
-    --set "autoencoder.pretrained=$out/run/autoencoder/export" --set autoencoder.train.steps=$decoder_steps
-publish "$newest" "$out/decoder/autoencoder/export"
-stage image_decoder # 2 hours
+# What decodes its latents learns longer, its encoder frozen: 2,000 steps gave nothing. Then the image decoder on what
+# that gives back, against a patch critic, without which floors and walls are smooth.
+decoder=$out/run/autoencoder/export
+if [ "${MMLDM_SIZE:-small}" != short ]; then
+    stage decoder # 2.5 hours
+    run autoencoder decoder --set "autoencoder.image_vae=$out/run/vae/export" \
+        --set "autoencoder.pretrained=$out/run/autoencoder/export" --set autoencoder.train.steps=$decoder_steps
+    decoder=$out/decoder/autoencoder/export
+    publish "$newest" "$decoder"
+fi
+stage image_decoder # 2 hours; short: 20 minutes of a core
 run vae image_decoder --set vae.model=null --set "vae.pretrained=$out/run/vae/export" \
-    --set "vae.autoencoder=$out/decoder/autoencoder/export" --set vae.train.steps=$image_steps \
+    --set "vae.autoencoder=$decoder" --set vae.train.steps=$image_steps \
     --set vae.train.learning_rate=0.001 --set vae.train.matrix_learning_rate=0.01 \
-    --set vae.loss.adversarial=0.3 --set "vae.critic={start_step: $((image_steps / 10)), learning_rate: 0.001}"
-publish "$newest" "$out/decoder/autoencoder/export" "$out/image_decoder/vae/export"
+    --set vae.loss.adversarial=0.3 --set "vae.critic={start_step: $((image_steps / 20)), learning_rate: 0.001}"
+publish "$newest" "$decoder" "$out/image_decoder/vae/export"
 
 stage measure
 python runs/calibrate_outliers.py "$out/run/manifest.jsonl" "$out/model"

@@ -147,6 +147,8 @@ class VaeLoss(Section):
     """Of the distance of frozen features: `VaeConfig.features`."""
     adversarial: float = Field(0.0, ge=0)
     """Of the patch critic's term. At 1 it pulls an image as hard as l1 and l2 do."""
+    texture: float = Field(0.0, ge=0)
+    """Of how far the strengths of frames' details are apart, wherever their pixels are."""
     audio_weight: float = Field(1.0, ge=0)
     """Of the audio image's perceptual and adversarial terms against a frame's."""
 

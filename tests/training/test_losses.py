@@ -10,6 +10,7 @@ from mmldm.training.losses import (
     contrastive_loss,
     critic_loss,
     salience,
+    texture_distance,
     weighted_mean,
 )
 from mmldm.types import AV
@@ -81,3 +82,25 @@ def test_critic_is_content_with_separated_scores_and_the_model_with_high_ones() 
     for opinion in (-1.0, 0.0, 1.0):  # the same of everything is worth the same
         assert critic_loss(torch.full((2,), opinion), torch.full((8,), opinion)).tolist() == [1, 1]
     assert adversarial_loss(torch.tensor([1.5, 0.0, -1.0])).tolist() == [0.0, 1.0, 2.0]
+
+
+def test_texture_counts_by_its_strength_and_not_by_its_place() -> None:
+    torch.manual_seed(0)
+    grain = 0.2 * torch.randn(2, 3, 64, 64)
+    other, smooth = 0.2 * torch.randn(2, 3, 64, 64), torch.zeros(2, 3, 64, 64)
+    assert texture_distance(grain, grain).max() == 0
+    # Another grain of the same strength is nearer than none by far, and than one twice as strong.
+    near = texture_distance(other, grain)
+    assert near.shape == (2,)
+    assert (8 * near < texture_distance(smooth, grain)).all()
+    assert (8 * near < texture_distance(2 * other, grain)).all()
+    # Where it is, to the place: grain in the wrong half is missed in one and too much in the other.
+    left, right = grain.clone(), grain.clone()
+    left[..., 32:], right[..., :32] = 0, 0
+    assert (texture_distance(left, right) > 0.8 * texture_distance(smooth, grain)).all()
+
+
+def test_texture_pulls_where_nothing_is_drawn() -> None:
+    drawn = (1e-3 * torch.randn(1, 3, 32, 32)).requires_grad_()
+    texture_distance(drawn, 0.2 * torch.randn(1, 3, 32, 32)).sum().backward()
+    assert drawn.grad is not None and drawn.grad.isfinite().all() and drawn.grad.abs().sum() > 0

@@ -14,6 +14,11 @@ from torch.distributed.nn.functional import all_gather
 
 from mmldm.types import AV
 
+TEXTURE_SCALES = ((3, 8), (7, 16))
+"""Of `texture_distance`: pixels that a blur is wide, and the places around which strengths are taken."""
+FAINTEST = 1e-4
+"""Power of details, of images in [-1,1], below which differences fade: a level and a quarter of 8 bits."""
+
 
 def salience(x: Tensor, strength: float, threshold: float) -> Tensor:
     """Weights that count what moves or sounds more than the background.
@@ -40,6 +45,24 @@ def weighted_mean(errors: Tensor, weights: Tensor) -> Tensor:
     """Mean of `errors` (B, ...) under broadcastable `weights`, per sample -> (B,)."""
     weights = weights.expand_as(errors).flatten(1)
     return (errors.flatten(1) * weights).sum(1) / weights.sum(1)
+
+
+def texture_distance(fake: Tensor, real: Tensor) -> Tensor:
+    """How far the strengths of the details of two images (N,3,H,W) are apart, place by place: (N,).
+
+    What a decoder cannot know it leaves out, if single pixels are all that counts, and a wall is smooth. Here
+    details count by their strength alone, so that any of the right strength will do. Strengths are root mean
+    squares around each place of what two blurs take away.
+    """
+    distance = fake.new_zeros(len(fake))
+    for blur, reach in TEXTURE_SCALES:
+        strengths = []
+        for images in (fake, real):
+            smooth = F.avg_pool2d(images, blur, 1, blur // 2, count_include_pad=False)
+            power = (images - smooth).square().mean(1, keepdim=True)
+            strengths.append((F.avg_pool2d(power, reach, reach // 2) + FAINTEST).sqrt())
+        distance = distance + (strengths[0] - strengths[1]).abs().mean((1, 2, 3))
+    return distance
 
 
 def loss_and_errors(loss: Tensor, errors: AV[Tensor]) -> dict[str, Tensor]:

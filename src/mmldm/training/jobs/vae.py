@@ -40,7 +40,7 @@ from mmldm.pipelines.decoding import decoder_denoiser
 from mmldm.sections import VaeConfig
 from mmldm.strict import bind, parse
 from mmldm.training.adversary import CriticTurn, PatchAdversary
-from mmldm.training.losses import salience, weighted_mean
+from mmldm.training.losses import salience, texture_distance, weighted_mean
 from mmldm.training.perceptual import PerceptualDistance, build_perceptual
 from mmldm.training.randomness import StepRandom
 from mmldm.training.stage import MediaStage, show_versions
@@ -126,6 +126,12 @@ class VaeTurn(nn.Module):
         loss = loss + closeness
         terms["l1/audio"] = (l1.audio * here.audio).mean()
         terms["l1/video"] = (l1.video * here.video).mean()
+
+        # Details of a frame as strong as the original's, wherever they are.
+        if self.weights.texture:
+            distance = texture_distance(decoded.video.float(), images.video)
+            terms["texture"] = (distance * share.video).sum()
+            loss = loss + self.weights.texture * terms["texture"]
 
         # Closeness to the eye of frozen features, and to that of the critic.
         (perceptual,) = self.frozen
@@ -236,8 +242,9 @@ class VaeStage(MediaStage):
         loss, job = values["job"]["loss"], values["job"]
         if not loss["perceptual"]:
             del loss["perceptual"], job["features"]
-        if not loss["adversarial"]:
-            del loss["adversarial"]
+        for term in ("adversarial", "texture"):
+            if not loss[term]:
+                del loss[term]
         if not {"perceptual", "adversarial"} & loss.keys():
             del loss["audio_weight"]
         return values
