@@ -77,7 +77,7 @@ newest=$out/run/model
 if [ -d "$out/third/model" ]; then newest=$out/third/model; fi
 
 # What decodes its latents learns longer, its encoder frozen: 2,000 steps gave nothing. Then the image decoder on what
-# that gives back, against a patch critic, without which floors and walls are smooth.
+# that gives back, with details as strong as the real ones, without which floors and walls are smooth.
 decoder=$out/run/autoencoder/export
 if [ "${MMLDM_SIZE:-small}" != short ]; then
     stage decoder # 2.5 hours
@@ -89,8 +89,7 @@ fi
 stage image_decoder # 2 hours; short: 20 minutes of a core
 run vae image_decoder --set vae.model=null --set "vae.pretrained=$out/run/vae/export" \
     --set "vae.autoencoder=$decoder" --set vae.train.steps=$image_steps \
-    --set vae.train.learning_rate=0.001 --set vae.train.matrix_learning_rate=0.01 \
-    --set vae.loss.adversarial=0.3 --set "vae.critic={start_step: $((image_steps / 20)), learning_rate: 0.001}"
+    --set vae.train.learning_rate=0.0005 --set vae.train.matrix_learning_rate=0.004 --set vae.loss.texture=0.5
 publish "$newest" "$decoder" "$out/image_decoder/vae/export"
 
 stage measure
