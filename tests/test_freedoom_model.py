@@ -13,8 +13,10 @@ from mmldm.worlds.freedoom.shots import detect_flashes
 pytestmark = pytest.mark.slow
 
 CLIPS = 24
-BEFORE, AFTER = 0.08, 0.12
-"""Seconds before and after a flash whose loudness is compared."""
+NEAR = 0.06
+"""Seconds, a frame, by which a flash may be seen later than its bang is heard."""
+SPAN = 0.1
+"""Seconds before and after that, whose loudness is compared."""
 
 
 @pytest.fixture(scope="module")
@@ -43,12 +45,12 @@ def test_the_licence_of_what_it_was_trained_on_lies_beside_it_and_is_named(folde
 
 def rises(clip: Clip, sound: torch.Tensor) -> list[float]:
     """How much louder, in dB, a sound (S,) is after each flash of a clip than before it."""
+    near, span = (round(seconds * clip.sample_rate) for seconds in (NEAR, SPAN))
     found = []
     for time in detect_flashes(clip.frames, clip.fps):
         at = round(time * clip.sample_rate)
-        before = sound[max(0, at - round(BEFORE * clip.sample_rate)) : at]
-        after = sound[at : at + round(AFTER * clip.sample_rate)]
-        if min(len(before), len(after)) >= 0.02 * clip.sample_rate:
+        before, after = sound[max(0, at - near - span) : max(0, at - near)], sound[at:][:span]
+        if min(len(before), len(after)) >= span // 2:
             powers = (after.square().mean() + 1e-6) / (before.square().mean() + 1e-6)
             found.append(float(10 * powers.log10()))
     return found
@@ -57,7 +59,8 @@ def rises(clip: Clip, sound: torch.Tensor) -> list[float]:
 def test_joint_samples_get_loud_where_they_flash(folder: Path) -> None:
     pipeline = SoundingVideoPipeline.from_pretrained(folder)
     pipeline.set_progress_bar_config(disable=True)
-    clips = pipeline(num_samples=CLIPS, seed=1000).clips
+    # In this class all is silent but shots and what is picked up.
+    clips = pipeline(num_samples=CLIPS, seed=1000, class_labels="basic").clips
     own = [rise for clip in clips for rise in rises(clip, clip.waveform)]
     others = [
         rise
@@ -65,4 +68,5 @@ def test_joint_samples_get_loud_where_they_flash(folder: Path) -> None:
         for rise in rises(clip, other.waveform)
     ]
     assert len(own) >= CLIPS // 2
-    assert sorted(own)[len(own) // 2] > sorted(others)[len(others) // 2] + 6
+    assert sum(rise > 20 for rise in own) > 0.6 * len(own)
+    assert sum(rise > 20 for rise in others) < 0.3 * len(others)
