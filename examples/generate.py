@@ -2,7 +2,7 @@
 
     python examples/generate.py [MODEL] [OUT]
 
-MODEL is a model folder of `mmldm train`, or "impacts", the model that comes with the package.
+MODEL is a model folder of `mmldm train`, "impacts", the model in the package, or in a checkout "freedoom".
 """
 
 import sys

@@ -110,7 +110,9 @@ def run() -> None:
         if isinstance(stream, TextIOWrapper):
             # A file name need not be valid text.
             stream.reconfigure(errors="backslashreplace")
-    signal.signal(signal.SIGTERM, _asked_to_end)
+    # What asked for SIGTERM to be ignored, or to be its own, keeps that.
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, _asked_to_end)
     before, threading.excepthook = threading.excepthook, _thread_failed
     try:
         app(prog_name="mmldm")

@@ -23,7 +23,9 @@ from mmldm.training.live import say as say_on
 
 ModelOption = Annotated[
     str | None,
-    typer.Option(help="Model or run folder, or hub name. Default: impacts, the bundled one."),
+    typer.Option(
+        help="Model or run folder, impacts, freedoom, or a hub name. Default: impacts, which is bundled."
+    ),
 ]
 ChangesOption = Annotated[
     list[str] | None,

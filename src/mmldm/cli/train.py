@@ -56,7 +56,9 @@ def train(
     changes: ChangesOption = None,
     start: Annotated[
         str | None,
-        typer.Option("--from", help="Model to start from: impacts, a model folder, a hub name."),
+        typer.Option(
+            "--from", help="Model to start from: impacts, freedoom, a model folder, a hub name."
+        ),
     ] = None,
     freeze: Annotated[
         str | None,

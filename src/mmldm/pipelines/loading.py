@@ -76,7 +76,7 @@ class FolderPipeline(DiffusionPipeline):
     def from_pretrained(
         cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any
     ) -> Self:
-        """Loads a model folder, `impacts`, or `owner/name` of the hub, in diffusers' conventions.
+        """Loads a model folder, `impacts`, `freedoom`, or `owner/name` of the hub, in diffusers' conventions.
 
         Args:
             kwargs: Of `DiffusionPipeline.from_pretrained`, for example `torch_dtype`.
