@@ -11,7 +11,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "src" / "mmldm"
 FILES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = [
-    {"types", "errors", "files", "config", "sections", "strict", "text"},
+    {"types", "errors", "files", "config", "sections", "strict", "text", "arithmetic"},
     {"media", "models", "diffusion"},
     {"pipelines", "data"},
     {"training", "evaluation", "benchmark"},

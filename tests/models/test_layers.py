@@ -6,8 +6,8 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
+from mmldm.arithmetic import ONE_DNN_LINEAR
 from mmldm.models.layers import (
-    ONE_DNN_LINEAR,
     Linear,
     ResBlock,
     SelfAttention,

@@ -80,7 +80,7 @@ def test_initialised_decoder_is_the_stock_unet_bit_for_bit(layout: str, tmp_path
     report = initialise_decoder(model, write(stock, layout, tmp_path))
     noisy, t = torch.randn(3, 4, 8, 8), torch.tensor([3, 500, 999])
     context = torch.randn(3, 5, 8)
-    # With gradients: what only samples on a CPU multiplies by another library (`models.layers.Linear`).
+    # With gradients: what only samples on a CPU multiplies by another library (`arithmetic.linear`).
     assert torch.equal(model.decoder(noisy, t, context), stock(noisy, t, context).sample)
     with torch.no_grad():
         sampled = model.decoder(noisy, t, context)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mmldm.arithmetic import linear, without_autocast
 from mmldm.types import ClipSpec, SpectrogramSpec
 
 NNLS_ITERATIONS = 20
@@ -106,7 +107,7 @@ class AudioImage(nn.Module):
 
     def mel(self, waveform: Tensor) -> Tensor:
         """Mel magnitudes (B,M,L) of waveforms (B,S), in float32 also under autocast."""
-        with torch.autocast(waveform.device.type, enabled=False):
+        with without_autocast(waveform.device):
             return self.filterbank @ (self.spectrum(waveform).abs() * self.gain)
 
     def decibels(self, waveform: Tensor) -> Tensor:
@@ -175,18 +176,19 @@ def linear_magnitudes(mel: Tensor, filterbank: Tensor) -> Tensor:
 
     Bins that no filter of `filterbank` (M,F) sees stay zero. In float32 also under autocast.
     """
-    with torch.autocast(mel.device.type, enabled=False):
-        target = filterbank.T @ mel
-        magnitudes = target.clone()
+    with without_autocast(mel.device):
+        # In memory column after column (B,L,F): one product for all columns of all rows.
+        target = linear(mel.mT, filterbank.T)
+        magnitudes = target
         # Two products with the (M,F) filterbank, or one with its (F,F) square: what is less work.
         mels, bins = filterbank.shape
         factors = [filterbank.T @ filterbank] if bins < 2 * mels else [filterbank, filterbank.T]
         for _ in range(NNLS_ITERATIONS):
             projected = magnitudes
             for factor in factors:
-                projected = factor @ projected
+                projected = linear(projected, factor)
             magnitudes = magnitudes * target / projected.clamp(min=1e-12)
-        return magnitudes
+        return magnitudes.mT
 
 
 @torch.no_grad()

@@ -27,7 +27,8 @@ from torch import Tensor, nn
 
 from mmldm.errors import UserError
 from mmldm.models.component import load_component
-from mmldm.models.layers import ResBlock, group_norm
+from mmldm.models.layers import ResBlock
+from mmldm.models.shuffle_decoder import shuffle_decoder
 from mmldm.models.weights import is_file_name, load_exactly, read_tensors, rename_original
 
 
@@ -67,7 +68,7 @@ class PatchAutoencoderKL(ModelMixin, ConfigMixin):
             *(ResBlock(base_channels, base_channels) for _ in range(encoder_blocks)),
             nn.Conv2d(base_channels, 2 * latent_channels, 1),
         )
-        self.decoder = _patch_decoder(
+        self.decoder = shuffle_decoder(
             latent_channels,
             decoder_channels or base_channels,
             decoder_blocks,
@@ -135,7 +136,7 @@ class LightAutoencoderKL(ModelMixin, ConfigMixin):
             norm_num_groups=norm_num_groups,
         )
         self.quant_conv = nn.Conv2d(2 * latent_channels, 2 * latent_channels, 1)
-        self.decoder = _patch_decoder(
+        self.decoder = shuffle_decoder(
             latent_channels, decoder_channels, decoder_blocks, upsample_channels
         )
 
@@ -169,36 +170,6 @@ class LightAutoencoderKL(ModelMixin, ConfigMixin):
     def decode(self, z: Tensor) -> DecoderOutput:
         """(N,c,H/f,W/f) -> images (N,3,H,W), about [-1,1], not clamped."""
         return DecoderOutput(sample=self.decoder(z))
-
-
-def _patch_decoder(
-    latent_channels: int,
-    width: int,
-    blocks: int,
-    upsample_channels: tuple[int, ...],
-    image_channels: int = 3,
-) -> nn.Sequential:
-    """Image latents (N,c,h,w) -> images, by pixel-shuffle: the last doubling is the image itself."""
-    layers: list[nn.Module] = [nn.Conv2d(latent_channels, width, 3, padding=1)]
-    layers += [ResBlock(width, width) for _ in range(blocks)]
-    for channels in upsample_channels:
-        layers += [nn.Conv2d(width, 4 * channels, 1), nn.PixelShuffle(2), ResConv(channels)]
-        width = channels
-    layers += [nn.Conv2d(width, 4 * image_channels, 3, padding=1), nn.PixelShuffle(2)]
-    return nn.Sequential(*layers)
-
-
-class ResConv(nn.Module):
-    """One-convolution residual block, for resolutions where two would cost too much."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.norm = group_norm(channels)
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N,C,H,W) -> (N,C,H,W)."""
-        return x + self.conv(F.silu(self.norm(x)))
 
 
 class TinyImageAutoencoder(ModelMixin, ConfigMixin):

@@ -7,34 +7,20 @@ features (B,C,...) -> features (B,C',...); everything here is local, no layer kn
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Generic, Literal, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmldm.arithmetic import linear
 from mmldm.types import AV
 
 M = TypeVar("M", bound=nn.Module)
 
 
-def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
-    """Inside, nothing is rounded by autocast. It does not know every device: "meta" has none."""
-    if torch.amp.is_autocast_available(device.type):
-        return torch.autocast(device.type, enabled=False)
-    return nullcontext()
-
-
-ONE_DNN_LINEAR: Callable[..., Tensor] | None = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
-"""oneDNN's product, as torch's compiler uses it; None where this build of torch has none."""
-
-
 class Linear(nn.Linear):
-    """As torch's; what only samples, on a CPU in float32, multiplies by oneDNN.
-
-    torch itself uses MKL there, which on processors of AMD takes twice as long (docs/performance.md).
+    """As torch's; what only samples multiplies as `arithmetic.linear` does.
 
     Args:
         gelu: Whether GELU (its tanh form) is taken of what comes out.
@@ -46,13 +32,7 @@ class Linear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """(...,in) -> (...,out)."""
-        plain = type(x) is Tensor and x.device.type == "cpu" and x.dtype == torch.float32
-        learns = torch.is_grad_enabled() or torch.is_autocast_enabled("cpu")
-        if ONE_DNN_LINEAR is None or not plain or learns:
-            out = super().forward(x)
-            return F.gelu(out, approximate="tanh") if self.gelu else out
-        then: tuple[str, list[float], str] = ("gelu", [], "tanh") if self.gelu else ("none", [], "")
-        return ONE_DNN_LINEAR(x, self.weight, self.bias, *then)
+        return linear(x, self.weight, self.bias, self.gelu)
 
 
 def sampling_fast(network: nn.Module) -> None:

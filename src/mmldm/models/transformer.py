@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mmldm.models.layers import Linear, sinusoidal_embedding, without_autocast
+from mmldm.arithmetic import without_autocast
+from mmldm.models.layers import Linear, sinusoidal_embedding
 
 
 def grid_positions(size: tuple[int, int], width: int) -> Tensor:

@@ -18,7 +18,7 @@ from torch._subclasses.fake_tensor import (
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode, register_flop_formula
 
-from mmldm.models.layers import ONE_DNN_LINEAR
+from mmldm.arithmetic import ONE_DNN_LINEAR
 
 
 def count_flops(call: Callable[..., Any], *arguments: Any) -> tuple[int, Any]:
