@@ -3,10 +3,12 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from mmldm.errors import UserError
+from mmldm.pipelines.provenance import sha256_of_parts
 from mmldm.pipelines.sounding_video import SoundingVideoPipeline
 
 
@@ -84,3 +86,14 @@ def test_a_class_that_does_not_exist_is_refused(copied):
 def test_a_hub_name_that_cannot_be_reached_is_a_plain_error():
     with pytest.raises(UserError, match="cannot be loaded"):
         SoundingVideoPipeline.from_pretrained("nobody/no-such-model", local_files_only=True)
+
+
+def test_a_model_from_before_a_setting_counts_as_the_same() -> None:
+    """Clips name their model by this hash, and can be made again."""
+
+    def hash_of(**settings: object) -> str:
+        generator = SimpleNamespace(config={"video_latent_shape": [4, 8, 1, 1], **settings})
+        return sha256_of_parts({"generator": generator}, {"_name_or_path": str(settings)})
+
+    assert hash_of() == hash_of(patch_size=1) != hash_of(patch_size=2)
+    assert hash_of(width=1) != hash_of()

@@ -35,6 +35,22 @@ def test_long_work_is_told_while_it_lasts(monkeypatch: pytest.MonkeyPatch) -> No
     assert "getting ready" not in file.getvalue(), "the innermost work is told"
 
 
+def test_work_that_goes_on_after_a_part_of_it_is_timed_from_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(live.time, "monotonic", lambda: now[0])
+    file = Heard("getting ready, ")
+    console = LiveConsole(file=file, width=200)
+    with doing(console, "getting ready"):
+        with doing(console, "vae"):
+            now[0] = 4000.0
+        monkeypatch.setattr(live, "EVERY", 0.05)
+        now[0] = 4060.0
+        assert file.came.wait(60)
+    assert "getting ready, 60 s so far" in file.getvalue()
+
+
 def test_nothing_is_told_after_the_work_or_while_something_else_is(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -2,6 +2,7 @@
 
 import math
 
+import pytest
 import torch
 
 from mmldm.training.losses import (
@@ -100,7 +101,8 @@ def test_texture_counts_by_its_strength_and_not_by_its_place() -> None:
     assert (texture_distance(left, right) > 0.8 * texture_distance(smooth, grain)).all()
 
 
-def test_texture_pulls_where_nothing_is_drawn() -> None:
-    drawn = (1e-3 * torch.randn(1, 3, 32, 32)).requires_grad_()
-    texture_distance(drawn, 0.2 * torch.randn(1, 3, 32, 32)).sum().backward()
+@pytest.mark.parametrize("size", [(32, 32), (8, 12), (4, 4)])
+def test_texture_pulls_where_nothing_is_drawn(size: tuple[int, int]) -> None:
+    drawn = (1e-3 * torch.randn(1, 3, *size)).requires_grad_()
+    texture_distance(drawn, 0.2 * torch.randn(1, 3, *size)).sum().backward()
     assert drawn.grad is not None and drawn.grad.isfinite().all() and drawn.grad.abs().sum() > 0

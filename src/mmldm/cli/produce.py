@@ -118,11 +118,19 @@ def produce(
         source_of,
         told_differences,
     )
+    from mmldm.training.distributed import choose_device
 
     require_writable(out)
     require_precision(order.settings.get("precision"))
     started = time.monotonic()
     sources = {option: source_of(path) for option, path in order.given.items()}
+    # What this device cannot do is told before a model is read.
+    chosen = choose_device(device)
+    used = (
+        choose_precision(order.settings.get("precision"), chosen)
+        if again is None
+        else repeated_precision(again[1].machine.precision, chosen)
+    )
     pipeline = load_model(model, device)
     asked = Asked(
         command=order.command,
@@ -130,11 +138,6 @@ def produce(
         model_sha256=sha256_of_model(pipeline),
         given=sources,
         settings={key: value for key, value in order.settings.items() if value is not None},
-    )
-    used = (
-        choose_precision(order.settings.get("precision"), pipeline.device)
-        if again is None
-        else repeated_precision(again[1].machine.precision, pipeline.device)
     )
     sample_in(pipeline, used)
     machine = Machine.here(pipeline.device.type, used)

@@ -47,6 +47,8 @@ class LiveConsole(Console):
     def doing(self, what: Callable[[], str]) -> Iterator[None]:
         """Inside, this is what is being done; the innermost work is the one that is told.
 
+        Work that goes on after a part of it is over is timed from there.
+
         Args:
             what: Gives the words when there is need of them.
         """
@@ -59,6 +61,7 @@ class LiveConsole(Console):
             yield
         finally:
             self._work.pop()
+            self._work[-1:] = [(words, time.monotonic()) for words, _ in self._work[-1:]]
             if outermost:
                 self._over.set()
 

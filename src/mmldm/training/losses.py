@@ -52,15 +52,16 @@ def texture_distance(fake: Tensor, real: Tensor) -> Tensor:
 
     What a decoder cannot know it leaves out, if single pixels are all that counts, and a wall is smooth. Here
     details count by their strength alone, so that any of the right strength will do. Strengths are root mean
-    squares around each place of what two blurs take away.
+    squares around each place of what two blurs take away; the whole of an image that is smaller.
     """
     distance = fake.new_zeros(len(fake))
-    for blur, reach in TEXTURE_SCALES:
+    for blur, largest in TEXTURE_SCALES:
+        reach = min(largest, *real.shape[2:])
         strengths = []
         for images in (fake, real):
             smooth = F.avg_pool2d(images, blur, 1, blur // 2, count_include_pad=False)
             power = (images - smooth).square().mean(1, keepdim=True)
-            strengths.append((F.avg_pool2d(power, reach, reach // 2) + FAINTEST).sqrt())
+            strengths.append((F.avg_pool2d(power, reach, max(1, reach // 2)) + FAINTEST).sqrt())
         distance = distance + (strengths[0] - strengths[1]).abs().mean((1, 2, 3))
     return distance
 
