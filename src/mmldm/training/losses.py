@@ -6,6 +6,8 @@ errors, embeddings, logits or scores (B,...) -> () or (B,). Paper §3.1: Eq. 1 i
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
@@ -79,7 +81,9 @@ def gather_rows(x: Tensor) -> Tensor:
     """Rows (B,...) of every process in rank order (world * B,...), with gradient; alone, `x` itself."""
     if not (dist.is_available() and dist.is_initialized()):
         return x
-    return torch.cat(all_gather(x.contiguous()))
+    # As for DistributedDataParallel: the new name is not in torch 2.10.
+    with warnings.catch_warnings(action="ignore", category=FutureWarning):
+        return torch.cat(all_gather(x.contiguous()))
 
 
 def contrastive_loss(embeddings: AV[Tensor], temperatures: AV[Tensor], complete: Tensor) -> Tensor:

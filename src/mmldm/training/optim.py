@@ -6,6 +6,7 @@ and exported. An update with bad numbers cannot reach the weights.
 
 from __future__ import annotations
 
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -70,7 +71,9 @@ class Turn:
         if process.world > 1 and name == "model" and config.sharding == "full":
             shard(module, process)
         elif process.world > 1:
-            self._forward = DistributedDataParallel(module, broadcast_buffers=False)
+            # torch 2.13 has another name for it, which 2.10 does not know.
+            with warnings.catch_warnings(action="ignore", category=FutureWarning):
+                self._forward = DistributedDataParallel(module, broadcast_buffers=False)
 
         # Muon moves the hidden layers of the model where the recipe has a rate for it; AdamW moves the rest.
         self.parameters = {n: p for n, p in module.named_parameters() if p.requires_grad}
