@@ -13,9 +13,14 @@ from .conftest import SPEC
 SIZE, OVERLAP = 16, 4
 
 
-def windows(first: int, last: int, length: int):
-    starts = list(window_starts(range(first, last), length, SIZE, OVERLAP))
-    return starts, list(windows_with_cuts(iter(starts), range(first, last), False, SIZE))
+def windows(first: int, last: int, length: int, size: int = SIZE, overlap: int = OVERLAP):
+    starts = list(window_starts(range(first, last), length, size, overlap))
+    return starts, list(windows_with_cuts(iter(starts), range(first, last), False, size))
+
+
+def halves(made) -> list[int]:
+    """Half ticks of the clip that windows keep."""
+    return [2 * window.start + half for window in made for half in window.kept(2)]
 
 
 @pytest.mark.parametrize(
@@ -29,17 +34,29 @@ def test_windows_hold_every_wanted_tick_once_and_stay_in_the_clip(first, last, l
     assert starts == sorted(set(starts))
     assert min(starts) >= 0
     assert max(starts) + SIZE <= max(length, SIZE)
-    kept = [tick for window in made for tick in window.kept]
-    assert kept == list(range(first, last))
+    assert halves(made) == list(range(2 * first, 2 * last))
     for window in made:
-        assert not window.kept or window.start <= window.kept.start
-        assert window.kept.stop <= window.start + SIZE
+        assert window.begin == window.end or window.start <= window.begin
+        assert window.end <= window.start + SIZE
 
 
 def test_what_a_window_shares_with_the_next_is_cut_in_its_middle():
     _, made = windows(0, 40, 40)
     assert [window.start for window in made] == [0, 12, 24]
-    assert [(w.kept.start, w.kept.stop) for w in made] == [(0, 14), (14, 26), (26, 40)]
+    assert [(w.begin, w.end) for w in made] == [(0, 14), (14, 26), (26, 40)]
+
+
+def test_half_a_tick_is_kept_where_windows_share_an_odd_number():
+    """The Freedoom model's grid: a window is four ticks of 7 frames and 64 columns, and shares one."""
+    starts, made = windows(0, 10, 10, size=4, overlap=1)
+    assert starts == [0, 3, 6]
+    assert [float(w.end) for w in made] == [3.5, 6.5, 10]
+    assert halves(made) == list(range(20))
+    # The tick that both know is cut where each has seen most of it, to the frame and to the column.
+    assert [made[0].kept(7), made[1].kept(7)] == [range(24), range(3, 24)]
+    assert [made[0].kept(64), made[1].kept(64)] == [range(224), range(32, 224)]
+    frames = [7 * window.start + frame for window in made for frame in window.kept(7)]
+    assert frames == list(range(70))
 
 
 def test_the_last_window_ends_with_the_clip_and_sees_more():
@@ -50,7 +67,7 @@ def test_the_last_window_ends_with_the_clip_and_sees_more():
 def test_a_short_gap_lies_in_the_middle_of_one_window():
     starts, made = windows(30, 38, 60)
     assert starts == [26]
-    assert made[0].kept == range(30, 38)
+    assert made[0].kept(1) == range(4, 12)
 
 
 def test_a_longer_gap_sees_what_is_known_on_both_sides():
@@ -64,8 +81,8 @@ def test_windows_without_an_end_go_on():
     made = windows_with_cuts(starts, range(9, 10), True, SIZE)
     first = list(itertools.islice(made, 50))
     assert [w.start for w in first[:3]] == [5, 17, 29]
-    kept = [tick for window in first for tick in window.kept]
-    assert kept == list(range(9, 9 + len(kept)))
+    kept = halves(first)
+    assert kept == list(range(18, 18 + len(kept)))
 
 
 def test_a_tick_is_the_shortest_time_in_which_all_is_whole():

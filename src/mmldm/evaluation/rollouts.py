@@ -72,8 +72,8 @@ def seams(pipeline: SoundingVideoPipeline, seconds: float, endless: bool) -> lis
     wanted, length = (range(1), None) if endless else (range(ticks), ticks)
     starts = window_starts(wanted, length, grid.ticks, grid.overlap)
     windows = windows_with_cuts(starts, wanted, endless, grid.ticks)
-    inside = takewhile(lambda window: window.kept.start < ticks, windows)
-    return [window.kept.start * grid.seconds for window in inside if window.kept.start > 0]
+    inside = takewhile(lambda window: window.begin < ticks, windows)
+    return [float(window.begin) * grid.seconds for window in inside if window.begin > 0]
 
 
 def frames_of(seconds: float, spec: ClipSpec) -> int:

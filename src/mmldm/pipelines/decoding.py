@@ -7,8 +7,10 @@ and changes no number (to rounding).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
 
@@ -181,14 +183,14 @@ class WindowLatents:
     def __init__(self, slots: int, size: int) -> None:
         self._slots, self._size = slots, size
         self._parts: list[Tensor] = []
-        self._last: tuple[int, int, Tensor] | None = None
+        self._last: tuple[int, Fraction, Tensor] | None = None
 
     def add(self, start: int, latents: Tensor) -> None:
         """Takes the latents (B,C,T',H',W') of the window that begins at tick `start`."""
-        begin = start
+        begin = Fraction(start)
         if self._last is not None:
             earlier, begun, held = self._last
-            begin = start + (earlier + self._size - start) // 2
+            begin = Fraction(start + earlier + self._size, 2)
             self._keep(held, begun - earlier, begin - earlier)
         self._last = (start, begin, latents)
 
@@ -196,12 +198,13 @@ class WindowLatents:
         """Latents (B,C,T',H',W') of all ticks."""
         assert self._last is not None
         start, begin, latents = self._last
-        self._keep(latents, begin - start, self._size)
+        self._keep(latents, begin - start, Fraction(self._size))
         return torch.cat(self._parts, dim=2)
 
-    def _keep(self, latents: Tensor, begin: int, end: int) -> None:
-        """Ticks `begin` to `end` of a window's latents (B,C,T',H',W')."""
-        self._parts.append(latents[:, :, begin * self._slots : end * self._slots])
+    def _keep(self, latents: Tensor, begin: Fraction, end: Fraction) -> None:
+        """Ticks `begin` to `end` of a window's latents (B,C,T',H',W'), to the slot."""
+        first, stop = (math.floor(edge * self._slots) for edge in (begin, end))
+        self._parts.append(latents[:, :, first:stop])
 
 
 def _windows_of(

@@ -7,6 +7,7 @@ each window the middle is decoded. Its sound goes on where that of the window be
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -103,34 +104,34 @@ class PieceDecoder:
             What is finished by it; None: nothing yet.
         """
         grid, coder = self._coder.grid, self._coder
-        inside = range(window.kept.start - window.start, window.kept.stop - window.start)
         images, frames = coder.decode_window(
             latents,
             self._given.map(lambda read: read is None),
-            range(inside.start * grid.frames, inside.stop * grid.frames),
+            window.kept(grid.frames),
             self._generators,
             self._labels,
             self._chosen.decoder_steps,
             self._images_per_call,
         )
-        last = window.kept.stop == self._stop
+        last = window.end == self._stop
         if images is not None:
-            self._sound.append(self._sounded(images, inside, last).cpu())
+            self._sound.append(self._sounded(images, window.kept(grid.columns), last).cpu())
         if frames is not None:
             self._frames.append(frames)
-        return self._finished(window.kept.stop, last, len(latents.audio))
+        return self._finished(math.floor(window.end), last, len(latents.audio))
 
     def _sounded(self, images: Tensor, inside: range, last: bool) -> Tensor:
-        """Audio images (B,1,3,H,W) of a window -> the samples (B,S) that its ticks `inside` finish."""
+        """Audio images (B,1,3,H,W) of a window -> the samples (B,S) that its columns `inside` finish."""
         grid, audio_image, vocoder = self._coder.grid, self._coder.audio_image, self._coder.vocoder
         iterations = self._chosen.phase_iterations
         around = self._around
         if self._alone and around.before is None and around.after is None:
             waveforms = sound(images, audio_image, vocoder, iterations)
-            return waveforms[:, : len(inside) * grid.samples] if grid.ticks > 1 else waveforms
+            samples = len(inside) * grid.samples // grid.columns
+            return waveforms[:, :samples] if grid.ticks > 1 else waveforms
 
         mel = audio_image.mel_from_image(images)
-        begin, end = inside.start * grid.columns, inside.stop * grid.columns
+        begin, end = inside.start, inside.stop
         if self._stream is None:
             lead = mel[..., :begin] if around.before is not None and begin else None
             self._stream = sound_stream(audio_image, vocoder, iterations, around.before, lead)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 
 from mmldm.errors import UserError
 from mmldm.types import AV, ClipSpec
@@ -120,18 +121,24 @@ class Window:
 
     Attributes:
         start: Its first tick.
-        kept: Ticks that are taken from it: from and to the middle of what it shares with its neighbours, so
-            that the outer ones, which know one side only, are dropped.
+        begin, end: Ticks from which and to which it is kept: the middle of what it shares with a neighbour,
+            half a tick where that is an odd number. What lies outside knows one side only, and is dropped.
     """
 
     start: int
-    kept: range
+    begin: Fraction
+    end: Fraction
+
+    def kept(self, units: int) -> range:
+        """Which of its frames, columns or slots are kept, of so many `units` in a tick."""
+        begin, end = (math.floor((edge - self.start) * units) for edge in (self.begin, self.end))
+        return range(begin, end)
 
 
 def windows_with_cuts(
     starts: Iterator[int], wanted: range, endless: bool, size: int
 ) -> Iterator[Window]:
-    """Windows, each with the ticks that are kept of it; together these are `wanted`, each tick once.
+    """Windows, each with what is kept of it; together that is `wanted`, each tick once.
 
     Args:
         starts: As of `window_starts`, ascending.
@@ -139,10 +146,10 @@ def windows_with_cuts(
         endless: All from the start of `wanted` on, for ever.
         size: Of a window.
     """
-    start, begin = next(starts), wanted.start
+    start, begin = next(starts), Fraction(wanted.start)
     for later in starts:
-        cut = later + (start + size - later) // 2
-        cut = max(begin, cut if endless else min(cut, wanted.stop))
-        yield Window(start, range(begin, cut))
+        cut = Fraction(later + start + size, 2)
+        cut = max(begin, cut if endless else min(cut, Fraction(wanted.stop)))
+        yield Window(start, begin, cut)
         start, begin = later, cut
-    yield Window(start, range(begin, max(begin, wanted.stop)))
+    yield Window(start, begin, max(begin, Fraction(wanted.stop)))
