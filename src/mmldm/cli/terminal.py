@@ -123,21 +123,23 @@ class ProgressLine:
     def __call__(self, what: str, done: int, total: int) -> None:
         if what != self._what:
             self._what, self._begun, self._before = what, time.monotonic(), done
+            self._turned()
         self._far = f"{what} {done}/{total}{self._left(done, total)}"
         if self.console.is_terminal:
             self._show(what, done, total)
-        elif done >= total or time.monotonic() - self._said > live.EVERY:
+        # A little before the console would say in its place that work goes on.
+        elif done >= total or time.monotonic() - self._said > 0.8 * live.EVERY:
             say_on(self.console, self._far)
             self._said = time.monotonic()
         if done >= total:
-            self._what = self._far = ""
+            self._ended()
 
     def brief(self, what: str, done: int, total: int) -> None:
         """The same without the plain line at the end: work that is over soon leaves no line in a log."""
         if self.console.is_terminal or done < total:
             self(what, done, total)
         else:
-            self._what = self._far = ""
+            self._ended()
 
     def say(self, sentence: str) -> None:
         """Prints a line, which is in the log, too."""
@@ -152,6 +154,15 @@ class ProgressLine:
             self._inside.close()
         elif isinstance(self.console, LiveConsole):
             self.console.record_in(folder / live.LOG)
+
+    def _ended(self) -> None:
+        self._what = self._far = ""
+        self._turned()
+
+    def _turned(self) -> None:
+        """The console times what is being done from here."""
+        if isinstance(self.console, LiveConsole):
+            self.console.turned()
 
     def _now(self) -> str:
         """What is being done."""

@@ -195,7 +195,6 @@ def train(
         # From here on the folder is this run's alone.
         with claim(folder, chosen, scanned, process) as manifest:
             line.record_in(folder.root, process.is_main)
-            line.aim = "putting results together"  # between the jobs, and after the last
             run = Run(chosen, folder, manifest, process, line.console, line, given_to or ())
             todo = (target,) if one_job else jobs_of(chosen)
             if jobs is not None and given_to is not None:
@@ -328,7 +327,6 @@ def distill(
         scanned = process.on_main(lambda: find_manifest(folder, None, config, line))
         with claim(folder, config, scanned, process) as manifest:
             line.record_in(folder.root, process.is_main)
-            line.aim = "putting results together"
             started = Run(config, folder, manifest, process, line.console, line)
             if _stopped(distil(started, part.value), part.value, process.is_main):
                 return

@@ -61,9 +61,13 @@ class LiveConsole(Console):
             yield
         finally:
             self._work.pop()
-            self._work[-1:] = [(words, time.monotonic()) for words, _ in self._work[-1:]]
+            self.turned()
             if outermost:
                 self._over.set()
+
+    def turned(self) -> None:
+        """What is being done has changed: it is timed from here."""
+        self._work[-1:] = [(what, time.monotonic()) for what, _ in self._work[-1:]]
 
     def heard(self) -> None:
         """Something was shown just now: the next half minute needs no line."""

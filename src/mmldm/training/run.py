@@ -43,7 +43,7 @@ from mmldm.training.jobs.autoencoder import AutoencoderStage
 from mmldm.training.jobs.generator import GeneratorStage, build_generator
 from mmldm.training.jobs.vae import VaeStage, build_vae
 from mmldm.training.jobs.vocoder import VocoderStage, build_vocoder
-from mmldm.training.live import say
+from mmldm.training.live import doing, say
 from mmldm.training.loop import TrainResult, train
 from mmldm.training.report_page import refresh
 from mmldm.training.rounds import budget_of
@@ -251,7 +251,8 @@ class Run:
         generator, vocoder = self.folder.export("generator"), self.folder.export("vocoder")
         if not generator.is_dir():
             return
-        with whole_folder(self.folder.model) as unfinished:
+        together = doing(self.console, "putting the model together")
+        with together, whole_folder(self.folder.model) as unfinished:
             shutil.copytree(generator, unfinished, dirs_exist_ok=True)
             known = json_of(self.folder.model / "model_index.json").get("outliers")
             scheduler, device = schedulers(self.config)[1], self.process.device
