@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from mmldm.errors import UserError
 from mmldm.evaluation.classifiers import augment
+from mmldm.types import Progress
 
 SIDE = 96
 """Of the square of pixels that the network sees."""
@@ -59,13 +60,18 @@ class Monsters:
 
 
 def learn_monsters(
-    clips: Iterable[tuple[Tensor, np.ndarray]], steps: int = STEPS, seed: int = 0
+    clips: Iterable[tuple[Tensor, np.ndarray]],
+    steps: int = STEPS,
+    seed: int = 0,
+    *,
+    progress: Progress | None = None,
 ) -> Monsters:
     """Trains the network; a minute on one core.
 
     Args:
         clips: Frames u8 (T,3,H,W), and of each the tallest monster's height (T,) in percent of the picture.
         steps: Of `BATCH` images, half of which hold a monster.
+        progress: Told of its steps.
 
     Raises:
         UserError: There are too few frames with a monster, or without.
@@ -91,7 +97,7 @@ def learn_monsters(
         network = MonsterNetwork()
     optimiser = torch.optim.AdamW(network.parameters(), lr=2e-3, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 2e-3, total_steps=steps)
-    for _ in range(steps):
+    for step in range(1, steps + 1):
         drawn = torch.cat(
             [side[torch.randint(len(side), (BATCH // 2,), generator=generator)] for side in sides]
         )
@@ -103,6 +109,8 @@ def learn_monsters(
         loss.backward()
         optimiser.step()
         schedule.step()
+        if progress is not None:
+            progress("learning what a monster looks like", step, steps)
     return Monsters(network)
 
 

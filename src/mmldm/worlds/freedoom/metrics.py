@@ -186,7 +186,8 @@ def shots_of(real: ClipSet, protocol: Protocol, progress: Progress) -> Shots:
         pictures.append((small_frames(clip.frames), truth.monsters))
         flows.append((flow(clip.frames), truth.turns / clip.fps))
     bangs, seed = learn_bangs(sounds), protocol.seed
-    return Shots(bangs, learn_monsters(pictures, seed=seed), learn_turning(flows, seed=seed))
+    monsters = learn_monsters(pictures, seed=seed, progress=progress)
+    return Shots(bangs, monsters, learn_turning(flows, seed=seed))
 
 
 class Matches(NamedTuple):
