@@ -1,7 +1,8 @@
 """Calibrates a model that is there: python runs/calibrate_outliers.py MANIFEST MODEL.
 
 MANIFEST is the manifest.jsonl of the run that trained it. The model then notices sounds and pictures that are
-unlike the clips of it, as models do that `mmldm train` has finished since. Only model_index.json is written.
+unlike the clips of it, as models do that `mmldm train` has finished since. Only model_index.json is written; of too
+few held-out clips nothing is, and a sentence says so.
 """
 
 import argparse
@@ -26,7 +27,7 @@ def main() -> None:
         pipeline.outlier_detector(), Manifest.load(options.manifest), options.seed, print
     )
     if outliers is None:
-        raise SystemExit(1)
+        return
     path = options.model / "model_index.json"
     write_json(path, json_of(path) | {"outliers": outliers}, indent=2)
     for modality in ("audio", "video"):

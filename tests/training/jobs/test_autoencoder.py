@@ -12,6 +12,7 @@ from mmldm.errors import UserError
 from mmldm.models.autoencoder import load_autoencoder
 from mmldm.models.image_vae import load_image_vae
 from mmldm.training.distributed import Process
+from mmldm.training.job_caches import RememberedCache
 from mmldm.training.jobs.autoencoder import AutoencoderStage
 from mmldm.training.optim import Turn
 from mmldm.training.randomness import StepRandom
@@ -287,3 +288,20 @@ def test_errors_count_by_what_they_cost_in_pixels_as_far_as_the_recipe_says(fini
     terms = [play(stage, 1)["model"] for stage in stages]
     assert terms[0]["mse/video"] != terms[1]["mse/video"] != terms[2]["mse/video"]
     assert torch.equal(terms[0]["kl/video"], terms[2]["kl/video"])
+
+
+def test_a_finished_job_weighs_no_errors(finished: Run) -> None:
+    """It has no caches to measure them on, and is asked for no step."""
+    recipe = smallest_recipe()
+    loss = recipe.autoencoder.loss.model_copy(update={"pixels": 1.0})
+    job = recipe.autoencoder.model_copy(update={"loss": loss})
+    caches = Splits.open(finished.folder.cache("image_latents"))
+    shapes, extra = caches.train.shapes, caches.train.extra
+    ended = RememberedCache(caches.train.identity, shapes, extra)
+    stage = AutoencoderStage(
+        recipe.model_copy(update={"autoencoder": job}),
+        load_image_vae(finished.folder.export("vae")),
+        Splits(ended, ended),
+        torch.device("cpu"),
+    )
+    assert stage.fingerprint()["job"]["loss"]["pixels"] == 1

@@ -9,12 +9,15 @@ the critic stay frozen.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from mmldm.arithmetic import without_autocast
 from mmldm.config import RunConfig
 from mmldm.data.clips import NO_CLASS, spread
 from mmldm.data.latents import LatentCache, Splits
@@ -57,7 +60,7 @@ class AutoencoderTurn(nn.Module):
     depends on no other.
 
     Args:
-        channels: What squared errors in the channels of the image latents count, AV((c,)); None: all 1.
+        measured: Measures `channels`, AV((c,)), when first they are needed: a finished job has no caches for it.
     """
 
     def __init__(
@@ -67,13 +70,18 @@ class AutoencoderTurn(nn.Module):
         config: AutoencoderConfig,
         codec: ImageCodec,
         adversary: TupleAdversary | None,
-        channels: AV[Tensor] | None = None,
+        measured: Callable[[], AV[Tensor] | None] | None = None,
     ) -> None:
         super().__init__()
         self.autoencoder = autoencoder
-        self.channels = channels
+        self._measured = measured
         self.process, self.config, self.adversary = process, config, adversary
         self.frozen = (codec,)  # a tuple, so that it is no submodule of what this turn trains
+
+    @cached_property
+    def channels(self) -> AV[Tensor] | None:
+        """What squared errors in the channels of the image latents count, AV((c,)); None: all 1."""
+        return None if self._measured is None else self._measured()
 
     def forward(self, batch: Latents, random: StepRandom) -> dict[str, Tensor]:
         """Raw image latents of B clips -> "loss" (Eq. 3) and its terms, each ()."""
@@ -195,7 +203,7 @@ class AutoencoderStage(CachedStage):
             self.job,
             self.codec,
             self.adversary,
-            self._channels(),
+            self._channels,
         )
         if critic is not None and self.adversary is not None:
             self.turns["critic"] = CriticTurn(self.adversary)
@@ -207,9 +215,11 @@ class AutoencoderStage(CachedStage):
         strength, cache = self.job.loss.pixels, self.caches.train
         if not strength:
             return None
-        mean = cache[torch.tensor(spread(PROBED_CLIPS, len(cache)))].to(self.device).mean
-        some = mean.map(lambda x: x[:, :: max(1, x.shape[1] // 4)])
-        power = some.map(self.codec.normalise, MODALITIES).map(self.codec.pixel_power, MODALITIES)
+        with torch.no_grad(), without_autocast(self.device):
+            mean = cache[torch.tensor(spread(PROBED_CLIPS, len(cache)))].to(self.device).mean
+            some = mean.map(lambda x: x[:, :: max(1, x.shape[1] // 4)])
+            normalised = some.map(self.codec.normalise, MODALITIES)
+            power = normalised.map(self.codec.pixel_power, MODALITIES)
         return power.map(lambda x: x**strength / (x**strength).mean())
 
     def active_turns(self, step: int) -> tuple[str, ...]:
