@@ -60,7 +60,8 @@ class AutoencoderTurn(nn.Module):
     depends on no other.
 
     Args:
-        measured: Measures `channels`, AV((c,)), when first they are needed: a finished job has no caches for it.
+        measured: Measures `channels`, AV((c,)), when first they are needed: a finished job has no caches for
+            that.
     """
 
     def __init__(
