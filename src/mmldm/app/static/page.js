@@ -66,6 +66,20 @@
     }
   });
 
+  // Clicks on one button in a moment are one request: the server would make the second after the first.
+  const MOMENT = 600; // ms
+  let pressed = null, when = 0;
+  document.addEventListener("click", (event) => {
+    const button = event.target.closest && event.target.closest("button.primary");
+    const again = button && button === pressed && performance.now() - when < MOMENT;
+    if (again) {
+      event.stopImmediatePropagation();
+      event.preventDefault();
+    } else {
+      [pressed, when] = [button, performance.now()];
+    }
+  }, true);
+
   // The pad.
   const taps = [];
   let first = 0, sounds = {}, context = null;
