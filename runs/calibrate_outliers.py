@@ -1,8 +1,8 @@
 """Calibrates a model that is there: python runs/calibrate_outliers.py MANIFEST MODEL.
 
 MANIFEST is the manifest.jsonl of the run that trained it. The model then notices sounds and pictures that are
-unlike the clips of it, as models do that `mmldm train` has finished since. Only model_index.json is written; of too
-few held-out clips nothing is, and a sentence says so.
+unlike the clips of it, as models do that `mmldm train` has finished since. Only model_index.json is written;
+of too few held-out clips nothing is, and a sentence says so.
 """
 
 import argparse
