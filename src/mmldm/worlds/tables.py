@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mmldm.errors import UserError
 from mmldm.evaluation.classifiers import accuracy
 from mmldm.evaluation.distances import compare
 from mmldm.evaluation.events import lags
@@ -59,6 +60,9 @@ def frechet(measured: Measured, real: Measured, seed: int) -> dict[str, dict[str
     """Comparisons by the features of the sound (D = 64), of the picture (64), of both (128).
 
     Both together are compared at equal shares of the class that is seen: a wrong sound counts.
+
+    Raises:
+        UserError: The two sides have too few clips of the same classes.
     """
     found = {}
     for name, features, classes in (
@@ -71,7 +75,13 @@ def frechet(measured: Measured, real: Measured, seed: int) -> dict[str, dict[str
             for side in (measured, real)
         )
         kinds, real_kinds = (column(side, classes) for side in (measured, real))
-        found[name] = compare(ours, others, kinds, real_kinds, seed=seed)._asdict()
+        try:
+            found[name] = compare(ours, others, kinds, real_kinds, seed=seed)._asdict()
+        except ValueError as error:
+            raise UserError(
+                f"the {len(ours)} clips of {measured.clips.name} and the {len(others)} real ones have too "
+                f"few of the classes that are {classes} in common for a distance: measure more of both"
+            ) from error
     return found
 
 
