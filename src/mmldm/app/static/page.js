@@ -4,12 +4,15 @@
   "use strict";
   const KEPT = 6; // batches of one tab that stay on it; the history has all
 
+  let pressed = null, when = 0; // the button that was clicked last, and its time
+
   // A result that arrives is put before the others, whose players go on.
   function deliver() {
     for (const box of document.querySelectorAll(".mm-delivery .mm-batch")) {
       const shelf = document.getElementById(box.closest("[data-shelf]").dataset.shelf);
       if (!shelf) continue;
       shelf.prepend(box);
+      pressed = null; // what was asked for is there: the next click asks again
       const batches = [...shelf.children];
       for (const old of batches.slice(KEPT)) {
         if (![...old.querySelectorAll("video")].some((v) => !v.paused)) old.remove();
@@ -68,7 +71,6 @@
 
   // Clicks on one button in a moment are one request: the server would make the second after the first.
   const MOMENT = 600; // ms
-  let pressed = null, when = 0;
   document.addEventListener("click", (event) => {
     const button = event.target.closest && event.target.closest("button.primary");
     const again = button && button === pressed && performance.now() - when < MOMENT;
