@@ -127,8 +127,7 @@ class ProgressLine:
         self._far = f"{what} {done}/{total}{self._left(done, total)}"
         if self.console.is_terminal:
             self._show(what, done, total)
-        # A little before the console would say in its place that work goes on.
-        elif done >= total or time.monotonic() - self._said > 0.8 * live.EVERY:
+        elif done >= total or time.monotonic() - self._said > live.SOON * live.EVERY:
             say_on(self.console, self._far)
             self._said = time.monotonic()
         if done >= total:

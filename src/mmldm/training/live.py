@@ -22,6 +22,8 @@ from mmldm.text import printable
 
 EVERY = 30.0
 """Most seconds between two lines."""
+SOON = 0.8
+"""Of `EVERY`: after so long, work that moves says how far it is, before the console says that it lasts."""
 KEPT = 1000
 """Lines that wait for a log, or for the disk to take them."""
 LOG = "train.log"

@@ -151,9 +151,9 @@ class Report:
             return
         if self._console.is_terminal and isinstance(self._console, LiveConsole):
             self._console.heard()
-        # A step later than it is due: the loop may be about to report the same step with its losses. It is
-        # due a little before the console would say in its place that work goes on.
-        is_due = step > self._clock[1] and time.monotonic() - self._told >= 0.8 * live.EVERY
+        # A step later than it is due: the loop may be about to report the same step with its losses.
+        quiet = time.monotonic() - self._told
+        is_due = step > self._clock[1] and quiet >= live.SOON * live.EVERY
         if is_due and self._due:
             self._tell()
         self._due = is_due
